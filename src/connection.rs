@@ -1,0 +1,294 @@
+//! The engine of a connection, the same for both ends: pure rules ([`exchange`], [`keepalive`]), the WebSocket
+//! ([`socket`]), and the one task that brings them together ([`driver`]).
+//!
+//! The outside sees none of it but the [`Link`], through which handles reach the driver.
+
+pub(crate) mod driver;
+pub(crate) mod exchange;
+mod keepalive;
+pub(crate) mod socket;
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Waker},
+    time::{Duration, SystemTime},
+};
+
+use bytestring::ByteString;
+use http::Extensions;
+use tokio::{
+    sync::{SetOnce, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    close::{Close, Closed},
+    dialect::Dialect,
+    error::{CallError, Error},
+    event::{Event, EventKind, Hub},
+    wire::{MessageId, Payload},
+};
+
+use exchange::{CallKey, Outgoing};
+
+/// A call that came in, on its way to whatever answers it.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    pub(crate) id: MessageId,
+    pub(crate) action: ByteString,
+    pub(crate) payload: Payload,
+    /// A CALL wants an answer, a SEND does not.
+    pub(crate) wants_answer: bool,
+}
+
+/// What a call is answered with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Reply {
+    /// A CALLRESULT.
+    Result(Payload),
+    /// A CALLERROR.
+    Error(CallError),
+    /// No answer at all: the peer will run into its timeout.
+    Nothing,
+}
+
+/// What answers the calls of a peer.
+pub(crate) trait Dispatch: Send + Sync + 'static {
+    fn dispatch(&self, call: Inbound, link: &Arc<Link>) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
+}
+
+/// Where the outcome of a call goes.
+pub(crate) type Ticket = oneshot::Sender<Result<Payload, Error>>;
+
+/// What a handle asks of the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Call(Box<Outgoing<Ticket>>),
+    Cancel(CallKey),
+}
+
+/// What is known of a connection from its beginning.
+#[derive(Debug)]
+pub(crate) struct About {
+    pub(crate) identity: Arc<str>,
+    pub(crate) protocol: Option<Arc<str>>,
+    pub(crate) dialect: Dialect,
+    pub(crate) remote_address: Option<SocketAddr>,
+    pub(crate) opened_at: SystemTime,
+    /// What the application knows of it.
+    pub(crate) extensions: Extensions,
+}
+
+/// What handles and driver share of a connection: the mailbox between them, and how it all ended.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) about: About,
+    hub: Arc<Hub>,
+    mailbox: Mutex<Mailbox>,
+    /// Calls that wait for their turn, in the mailbox and in the exchange.
+    waiting: AtomicUsize,
+    max_waiting: usize,
+    keys: AtomicU64,
+    opened: Instant,
+    /// When something was last received, in milliseconds since `opened`.
+    last_seen: AtomicU64,
+    closed: SetOnce<Closed>,
+}
+
+#[derive(Debug, Default)]
+struct Mailbox {
+    phase: Phase,
+    commands: Vec<Command>,
+    /// The first wish to close decides, so there is only ever one.
+    close: Option<Close>,
+    waker: Option<Waker>,
+    asleep: bool,
+    /// Made when a handler first asks for it.
+    gone: Option<CancellationToken>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Open,
+    /// Takes no more calls.
+    Closing,
+    /// The connection is lost as well.
+    Lost,
+    Closed,
+}
+
+impl Link {
+    pub(crate) fn new(about: About, max_waiting: usize, hub: Arc<Hub>) -> Arc<Self> {
+        Arc::new(Self {
+            about,
+            hub,
+            mailbox: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            max_waiting,
+            keys: AtomicU64::new(0),
+            opened: Instant::now(),
+            last_seen: AtomicU64::new(0),
+            closed: SetOnce::new(),
+        })
+    }
+
+    // For handles.
+
+    pub(crate) fn next_key(&self) -> CallKey {
+        CallKey(self.keys.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Puts a call in line, or says at once why not.
+    pub(crate) fn submit(&self, call: Box<Outgoing<Ticket>>) -> Result<(), Error> {
+        let mut mailbox = self.mailbox();
+        match mailbox.phase {
+            Phase::Open => {}
+            Phase::Closing => return Err(Error::Closing),
+            Phase::Lost | Phase::Closed => return Err(Error::Closed),
+        }
+        // Only added to under the lock, so the bound holds.
+        if self.waiting.load(Ordering::Relaxed) >= self.max_waiting {
+            return Err(Error::QueueFull);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        mailbox.push(Command::Call(call));
+        Ok(())
+    }
+
+    pub(crate) fn cancel(&self, key: CallKey) {
+        let mut mailbox = self.mailbox();
+        if mailbox.phase != Phase::Closed {
+            mailbox.push(Command::Cancel(key));
+        }
+    }
+
+    /// Asks the driver to close. The first wish decides.
+    pub(crate) fn close(&self, close: Close) {
+        let mut mailbox = self.mailbox();
+        if mailbox.close.is_none() && matches!(mailbox.phase, Phase::Open | Phase::Closing) {
+            mailbox.phase = Phase::Closing;
+            mailbox.close = Some(close);
+            mailbox.wake();
+        }
+    }
+
+    pub(crate) async fn closed(&self) -> Closed {
+        self.closed.wait().await.clone()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.mailbox().phase == Phase::Open
+    }
+
+    /// Fires when the connection is lost, or closed without waiting for calls under way.
+    pub(crate) fn gone(&self) -> CancellationToken {
+        let mut mailbox = self.mailbox();
+        let lost = matches!(mailbox.phase, Phase::Lost | Phase::Closed);
+        let token = mailbox.gone.get_or_insert_default();
+        if lost {
+            token.cancel();
+        }
+        token.clone()
+    }
+
+    pub(crate) fn last_seen(&self) -> SystemTime {
+        self.about.opened_at + Duration::from_millis(self.last_seen.load(Ordering::Relaxed))
+    }
+
+    // For the driver.
+
+    /// Moves the commands into `into`. Where there are none, the driver is to be woken by the next one.
+    fn take(&self, into: &mut Vec<Command>, cx: &Context<'_>) -> Option<Close> {
+        let mut mailbox = self.mailbox();
+        std::mem::swap(&mut mailbox.commands, into);
+        mailbox.asleep = into.is_empty();
+        if mailbox.asleep {
+            match &mut mailbox.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+        }
+        mailbox.close.clone()
+    }
+
+    fn leave_line(&self, calls: usize) {
+        self.waiting.fetch_sub(calls, Ordering::Relaxed);
+    }
+
+    fn seen(&self, now: Instant) {
+        let millis = now.saturating_duration_since(self.opened).as_millis() as u64;
+        self.last_seen.store(millis, Ordering::Relaxed);
+    }
+
+    /// The connection is lost: no more calls, and handlers are told.
+    fn lost(&self) {
+        let mut mailbox = self.mailbox();
+        mailbox.phase = mailbox.phase.max_with(Phase::Lost);
+        let gone = mailbox.gone.take();
+        // Those who wait for the token may run at once and come back for the mailbox.
+        drop(mailbox);
+        if let Some(gone) = gone {
+            gone.cancel();
+        }
+    }
+
+    /// Ends it. Calls that are still in the mailbox were never written.
+    fn shut(&self, closed: Closed) {
+        self.lost();
+        let mut mailbox = self.mailbox();
+        mailbox.phase = Phase::Closed;
+        let left = std::mem::take(&mut mailbox.commands);
+        mailbox.waker = None;
+        drop(mailbox);
+        for command in left {
+            if let Command::Call(call) = command {
+                let _ = call.ticket.send(Err(Error::Disconnected { maybe_delivered: false }));
+            }
+        }
+        // Ends only once; a second end is none.
+        let _ = self.closed.set(closed);
+    }
+
+    pub(crate) fn emit(&self, kind: impl FnOnce() -> EventKind) {
+        self.hub.emit(|| Event {
+            at: SystemTime::now(),
+            identity: Some(self.about.identity.clone()),
+            remote_address: self.about.remote_address,
+            kind: kind(),
+        });
+    }
+
+    fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
+        // Nothing that runs under the lock can leave it half done.
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mailbox {
+    fn push(&mut self, command: Command) {
+        self.commands.push(command);
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if std::mem::take(&mut self.asleep)
+            && let Some(waker) = &self.waker
+        {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Phase {
+    fn max_with(self, other: Self) -> Self {
+        if (self as u8) < (other as u8) { other } else { self }
+    }
+}

@@ -1,0 +1,391 @@
+//! The one task of a connection: reads, hands calls to handlers, writes their answers and our calls, keeps time.
+//!
+//! It awaits nothing but its own turn. Each turn does all that is ready, then flushes once.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytestring::ByteString;
+use futures_util::{StreamExt, future::Either, stream::FuturesUnordered};
+use tokio::time::{Sleep, sleep};
+
+use super::{
+    Command, Dispatch, Inbound, Link, Reply, Ticket,
+    exchange::{Exchange, Received},
+    keepalive::{KeepAlive, Ping},
+    socket::{Farewell, Incoming, Socket},
+};
+use crate::{
+    close::{Cause, Close, Closed, Manner},
+    dialect::Dialect,
+    error::{CallError, ErrorCode},
+    event::{EventKind, Text},
+    options::Options,
+    wire::{self, MessageId},
+};
+
+pub(crate) struct Driver {
+    link: Arc<Link>,
+    exchange: Exchange<Ticket>,
+    dispatch: Arc<dyn Dispatch>,
+    options: Options,
+    handlers: FuturesUnordered<Handler>,
+    /// Counts connections, so that an answer goes out on the one that the call came in on, or not at all.
+    generation: u32,
+    commands: Vec<Command>,
+    /// Calls that the link counts as waiting and the exchange had last.
+    counted: usize,
+    close_by: Option<Instant>,
+}
+
+/// How many messages are read in one turn, so that one busy peer cannot starve the others.
+const READ_BATCH: usize = 32;
+
+/// What the timer is set to before anything is due.
+const NEVER: Duration = Duration::MAX;
+
+impl Driver {
+    pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, dialect: Dialect, options: Options) -> Self {
+        Self {
+            link,
+            exchange: Exchange::new(dialect, options.clone()),
+            dispatch,
+            options,
+            handlers: FuturesUnordered::new(),
+            generation: 0,
+            commands: Vec::new(),
+            counted: 0,
+            close_by: None,
+        }
+    }
+
+    /// Serves a connection to its end and lets its handlers finish. `leave` runs once the socket is gone, before
+    /// anybody who waits for the end hears of it.
+    pub(crate) async fn serve(mut self, mut socket: Socket, leave: impl FnOnce(&Closed)) {
+        let farewell = self.run(&mut socket).await;
+        let closed = self.part(socket, farewell).await;
+        leave(&closed);
+        self.link.shut(closed);
+        while self.handlers.next().await.is_some() {}
+    }
+
+    /// Serves a connection until it ends, one way or another.
+    async fn run(&mut self, socket: &mut Socket) -> Farewell {
+        let Options { ping_interval, activity_defers_pings, .. } = self.options;
+        let now = tokio::time::Instant::now().into_std();
+        let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), now);
+        let mut timer = pin!(sleep(NEVER));
+        std::future::poll_fn(|cx| match self.turn(socket, &mut keepalive, timer.as_mut(), cx) {
+            Ok(()) => Poll::Pending,
+            Err(farewell) => Poll::Ready(farewell),
+        })
+        .await
+    }
+
+    /// Ends what hangs on the connection, then parts from the peer while handlers go on.
+    async fn part(&mut self, socket: Socket, farewell: Farewell) -> Closed {
+        self.link.lost();
+        self.generation += 1;
+        self.exchange.forget_inbound();
+        for (ticket, error) in self.exchange.fail_written() {
+            settle(ticket, Err(error));
+        }
+        for (ticket, error) in self.exchange.fail_unwritten() {
+            settle(ticket, Err(error));
+        }
+        let mut parting = pin!(socket.part(farewell, self.options.close_timeout));
+        loop {
+            // A handler that ends now has nobody to answer.
+            let mut handler = self.handlers.next();
+            match futures_util::future::select(parting.as_mut(), &mut handler).await {
+                Either::Left((closed, _)) => return closed,
+                Either::Right((Some(_), _)) => {}
+                Either::Right((None, _)) => return parting.await,
+            }
+        }
+    }
+
+    /// Does all that is ready. An error is the end of the connection.
+    fn turn(
+        &mut self,
+        socket: &mut Socket,
+        keepalive: &mut KeepAlive,
+        timer: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Farewell> {
+        let now = tokio::time::Instant::now();
+        self.read(socket, keepalive, now, cx)?;
+        self.poll_handlers(socket, cx)?;
+        let now = now.into_std();
+        while let Some((ticket, error)) = self.exchange.expired(now) {
+            settle(ticket, Err(error));
+        }
+        let next_ping = loop {
+            match keepalive.due(now) {
+                Ping::Wait(until) => break until,
+                Ping::Send(payload) => socket.ping(payload)?,
+                Ping::GiveUp => return Err(Farewell::drop(Cause::PingTimeout)),
+            }
+        };
+        let close = self.take_commands(cx);
+        self.write_calls(socket, now)?;
+        let flushed = socket.poll_flush(cx);
+        if let Some(close) = close {
+            self.consider(&close, flushed.is_ready(), now)?;
+        }
+        if let Poll::Ready(flushed) = flushed {
+            flushed?;
+        }
+        self.arm(timer, next_ping, cx);
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        socket: &mut Socket,
+        keepalive: &mut KeepAlive,
+        now: tokio::time::Instant,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Farewell> {
+        for read in 0.. {
+            if read == READ_BATCH {
+                // There may be more: come back once the others had their turn.
+                cx.waker().wake_by_ref();
+                break;
+            }
+            let Poll::Ready(incoming) = socket.poll_read(cx) else { break };
+            self.link.seen(now);
+            keepalive.activity(now.into_std());
+            match incoming {
+                Incoming::Text(text) => self.receive(&text, socket, cx)?,
+                Incoming::Ping => {}
+                Incoming::Pong(payload) => {
+                    if let Some(time) = keepalive.pong(&payload, now.into_std()) {
+                        self.link.emit(|| EventKind::Pong(time));
+                    }
+                }
+                Incoming::Binary => {
+                    let close = Close::new(1003).reason("OCPP-J is text").because(Cause::ProtocolError);
+                    return Err(Farewell::close(&close));
+                }
+                Incoming::End(farewell) => return Err(farewell),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, text: &ByteString, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        tracing::trace!(%text, "received");
+        self.link.emit(|| EventKind::Received(Text(text.clone())));
+        match self.exchange.receive(text) {
+            Received::Call(call) => self.start(call, socket, cx),
+            Received::Outcome(ticket, outcome) => {
+                settle(ticket, outcome);
+                Ok(())
+            }
+            Received::Late(id) => {
+                self.link.emit(|| EventKind::LateAnswer(id));
+                Ok(())
+            }
+            Received::Refused(id, error) => self.refuse(Some(&id), &error, socket),
+            Received::ResultError(id, error) => {
+                tracing::warn!(%id, %error, "the peer could not read a result");
+                Ok(())
+            }
+            Received::Bad { fault, id, answer, unbearable } => {
+                tracing::debug!(%fault, "bad message");
+                let code = answer.as_ref().map(|error| error.code().clone());
+                self.link.emit(|| EventKind::BadMessage { text: Text(text.clone()), fault, answer: code });
+                if let Some(error) = answer {
+                    self.refuse(id.as_ref(), &error, socket)?;
+                }
+                match unbearable {
+                    true => {
+                        let close = Close::new(1002).reason("too many bad messages").because(Cause::ProtocolError);
+                        Err(Farewell::close(&close))
+                    }
+                    false => Ok(()),
+                }
+            }
+            Received::InLine | Received::Nothing => Ok(()),
+        }
+    }
+
+    /// Hands a call to its handler, which may have the answer at once.
+    fn start(&mut self, call: Inbound, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        let (id, wants_answer) = (call.id.clone(), call.wants_answer);
+        let work = self.dispatch.dispatch(call, &self.link);
+        let mut handler = Handler { id, wants_answer, generation: self.generation, work };
+        match Pin::new(&mut handler).poll(cx) {
+            Poll::Ready(done) => self.answer(&done, socket),
+            Poll::Pending => {
+                self.exchange.started(&handler.id, wants_answer);
+                self.handlers.push(handler);
+                Ok(())
+            }
+        }
+    }
+
+    fn poll_handlers(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
+            if done.generation == self.generation {
+                self.exchange.finished(&done.id);
+                self.answer(&done, socket)?;
+            }
+            while let Some(call) = self.exchange.next_in_line() {
+                self.start(call, socket, cx)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, done: &Done, socket: &mut Socket) -> Result<(), Farewell> {
+        match &done.reply {
+            Reply::Result(payload) if done.wants_answer => self.send(wire::call_result(&done.id, payload), socket),
+            Reply::Error(error) => {
+                if let Some(source) = std::error::Error::source(error) {
+                    tracing::warn!(id = %done.id, error = source, "a handler failed");
+                }
+                match done.wants_answer {
+                    true => self.refuse(Some(&done.id), error, socket),
+                    false => Ok(()),
+                }
+            }
+            Reply::Result(_) | Reply::Nothing => Ok(()),
+        }
+    }
+
+    fn refuse(&mut self, id: Option<&MessageId>, error: &CallError, socket: &mut Socket) -> Result<(), Farewell> {
+        let code = self.exchange.dialect().spell(error.code());
+        let told = error.told(self.options.detailed_errors);
+        self.send(wire::call_error(id, code, &told, error.details()), socket)
+    }
+
+    fn send(&mut self, text: String, socket: &mut Socket) -> Result<(), Farewell> {
+        tracing::trace!(text, "sent");
+        self.link.emit(|| EventKind::Sent(Text(text.as_str().into())));
+        socket.queue(text)
+    }
+
+    /// Does what the handles ask for; gives the wish to close, if there is one.
+    fn take_commands(&mut self, cx: &Context<'_>) -> Option<Close> {
+        loop {
+            let mut commands = std::mem::take(&mut self.commands);
+            let close = self.link.take(&mut commands, cx);
+            if commands.is_empty() {
+                self.commands = commands;
+                return close;
+            }
+            for command in commands.drain(..) {
+                match command {
+                    Command::Call(call) => {
+                        self.counted += 1;
+                        self.exchange.submit(*call);
+                    }
+                    Command::Cancel(key) => self.exchange.cancel(key),
+                }
+            }
+            self.commands = commands;
+        }
+    }
+
+    fn write_calls(&mut self, socket: &mut Socket, now: Instant) -> Result<(), Farewell> {
+        while let Some((text, written)) = self.exchange.next_write(now) {
+            self.send(text, socket)?;
+            if let Some(ticket) = written {
+                settle(ticket, Ok(wire::Payload::default()));
+            }
+        }
+        let unwritten = self.exchange.unwritten();
+        if self.counted > unwritten {
+            self.link.leave_line(self.counted - unwritten);
+            self.counted = unwritten;
+        }
+        Ok(())
+    }
+
+    /// Whether it is time to close, where somebody wishes it.
+    fn consider(&mut self, close: &Close, all_sent: bool, now: Instant) -> Result<(), Farewell> {
+        match close.manner() {
+            Manner::AtOnce => Err(Farewell::close(close)),
+            Manner::Forced => {
+                self.handlers.clear();
+                Err(Farewell::drop(close.cause))
+            }
+            Manner::AfterPending(deadline) => {
+                let close_by = *self.close_by.get_or_insert_with(|| now + deadline);
+                match now >= close_by || (all_sent && self.exchange.is_settled()) {
+                    true => Err(Farewell::close(close)),
+                    false => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Sets the one timer to whatever is due first. An earlier alarm that was set before is left to ring in vain:
+    /// to move it at every message costs more.
+    fn arm(&self, mut timer: Pin<&mut Sleep>, next_ping: Option<Instant>, cx: &mut Context<'_>) {
+        let due = [next_ping, self.exchange.next_deadline(), self.close_by].into_iter().flatten().min();
+        let Some(due) = due.map(tokio::time::Instant::from_std) else { return };
+        if timer.is_elapsed() || due < timer.deadline() {
+            timer.as_mut().reset(due);
+            // Ready already, when the moment has passed since the turn began.
+            if timer.poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+    }
+}
+
+/// However the task ends, nobody waits for it in vain.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.link.shut(Closed::abnormal(Cause::Local));
+    }
+}
+
+fn settle(ticket: Ticket, outcome: Result<wire::Payload, crate::error::Error>) {
+    // Who dropped the call does not want to know.
+    let _ = ticket.send(outcome);
+}
+
+/// A handler at work.
+struct Handler {
+    id: MessageId,
+    wants_answer: bool,
+    generation: u32,
+    work: Pin<Box<dyn Future<Output = Reply> + Send>>,
+}
+
+struct Done {
+    id: MessageId,
+    wants_answer: bool,
+    generation: u32,
+    reply: Reply,
+}
+
+impl Future for Handler {
+    type Output = Done;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
+        let reply = match catch_unwind(AssertUnwindSafe(|| self.work.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(reply)) => reply,
+            Err(_) => {
+                tracing::error!(id = %self.id, "a handler panicked");
+                Reply::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
+            }
+        };
+        Poll::Ready(Done {
+            id: self.id.clone(),
+            wants_answer: self.wants_answer,
+            generation: self.generation,
+            reply,
+        })
+    }
+}

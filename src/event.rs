@@ -1,0 +1,199 @@
+//! What happens on connections, for those who want to look.
+//!
+//! Events cost nothing while nobody reads them: not even the event is made. A slow reader loses the oldest ones,
+//! learns how many, and never slows a connection.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytestring::ByteString;
+use tokio::sync::broadcast;
+
+use crate::{
+    close::Closed,
+    error::ErrorCode,
+    wire::{Fault, MessageId},
+};
+
+/// Something that happened, and to whom.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Event {
+    /// When it happened.
+    pub at: SystemTime,
+    /// The identity of the charging station, where it is known.
+    pub identity: Option<Arc<str>>,
+    /// The address at the other end, where it is known.
+    pub remote_address: Option<SocketAddr>,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What can happen.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A session was registered.
+    #[non_exhaustive]
+    Opened {
+        /// The subprotocol that was agreed on.
+        protocol: Option<Arc<str>>,
+    },
+    /// A session ended.
+    Closed(Closed),
+    /// A handshake was refused, or broken off.
+    #[non_exhaustive]
+    Refused {
+        /// The HTTP status of the answer, where there was one: 101 for the answer to a client that offers no
+        /// common subprotocol.
+        status: Option<u16>,
+        /// Why.
+        reason: String,
+    },
+    /// A message came in.
+    Received(Text),
+    /// A message went out.
+    Sent(Text),
+    /// A message came in that cannot be served.
+    #[non_exhaustive]
+    BadMessage {
+        /// The message.
+        text: Text,
+        /// What is wrong with it.
+        fault: Fault,
+        /// The code that it was answered with, if it was answered.
+        answer: Option<ErrorCode>,
+    },
+    /// An answer came in for a call that timed out or was dropped.
+    LateAnswer(MessageId),
+    /// A ping was answered, after this time.
+    Pong(Duration),
+    /// A SEND came in for an action without handler.
+    #[non_exhaustive]
+    UnhandledSend {
+        /// The action.
+        action: Text,
+    },
+    /// So many events were lost before this one, because they were not read in time.
+    Missed(u64),
+}
+
+/// A text off the wire; cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Text(pub(crate) ByteString);
+
+impl Text {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::fmt::Display for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A reader of events: those that happen from its making on.
+///
+/// It holds the latest [`CAPACITY`](Self::CAPACITY); who reads more slowly gets an [`EventKind::Missed`].
+#[derive(Debug)]
+pub struct Events {
+    receiver: broadcast::Receiver<Event>,
+    hub: Arc<Hub>,
+}
+
+impl Events {
+    /// How many events wait for a reader.
+    pub const CAPACITY: usize = 4096;
+
+    /// The next event; `None` when there will be no more.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<Event> {
+        match self.receiver.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Event {
+                at: SystemTime::now(),
+                identity: None,
+                remote_address: None,
+                kind: EventKind::Missed(missed),
+            }),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.hub.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Where events of many connections meet.
+#[derive(Debug, Default)]
+pub(crate) struct Hub {
+    readers: AtomicUsize,
+    sender: OnceLock<broadcast::Sender<Event>>,
+}
+
+impl Hub {
+    pub(crate) fn subscribe(self: &Arc<Self>) -> Events {
+        let sender = self.sender.get_or_init(|| broadcast::Sender::new(Events::CAPACITY));
+        let receiver = sender.subscribe();
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        Events { receiver, hub: self.clone() }
+    }
+
+    /// Tells the readers, if there are any.
+    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
+        if self.readers.load(Ordering::Relaxed) > 0
+            && let Some(sender) = self.sender.get()
+        {
+            // The last reader may have left in this moment.
+            let _ = sender.send(event());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pong() -> Event {
+        Event { at: SystemTime::now(), identity: None, remote_address: None, kind: EventKind::Pong(Duration::ZERO) }
+    }
+
+    #[test]
+    fn without_a_reader_no_event_is_made() {
+        let hub = Arc::new(Hub::default());
+        hub.emit(|| unreachable!());
+        drop(hub.subscribe());
+        hub.emit(|| unreachable!());
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_learns_how_many_it_lost() {
+        let hub = Arc::new(Hub::default());
+        let mut events = hub.subscribe();
+        for _ in 0..Events::CAPACITY + 3 {
+            hub.emit(pong);
+        }
+        assert!(matches!(events.next().await, Some(Event { kind: EventKind::Missed(3), .. })));
+        assert!(matches!(events.next().await, Some(Event { kind: EventKind::Pong(_), .. })));
+    }
+}

@@ -1,0 +1,160 @@
+//! What can be set for a connection, the same at both ends.
+
+use std::time::Duration;
+
+/// Times, limits and habits of a connection.
+///
+/// ```
+/// use std::time::Duration;
+/// use ocpp_rpc::Options;
+///
+/// let options = Options::server().call_timeout(Duration::from_secs(10)).call_concurrency(4);
+/// ```
+///
+/// | Option | Default |
+/// |---|---|
+/// | [`call_timeout`](Self::call_timeout) | 30 s at a server, 60 s at a client |
+/// | [`call_concurrency`](Self::call_concurrency) | 1 |
+/// | [`call_queue`](Self::call_queue) | 1000 calls |
+/// | [`handler_concurrency`](Self::handler_concurrency) | 64 |
+/// | [`handler_queue`](Self::handler_queue) | 256 calls |
+/// | [`ping_interval`](Self::ping_interval) | 30 s |
+/// | [`activity_defers_pings`](Self::activity_defers_pings) | off |
+/// | [`max_message_size`](Self::max_message_size) | 1 MiB |
+/// | [`max_unsent`](Self::max_unsent) | 4 MiB |
+/// | [`max_bad_messages`](Self::max_bad_messages) | none |
+/// | [`close_timeout`](Self::close_timeout) | 5 s |
+/// | [`detailed_errors`](Self::detailed_errors) | off |
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    pub(crate) call_timeout: Option<Duration>,
+    pub(crate) call_concurrency: usize,
+    pub(crate) call_queue: usize,
+    pub(crate) handler_concurrency: usize,
+    pub(crate) handler_queue: usize,
+    pub(crate) ping_interval: Option<Duration>,
+    pub(crate) activity_defers_pings: bool,
+    pub(crate) max_message_size: usize,
+    pub(crate) max_unsent: usize,
+    pub(crate) max_bad_messages: Option<u32>,
+    pub(crate) close_timeout: Duration,
+    pub(crate) detailed_errors: bool,
+}
+
+impl Options {
+    /// The defaults of a server.
+    pub fn server() -> Self {
+        Self {
+            call_timeout: Some(Duration::from_secs(30)),
+            call_concurrency: 1,
+            call_queue: 1000,
+            handler_concurrency: 64,
+            handler_queue: 256,
+            ping_interval: Some(Duration::from_secs(30)),
+            activity_defers_pings: false,
+            max_message_size: 1 << 20,
+            max_unsent: 4 << 20,
+            max_bad_messages: None,
+            close_timeout: Duration::from_secs(5),
+            detailed_errors: false,
+        }
+    }
+
+    /// How long a call that was written waits for its answer; zero waits for ever. The time starts when the call
+    /// leaves the queue.
+    #[must_use]
+    pub fn call_timeout(self, timeout: Duration) -> Self {
+        Self { call_timeout: some(timeout), ..self }
+    }
+
+    /// How many of our calls may be unanswered at once; the others wait in line. OCPP wants 1 (1.6 §4.1.1, 2.0.1
+    /// part 4 §4.1.1).
+    #[must_use]
+    pub fn call_concurrency(self, calls: usize) -> Self {
+        Self { call_concurrency: calls, ..self }
+    }
+
+    /// How many of our calls may wait for their turn; one more fails with
+    /// [`Error::QueueFull`](crate::Error::QueueFull).
+    #[must_use]
+    pub fn call_queue(self, calls: usize) -> Self {
+        Self { call_queue: calls, ..self }
+    }
+
+    /// How many of the peer's calls are worked on at once; 1 keeps them in strict order.
+    #[must_use]
+    pub fn handler_concurrency(self, calls: usize) -> Self {
+        Self { handler_concurrency: calls, ..self }
+    }
+
+    /// How many of the peer's calls may wait for a handler; one more is answered with
+    /// [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR).
+    #[must_use]
+    pub fn handler_queue(self, calls: usize) -> Self {
+        Self { handler_queue: calls, ..self }
+    }
+
+    /// How often the peer is pinged; zero never pings. The first ping comes at a random moment of the first
+    /// interval; a peer that answers none for two intervals is dropped.
+    #[must_use]
+    pub fn ping_interval(self, interval: Duration) -> Self {
+        Self { ping_interval: some(interval), ..self }
+    }
+
+    /// Takes anything that arrives as a sign of life, and pings only after an interval of silence. Without it only
+    /// the answer to a ping counts.
+    #[must_use]
+    pub fn activity_defers_pings(self) -> Self {
+        Self { activity_defers_pings: true, ..self }
+    }
+
+    /// The largest message that is read, in bytes; a larger one closes the connection with 1009.
+    #[must_use]
+    pub fn max_message_size(self, bytes: usize) -> Self {
+        Self { max_message_size: bytes, ..self }
+    }
+
+    /// How many bytes may wait for a peer that does not read. With more than that waiting, the next message drops
+    /// the connection with [`Cause::NotReading`](crate::Cause::NotReading).
+    #[must_use]
+    pub fn max_unsent(self, bytes: usize) -> Self {
+        Self { max_unsent: bytes, ..self }
+    }
+
+    /// How many bad messages in a row are borne; one more closes the connection with 1002. Zero bears none.
+    #[must_use]
+    pub fn max_bad_messages(self, messages: u32) -> Self {
+        Self { max_bad_messages: Some(messages), ..self }
+    }
+
+    /// How long the peer may take to answer our close frame.
+    #[must_use]
+    pub fn close_timeout(self, timeout: Duration) -> Self {
+        Self { close_timeout: timeout, ..self }
+    }
+
+    /// Tells the peer what an internal error was about. Useful in a test environment.
+    #[must_use]
+    pub fn detailed_errors(self) -> Self {
+        Self { detailed_errors: true, ..self }
+    }
+
+    /// The first contradiction, if there is one.
+    pub(crate) fn contradiction(&self) -> Option<&'static str> {
+        [
+            (self.call_concurrency == 0, "call_concurrency is zero: no call could ever be sent"),
+            (self.call_queue == 0, "call_queue is zero: every call passes through it"),
+            (self.handler_concurrency == 0, "handler_concurrency is zero: no call could ever be handled"),
+            (self.max_message_size == 0, "max_message_size is zero: no message could ever be read"),
+            (self.max_unsent == 0, "max_unsent is zero: no message could ever be sent"),
+        ]
+        .into_iter()
+        .find_map(|(wrong, why)| wrong.then_some(why))
+    }
+}
+
+/// Zero means never; so does a time that nobody lives to see, and that no clock could add up.
+pub(crate) fn some(duration: Duration) -> Option<Duration> {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    (!duration.is_zero() && duration < CENTURY).then_some(duration)
+}

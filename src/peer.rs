@@ -1,0 +1,261 @@
+//! The handle on a connection, and the future of an answer.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Extensions;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    sync::oneshot,
+    time::Instant,
+};
+
+use crate::{
+    close::{Close, Closed},
+    connection::{
+        Link, Ticket,
+        exchange::{CallKey, Kind, Outgoing, Timeout},
+    },
+    error::Error,
+    options,
+    wire::{self, MessageId, NotAnObject, Payload},
+};
+
+/// The other end of a connection: call it, close it, wait for its end.
+///
+/// Cheap to clone, and of no weight: a connection ends when it is closed or lost, not when its handles are dropped.
+#[derive(Clone)]
+pub struct Peer {
+    link: Arc<Link>,
+}
+
+impl Peer {
+    pub(crate) fn new(link: Arc<Link>) -> Self {
+        Self { link }
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Calls an action of the peer.
+    ///
+    /// The call is made when the returned future is first polled; it then waits for its turn
+    /// ([`Options::call_concurrency`](crate::Options::call_concurrency)), is written, and waits for its answer.
+    /// Parameters must serialize to a JSON object; `&()` is the empty one. The answer is read as `R`:
+    /// `serde_json::Value` takes any, [`Payload`] leaves it unread.
+    ///
+    /// ```no_run
+    /// # async fn example(peer: ocpp_rpc::Peer) -> Result<(), ocpp_rpc::Error> {
+    /// use std::time::Duration;
+    /// use serde_json::{Value, json};
+    ///
+    /// let answer: Value = peer.call("Reset", &json!({"type": "Soft"})).timeout(Duration::from_secs(10)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Error`] lists them.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes the call back, wherever it stands. One that was not written yet never will be.
+    pub fn call<R: DeserializeOwned>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
+        let draft = Payload::encode(params).map(|params| {
+            let id = MessageId::random();
+            let text = wire::call(&id, action, &params);
+            (id, text)
+        });
+        self.draft(Kind::Call, draft, |payload| Ok(payload.decode()?))
+    }
+
+    /// Sends a message that is never answered: OCPP 2.1's SEND. The future is done when the message has been
+    /// written; it does not wait for calls that are in line.
+    ///
+    /// # Errors
+    /// [`Error::NoSend`] where the connection's [`Dialect`](crate::Dialect) has no SEND; else as for a call that
+    /// is not written.
+    pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
+        let draft = Payload::encode(params).map(|params| {
+            let id = MessageId::random();
+            let text = wire::send(&id, action, &params);
+            (id, text)
+        });
+        let mut call = self.draft(Kind::Send, draft, |_| Ok(()));
+        if !self.link.about.dialect.has_send() {
+            call.state = State::Failed(Error::NoSend);
+        }
+        call
+    }
+
+    fn draft<R>(
+        &self,
+        kind: Kind,
+        draft: Result<(MessageId, String), NotAnObject>,
+        read: fn(Payload) -> Result<R, Error>,
+    ) -> Call<R> {
+        let state = match draft {
+            Err(error) => State::Failed(error.into()),
+            Ok((id, text)) => {
+                let (ticket, outcome) = oneshot::channel();
+                let key = self.link.next_key();
+                let timeout = Timeout::Default;
+                let call = Box::new(Outgoing { key, id, text, kind, timeout, deadline: None, ticket });
+                State::Draft { call, outcome, within: None }
+            }
+        };
+        Call { link: self.link.clone(), state, read }
+    }
+
+    /// Closes the connection and waits for its end. The first wish to close decides how; later ones get the same
+    /// outcome.
+    ///
+    /// Nothing takes longer than the time given for calls under way, plus
+    /// [`Options::close_timeout`](crate::Options::close_timeout), plus one second.
+    ///
+    /// # Cancel safety
+    /// Once polled, the connection closes even if the future is dropped.
+    pub async fn close(&self, close: Close) -> Closed {
+        self.link.close(close);
+        self.link.closed().await
+    }
+
+    /// Waits for the end of the connection.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn closed(&self) -> Closed {
+        self.link.closed().await
+    }
+
+    /// Whether calls may be made.
+    pub fn is_open(&self) -> bool {
+        self.link.is_open()
+    }
+
+    /// The identity of the charging station on this connection.
+    pub fn identity(&self) -> &str {
+        &self.link.about.identity
+    }
+
+    /// The subprotocol that was agreed on.
+    pub fn protocol(&self) -> Option<&str> {
+        self.link.about.protocol.as_deref()
+    }
+
+    /// What the application said of this connection when it was accepted.
+    pub fn extensions(&self) -> &Extensions {
+        &self.link.about.extensions
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("identity", &self.identity())
+            .field("protocol", &self.protocol())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of an answer, made by [`Peer::call`].
+#[must_use = "nothing is called until the future is awaited"]
+pub struct Call<R> {
+    link: Arc<Link>,
+    state: State,
+    read: fn(Payload) -> Result<R, Error>,
+}
+
+enum State {
+    Draft { call: Box<Outgoing<Ticket>>, outcome: Outcome, within: Option<Duration> },
+    Submitted { key: CallKey, outcome: Outcome },
+    Failed(Error),
+    Done,
+}
+
+type Outcome = oneshot::Receiver<Result<Payload, Error>>;
+
+impl<R> Call<R> {
+    /// How long the answer may take once the call was written; zero waits for ever. The default is
+    /// [`Options::call_timeout`](crate::Options::call_timeout).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        if let State::Draft { call, .. } = &mut self.state {
+            call.timeout = options::some(timeout).map_or(Timeout::Never, Timeout::After);
+        }
+        self
+    }
+
+    /// How long it may take in all, in line and for the answer; zero waits for ever, which is the default.
+    pub fn within(mut self, total: Duration) -> Self {
+        if let State::Draft { within, .. } = &mut self.state {
+            *within = options::some(total);
+        }
+        self
+    }
+
+    /// Does not wait for the answer: the future is done when the call has been written, and the answer is thrown
+    /// away when it comes.
+    pub fn without_answer(mut self) -> Call<()> {
+        if let State::Draft { call, .. } = &mut self.state {
+            call.kind = Kind::Forgotten;
+        }
+        let state = std::mem::replace(&mut self.state, State::Done);
+        Call { link: self.link.clone(), state, read: |_| Ok(()) }
+    }
+
+    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, Error>> {
+        loop {
+            match std::mem::replace(&mut self.state, State::Done) {
+                State::Draft { mut call, outcome, within } => {
+                    let key = call.key;
+                    call.deadline = within.map(|within| Instant::now().into_std() + within);
+                    self.state = match self.link.submit(call) {
+                        Ok(()) => State::Submitted { key, outcome },
+                        Err(error) => State::Failed(error),
+                    };
+                }
+                State::Submitted { key, mut outcome } => {
+                    return match Pin::new(&mut outcome).poll(cx) {
+                        Poll::Pending => {
+                            self.state = State::Submitted { key, outcome };
+                            Poll::Pending
+                        }
+                        Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
+                        // The connection's task was dropped with the call in its hands.
+                        Poll::Ready(Err(_)) => Poll::Ready(Err(Error::Disconnected { maybe_delivered: true })),
+                    };
+                }
+                State::Failed(error) => return Poll::Ready(Err(error)),
+                State::Done => panic!("a call was polled after it had ended"),
+            }
+        }
+    }
+}
+
+impl<R> Future for Call<R> {
+    type Output = Result<R, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let read = self.read;
+        self.poll_outcome(cx).map(|outcome| outcome.and_then(read))
+    }
+}
+
+impl<R> Drop for Call<R> {
+    fn drop(&mut self) {
+        if let State::Submitted { key, .. } = self.state {
+            self.link.cancel(key);
+        }
+    }
+}
+
+impl<R> fmt::Debug for Call<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("identity", &self.link.about.identity).finish_non_exhaustive()
+    }
+}

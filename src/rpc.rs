@@ -1,0 +1,57 @@
+//! How users write handlers: functions whose arguments are [extractors](extract), in a [router](RpcRouter).
+
+pub(crate) mod extract;
+mod handler;
+mod router;
+
+pub use self::{
+    handler::{Handler, IntoReply, NoReply},
+    router::{Route, RpcRouter},
+};
+
+use bytestring::ByteString;
+
+use crate::{
+    connection::Inbound,
+    peer::Peer,
+    wire::{MessageId, Payload},
+};
+
+/// A call that came in: what extractors and layers see.
+#[derive(Debug)]
+pub struct IncomingCall {
+    inbound: Inbound,
+    peer: Peer,
+}
+
+impl IncomingCall {
+    /// The action that is called.
+    pub fn action(&self) -> &str {
+        &self.inbound.action
+    }
+
+    /// The id of the call.
+    pub fn id(&self) -> &MessageId {
+        &self.inbound.id
+    }
+
+    /// The parameters, unread: a JSON object, or [`ErrorCode::FORMAT_VIOLATION`](crate::ErrorCode::FORMAT_VIOLATION)
+    /// would have been the answer already.
+    pub fn params(&self) -> &Payload {
+        &self.inbound.payload
+    }
+
+    /// Who calls.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Whether the caller waits for an answer: a CALL wants one, a SEND (OCPP 2.1) does not.
+    pub fn wants_answer(&self) -> bool {
+        self.inbound.wants_answer
+    }
+
+    fn action_text(&self) -> ByteString {
+        self.inbound.action.clone()
+    }
+}

@@ -1,0 +1,153 @@
+//! What handlers can ask for: each argument of a handler is made out of the call by its type.
+
+use std::{any::type_name, fmt};
+
+use bytestring::ByteString;
+use serde::de::DeserializeOwned;
+pub use tokio_util::sync::CancellationToken;
+
+use super::IncomingCall;
+use crate::{
+    error::{CallError, ErrorCode},
+    peer::Peer,
+    wire::{MessageId, Payload},
+};
+
+/// A type that a handler may have as an argument.
+///
+/// ```
+/// use ocpp_rpc::{CallError, ErrorCode, IncomingCall, extract::FromCall};
+///
+/// /// The identity, where it belongs to this tenant.
+/// struct OurStation(String);
+///
+/// impl<S: Sync> FromCall<S> for OurStation {
+///     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+///         match call.peer().identity().strip_prefix("acme-") {
+///             Some(name) => Ok(Self(name.to_owned())),
+///             None => Err(CallError::new(ErrorCode::SECURITY_ERROR, "not one of ours")),
+///         }
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an argument of a handler",
+    label = "not an extractor for a router with state `{S}`",
+    note = "extractors are `Params<T>` where `T: DeserializeOwned`, `State<T>` where `T: FromRef<{S}>`, `Extension<T>`, `Session`, `Peer`, `Action`, `MessageId`, `Payload` and `CancellationToken`, see `ocpp_rpc::extract`"
+)]
+pub trait FromCall<S>: Sized {
+    /// Makes the argument, or the answer to a call that lacks what it takes.
+    fn from_call(call: &IncomingCall, state: &S) -> impl Future<Output = Result<Self, CallError>> + Send;
+}
+
+/// A part of a router's state.
+#[diagnostic::on_unimplemented(
+    message = "the router's state `{S}` holds no `{Self}`",
+    note = "implement `FromRef<{S}> for {Self}`, or make the router `with_state` of a `{Self}`"
+)]
+pub trait FromRef<S> {
+    /// Takes the part out of the whole.
+    fn from_ref(state: &S) -> Self;
+}
+
+impl<T: Clone> FromRef<T> for T {
+    fn from_ref(state: &T) -> Self {
+        state.clone()
+    }
+}
+
+/// The parameters of the call, read as a `T`.
+///
+/// Parameters that are no `T` are answered with [`ErrorCode::FORMAT_VIOLATION`] and what is wrong with them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Sync> FromCall<S> for Params<T> {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        let unfit = |error| CallError::new(ErrorCode::FORMAT_VIOLATION, format!("the parameters do not fit: {error}"));
+        call.params().decode().map(Self).map_err(unfit)
+    }
+}
+
+/// The parameters of the call, unread.
+impl<S: Sync> FromCall<S> for Payload {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(call.params().clone())
+    }
+}
+
+/// The router's state, or a part of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct State<T>(pub T);
+
+impl<T: FromRef<S> + Send, S: Sync> FromCall<S> for State<T> {
+    async fn from_call(_: &IncomingCall, state: &S) -> Result<Self, CallError> {
+        Ok(Self(T::from_ref(state)))
+    }
+}
+
+/// What the application said of the connection when it was accepted.
+///
+/// A handler that asks for something that was not said answers [`ErrorCode::INTERNAL_ERROR`], and the log says what
+/// is missing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extension<T>(pub T);
+
+impl<T: Clone + Send + Sync + 'static, S: Sync> FromCall<S> for Extension<T> {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        match call.peer().extensions().get::<T>() {
+            Some(extension) => Ok(Self(extension.clone())),
+            None => Err(CallError::internal(format!("the connection has no extension `{}`", type_name::<T>()))),
+        }
+    }
+}
+
+/// The action that was called.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Action(ByteString);
+
+impl Action {
+    /// The action's name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl<S: Sync> FromCall<S> for Action {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(Self(call.action_text()))
+    }
+}
+
+impl<S: Sync> FromCall<S> for MessageId {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(call.id().clone())
+    }
+}
+
+/// Who calls; a handler may call back, and await the answer.
+impl<S: Sync> FromCall<S> for Peer {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(call.peer().clone())
+    }
+}
+
+/// Fires when the connection is lost, or closed without waiting for calls under way. The handler goes on all the
+/// same; what it answers is dropped.
+impl<S: Sync> FromCall<S> for CancellationToken {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(call.peer().link().gone())
+    }
+}

@@ -1,0 +1,250 @@
+//! Which handler answers which action.
+
+use std::{collections::HashMap, convert::Infallible, error::Error as StdError, fmt, marker::PhantomData, pin::Pin};
+use std::{
+    future,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tower::{Layer, Service, ServiceExt};
+use tracing::Instrument;
+
+use super::{Handler, IncomingCall};
+use crate::{
+    connection::{Dispatch, Inbound, Link, Reply},
+    error::{CallError, ErrorCode},
+    event::{EventKind, Text},
+    peer::Peer,
+};
+
+type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// Handlers by action, with the state that they share.
+///
+/// ```
+/// use ocpp_rpc::{CallError, RpcRouter, extract::{Params, State}};
+/// use serde_json::{Value, json};
+///
+/// #[derive(Clone)]
+/// struct App {
+///     interval: u32,
+/// }
+///
+/// async fn boot(Params(boot): Params<Value>, State(app): State<App>) -> Result<Value, CallError> {
+///     println!("{} boots", boot["chargePointModel"]);
+///     Ok(json!({"status": "Accepted", "interval": app.interval, "currentTime": "2026-01-01T00:00:00Z"}))
+/// }
+///
+/// let router = RpcRouter::with_state(App { interval: 300 }).on("BootNotification", boot);
+/// ```
+///
+/// An action without a handler goes to the [`fallback`](Self::fallback); without one it is answered with
+/// [`ErrorCode::NOT_IMPLEMENTED`]. Cheap to clone.
+#[derive(Clone)]
+pub struct RpcRouter<S = ()> {
+    state: Arc<S>,
+    table: Arc<Table>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Table {
+    routes: HashMap<Arc<str>, Route>,
+    fallback: Option<Route>,
+}
+
+impl RpcRouter {
+    /// A router without state and without handlers.
+    pub fn new() -> Self {
+        Self::with_state(())
+    }
+}
+
+impl Default for RpcRouter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S: Send + Sync + 'static> RpcRouter<S> {
+    /// A router without handlers, whose handlers may ask for [`State`](super::extract::State).
+    pub fn with_state(state: S) -> Self {
+        Self { state: Arc::new(state), table: Arc::default() }
+    }
+
+    /// Answers `action` with `handler`.
+    ///
+    /// # Panics
+    /// When the action has a handler already.
+    #[must_use]
+    #[track_caller]
+    pub fn on<H: Handler<T, S>, T: 'static>(mut self, action: &str, handler: H) -> Self {
+        let route = self.route(handler);
+        let earlier = Arc::make_mut(&mut self.table).routes.insert(action.into(), route);
+        assert!(earlier.is_none(), "the action {action:?} has a handler already");
+        self
+    }
+
+    /// Answers every action that has no handler with `handler`.
+    ///
+    /// # Panics
+    /// When there is a fallback already.
+    #[must_use]
+    #[track_caller]
+    pub fn fallback<H: Handler<T, S>, T: 'static>(mut self, handler: H) -> Self {
+        let route = self.route(handler);
+        let earlier = Arc::make_mut(&mut self.table).fallback.replace(route);
+        assert!(earlier.is_none(), "the router has a fallback already");
+        self
+    }
+
+    /// Takes the handler of an action away.
+    #[must_use]
+    pub fn without(mut self, action: &str) -> Self {
+        Arc::make_mut(&mut self.table).routes.remove(action);
+        self
+    }
+
+    /// Wraps a tower layer around every handler that there is so far, the fallback included.
+    ///
+    /// A layer sees an [`IncomingCall`] and gives a [`Reply`]; it may be any that is generic over the request, such
+    /// as those of `tower` itself. An error of the layer becomes a [`CallError`].
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    /// use ocpp_rpc::RpcRouter;
+    /// use tower::timeout::TimeoutLayer;
+    ///
+    /// async fn heartbeat() -> Result<(), Infallible> {
+    ///     Ok(())
+    /// }
+    ///
+    /// let router = RpcRouter::new().on("Heartbeat", heartbeat).layer(TimeoutLayer::new(Duration::from_secs(20)));
+    /// ```
+    #[must_use]
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Route>,
+        L::Service: Service<IncomingCall, Response = Reply> + Clone + Send + Sync + 'static,
+        <L::Service as Service<IncomingCall>>::Error: Into<Box<dyn StdError + Send + Sync>>,
+        <L::Service as Service<IncomingCall>>::Future: Send,
+    {
+        let table = Arc::make_mut(&mut self.table);
+        for route in table.routes.values_mut().chain(&mut table.fallback) {
+            *route = Route(Arc::new(Layered(layer.layer(route.clone()))));
+        }
+        self
+    }
+
+    fn route<H: Handler<T, S>, T: 'static>(&self, handler: H) -> Route {
+        Route(Arc::new(Handling { handler: Arc::new(handler), state: self.state.clone(), arguments: PhantomData }))
+    }
+
+    pub(crate) fn into_dispatch(self) -> Arc<dyn Dispatch> {
+        self.table
+    }
+}
+
+impl<S> fmt::Debug for RpcRouter<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcRouter")
+            .field("actions", &self.table.routes.keys())
+            .field("fallback", &self.table.fallback.is_some())
+            .finish()
+    }
+}
+
+impl Dispatch for Table {
+    fn dispatch(&self, call: Inbound, link: &Arc<Link>) -> Answering {
+        let Some(route) = self.routes.get(&*call.action).or(self.fallback.as_ref()) else {
+            if !call.wants_answer {
+                link.emit(|| EventKind::UnhandledSend { action: Text(call.action.clone()) });
+            }
+            return Box::pin(future::ready(Reply::Error(ErrorCode::NOT_IMPLEMENTED.into())));
+        };
+        let span = tracing::debug_span!("call", action = &*call.action, id = call.id.as_str());
+        let answering = route.0.answer(IncomingCall { inbound: call, peer: Peer::new(link.clone()) });
+        match span.is_disabled() {
+            true => answering,
+            false => Box::pin(answering.instrument(span)),
+        }
+    }
+}
+
+/// What a layer is wrapped around: a handler, as a tower service.
+#[derive(Clone)]
+pub struct Route(Arc<dyn Endpoint>);
+
+impl Service<IncomingCall> for Route {
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = RouteFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: IncomingCall) -> RouteFuture {
+        RouteFuture(self.0.answer(call))
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").finish_non_exhaustive()
+    }
+}
+
+/// The future of a [`Route`].
+pub struct RouteFuture(Answering);
+
+impl Future for RouteFuture {
+    type Output = Result<Reply, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl fmt::Debug for RouteFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteFuture").finish_non_exhaustive()
+    }
+}
+
+/// A handler or a stack of layers, with its types forgotten.
+trait Endpoint: Send + Sync {
+    fn answer(&self, call: IncomingCall) -> Answering;
+}
+
+struct Handling<H, T, S> {
+    handler: Arc<H>,
+    state: Arc<S>,
+    arguments: PhantomData<fn() -> T>,
+}
+
+impl<H: Handler<T, S>, T: 'static, S: Send + Sync + 'static> Endpoint for Handling<H, T, S> {
+    fn answer(&self, call: IncomingCall) -> Answering {
+        let (handler, state) = (self.handler.clone(), self.state.clone());
+        Box::pin(async move { handler.call(call, &state).await })
+    }
+}
+
+struct Layered<T>(T);
+
+impl<T> Endpoint for Layered<T>
+where
+    T: Service<IncomingCall, Response = Reply> + Clone + Send + Sync + 'static,
+    T::Error: Into<Box<dyn StdError + Send + Sync>>,
+    T::Future: Send,
+{
+    fn answer(&self, call: IncomingCall) -> Answering {
+        let service = self.0.clone();
+        Box::pin(async move {
+            match service.oneshot(call).await {
+                Ok(reply) => reply,
+                Err(error) => Reply::Error(CallError::from(error.into())),
+            }
+        })
+    }
+}
