@@ -140,8 +140,7 @@ mod tests {
             (r#"[6,"1",1,{}]"#, None, rpc, None),
         ] {
             let message = wire::read(&json.into()).unwrap_err();
-            for (dialect, expected) in
-                [(Dialect::OCPP_1_6, v16), (Dialect::OCPP_2_0_1, v201), (Dialect::OCPP_2_1, v21)]
+            for (dialect, expected) in [(Dialect::OCPP_1_6, v16), (Dialect::OCPP_2_0_1, v201), (Dialect::OCPP_2_1, v21)]
             {
                 let code = dialect.answer_to(&message);
                 assert_eq!(code.as_ref().map(|code| dialect.spell(code)), expected, "{json} {dialect:?}");

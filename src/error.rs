@@ -275,7 +275,11 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::NeverSent | Self::QueueFull | Self::Closing | Self::Closed | Self::Disconnected { maybe_delivered: false }
+            Self::NeverSent
+                | Self::QueueFull
+                | Self::Closing
+                | Self::Closed
+                | Self::Disconnected { maybe_delivered: false }
         )
     }
 

@@ -6,7 +6,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
@@ -148,25 +148,51 @@ impl Drop for Events {
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     readers: AtomicUsize,
-    sender: OnceLock<broadcast::Sender<Event>>,
+    /// Made for the first reader, and gone once there will be no more events.
+    sender: Mutex<Sender>,
+}
+
+#[derive(Debug, Default)]
+enum Sender {
+    #[default]
+    Unused,
+    Used(broadcast::Sender<Event>),
+    Ended,
 }
 
 impl Hub {
     pub(crate) fn subscribe(self: &Arc<Self>) -> Events {
-        let sender = self.sender.get_or_init(|| broadcast::Sender::new(Events::CAPACITY));
-        let receiver = sender.subscribe();
+        let mut sender = self.sender();
+        if let Sender::Unused = *sender {
+            *sender = Sender::Used(broadcast::Sender::new(Events::CAPACITY));
+        }
+        let receiver = match &*sender {
+            Sender::Used(sender) => sender.subscribe(),
+            Sender::Unused | Sender::Ended => broadcast::channel(1).1,
+        };
         self.readers.fetch_add(1, Ordering::Relaxed);
         Events { receiver, hub: self.clone() }
     }
 
     /// Tells the readers, if there are any.
     pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
-        if self.readers.load(Ordering::Relaxed) > 0
-            && let Some(sender) = self.sender.get()
-        {
+        if self.readers.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        if let Sender::Used(sender) = &*self.sender() {
             // The last reader may have left in this moment.
             let _ = sender.send(event());
         }
+    }
+
+    /// There will be no more events: readers come to the end.
+    pub(crate) fn end(&self) {
+        *self.sender() = Sender::Ended;
+    }
+
+    fn sender(&self) -> MutexGuard<'_, Sender> {
+        // Nothing that runs under the lock can leave it half done.
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

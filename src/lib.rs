@@ -6,9 +6,13 @@ mod connection;
 mod dialect;
 mod error;
 mod event;
+#[cfg(feature = "server")]
+mod handshake;
 mod options;
 mod peer;
 mod rpc;
+#[cfg(feature = "server")]
+mod server;
 mod wire;
 
 pub use close::{Cause, Close, Closed};
@@ -19,9 +23,18 @@ pub use event::{Event, EventKind, Events, Text};
 pub use options::Options;
 pub use peer::{Call, Peer};
 pub use rpc::{Handler, IncomingCall, IntoReply, NoReply, Route, RpcRouter};
+#[cfg(feature = "listen")]
+pub use server::Listener;
+#[cfg(feature = "server")]
+pub use server::{
+    Accept, Authenticate, BuildError, CloseReport, Handshake, HandshakeFuture, Reject, RemoteAddress, RpcServer,
+    RpcServerBuilder, RpcUpgrade, Session, UpgradeError,
+};
 pub use wire::{Fault, MessageId, NotAnObject, Payload};
 
 /// What handlers can ask for.
 pub mod extract {
     pub use crate::rpc::extract::{Action, CancellationToken, Extension, FromCall, FromRef, Params, State};
+    #[cfg(feature = "server")]
+    pub use crate::server::Session;
 }

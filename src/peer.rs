@@ -10,10 +10,7 @@ use std::{
 
 use http::Extensions;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{
-    sync::oneshot,
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     close::{Close, Closed},

@@ -219,7 +219,6 @@ impl fmt::Display for Fault {
 const CALL: u64 = 2;
 const CALL_RESULT: u64 = 3;
 const CALL_ERROR: u64 = 4;
-const CALL_RESULT_ERROR: u64 = 5;
 pub(crate) const SEND: u64 = 6;
 
 /// Takes a message apart.

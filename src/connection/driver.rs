@@ -22,7 +22,6 @@ use super::{
 };
 use crate::{
     close::{Cause, Close, Closed, Manner},
-    dialect::Dialect,
     error::{CallError, ErrorCode},
     event::{EventKind, Text},
     options::Options,
@@ -50,10 +49,10 @@ const READ_BATCH: usize = 32;
 const NEVER: Duration = Duration::MAX;
 
 impl Driver {
-    pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, dialect: Dialect, options: Options) -> Self {
+    pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, options: Options) -> Self {
         Self {
+            exchange: Exchange::new(link.about.dialect, options.clone()),
             link,
-            exchange: Exchange::new(dialect, options.clone()),
             dispatch,
             options,
             handlers: FuturesUnordered::new(),
@@ -381,11 +380,6 @@ impl Future for Handler {
                 Reply::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
             }
         };
-        Poll::Ready(Done {
-            id: self.id.clone(),
-            wants_answer: self.wants_answer,
-            generation: self.generation,
-            reply,
-        })
+        Poll::Ready(Done { id: self.id.clone(), wants_answer: self.wants_answer, generation: self.generation, reply })
     }
 }

@@ -224,9 +224,7 @@ impl<T> Exchange<T> {
             return Received::Nothing;
         }
         let received = match wire::read(text) {
-            Ok(Frame::Call { id, action, payload }) => {
-                self.admit(Inbound { id, action, payload, wants_answer: true })
-            }
+            Ok(Frame::Call { id, action, payload }) => self.admit(Inbound { id, action, payload, wants_answer: true }),
             Ok(Frame::Send { id, action, payload }) if self.dialect.has_send() => {
                 self.admit(Inbound { id, action, payload, wants_answer: false })
             }
@@ -286,12 +284,7 @@ impl<T> Exchange<T> {
         Ok(Received::Refused(call.id, busy))
     }
 
-    fn settle(
-        &mut self,
-        id: MessageId,
-        kind: u64,
-        outcome: Result<Payload, Error>,
-    ) -> Result<Received<T>, Unreadable> {
+    fn settle(&mut self, id: MessageId, kind: u64, outcome: Result<Payload, Error>) -> Result<Received<T>, Unreadable> {
         if let Some(at) = self.in_flight.iter().position(|call| call.id == id) {
             return Ok(Received::Outcome(self.in_flight.swap_remove(at).ticket, outcome));
         }

@@ -1,0 +1,222 @@
+//! What people ask over REST.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response, Sse, sse},
+    routing::{delete, get, post},
+};
+use futures_util::{Stream, stream};
+use jiff::Timestamp;
+use ocpp_rpc::{Close, Error, Event, EventKind, Events, Payload, RpcServer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// How many messages are remembered.
+const MESSAGES: usize = 1000;
+
+pub(crate) fn router(server: &RpcServer) -> Router {
+    let api = Api { server: server.clone(), messages: Arc::default() };
+    tokio::spawn(remember(server.events(), api.messages.clone()));
+    Router::new()
+        .route("/healthz", get(async || "ok"))
+        .route("/api/stations", get(stations))
+        .route("/api/stations/{identity}", delete(close))
+        .route("/api/stations/{identity}/calls/{action}", post(call))
+        .route("/api/messages", get(messages))
+        .route("/api/events", get(events))
+        .with_state(api)
+}
+
+#[derive(Clone)]
+struct Api {
+    server: RpcServer,
+    messages: Arc<Mutex<VecDeque<Message>>>,
+}
+
+#[derive(Clone, Serialize)]
+struct Message {
+    at: Timestamp,
+    station: String,
+    direction: &'static str,
+    text: String,
+}
+
+async fn stations(State(api): State<Api>) -> Json<Vec<Value>> {
+    let mut sessions = api.server.sessions();
+    sessions.sort_by(|a, b| a.identity().cmp(b.identity()));
+    let station = |session: &ocpp_rpc::Session| {
+        json!({
+            "identity": session.identity(),
+            "protocol": session.protocol(),
+            "remote_address": session.remote_address(),
+            "connected_at": timestamp(session.connected_at()),
+            "last_seen_at": timestamp(session.last_seen_at()),
+        })
+    };
+    Json(sessions.iter().map(station).collect())
+}
+
+#[derive(Deserialize)]
+struct CallQuery {
+    timeout_ms: Option<u64>,
+}
+
+async fn call(
+    State(api): State<Api>,
+    Path((identity, action)): Path<(String, String)>,
+    Query(CallQuery { timeout_ms }): Query<CallQuery>,
+    body: Bytes,
+) -> Result<Json<Value>, Failure> {
+    let params: Payload = match &body[..] {
+        b"" => Payload::default(),
+        json => serde_json::from_slice(json).map_err(|error| Failure::BadBody(error.to_string()))?,
+    };
+    let session = api.server.session(&identity).ok_or(Failure::NotConnected)?;
+    let mut call = session.call::<Value>(&action, &params);
+    if let Some(timeout_ms) = timeout_ms {
+        call = call.within(Duration::from_millis(timeout_ms));
+    }
+    Ok(Json(json!({"result": call.await?})))
+}
+
+#[derive(Deserialize)]
+struct CloseQuery {
+    #[serde(default = "normal")]
+    code: u16,
+    #[serde(default)]
+    reason: String,
+}
+
+fn normal() -> u16 {
+    Close::normal().code()
+}
+
+async fn close(
+    State(api): State<Api>,
+    Path(identity): Path<String>,
+    Query(CloseQuery { code, reason }): Query<CloseQuery>,
+) -> Result<Json<Value>, Failure> {
+    let session = api.server.session(&identity).ok_or(Failure::NotConnected)?;
+    let closed = session.close(Close::new(code).reason(reason)).await;
+    Ok(Json(json!({"code": closed.code, "reason": closed.reason})))
+}
+
+#[derive(Deserialize)]
+struct MessagesQuery {
+    station: Option<String>,
+    #[serde(default = "all")]
+    limit: usize,
+}
+
+fn all() -> usize {
+    MESSAGES
+}
+
+async fn messages(State(api): State<Api>, Query(query): Query<MessagesQuery>) -> Json<Vec<Message>> {
+    let messages = api.messages.lock().unwrap_or_else(PoisonError::into_inner);
+    let wanted = |message: &&Message| query.station.as_ref().is_none_or(|station| *station == message.station);
+    Json(messages.iter().rev().filter(wanted).take(query.limit).cloned().collect())
+}
+
+/// Messages, connects and disconnects as they happen; the stream ends when the server has closed.
+async fn events(State(api): State<Api>) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+    let stream = stream::unfold(api.server.events(), async |mut events| {
+        loop {
+            if let Some(told) = told(events.next().await?) {
+                return Some((Ok(sse::Event::default().data(told.to_string())), events));
+            }
+        }
+    });
+    Sse::new(stream).keep_alive(sse::KeepAlive::default())
+}
+
+async fn remember(mut events: Events, messages: Arc<Mutex<VecDeque<Message>>>) {
+    while let Some(event) = events.next().await {
+        let Some(message) = message(&event) else { continue };
+        let mut messages = messages.lock().unwrap_or_else(PoisonError::into_inner);
+        if messages.len() == MESSAGES {
+            messages.pop_front();
+        }
+        messages.push_back(message);
+    }
+}
+
+fn message(event: &Event) -> Option<Message> {
+    let (direction, text) = match &event.kind {
+        EventKind::Received(text) => ("in", text),
+        EventKind::Sent(text) => ("out", text),
+        _ => return None,
+    };
+    let station = event.identity.as_deref().unwrap_or_default().to_owned();
+    Some(Message { at: timestamp(event.at), station, direction, text: text.to_string() })
+}
+
+/// An event as people are told of it, if they are.
+fn told(event: Event) -> Option<Value> {
+    let (at, station) = (timestamp(event.at), event.identity.as_deref());
+    match &event.kind {
+        EventKind::Opened { protocol, .. } => {
+            Some(json!({"at": at, "station": station, "event": "connected", "protocol": protocol.as_deref()}))
+        }
+        EventKind::Closed(closed) => {
+            let (code, reason, cause) = (closed.code, &closed.reason, closed.cause.to_string());
+            Some(json!({
+                "at": at, "station": station, "event": "disconnected", "code": code, "reason": reason, "cause": cause
+            }))
+        }
+        EventKind::Missed(events) => Some(json!({"at": at, "event": "missed", "events": events})),
+        _ => message(&event).and_then(|message| serde_json::to_value(message).ok()),
+    }
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    Timestamp::try_from(time).unwrap_or_default()
+}
+
+/// Why a request over REST fails.
+enum Failure {
+    BadBody(String),
+    NotConnected,
+    Call(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let (status, body) = match self {
+            Self::BadBody(why) => (StatusCode::BAD_REQUEST, json!({"error": "bad_body", "description": why})),
+            Self::NotConnected => (StatusCode::NOT_FOUND, json!({"error": "not_connected"})),
+            Self::Call(Error::Rejected(e)) => {
+                let (code, description) = (e.code().as_str(), e.description());
+                let details = e.details().cloned().unwrap_or_default();
+                let error = json!({"error": "rejected", "code": code, "description": description, "details": details});
+                (StatusCode::BAD_GATEWAY, error)
+            }
+            Self::Call(Error::Encode(why)) => {
+                (StatusCode::BAD_REQUEST, json!({"error": "bad_body", "description": why.to_string()}))
+            }
+            Self::Call(Error::Decode(why)) => {
+                (StatusCode::BAD_GATEWAY, json!({"error": "bad_answer", "description": why.to_string()}))
+            }
+            Self::Call(Error::QueueFull) => (StatusCode::SERVICE_UNAVAILABLE, json!({"error": "busy"})),
+            Self::Call(error) if error.is_timeout() => (StatusCode::GATEWAY_TIMEOUT, json!({"error": "timeout"})),
+            Self::Call(_) => (StatusCode::SERVICE_UNAVAILABLE, json!({"error": "disconnected"})),
+        };
+        (status, Json(body)).into_response()
+    }
+}

@@ -1,0 +1,38 @@
+//! The smallest server of charging stations: one file, one port, nothing else.
+//!
+//!     cargo run --example standalone
+//!
+//! Stations connect to `ws://127.0.0.1:9220/<identity>` with OCPP 1.6 or 2.0.1.
+
+use std::convert::Infallible;
+
+use jiff::Timestamp;
+use ocpp_rpc::{
+    RpcRouter, RpcServer,
+    extract::{Action, Session},
+};
+use serde_json::{Value, json};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let router = RpcRouter::new().on("BootNotification", boot).on("Heartbeat", heartbeat).fallback(anything);
+    let server = RpcServer::builder(router).protocols(["ocpp2.0.1", "ocpp1.6"]).build()?;
+    let listener = server.listen("127.0.0.1:9220").await?;
+    println!("listening on ws://{}/<identity>", listener.local_addr());
+    listener.until(async { _ = tokio::signal::ctrl_c().await }).await;
+    Ok(())
+}
+
+async fn boot(session: Session) -> Result<Value, Infallible> {
+    println!("{} boots with {}", session.identity(), session.protocol().unwrap_or("no protocol"));
+    Ok(json!({"status": "Accepted", "interval": 300, "currentTime": Timestamp::now()}))
+}
+
+async fn heartbeat() -> Result<Value, Infallible> {
+    Ok(json!({"currentTime": Timestamp::now()}))
+}
+
+async fn anything(action: Action, session: Session) -> Result<(), Infallible> {
+    println!("{} says {action}", session.identity());
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! The server's end: a tower service and an axum extractor that upgrade requests, sessions by identity, and a
+//! listener for those who have none.
+
+mod auth;
+#[cfg(feature = "axum")]
+mod axum;
+mod builder;
+#[cfg(feature = "listen")]
+mod listen;
+mod registry;
+mod service;
+mod session;
+mod upgrade;
+
+/// Stands in for what axum knows of a request, where there is no axum.
+#[cfg(not(feature = "axum"))]
+mod axum {
+    use std::net::SocketAddr;
+
+    use http::{Extensions, Uri};
+
+    pub(super) fn original_uri(_: &Extensions) -> Option<&Uri> {
+        None
+    }
+
+    pub(super) fn connect_info(_: &Extensions) -> Option<SocketAddr> {
+        None
+    }
+}
+
+#[cfg(feature = "listen")]
+pub use self::listen::Listener;
+pub use self::{
+    auth::{Accept, Authenticate, Handshake, Reject},
+    builder::{BuildError, RpcServerBuilder},
+    service::HandshakeFuture,
+    session::Session,
+    upgrade::{RemoteAddress, RpcUpgrade, UpgradeError},
+};
+
+use std::{
+    fmt,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    close::{Close, Manner},
+    connection::Dispatch,
+    dialect::Dialect,
+    event::{Event, EventKind, Events, Hub},
+    options::Options,
+    rpc::RpcRouter,
+};
+
+use self::{auth::AnyAuth, registry::Registry};
+
+/// A server of OCPP-J: upgrades requests to sessions, and knows them by identity.
+///
+/// It is a tower [`Service`](tower::Service) of HTTP requests, cheap to clone. Mount it on an axum router, serve it
+/// with hyper, hand it requests that an [extractor](RpcUpgrade) took in, or let it [`listen`](Self::listen).
+///
+/// ```
+/// use ocpp_rpc::{RpcRouter, RpcServer};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp2.0.1", "ocpp1.6"]).build()?;
+/// let app: axum::Router = axum::Router::new().route_service("/ocpp/{*identity}", server);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Requests that open no session are answered as follows; the reason is in the body.
+///
+/// | What is wrong | Status |
+/// |---|---|
+/// | not a WebSocket request, or not version 13 of it | 426 |
+/// | the path ends in no identity that can be decoded | 404 |
+/// | a header of the handshake is malformed | 400 |
+/// | the [hook](Authenticate) says no | what the hook says, 401 by default |
+/// | the hook panics | 500 |
+/// | the hook takes longer than [`handshake_deadline`](RpcServerBuilder::handshake_deadline) | 503 |
+/// | too many handshakes are under way, or the server closes | 503 |
+///
+/// A client that offers no protocol that the server has is upgraded without one and closed with 1002, as the
+/// standards want it (OCPP-J 1.6 §3.2, OCPP 2.0.1 part 4 §3.2).
+#[derive(Clone)]
+pub struct RpcServer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dispatch: Arc<dyn Dispatch>,
+    protocols: Vec<Arc<str>>,
+    dialects: Vec<(Arc<str>, Dialect)>,
+    auth: Option<Box<dyn AnyAuth>>,
+    options: Options,
+    handshake_deadline: Duration,
+    max_identity: usize,
+    pending: Semaphore,
+    registry: Registry,
+    hub: Arc<Hub>,
+    tasks: TaskTracker,
+    /// Fires when closing begins.
+    closing: CancellationToken,
+    /// Fires when a close has run out of time.
+    kill: CancellationToken,
+    killed: AtomicUsize,
+}
+
+/// What became of the sessions of a server that closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// Sessions that ended as they were asked to.
+    pub clean: usize,
+    /// Sessions, or handlers of sessions that had ended, that were dropped when the time was up.
+    pub forced: usize,
+}
+
+impl RpcServer {
+    /// A server whose sessions are answered by `router`.
+    pub fn builder<S: Send + Sync + 'static>(router: RpcRouter<S>) -> RpcServerBuilder {
+        RpcServerBuilder::new(router.into_dispatch())
+    }
+
+    /// The session of this identity: the newest one, where there are several.
+    pub fn session(&self, identity: &str) -> Option<Session> {
+        self.inner.registry.get(identity)
+    }
+
+    /// All sessions, in no order.
+    pub fn sessions(&self) -> Vec<Session> {
+        self.inner.registry.all()
+    }
+
+    /// What happens from now on, on all connections.
+    pub fn events(&self) -> Events {
+        self.inner.hub.subscribe()
+    }
+
+    /// Opens a session for a request that the caller has judged, and gives the response to it: 101, or why not.
+    ///
+    /// The authentication hook is passed by; everything else holds as for the service. The session is registered
+    /// when the client's socket arrives, before anything is read from it.
+    ///
+    /// `B` is the body of the response: axum's `Body`, or anything else that is made from bytes.
+    pub fn accept<B: From<Bytes>>(&self, upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
+        let known = upgrade.handshake.clone();
+        match self.inner.open(upgrade, accept) {
+            Ok(response) => response,
+            Err(reject) => {
+                self.inner.refused(Some(&known), Some(reject.status()), reject.reason());
+                reject.into_response()
+            }
+        }
+    }
+
+    /// Closes the server: no new sessions, every session is closed as asked, and all of their tasks are waited for.
+    /// An HTTP server that was not opened by [`listen`](Self::listen) is not touched.
+    ///
+    /// The first close decides. With calls under way waited for or not, sessions have the time that the close
+    /// gives them, plus [`Options::close_timeout`], plus two seconds; what is left then is dropped.
+    ///
+    /// # Cancel safety
+    /// Once polled, closing goes on even if the future is dropped; only the last resort is not taken.
+    pub async fn close(&self, close: Close) -> CloseReport {
+        let inner = &*self.inner;
+        let patience = match close.manner() {
+            Manner::AfterPending(pending) => pending,
+            Manner::AtOnce | Manner::Forced => Duration::ZERO,
+        };
+        let total = inner.registry.close_all(&close, Instant::now() + patience + inner.options.close_timeout + GRACE);
+        inner.closing.cancel();
+        inner.tasks.close();
+        if timeout_at(total.deadline, inner.tasks.wait()).await.is_err() {
+            inner.killed.fetch_max(inner.tasks.len(), Ordering::Relaxed);
+            inner.kill.cancel();
+            inner.tasks.wait().await;
+        }
+        inner.hub.end();
+        let forced = inner.killed.load(Ordering::Relaxed);
+        CloseReport { clean: total.sessions.saturating_sub(forced), forced }
+    }
+
+    /// Whether [`close`](Self::close) has begun.
+    pub fn is_closing(&self) -> bool {
+        self.inner.closing.is_cancelled()
+    }
+
+    /// Answers a handshake, with everything that the service does.
+    async fn handshake(&self, upgrade: Result<RpcUpgrade, UpgradeError>) -> Response<http_body_util::Full<Bytes>> {
+        let inner = &self.inner;
+        let upgrade = match upgrade {
+            Ok(upgrade) => upgrade,
+            Err(error) => {
+                inner.refused(None, Some(error.status()), error.reason());
+                return error.into_response();
+            }
+        };
+        let known = upgrade.handshake.clone();
+        match inner.judge(upgrade).await {
+            Ok(response) => response,
+            Err(reject) => {
+                inner.refused(Some(&known), Some(reject.status()), reject.reason());
+                reject.into_response()
+            }
+        }
+    }
+}
+
+/// What tasks have on top of all deadlines of their own before they are dropped.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Inner {
+    /// Asks the hook, then opens the session.
+    async fn judge<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade) -> Result<Response<B>, Reject> {
+        let Ok(_place) = self.pending.try_acquire() else { return Err(unavailable("too many handshakes")) };
+        let accept = match &self.auth {
+            None => Accept::new(),
+            Some(auth) => {
+                let hook = AssertUnwindSafe(auth.authenticate(upgrade.handshake.clone())).catch_unwind();
+                let hook = self.closing.run_until_cancelled(timeout(self.handshake_deadline, hook));
+                match hook.await {
+                    None => return Err(unavailable("the server is closing")),
+                    Some(Err(_)) => return Err(unavailable("authentication took too long")),
+                    Some(Ok(Err(_))) => {
+                        tracing::error!("the authentication hook panicked");
+                        return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("authentication failed"));
+                    }
+                    Some(Ok(Ok(judgement))) => judgement?,
+                }
+            }
+        };
+        self.open(upgrade, accept)
+    }
+
+    /// Negotiates the protocol and lets a task wait for the socket.
+    fn open<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade, accept: Accept) -> Result<Response<B>, Reject> {
+        if self.closing.is_cancelled() {
+            return Err(unavailable("the server is closing"));
+        }
+        let (protocol, extensions) = accept.into_parts();
+        let agreement = self.negotiate(&upgrade.handshake, protocol)?;
+        let mut response = Response::new(B::from(Bytes::new()));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        upgrade.answer(headers);
+        if let Agreement::Protocol(protocol) = &agreement {
+            insert(headers, header::SEC_WEBSOCKET_PROTOCOL, protocol)?;
+        }
+        let task = session::run(self.clone(), upgrade, agreement, extensions);
+        let kill = self.kill.clone();
+        self.tasks.spawn(async move { kill.run_until_cancelled(task).await });
+        Ok(response)
+    }
+
+    /// The first protocol of the client's list that the server has, or the one that the hook chose.
+    fn negotiate(&self, handshake: &Handshake, chosen: Option<Arc<str>>) -> Result<Agreement, Reject> {
+        let offered = handshake.protocols();
+        match chosen {
+            Some(chosen) if offered.iter().any(|offer| **offer == *chosen) => Ok(Agreement::Protocol(chosen)),
+            Some(_) => Err(Reject::new(StatusCode::BAD_REQUEST).body("the accepted protocol was not offered")),
+            None if self.protocols.is_empty() => Ok(Agreement::Unnamed),
+            None => {
+                let common = offered.iter().find_map(|offer| self.protocols.iter().find(|mine| ***mine == **offer));
+                Ok(common.map_or(Agreement::None, |common| Agreement::Protocol(common.clone())))
+            }
+        }
+    }
+
+    fn dialect(&self, protocol: Option<&str>) -> Dialect {
+        let own = self.dialects.iter().find(|(name, _)| Some(&**name) == protocol);
+        own.map_or_else(|| Dialect::of(protocol), |(_, dialect)| *dialect)
+    }
+
+    fn refused(&self, handshake: Option<&Handshake>, status: Option<StatusCode>, reason: &str) {
+        let identity = handshake.map(Handshake::identity);
+        let remote_address = handshake.and_then(Handshake::remote_address);
+        tracing::debug!(identity, ?remote_address, ?status, reason, "handshake refused");
+        self.hub.emit(|| Event {
+            at: SystemTime::now(),
+            identity: identity.map(Into::into),
+            remote_address,
+            kind: EventKind::Refused { status: status.map(|status| status.as_u16()), reason: reason.to_owned() },
+        });
+    }
+}
+
+/// What came of the negotiation.
+enum Agreement {
+    Protocol(Arc<str>),
+    /// The server has no protocols and takes whoever comes.
+    Unnamed,
+    /// Nothing in common.
+    None,
+}
+
+fn unavailable(reason: &'static str) -> Reject {
+    Reject::new(StatusCode::SERVICE_UNAVAILABLE).header(header::RETRY_AFTER, HeaderValue::from_static("5")).body(reason)
+}
+
+fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) -> Result<(), Reject> {
+    // Tokens were checked when they were offered or configured.
+    let value = HeaderValue::from_str(value).map_err(|_| Reject::new(StatusCode::BAD_REQUEST))?;
+    headers.insert(name, value);
+    Ok(())
+}
+
+impl fmt::Debug for RpcServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcServer")
+            .field("protocols", &self.inner.protocols)
+            .field("options", &self.inner.options)
+            .field("closing", &self.is_closing())
+            .finish_non_exhaustive()
+    }
+}

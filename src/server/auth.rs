@@ -1,0 +1,276 @@
+//! Who may come in: the hook that judges handshakes, what it is shown, and what it can say.
+
+use std::{borrow::Cow, fmt, net::SocketAddr, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
+
+use crate::handshake;
+
+/// A request that wants to become a session, as the [hook](Authenticate) sees it. Cheap to clone.
+///
+/// Neither the password nor any header is in its `Debug`.
+#[derive(Clone)]
+pub struct Handshake {
+    facts: Arc<Facts>,
+}
+
+struct Facts {
+    parts: Parts,
+    identity: Arc<str>,
+    endpoint: String,
+    protocols: Vec<String>,
+    remote_address: Option<SocketAddr>,
+}
+
+impl Handshake {
+    pub(super) fn new(
+        mut parts: Parts,
+        identity: Arc<str>,
+        endpoint: String,
+        protocols: Vec<String>,
+        remote_address: Option<SocketAddr>,
+    ) -> Self {
+        for (name, value) in &mut parts.headers {
+            if name == header::AUTHORIZATION {
+                value.set_sensitive(true);
+            }
+        }
+        Self { facts: Arc::new(Facts { parts, identity, endpoint, protocols, remote_address }) }
+    }
+
+    /// The identity of the charging station: the last segment of the path, decoded.
+    pub fn identity(&self) -> &str {
+        &self.facts.identity
+    }
+
+    pub(super) fn shared_identity(&self) -> Arc<str> {
+        self.facts.identity.clone()
+    }
+
+    /// The path in front of the identity, as it was sent; of the whole request, even where the server is nested.
+    pub fn endpoint(&self) -> &str {
+        &self.facts.endpoint
+    }
+
+    /// The query of the request, as it was sent.
+    pub fn query(&self) -> Option<&str> {
+        self.facts.parts.uri.query()
+    }
+
+    /// The subprotocols that the client offers, in its order.
+    pub fn protocols(&self) -> &[String] {
+        &self.facts.protocols
+    }
+
+    /// The headers of the request.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.facts.parts.headers
+    }
+
+    /// The whole head of the request, with whatever earlier layers put into its extensions.
+    pub fn parts(&self) -> &Parts {
+        &self.facts.parts
+    }
+
+    /// The password of Basic credentials whose user name is the identity: bytes, perhaps none, perhaps not UTF-8.
+    /// Credentials of anybody else, or that cannot be read, are no password.
+    ///
+    /// Standard: OCPP 1.6 security whitepaper §2.3, OCPP 2.0.1 part 2 A00.
+    pub fn password(&self) -> Option<Vec<u8>> {
+        handshake::basic_password(self.headers(), self.identity())
+    }
+
+    /// The address at the other end, where it is known: the built-in listener knows it, and axum where the
+    /// application is served with `ConnectInfo`. Others can put a [`RemoteAddress`](super::RemoteAddress) into the
+    /// request's extensions.
+    pub fn remote_address(&self) -> Option<SocketAddr> {
+        self.facts.remote_address
+    }
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshake")
+            .field("identity", &self.identity())
+            .field("endpoint", &self.endpoint())
+            .field("protocols", &self.protocols())
+            .field("remote_address", &self.remote_address())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Judges handshakes: a closure, or a type of one's own.
+///
+/// It runs inside the request: it is dropped when the client leaves, when the server closes, and at the
+/// [deadline](super::RpcServerBuilder::handshake_deadline).
+///
+/// ```
+/// use ocpp_rpc::{Accept, Authenticate, Handshake, Reject, RpcRouter, RpcServer};
+///
+/// struct Gate {
+///     password: Vec<u8>,
+/// }
+///
+/// #[derive(Clone)]
+/// struct Tenant(u32);
+///
+/// impl Authenticate for Gate {
+///     async fn authenticate(&self, handshake: Handshake) -> Result<Accept, Reject> {
+///         match handshake.password() {
+///             Some(password) if password == self.password => Ok(Accept::new().extension(Tenant(7))),
+///             _ => Err(Reject::unauthorized()),
+///         }
+///     }
+/// }
+///
+/// let with_type = RpcServer::builder(RpcRouter::new()).auth(Gate { password: b"secret".to_vec() });
+///
+/// let with_closure = RpcServer::builder(RpcRouter::new()).auth(async |handshake: Handshake| {
+///     match handshake.identity().starts_with("acme-") {
+///         true => Ok(Accept::new()),
+///         false => Err(Reject::not_found()),
+///     }
+/// });
+/// # let _ = (with_type.build(), with_closure.build());
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot judge handshakes",
+    note = "a hook implements `Authenticate`, or is a closure `Fn(Handshake) -> impl Future<Output = Result<Accept, Reject>> + Send`"
+)]
+pub trait Authenticate: Send + Sync + 'static {
+    /// Says whether the handshake becomes a session, or what it is answered with instead.
+    fn authenticate(&self, handshake: Handshake) -> impl Future<Output = Result<Accept, Reject>> + Send;
+}
+
+impl<F, Fut> Authenticate for F
+where
+    F: Fn(Handshake) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Accept, Reject>> + Send,
+{
+    fn authenticate(&self, handshake: Handshake) -> impl Future<Output = Result<Accept, Reject>> + Send {
+        self(handshake)
+    }
+}
+
+/// A hook with its type forgotten.
+pub(super) trait AnyAuth: Send + Sync {
+    fn authenticate(&self, handshake: Handshake) -> Judging<'_>;
+}
+
+type Judging<'a> = Pin<Box<dyn Future<Output = Result<Accept, Reject>> + Send + 'a>>;
+
+impl<A: Authenticate> AnyAuth for A {
+    fn authenticate(&self, handshake: Handshake) -> Judging<'_> {
+        Box::pin(Authenticate::authenticate(self, handshake))
+    }
+}
+
+/// Lets a client in, with what the application knows of it.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct Accept {
+    protocol: Option<Arc<str>>,
+    extensions: Extensions,
+}
+
+impl Accept {
+    /// Lets the client in; the protocol is negotiated.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives the session a value of this type: handlers get it as
+    /// [`Extension`](crate::extract::Extension), holders of the session from
+    /// [`Session::extension`](super::Session::extension).
+    pub fn extension<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.extensions.insert(value);
+        self
+    }
+
+    /// Chooses the protocol, which the client must have offered: else it is answered with 400.
+    pub fn protocol(self, protocol: &str) -> Self {
+        Self { protocol: Some(protocol.into()), ..self }
+    }
+
+    pub(super) fn into_parts(self) -> (Option<Arc<str>>, Extensions) {
+        (self.protocol, self.extensions)
+    }
+}
+
+/// Turns a client away with an HTTP response; 401 by default.
+#[derive(Debug, Clone)]
+pub struct Reject {
+    status: StatusCode,
+    /// Boxed, because a map of headers is large and most results have none.
+    headers: Box<HeaderMap>,
+    body: Cow<'static, str>,
+}
+
+impl Reject {
+    /// Turns the client away with this status. Redirects are fine; 1xx and 2xx are not and become 500.
+    pub fn new(status: StatusCode) -> Self {
+        let status = match status.as_u16() {
+            100..=299 => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => status,
+        };
+        Self { status, headers: Box::default(), body: Cow::Borrowed("") }
+    }
+
+    /// 401, which asks for Basic credentials.
+    pub fn unauthorized() -> Self {
+        const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"ocpp\"");
+        Self::new(StatusCode::UNAUTHORIZED).header(header::WWW_AUTHENTICATE, CHALLENGE)
+    }
+
+    /// 404: the standards' answer to an identity that is not known.
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND)
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// Sets the body, a text.
+    #[must_use]
+    pub fn body(self, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { body: text.into(), ..self }
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn reason(&self) -> &str {
+        match &*self.body {
+            "" => self.status.canonical_reason().unwrap_or_default(),
+            body => body,
+        }
+    }
+
+    pub(super) fn into_response<B: From<Bytes>>(self) -> Response<B> {
+        let mut response = Response::new(B::from(Bytes::from(self.body.into_owned())));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = *self.headers;
+        let headers = response.headers_mut();
+        headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    }
+}
+
+impl Default for Reject {
+    fn default() -> Self {
+        Self::unauthorized()
+    }
+}
+
+impl From<StatusCode> for Reject {
+    fn from(status: StatusCode) -> Self {
+        Self::new(status)
+    }
+}

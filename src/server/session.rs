@@ -1,0 +1,164 @@
+//! A charging station that is connected, and the task that serves it.
+
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+
+use http::{Extensions, StatusCode};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout;
+use tracing::Instrument;
+
+use super::{Agreement, Inner, RpcUpgrade, upgrade};
+use crate::{
+    close::{Cause, Close, Closed},
+    connection::{
+        About, Link,
+        driver::Driver,
+        socket::{Farewell, Socket},
+    },
+    error::CallError,
+    event::EventKind,
+    peer::{Call, Peer},
+    rpc::{IncomingCall, extract::FromCall},
+};
+
+/// The handle on a charging station that is connected. Cheap to clone; it stays valid when the connection has
+/// ended, and says so.
+#[derive(Debug, Clone)]
+pub struct Session {
+    peer: Peer,
+}
+
+impl Session {
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self { peer: Peer::new(link) }
+    }
+
+    /// Calls an action of the charging station; see [`Peer::call`].
+    pub fn call<R: DeserializeOwned>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
+        self.peer.call(action, params)
+    }
+
+    /// Sends a message that is never answered; see [`Peer::send`].
+    pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
+        self.peer.send(action, params)
+    }
+
+    /// Closes the session and waits for its end; see [`Peer::close`]. It has left the server's registry by then.
+    pub async fn close(&self, close: Close) -> Closed {
+        self.peer.close(close).await
+    }
+
+    /// Waits for the end of the session; see [`Peer::closed`].
+    pub async fn closed(&self) -> Closed {
+        self.peer.closed().await
+    }
+
+    /// The handle that knows both ends alike.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// The identity of the charging station.
+    pub fn identity(&self) -> &str {
+        self.peer.identity()
+    }
+
+    /// The subprotocol that was agreed on; none where the server has none.
+    pub fn protocol(&self) -> Option<&str> {
+        self.peer.protocol()
+    }
+
+    /// The address at the other end, where it is known.
+    pub fn remote_address(&self) -> Option<SocketAddr> {
+        self.link().about.remote_address
+    }
+
+    /// When the connection was opened.
+    pub fn connected_at(&self) -> SystemTime {
+        self.link().about.opened_at
+    }
+
+    /// When something was last received, pings and pongs included.
+    pub fn last_seen_at(&self) -> SystemTime {
+        self.link().last_seen()
+    }
+
+    /// What the application said of this session when it accepted it.
+    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.peer.extensions().get()
+    }
+
+    pub(super) fn link(&self) -> &Arc<Link> {
+        self.peer.link()
+    }
+}
+
+/// The session that the call came in on. A client's router has none: its handlers ask for a [`Peer`].
+impl<S: Sync> FromCall<S> for Session {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        match call.peer().extensions().get::<IsSession>() {
+            Some(IsSession) => Ok(Self { peer: call.peer().clone() }),
+            None => Err(CallError::internal("a client has no sessions: ask for the `Peer`")),
+        }
+    }
+}
+
+/// Marks a connection as a server's.
+#[derive(Clone)]
+struct IsSession;
+
+/// Waits for the client's socket and serves it to its end.
+pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agreement, mut extensions: Extensions) {
+    let handshake = upgrade.handshake.clone();
+    let upgraded = match timeout(server.handshake_deadline, upgrade.into_socket()).await {
+        Ok(Ok(upgraded)) => upgraded,
+        Ok(Err(error)) => return server.refused(Some(&handshake), None, &format!("the client left: {error}")),
+        Err(_) => return server.refused(Some(&handshake), None, "the response could not be sent"),
+    };
+    let (io, early) = upgrade::stream(upgraded);
+    let socket = Socket::server(io, &early, &server.options).await;
+    drop(early);
+    let protocol = match agreement {
+        Agreement::Protocol(protocol) => Some(protocol),
+        Agreement::Unnamed => None,
+        Agreement::None => {
+            const REASON: &str = "no common subprotocol";
+            server.refused(Some(&handshake), Some(StatusCode::SWITCHING_PROTOCOLS), REASON);
+            let close = Close::new(1002).reason(REASON).because(Cause::ProtocolError);
+            socket.part(Farewell::close(&close), server.options.close_timeout).await;
+            return;
+        }
+    };
+    extensions.insert(IsSession);
+    let about = About {
+        identity: handshake.shared_identity(),
+        dialect: server.dialect(protocol.as_deref()),
+        protocol,
+        remote_address: handshake.remote_address(),
+        opened_at: SystemTime::now(),
+        extensions,
+    };
+    // The headers of the request are not needed any more.
+    drop(handshake);
+    let span = tracing::info_span!(
+        "connection",
+        identity = &*about.identity,
+        protocol = about.protocol.as_deref(),
+        remote_address = about.remote_address.map(tracing::field::display),
+    );
+    serve(server, about, socket).instrument(span).await;
+}
+
+async fn serve(server: Arc<Inner>, about: About, socket: Socket) {
+    let link = Link::new(about, server.options.call_queue, server.hub.clone());
+    let driver = Driver::new(link.clone(), server.dispatch.clone(), server.options.clone());
+    let entry = server.registry.enter(Session::new(link.clone()));
+    tracing::debug!("session opened");
+    link.emit(|| EventKind::Opened { protocol: link.about.protocol.clone() });
+    let leave = |closed: &Closed| {
+        drop(entry);
+        tracing::debug!(%closed, "session closed");
+        link.emit(|| EventKind::Closed(closed.clone()));
+    };
+    driver.serve(socket, leave).await;
+}

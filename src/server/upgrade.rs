@@ -1,0 +1,164 @@
+//! From a request to a stream: what was read of the handshake, and the socket that hyper hands over.
+
+use std::{fmt, net::SocketAddr};
+
+use bytes::Bytes;
+use headers::{HeaderMapExt, SecWebsocketAccept};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
+use tokio::net::TcpStream;
+
+use super::{
+    auth::{Handshake, Reject},
+    axum,
+};
+use crate::{
+    connection::socket::Io,
+    handshake::{self, Refusal},
+};
+
+/// The address of a request's client, for a [`Handshake`] to find in its extensions.
+///
+/// The built-in listener puts it there. Where another server accepts connections, a layer can do so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteAddress(pub SocketAddr);
+
+/// A WebSocket handshake that somebody else has still to decide about: give it to
+/// [`RpcServer::accept`](super::RpcServer::accept), or answer the request in another way.
+///
+/// An axum extractor; [`from_request`](Self::from_request) does the same for any other stack.
+///
+/// ```
+/// use axum::{extract::State, http::StatusCode, response::{IntoResponse, Response}};
+/// use ocpp_rpc::{Accept, RpcServer, RpcUpgrade};
+///
+/// async fn connect(upgrade: RpcUpgrade, State(server): State<RpcServer>) -> Response {
+///     if upgrade.handshake().identity().starts_with("test-") {
+///         return StatusCode::FORBIDDEN.into_response();
+///     }
+///     server.accept(upgrade, Accept::new())
+/// }
+/// # let _: axum::Router<RpcServer> = axum::Router::new().route("/ocpp/{*identity}", axum::routing::any(connect));
+/// ```
+pub struct RpcUpgrade {
+    pub(super) handshake: Handshake,
+    accept: SecWebsocketAccept,
+    on_upgrade: OnUpgrade,
+}
+
+pub(super) const DEFAULT_MAX_IDENTITY: usize = 255;
+
+impl RpcUpgrade {
+    /// Reads the handshake out of a request.
+    ///
+    /// # Errors
+    /// When the request is no WebSocket handshake, or names no identity.
+    pub fn from_request<B>(request: Request<B>) -> Result<Self, UpgradeError> {
+        Self::take(request, DEFAULT_MAX_IDENTITY)
+    }
+
+    pub(super) fn take<B>(request: Request<B>, max_identity: usize) -> Result<Self, UpgradeError> {
+        let (mut parts, _) = request.into_parts();
+        let on_upgrade = parts.extensions.remove();
+        Self::read(parts, on_upgrade, max_identity)
+    }
+
+    pub(super) fn read(parts: Parts, on_upgrade: Option<OnUpgrade>, max_identity: usize) -> Result<Self, UpgradeError> {
+        const NO_UPGRADE: Refusal =
+            Refusal { status: StatusCode::BAD_REQUEST, reason: "the connection cannot be upgraded" };
+        let accept = handshake::check(&parts)?;
+        let on_upgrade = on_upgrade.ok_or(NO_UPGRADE)?;
+        let uri = axum::original_uri(&parts.extensions).unwrap_or(&parts.uri);
+        let (endpoint, identity) = handshake::identity(uri.path(), max_identity)?;
+        let (endpoint, identity) = (endpoint.to_owned(), identity.into());
+        let protocols = handshake::offered_protocols(&parts.headers)?;
+        let known = parts.extensions.get().map(|&RemoteAddress(address)| address);
+        let remote_address = known.or_else(|| axum::connect_info(&parts.extensions));
+        let handshake = Handshake::new(parts, identity, endpoint, protocols, remote_address);
+        Ok(Self { handshake, accept, on_upgrade })
+    }
+
+    /// What the request says.
+    pub fn handshake(&self) -> &Handshake {
+        &self.handshake
+    }
+
+    /// Sets the headers of the 101 response (RFC 6455 §4.2.2), but for the protocol.
+    pub(super) fn answer(&self, headers: &mut HeaderMap) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.typed_insert(self.accept.clone());
+    }
+
+    pub(super) fn into_socket(self) -> OnUpgrade {
+        self.on_upgrade
+    }
+}
+
+impl fmt::Debug for RpcUpgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcUpgrade").field("handshake", &self.handshake).finish_non_exhaustive()
+    }
+}
+
+/// A request that is no handshake of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpgradeError(Refusal);
+
+impl UpgradeError {
+    /// The HTTP status that says so.
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    pub(super) fn reason(&self) -> &'static str {
+        self.0.reason
+    }
+
+    /// The response that says so, with the reason as its body.
+    pub fn into_response<B: From<Bytes>>(self) -> Response<B> {
+        let mut reject = Reject::new(self.0.status).body(self.0.reason);
+        if self.0.status == StatusCode::UPGRADE_REQUIRED {
+            reject = reject
+                .header(header::UPGRADE, HeaderValue::from_static("websocket"))
+                .header(header::CONNECTION, HeaderValue::from_static("Upgrade"))
+                .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        reject.into_response()
+    }
+}
+
+impl fmt::Display for UpgradeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.reason)
+    }
+}
+
+impl std::error::Error for UpgradeError {}
+
+impl From<Refusal> for UpgradeError {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+/// The stream below an upgraded connection, and what was read of it already.
+///
+/// A TCP socket is taken out of hyper's wrappers, whichever of its two servers made them: an idle connection then
+/// keeps nothing of them in memory.
+pub(super) fn stream(upgraded: Upgraded) -> (Box<dyn Io>, Bytes) {
+    match tcp(upgraded) {
+        Ok((socket, early)) => (Box::new(socket), early),
+        Err(upgraded) => (Box::new(TokioIo::new(upgraded)), Bytes::new()),
+    }
+}
+
+fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
+    let upgraded = match downcast::<TokioIo<TcpStream>>(upgraded) {
+        Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
+        Err(upgraded) => upgraded,
+    };
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>()?;
+    Ok((parts.io.into_inner(), parts.read_buf))
+}

@@ -1,0 +1,120 @@
+//! A charging station for tests: any WebSocket client that says exactly what it is told to, over a stream in
+//! memory, so that time can be paused.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use ocpp_rpc::RpcServer;
+use tokio::{io::DuplexStream, time::timeout};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Message, client::IntoClientRequest, http::HeaderValue, protocol::CloseFrame},
+};
+
+pub struct Station {
+    pub ws: WebSocketStream<DuplexStream>,
+    /// The subprotocol that the server agreed to.
+    pub protocol: Option<String>,
+}
+
+/// One end of a connection in memory whose other end `server` serves.
+pub fn dial(server: &RpcServer) -> DuplexStream {
+    dial_with_buffer(server, 64 << 10)
+}
+
+/// The same, over a stream that holds so many bytes each way.
+pub fn dial_with_buffer(server: &RpcServer, bytes: usize) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(bytes);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(far), TowerToHyperService::new(server.clone()))
+        .with_upgrades();
+    tokio::spawn(connection);
+    near
+}
+
+impl Station {
+    /// Connects as `identity`, offering `protocols` (a header value; none offers nothing).
+    pub async fn connect(server: &RpcServer, identity: &str, protocols: &str) -> Self {
+        Self::open(dial(server), identity, protocols).await
+    }
+
+    pub async fn open(stream: DuplexStream, identity: &str, protocols: &str) -> Self {
+        let mut request = format!("ws://test/ocpp/{identity}").into_client_request().expect("a request");
+        if !protocols.is_empty() {
+            let value = HeaderValue::from_str(protocols).expect("a header");
+            request.headers_mut().insert("sec-websocket-protocol", value);
+        }
+        // The client checks the answer's protocol against its offer, which some tests break.
+        let (ws, response) = client_async(request, stream).await.expect("a session");
+        let protocol = response.headers().get("sec-websocket-protocol");
+        let protocol = protocol.map(|protocol| protocol.to_str().expect("a token").to_owned());
+        Self { ws, protocol }
+    }
+
+    pub async fn send(&mut self, text: impl Into<String>) {
+        self.ws.send(Message::text(text.into())).await.expect("open");
+    }
+
+    /// The next text message. Pings are answered along the way.
+    pub async fn receive(&mut self) -> String {
+        loop {
+            match self.next().await {
+                Message::Text(text) => return text.to_string(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("no text: {other:?}"),
+            }
+        }
+    }
+
+    /// Sends a message and gives the answer to it.
+    pub async fn ask(&mut self, text: impl Into<String>) -> String {
+        self.send(text).await;
+        self.receive().await
+    }
+
+    /// Receives a call, and gives its id and the rest of its elements.
+    pub async fn receive_call(&mut self) -> (String, serde_json::Value) {
+        let text = self.receive().await;
+        let (kind, id, action, params): (u8, String, String, serde_json::Value) =
+            serde_json::from_str(&text).unwrap_or_else(|_| panic!("no call: {text}"));
+        assert_eq!(kind, 2, "{text}");
+        (id, serde_json::json!([action, params]))
+    }
+
+    pub async fn next(&mut self) -> Message {
+        self.ws.next().await.expect("open").expect("a message")
+    }
+
+    /// Code and reason of the close frame that comes next, answered as the protocol wants it. Other messages before
+    /// it are read over.
+    pub async fn closed(&mut self) -> (u16, String) {
+        loop {
+            match self.ws.next().await {
+                Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
+                    let _ = self.ws.flush().await;
+                    return (code.into(), reason.to_string());
+                }
+                Some(Ok(Message::Close(None))) => return (1005, String::new()),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return (1006, String::new()),
+            }
+        }
+    }
+
+    pub async fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        self.ws.send(Message::Close(Some(frame))).await.expect("open");
+    }
+
+    /// Asserts that nothing comes for an hour: pauses the clock of no test, so only for tests that did.
+    pub async fn silent(&mut self) {
+        loop {
+            match timeout(Duration::from_secs(3600), self.ws.next()).await {
+                Err(_) => return,
+                Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
+                Ok(other) => panic!("not silent: {other:?}"),
+            }
+        }
+    }
+}
