@@ -34,7 +34,9 @@ pub use wire::{Fault, MessageId, NotAnObject, Payload};
 
 /// What handlers can ask for.
 pub mod extract {
+    pub use crate::peer::Peer;
     pub use crate::rpc::extract::{Action, CancellationToken, Extension, FromCall, FromRef, Params, State};
     #[cfg(feature = "server")]
     pub use crate::server::Session;
+    pub use crate::wire::{MessageId, Payload};
 }

@@ -162,3 +162,55 @@ fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
     let parts = upgraded.downcast::<TokioIo<TcpStream>>()?;
     Ok((parts.io.into_inner(), parts.read_buf))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::Empty;
+    use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+    use hyper_util::{rt::TokioExecutor, server::conn::auto};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        sync::mpsc,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tcp_socket_is_taken_out_of_both_of_hypers_servers() {
+        for auto_server in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let mut client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a socket");
+            let (tell, mut told) = mpsc::unbounded_channel();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let tell = tell.clone();
+                tokio::spawn(async move { tell.send(tcp(hyper::upgrade::on(request).await.expect("upgraded"))) });
+                let mut response = Response::new(Empty::<Bytes>::new());
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                async { Ok::<_, Infallible>(response) }
+            });
+            let io = TokioIo::new(listener.accept().await.expect("a client").0);
+            tokio::spawn(async move {
+                match auto_server {
+                    true => {
+                        let server = auto::Builder::new(TokioExecutor::new());
+                        let _ = server.serve_connection_with_upgrades(io, service).await;
+                    }
+                    false => drop(http1::Builder::new().serve_connection(io, service).with_upgrades().await),
+                }
+            });
+            let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
+            client.write_all(request).await.expect("open");
+            let (mut socket, early) = told.recv().await.expect("an upgrade").expect("the very socket");
+            assert_eq!(&early[..], b"early");
+            socket.write_all(b"!").await.expect("open");
+            let mut head = Vec::new();
+            while !head.ends_with(b"!") {
+                head.push(client.read_u8().await.expect("open"));
+            }
+        }
+    }
+}
