@@ -9,10 +9,11 @@ mod keepalive;
 pub(crate) mod socket;
 
 use std::{
+    fmt,
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
@@ -32,6 +33,7 @@ use crate::{
     dialect::Dialect,
     error::{CallError, Error},
     event::{Event, EventKind, Hub},
+    options::Options,
     wire::{MessageId, Payload},
 };
 
@@ -72,24 +74,41 @@ pub(crate) type Ticket = oneshot::Sender<Result<Payload, Error>>;
 pub(crate) enum Command {
     Call(Box<Outgoing<Ticket>>),
     Cancel(CallKey),
+    /// From now on, other handlers.
+    Dispatch(Arc<dyn Dispatch>),
+    /// From now on, other times and limits.
+    Options(Box<Options>),
+}
+
+impl fmt::Debug for dyn Dispatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dispatch")
+    }
 }
 
 /// What is known of a connection from its beginning.
 #[derive(Debug)]
 pub(crate) struct About {
     pub(crate) identity: Arc<str>,
-    pub(crate) protocol: Option<Arc<str>>,
-    pub(crate) dialect: Dialect,
     pub(crate) remote_address: Option<SocketAddr>,
     pub(crate) opened_at: SystemTime,
     /// What the application knows of it.
     pub(crate) extensions: Extensions,
 }
 
+/// What both ends agreed to speak.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Agreed {
+    pub(crate) protocol: Option<Arc<str>>,
+    pub(crate) dialect: Dialect,
+}
+
 /// What handles and driver share of a connection: the mailbox between them, and how it all ended.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) about: About,
+    /// Set by the first handshake, and never changed by a later one.
+    agreed: OnceLock<Agreed>,
     hub: Arc<Hub>,
     mailbox: Mutex<Mailbox>,
     /// Calls that wait for their turn, in the mailbox and in the exchange.
@@ -100,6 +119,14 @@ pub(crate) struct Link {
     /// When something was last received, in milliseconds since `opened`.
     last_seen: AtomicU64,
     closed: SetOnce<Closed>,
+}
+
+/// What comes after a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Another one, perhaps.
+    Reconnect,
+    End,
 }
 
 #[derive(Debug, Default)]
@@ -129,6 +156,7 @@ impl Link {
     pub(crate) fn new(about: About, max_waiting: usize, hub: Arc<Hub>) -> Arc<Self> {
         Arc::new(Self {
             about,
+            agreed: OnceLock::new(),
             hub,
             mailbox: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -163,10 +191,11 @@ impl Link {
         Ok(())
     }
 
-    pub(crate) fn cancel(&self, key: CallKey) {
+    /// Gives the driver something to do that cannot fail.
+    pub(crate) fn order(&self, command: Command) {
         let mut mailbox = self.mailbox();
         if mailbox.phase != Phase::Closed {
-            mailbox.push(Command::Cancel(key));
+            mailbox.push(command);
         }
     }
 
@@ -182,6 +211,10 @@ impl Link {
 
     pub(crate) async fn closed(&self) -> Closed {
         self.closed.wait().await.clone()
+    }
+
+    pub(crate) fn agreed(&self) -> Option<&Agreed> {
+        self.agreed.get()
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -203,7 +236,12 @@ impl Link {
         self.about.opened_at + Duration::from_millis(self.last_seen.load(Ordering::Relaxed))
     }
 
-    // For the driver.
+    // For the driver and what runs it.
+
+    /// The outcome of a handshake; gives what was agreed at the first one.
+    pub(crate) fn agree(&self, agreed: Agreed) -> &Agreed {
+        self.agreed.get_or_init(|| agreed)
+    }
 
     /// Moves the commands into `into`. Where there are none, the driver is to be woken by the next one.
     fn take(&self, into: &mut Vec<Command>, cx: &Context<'_>) -> Option<Close> {
@@ -228,10 +266,12 @@ impl Link {
         self.last_seen.store(millis, Ordering::Relaxed);
     }
 
-    /// The connection is lost: no more calls, and handlers are told.
-    fn lost(&self) {
+    /// The connection is lost and handlers are told. Calls are taken on if there will be another.
+    fn lost(&self, next: Next) {
         let mut mailbox = self.mailbox();
-        mailbox.phase = mailbox.phase.max_with(Phase::Lost);
+        if next == Next::End {
+            mailbox.phase = mailbox.phase.max_with(Phase::Lost);
+        }
         let gone = mailbox.gone.take();
         // Those who wait for the token may run at once and come back for the mailbox.
         drop(mailbox);
@@ -241,8 +281,8 @@ impl Link {
     }
 
     /// Ends it. Calls that are still in the mailbox were never written.
-    fn shut(&self, closed: Closed) {
-        self.lost();
+    pub(crate) fn shut(&self, closed: Closed) {
+        self.lost(Next::End);
         let mut mailbox = self.mailbox();
         mailbox.phase = Phase::Closed;
         let left = std::mem::take(&mut mailbox.commands);

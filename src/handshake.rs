@@ -1,9 +1,13 @@
 //! What the opening handshake says, read out of its HTTP parts: is it one, who calls, and what does it offer.
 
+use std::sync::Arc;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use headers::{HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use percent_encoding::percent_decode_str;
+
+use crate::options::BuildError;
 
 /// Why a request opens no connection: a status and a reason to tell the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,8 +109,21 @@ pub(crate) fn basic_password(headers: &HeaderMap, identity: &str) -> Option<Vec<
     Some(decoded.strip_prefix(identity.as_bytes())?.strip_prefix(b":")?.to_vec())
 }
 
+/// Refuses protocols that could never be named in a handshake, or that are named twice.
+pub(crate) fn check_protocols(protocols: &[Arc<str>]) -> Result<(), BuildError> {
+    for (at, protocol) in protocols.iter().enumerate() {
+        if !is_token(protocol) {
+            return Err(BuildError(format!("the protocol {protocol:?} is not a token (RFC 9110 §5.6.2)")));
+        }
+        if protocols[..at].contains(protocol) {
+            return Err(BuildError(format!("the protocol {protocol:?} is named twice")));
+        }
+    }
+    Ok(())
+}
+
 /// Whether a text is a token as HTTP has it (RFC 9110 §5.6.2).
-pub(crate) fn is_token(text: &str) -> bool {
+fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 

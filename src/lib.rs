@@ -20,15 +20,15 @@ pub use connection::Reply;
 pub use dialect::Dialect;
 pub use error::{CallError, Error, ErrorCode};
 pub use event::{Event, EventKind, Events, Text};
-pub use options::Options;
+pub use options::{BuildError, Options};
 pub use peer::{Call, Peer};
-pub use rpc::{Handler, IncomingCall, IntoReply, NoReply, Route, RpcRouter};
+pub use rpc::{Handler, IncomingCall, IntoReply, NoReply, Outcome, Route, RpcRouter};
 #[cfg(feature = "listen")]
 pub use server::Listener;
 #[cfg(feature = "server")]
 pub use server::{
-    Accept, Authenticate, BuildError, CloseReport, Handshake, HandshakeFuture, Reject, RemoteAddress, RpcServer,
-    RpcServerBuilder, RpcUpgrade, Session, UpgradeError,
+    Accept, Authenticate, CloseReport, Handshake, HandshakeFuture, Reject, RemoteAddress, RpcServer, RpcServerBuilder,
+    RpcUpgrade, Session, UpgradeError,
 };
 pub use wire::{Fault, MessageId, NotAnObject, Payload};
 

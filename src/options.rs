@@ -1,6 +1,6 @@
 //! What can be set for a connection, the same at both ends.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// Times, limits and habits of a connection.
 ///
@@ -58,6 +58,11 @@ impl Options {
             close_timeout: Duration::from_secs(5),
             detailed_errors: false,
         }
+    }
+
+    /// The defaults of a client.
+    pub fn client() -> Self {
+        Self { call_timeout: Some(Duration::from_secs(60)), ..Self::server() }
     }
 
     /// How long a call that was written waits for its answer; zero waits for ever. The time starts when the call
@@ -139,9 +144,9 @@ impl Options {
         Self { detailed_errors: true, ..self }
     }
 
-    /// The first contradiction, if there is one.
-    pub(crate) fn contradiction(&self) -> Option<&'static str> {
-        [
+    /// Refuses what could never work.
+    pub(crate) fn check(&self) -> Result<(), BuildError> {
+        let wrong = [
             (self.call_concurrency == 0, "call_concurrency is zero: no call could ever be sent"),
             (self.call_queue == 0, "call_queue is zero: every call passes through it"),
             (self.handler_concurrency == 0, "handler_concurrency is zero: no call could ever be handled"),
@@ -149,7 +154,8 @@ impl Options {
             (self.max_unsent == 0, "max_unsent is zero: no message could ever be sent"),
         ]
         .into_iter()
-        .find_map(|(wrong, why)| wrong.then_some(why))
+        .find_map(|(wrong, why)| wrong.then_some(why));
+        wrong.map_or(Ok(()), |why| Err(BuildError(why.into())))
     }
 }
 
@@ -158,3 +164,15 @@ pub(crate) fn some(duration: Duration) -> Option<Duration> {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
     (!duration.is_zero() && duration < CENTURY).then_some(duration)
 }
+
+/// Settings that contradict each other or could never work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildError(pub(crate) String);
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BuildError {}

@@ -15,11 +15,11 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     close::{Close, Closed},
     connection::{
-        Link, Ticket,
+        Command, Link, Ticket,
         exchange::{CallKey, Kind, Outgoing, Timeout},
     },
     error::Error,
-    options,
+    options::{self, Options},
     wire::{self, MessageId, NotAnObject, Payload},
 };
 
@@ -75,8 +75,8 @@ impl Peer {
     /// written; it does not wait for calls that are in line.
     ///
     /// # Errors
-    /// [`Error::NoSend`] where the connection's [`Dialect`](crate::Dialect) has no SEND; else as for a call that
-    /// is not written.
+    /// [`Error::NoSend`] where the connection's [`Dialect`](crate::Dialect) has no SEND, or a client has not been
+    /// connected yet; else as for a call that is not written.
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
         let draft = Payload::encode(params).map(|params| {
             let id = MessageId::random();
@@ -84,7 +84,7 @@ impl Peer {
             (id, text)
         });
         let mut call = self.draft(Kind::Send, draft, |_| Ok(()));
-        if !self.link.about.dialect.has_send() {
+        if !self.link.agreed().is_some_and(|agreed| agreed.dialect.has_send()) {
             call.state = State::Failed(Error::NoSend);
         }
         call
@@ -107,6 +107,13 @@ impl Peer {
             }
         };
         Call { link: self.link.clone(), state, read }
+    }
+
+    /// Changes times and limits of this connection: all but
+    /// [`max_message_size`](Options::max_message_size), [`max_unsent`](Options::max_unsent) and
+    /// [`call_queue`](Options::call_queue). Calls that were written keep the timeout that they had.
+    pub fn set_options(&self, options: Options) {
+        self.link.order(Command::Options(Box::new(options)));
     }
 
     /// Closes the connection and waits for its end. The first wish to close decides how; later ones get the same
@@ -140,9 +147,9 @@ impl Peer {
         &self.link.about.identity
     }
 
-    /// The subprotocol that was agreed on.
+    /// The subprotocol that was agreed on; none before a client has been connected for the first time.
     pub fn protocol(&self) -> Option<&str> {
-        self.link.about.protocol.as_deref()
+        self.link.agreed()?.protocol.as_deref()
     }
 
     /// What the application said of this connection when it was accepted.
@@ -246,7 +253,7 @@ impl<R> Future for Call<R> {
 impl<R> Drop for Call<R> {
     fn drop(&mut self) {
         if let State::Submitted { key, .. } = self.state {
-            self.link.cancel(key);
+            self.link.order(Command::Cancel(key));
         }
     }
 }

@@ -5,7 +5,7 @@ mod handler;
 mod router;
 
 pub use self::{
-    handler::{Handler, IntoReply, NoReply},
+    handler::{Handler, IntoReply, NoReply, Outcome},
     router::{Route, RpcRouter},
 };
 

@@ -32,7 +32,7 @@ mod axum {
 pub use self::listen::Listener;
 pub use self::{
     auth::{Accept, Authenticate, Handshake, Reject},
-    builder::{BuildError, RpcServerBuilder},
+    builder::RpcServerBuilder,
     service::HandshakeFuture,
     session::Session,
     upgrade::{RemoteAddress, RpcUpgrade, UpgradeError},
@@ -40,6 +40,7 @@ pub use self::{
 
 use std::{
     fmt,
+    net::SocketAddr,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -118,16 +119,18 @@ struct Inner {
     closing: CancellationToken,
     /// Fires when a close has run out of time.
     kill: CancellationToken,
-    killed: AtomicUsize,
+    /// How many sessions ended by themselves since closing began, and how many did not.
+    clean: AtomicUsize,
+    forced: AtomicUsize,
 }
 
 /// What became of the sessions of a server that closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
-    /// Sessions that ended as they were asked to.
+    /// Sessions that ended as they were asked to, with all of their handlers.
     pub clean: usize,
-    /// Sessions, or handlers of sessions that had ended, that were dropped when the time was up.
+    /// Sessions that were dropped when the time was up, or whose handlers were.
     pub forced: usize,
 }
 
@@ -163,7 +166,7 @@ impl RpcServer {
         match self.inner.open(upgrade, accept) {
             Ok(response) => response,
             Err(reject) => {
-                self.inner.refused(Some(&known), Some(reject.status()), reject.reason());
+                self.inner.refused(&known, Some(reject.status()), reject.reason());
                 reject.into_response()
             }
         }
@@ -183,17 +186,17 @@ impl RpcServer {
             Manner::AfterPending(pending) => pending,
             Manner::AtOnce | Manner::Forced => Duration::ZERO,
         };
-        let total = inner.registry.close_all(&close, Instant::now() + patience + inner.options.close_timeout + GRACE);
+        let deadline = Instant::now() + patience + inner.options.close_timeout + GRACE;
         inner.closing.cancel();
+        let deadline = inner.registry.close_all(&close, deadline);
         inner.tasks.close();
-        if timeout_at(total.deadline, inner.tasks.wait()).await.is_err() {
-            inner.killed.fetch_max(inner.tasks.len(), Ordering::Relaxed);
+        if timeout_at(deadline, inner.tasks.wait()).await.is_err() {
+            inner.forced.fetch_max(inner.tasks.len(), Ordering::Relaxed);
             inner.kill.cancel();
             inner.tasks.wait().await;
         }
         inner.hub.end();
-        let forced = inner.killed.load(Ordering::Relaxed);
-        CloseReport { clean: total.sessions.saturating_sub(forced), forced }
+        CloseReport { clean: inner.clean.load(Ordering::Relaxed), forced: inner.forced.load(Ordering::Relaxed) }
     }
 
     /// Whether [`close`](Self::close) has begun.
@@ -207,17 +210,34 @@ impl RpcServer {
         let upgrade = match upgrade {
             Ok(upgrade) => upgrade,
             Err(error) => {
-                inner.refused(None, Some(error.status()), error.reason());
+                inner.emit_refused(None, error.remote_address(), Some(error.status()), error.reason());
                 return error.into_response();
             }
         };
-        let known = upgrade.handshake.clone();
-        match inner.judge(upgrade).await {
+        let mut judgement = Judgement { inner, handshake: upgrade.handshake.clone(), is_open: true };
+        let judged = inner.judge(upgrade).await;
+        judgement.is_open = false;
+        match judged {
             Ok(response) => response,
             Err(reject) => {
-                inner.refused(Some(&known), Some(reject.status()), reject.reason());
+                inner.refused(&judgement.handshake, Some(reject.status()), reject.reason());
                 reject.into_response()
             }
+        }
+    }
+}
+
+/// A handshake that is being judged; one that is dropped by then was broken off by its client.
+struct Judgement<'a> {
+    inner: &'a Inner,
+    handshake: Handshake,
+    is_open: bool,
+}
+
+impl Drop for Judgement<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.inner.refused(&self.handshake, None, "the client left before it was judged");
         }
     }
 }
@@ -232,7 +252,9 @@ impl Inner {
         let accept = match &self.auth {
             None => Accept::new(),
             Some(auth) => {
-                let hook = AssertUnwindSafe(auth.authenticate(upgrade.handshake.clone())).catch_unwind();
+                let handshake = upgrade.handshake.clone();
+                // A closure may panic before there is a future.
+                let hook = AssertUnwindSafe(async { auth.authenticate(handshake).await }).catch_unwind();
                 let hook = self.closing.run_until_cancelled(timeout(self.handshake_deadline, hook));
                 match hook.await {
                     None => return Err(unavailable("the server is closing")),
@@ -287,9 +309,17 @@ impl Inner {
         own.map_or_else(|| Dialect::of(protocol), |(_, dialect)| *dialect)
     }
 
-    fn refused(&self, handshake: Option<&Handshake>, status: Option<StatusCode>, reason: &str) {
-        let identity = handshake.map(Handshake::identity);
-        let remote_address = handshake.and_then(Handshake::remote_address);
+    fn refused(&self, handshake: &Handshake, status: Option<StatusCode>, reason: &str) {
+        self.emit_refused(Some(handshake.identity()), handshake.remote_address(), status, reason);
+    }
+
+    fn emit_refused(
+        &self,
+        identity: Option<&str>,
+        remote_address: Option<SocketAddr>,
+        status: Option<StatusCode>,
+        reason: &str,
+    ) {
         tracing::debug!(identity, ?remote_address, ?status, reason, "handshake refused");
         self.hub.emit(|| Event {
             at: SystemTime::now(),

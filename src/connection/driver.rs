@@ -3,6 +3,7 @@
 //! It awaits nothing but its own turn. Each turn does all that is ready, then flushes once.
 
 use std::{
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
@@ -11,23 +12,26 @@ use std::{
 };
 
 use bytestring::ByteString;
-use futures_util::{StreamExt, future::Either, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Sleep, sleep};
 
 use super::{
-    Command, Dispatch, Inbound, Link, Reply, Ticket,
+    Command, Dispatch, Inbound, Link, Next, Reply, Ticket,
     exchange::{Exchange, Received},
     keepalive::{KeepAlive, Ping},
     socket::{Farewell, Incoming, Socket},
 };
 use crate::{
     close::{Cause, Close, Closed, Manner},
+    dialect::Dialect,
     error::{CallError, ErrorCode},
     event::{EventKind, Text},
     options::Options,
     wire::{self, MessageId},
 };
 
+/// Serves connections: one, or for a client one after the other. Its handlers, and calls that wait for their turn,
+/// outlive a connection.
 pub(crate) struct Driver {
     link: Arc<Link>,
     exchange: Exchange<Ticket>,
@@ -40,6 +44,10 @@ pub(crate) struct Driver {
     /// Calls that the link counts as waiting and the exchange had last.
     counted: usize,
     close_by: Option<Instant>,
+    /// Answers that were finished while there was no connection; `None` where they are dropped with it.
+    late_answers: Option<VecDeque<String>>,
+    /// Told when somebody wishes to close.
+    closing: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// How many messages are read in one turn, so that one busy peer cannot starve the others.
@@ -51,7 +59,7 @@ const NEVER: Duration = Duration::MAX;
 impl Driver {
     pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, options: Options) -> Self {
         Self {
-            exchange: Exchange::new(link.about.dialect, options.clone()),
+            exchange: Exchange::new(link.agreed().map_or(Dialect::of(None), |a| a.dialect), options.clone()),
             link,
             dispatch,
             options,
@@ -60,21 +68,52 @@ impl Driver {
             commands: Vec::new(),
             counted: 0,
             close_by: None,
+            late_answers: None,
+            closing: None,
         }
+    }
+
+    /// Answers outlive their connection and go out on the next one.
+    pub(crate) fn keep_answers(&mut self) {
+        self.late_answers = Some(VecDeque::new());
+    }
+
+    /// Has `told` run as soon as the driver hears of a wish to close.
+    pub(crate) fn when_closing(&mut self, told: impl FnOnce() + Send + 'static) {
+        self.closing = Some(Box::new(told));
+    }
+
+    pub(crate) fn set_dialect(&mut self, dialect: Dialect) {
+        self.exchange.set_dialect(dialect);
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Serves a connection to its end and lets its handlers finish. `leave` runs once the socket is gone, before
     /// anybody who waits for the end hears of it.
     pub(crate) async fn serve(mut self, mut socket: Socket, leave: impl FnOnce(&Closed)) {
         let farewell = self.run(&mut socket).await;
-        let closed = self.part(socket, farewell).await;
+        let closed = self.part(socket, farewell, Next::End).await;
         leave(&closed);
+        self.finish(closed).await;
+    }
+
+    /// Tells everybody of the end, and lets handlers finish.
+    pub(crate) async fn finish(mut self, closed: Closed) {
+        self.fail_unwritten();
         self.link.shut(closed);
         while self.handlers.next().await.is_some() {}
     }
 
     /// Serves a connection until it ends, one way or another.
-    async fn run(&mut self, socket: &mut Socket) -> Farewell {
+    pub(crate) async fn run(&mut self, socket: &mut Socket) -> Farewell {
+        for answer in self.late_answers.as_mut().map(std::mem::take).unwrap_or_default() {
+            if let Err(farewell) = self.send(answer, socket) {
+                return farewell;
+            }
+        }
         let Options { ping_interval, activity_defers_pings, .. } = self.options;
         let now = tokio::time::Instant::now().into_std();
         let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), now);
@@ -87,24 +126,59 @@ impl Driver {
     }
 
     /// Ends what hangs on the connection, then parts from the peer while handlers go on.
-    async fn part(&mut self, socket: Socket, farewell: Farewell) -> Closed {
-        self.link.lost();
+    pub(crate) async fn part(&mut self, socket: Socket, farewell: Farewell, next: Next) -> Closed {
+        self.link.lost(next);
         self.generation += 1;
         self.exchange.forget_inbound();
         for (ticket, error) in self.exchange.fail_written() {
             settle(ticket, Err(error));
         }
+        if next == Next::End {
+            self.fail_unwritten();
+        }
+        let mut parting = pin!(socket.part(farewell, self.options.close_timeout));
+        std::future::poll_fn(|cx| {
+            self.poll_orphans(cx);
+            parting.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Waits for something else while there is no connection: handlers go on, calls come and run out of time. An
+    /// error is the wish to close.
+    pub(crate) async fn offline<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Close> {
+        let mut future = pin!(future);
+        let mut timer = pin!(sleep(NEVER));
+        std::future::poll_fn(|cx| {
+            self.poll_orphans(cx);
+            let now = tokio::time::Instant::now().into_std();
+            if let Some(close) = self.take_commands(cx) {
+                return Poll::Ready(Err(close));
+            }
+            self.expire(now);
+            self.count();
+            self.arm(timer.as_mut(), None, cx);
+            future.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    fn fail_unwritten(&mut self) {
         for (ticket, error) in self.exchange.fail_unwritten() {
             settle(ticket, Err(error));
         }
-        let mut parting = pin!(socket.part(farewell, self.options.close_timeout));
-        loop {
-            // A handler that ends now has nobody to answer.
-            let mut handler = self.handlers.next();
-            match futures_util::future::select(parting.as_mut(), &mut handler).await {
-                Either::Left((closed, _)) => return closed,
-                Either::Right((Some(_), _)) => {}
-                Either::Right((None, _)) => return parting.await,
+        self.count();
+    }
+
+    /// Lets handlers go on whose connection is gone.
+    fn poll_orphans(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
+            let Some(text) = self.answer(&done) else { continue };
+            if let Some(answers) = &mut self.late_answers {
+                if answers.len() == self.options.handler_queue.max(1) {
+                    answers.pop_front();
+                }
+                answers.push_back(text);
             }
         }
     }
@@ -121,9 +195,8 @@ impl Driver {
         self.read(socket, keepalive, now, cx)?;
         self.poll_handlers(socket, cx)?;
         let now = now.into_std();
-        while let Some((ticket, error)) = self.exchange.expired(now) {
-            settle(ticket, Err(error));
-        }
+        self.expire(now);
+        keepalive.set(self.options.ping_interval, self.options.activity_defers_pings, now);
         let next_ping = loop {
             match keepalive.due(now) {
                 Ping::Wait(until) => break until,
@@ -191,7 +264,7 @@ impl Driver {
                 self.link.emit(|| EventKind::LateAnswer(id));
                 Ok(())
             }
-            Received::Refused(id, error) => self.refuse(Some(&id), &error, socket),
+            Received::Refused(id, error) => self.send(self.refusal(Some(&id), &error), socket),
             Received::ResultError(id, error) => {
                 tracing::warn!(%id, %error, "the peer could not read a result");
                 Ok(())
@@ -201,7 +274,7 @@ impl Driver {
                 let code = answer.as_ref().map(|error| error.code().clone());
                 self.link.emit(|| EventKind::BadMessage { text: Text(text.clone()), fault, answer: code });
                 if let Some(error) = answer {
-                    self.refuse(id.as_ref(), &error, socket)?;
+                    self.send(self.refusal(id.as_ref(), &error), socket)?;
                 }
                 match unbearable {
                     true => {
@@ -221,7 +294,7 @@ impl Driver {
         let work = self.dispatch.dispatch(call, &self.link);
         let mut handler = Handler { id, wants_answer, generation: self.generation, work };
         match Pin::new(&mut handler).poll(cx) {
-            Poll::Ready(done) => self.answer(&done, socket),
+            Poll::Ready(done) => self.answer(&done).map_or(Ok(()), |text| self.send(text, socket)),
             Poll::Pending => {
                 self.exchange.started(&handler.id, wants_answer);
                 self.handlers.push(handler);
@@ -232,9 +305,14 @@ impl Driver {
 
     fn poll_handlers(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
-            if done.generation == self.generation {
+            let is_ours = done.generation == self.generation;
+            if is_ours {
                 self.exchange.finished(&done.id);
-                self.answer(&done, socket)?;
+            }
+            if (is_ours || self.late_answers.is_some())
+                && let Some(text) = self.answer(&done)
+            {
+                self.send(text, socket)?;
             }
             while let Some(call) = self.exchange.next_in_line() {
                 self.start(call, socket, cx)?;
@@ -243,26 +321,24 @@ impl Driver {
         Ok(())
     }
 
-    fn answer(&mut self, done: &Done, socket: &mut Socket) -> Result<(), Farewell> {
+    /// The text of an answer, where there is one.
+    fn answer(&self, done: &Done) -> Option<String> {
+        if let Reply::Error(error) = &done.reply
+            && let Some(source) = std::error::Error::source(error)
+        {
+            tracing::warn!(id = %done.id, error = source, "a handler failed");
+        }
         match &done.reply {
-            Reply::Result(payload) if done.wants_answer => self.send(wire::call_result(&done.id, payload), socket),
-            Reply::Error(error) => {
-                if let Some(source) = std::error::Error::source(error) {
-                    tracing::warn!(id = %done.id, error = source, "a handler failed");
-                }
-                match done.wants_answer {
-                    true => self.refuse(Some(&done.id), error, socket),
-                    false => Ok(()),
-                }
-            }
-            Reply::Result(_) | Reply::Nothing => Ok(()),
+            _ if !done.wants_answer => None,
+            Reply::Result(payload) => Some(wire::call_result(&done.id, payload)),
+            Reply::Error(error) => Some(self.refusal(Some(&done.id), error)),
+            Reply::Nothing => None,
         }
     }
 
-    fn refuse(&mut self, id: Option<&MessageId>, error: &CallError, socket: &mut Socket) -> Result<(), Farewell> {
+    fn refusal(&self, id: Option<&MessageId>, error: &CallError) -> String {
         let code = self.exchange.dialect().spell(error.code());
-        let told = error.told(self.options.detailed_errors);
-        self.send(wire::call_error(id, code, &told, error.details()), socket)
+        wire::call_error(id, code, &error.told(self.options.detailed_errors), error.details())
     }
 
     fn send(&mut self, text: String, socket: &mut Socket) -> Result<(), Farewell> {
@@ -276,6 +352,9 @@ impl Driver {
         loop {
             let mut commands = std::mem::take(&mut self.commands);
             let close = self.link.take(&mut commands, cx);
+            if let Some(told) = self.closing.take_if(|_| close.is_some()) {
+                told();
+            }
             if commands.is_empty() {
                 self.commands = commands;
                 return close;
@@ -287,6 +366,11 @@ impl Driver {
                         self.exchange.submit(*call);
                     }
                     Command::Cancel(key) => self.exchange.cancel(key),
+                    Command::Dispatch(dispatch) => self.dispatch = dispatch,
+                    Command::Options(options) => {
+                        self.exchange.set_options((*options).clone());
+                        self.options = *options;
+                    }
                 }
             }
             self.commands = commands;
@@ -300,12 +384,23 @@ impl Driver {
                 settle(ticket, Ok(wire::Payload::default()));
             }
         }
+        self.count();
+        Ok(())
+    }
+
+    /// Tells the link how many calls have left the line.
+    fn count(&mut self) {
         let unwritten = self.exchange.unwritten();
         if self.counted > unwritten {
             self.link.leave_line(self.counted - unwritten);
             self.counted = unwritten;
         }
-        Ok(())
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some((ticket, error)) = self.exchange.expired(now) {
+            settle(ticket, Err(error));
+        }
     }
 
     /// Whether it is time to close, where somebody wishes it.

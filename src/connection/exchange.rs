@@ -128,6 +128,14 @@ impl<T> Exchange<T> {
         &self.dialect
     }
 
+    pub(crate) fn set_dialect(&mut self, dialect: Dialect) {
+        self.dialect = dialect;
+    }
+
+    pub(crate) fn set_options(&mut self, options: Options) {
+        self.options = options;
+    }
+
     // Calls out.
 
     pub(crate) fn submit(&mut self, call: Outgoing<T>) {

@@ -33,6 +33,14 @@ impl KeepAlive {
         Self { interval, activity_counts, next, unanswered_since: None, number: 0, sent: now }
     }
 
+    /// Another interval, from now on.
+    pub(super) fn set(&mut self, interval: Option<Duration>, activity_counts: bool, now: Instant) {
+        if (self.interval, self.activity_counts) != (interval, activity_counts) {
+            let next = now + interval.unwrap_or_default();
+            *self = Self { interval, activity_counts, next, unanswered_since: None, ..*self };
+        }
+    }
+
     pub(super) fn due(&mut self, now: Instant) -> Ping {
         let Some(interval) = self.interval else { return Ping::Wait(None) };
         if self.unanswered_since.is_some_and(|since| now >= since + 2 * interval) {

@@ -77,6 +77,11 @@ impl Farewell {
         Self { closed: Closed::abnormal(cause), step: Step::Drop }
     }
 
+    /// Whether this side wished for the end.
+    pub(crate) fn is_wished_for(&self) -> bool {
+        matches!(self.closed.cause, Cause::Local | Cause::Replaced)
+    }
+
     /// The peer broke the protocol, and is told.
     fn tell(code: u16, cause: Cause, reason: String) -> Self {
         Self { closed: Close::new(code).reason(reason).because(cause).outcome(), step: Step::Tell }
@@ -104,6 +109,11 @@ impl Socket {
     /// The server's end of a stream whose handshake is over. `early` is what came in behind the handshake.
     pub(crate) async fn server(io: Box<dyn Io>, early: &[u8], options: &Options) -> Self {
         Self::new(io, early, Role::Server, options).await
+    }
+
+    /// The client's end of such a stream.
+    pub(crate) async fn client(io: Box<dyn Io>, early: &[u8], options: &Options) -> Self {
+        Self::new(io, early, Role::Client, options).await
     }
 
     async fn new(io: Box<dyn Io>, early: &[u8], role: Role, options: &Options) -> Self {

@@ -5,22 +5,46 @@ use serde::Serialize;
 use super::{IncomingCall, extract::FromCall};
 use crate::{connection::Reply, error::CallError, wire::Payload};
 
-/// An async function that answers calls.
+/// An async function, by its arguments `A`.
 ///
-/// Its arguments, up to twelve, are [extractors](super::extract); it returns `Result<R, E>`, where `R` is anything
-/// that serializes to a JSON object (or [`NoReply`]) and `E` converts into a [`CallError`].
+/// A function is a handler when each of its at most twelve arguments is an [extractor](FromCall) and it returns a
+/// `Result<R, E>`, where `R` is anything that serializes to a JSON object (or [`NoReply`]) and `E` converts into a
+/// [`CallError`]: see [`RpcRouter::on`](super::RpcRouter::on).
 ///
 /// Handlers run as a part of their connection's task: work that keeps a processor busy belongs in
 /// `tokio::task::spawn_blocking`.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no handler for a router with state `{S}`",
-    note = "a handler is an `async fn` of at most twelve arguments",
-    note = "each argument is an extractor, see `ocpp_rpc::extract`",
-    note = "it returns `Result<R, E>` where `R: Serialize` and `E: Into<CallError>`, and its future is `Send`"
+    message = "`{Self}` is no handler",
+    label = "not an async function of at most twelve arguments",
+    note = "a handler is an `async fn` that returns `Result<R, E>` where `R: Serialize` and `E: Into<CallError>`"
 )]
-pub trait Handler<T, S>: Clone + Send + Sync + 'static {
-    /// Answers a call.
-    fn call(&self, call: IncomingCall, state: &S) -> impl Future<Output = Reply> + Send;
+pub trait Handler<A>: Clone + Send + Sync + 'static {
+    /// What comes of it.
+    type Output;
+    /// Its future.
+    type Future: Future<Output = Self::Output>;
+
+    /// Calls the function.
+    fn call(&self, arguments: A) -> Self::Future;
+}
+
+/// What a handler returns: a `Result`.
+#[diagnostic::on_unimplemented(
+    message = "a handler returns a `Result`, not `{Self}`",
+    note = "where nothing can fail, the error is `std::convert::Infallible`"
+)]
+pub trait Outcome {
+    /// The reply to send.
+    fn into_reply(self) -> Reply;
+}
+
+impl<R: IntoReply, E: Into<CallError>> Outcome for Result<R, E> {
+    fn into_reply(self) -> Reply {
+        match self {
+            Ok(result) => result.into_reply(),
+            Err(error) => Reply::Error(error.into()),
+        }
+    }
 }
 
 /// What a handler may return for success.
@@ -54,28 +78,24 @@ impl IntoReply for NoReply {
 
 macro_rules! handler {
     ($($argument:ident)*) => {
-        impl<F, Fut, R, E, S, $($argument,)*> Handler<($($argument,)*), S> for F
+        impl<F, Fut, $($argument,)*> Handler<($($argument,)*)> for F
         where
             F: Fn($($argument,)*) -> Fut + Clone + Send + Sync + 'static,
-            Fut: Future<Output = Result<R, E>> + Send,
-            R: IntoReply,
-            E: Into<CallError>,
-            S: Sync,
-            $($argument: FromCall<S> + Send,)*
+            Fut: Future,
         {
+            type Output = Fut::Output;
+            type Future = Fut;
+
             #[allow(non_snake_case, reason = "type parameters name the arguments")]
-            #[allow(unused_variables, reason = "no arguments, no state")]
-            async fn call(&self, call: IncomingCall, state: &S) -> Reply {
-                $(let $argument = match $argument::from_call(&call, state).await {
-                    Ok(argument) => argument,
-                    Err(error) => return Reply::Error(error),
-                };)*
-                // What the arguments did not take is not needed any more.
-                drop(call);
-                match self($($argument,)*).await {
-                    Ok(result) => result.into_reply(),
-                    Err(error) => Reply::Error(error.into()),
-                }
+            fn call(&self, ($($argument,)*): ($($argument,)*)) -> Fut {
+                self($($argument,)*)
+            }
+        }
+
+        impl<S: Sync, $($argument: FromCall<S> + Send,)*> FromCall<S> for ($($argument,)*) {
+            #[allow(unused_variables, reason = "no arguments, no call and no state")]
+            async fn from_call(call: &IncomingCall, state: &S) -> Result<Self, CallError> {
+                Ok(($($argument::from_call(call, state).await?,)*))
             }
         }
     };
@@ -86,11 +106,11 @@ handler!(A);
 handler!(A B);
 handler!(A B C);
 handler!(A B C D);
-handler!(A B C D E_);
-handler!(A B C D E_ F_);
-handler!(A B C D E_ F_ G);
-handler!(A B C D E_ F_ G H);
-handler!(A B C D E_ F_ G H I);
-handler!(A B C D E_ F_ G H I J);
-handler!(A B C D E_ F_ G H I J K);
-handler!(A B C D E_ F_ G H I J K L);
+handler!(A B C D E);
+handler!(A B C D E G);
+handler!(A B C D E G H);
+handler!(A B C D E G H I);
+handler!(A B C D E G H I J);
+handler!(A B C D E G H I J K);
+handler!(A B C D E G H I J K L);
+handler!(A B C D E G H I J K L M);

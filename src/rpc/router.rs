@@ -10,9 +10,9 @@ use std::{
 use tower::{Layer, Service, ServiceExt};
 use tracing::Instrument;
 
-use super::{Handler, IncomingCall};
+use super::{Handler, IncomingCall, Outcome, extract::FromCall};
 use crate::{
-    connection::{Dispatch, Inbound, Link, Reply},
+    connection::{Command, Dispatch, Inbound, Link, Reply},
     error::{CallError, ErrorCode},
     event::{EventKind, Text},
     peer::Peer,
@@ -72,13 +72,18 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         Self { state: Arc::new(state), table: Arc::default() }
     }
 
-    /// Answers `action` with `handler`.
+    /// Answers `action` with `handler`: an async function whose arguments are [extractors](FromCall) and that returns
+    /// a `Result`.
     ///
     /// # Panics
     /// When the action has a handler already.
     #[must_use]
     #[track_caller]
-    pub fn on<H: Handler<T, S>, T: 'static>(mut self, action: &str, handler: H) -> Self {
+    pub fn on<H, A>(mut self, action: &str, handler: H) -> Self
+    where
+        H: Handler<A, Output: Outcome, Future: Send>,
+        A: FromCall<S> + Send + 'static,
+    {
         let route = self.route(handler);
         let earlier = Arc::make_mut(&mut self.table).routes.insert(action.into(), route);
         assert!(earlier.is_none(), "the action {action:?} has a handler already");
@@ -91,7 +96,11 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     /// When there is a fallback already.
     #[must_use]
     #[track_caller]
-    pub fn fallback<H: Handler<T, S>, T: 'static>(mut self, handler: H) -> Self {
+    pub fn fallback<H, A>(mut self, handler: H) -> Self
+    where
+        H: Handler<A, Output: Outcome, Future: Send>,
+        A: FromCall<S> + Send + 'static,
+    {
         let route = self.route(handler);
         let earlier = Arc::make_mut(&mut self.table).fallback.replace(route);
         assert!(earlier.is_none(), "the router has a fallback already");
@@ -136,12 +145,23 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         self
     }
 
-    fn route<H: Handler<T, S>, T: 'static>(&self, handler: H) -> Route {
+    fn route<H, A>(&self, handler: H) -> Route
+    where
+        H: Handler<A, Output: Outcome, Future: Send>,
+        A: FromCall<S> + Send + 'static,
+    {
         Route(Arc::new(Handling { handler: Arc::new(handler), state: self.state.clone(), arguments: PhantomData }))
     }
 
     pub(crate) fn into_dispatch(self) -> Arc<dyn Dispatch> {
         self.table
+    }
+}
+
+impl Peer {
+    /// Swaps the handlers of this connection. Calls that are being worked on keep the handler they have.
+    pub fn set_router<S: Send + Sync + 'static>(&self, router: RpcRouter<S>) {
+        self.link().order(Command::Dispatch(router.into_dispatch()));
     }
 }
 
@@ -217,16 +237,29 @@ trait Endpoint: Send + Sync {
     fn answer(&self, call: IncomingCall) -> Answering;
 }
 
-struct Handling<H, T, S> {
+struct Handling<H, A, S> {
     handler: Arc<H>,
     state: Arc<S>,
-    arguments: PhantomData<fn() -> T>,
+    arguments: PhantomData<fn() -> A>,
 }
 
-impl<H: Handler<T, S>, T: 'static, S: Send + Sync + 'static> Endpoint for Handling<H, T, S> {
+impl<H, A, S> Endpoint for Handling<H, A, S>
+where
+    H: Handler<A, Output: Outcome, Future: Send>,
+    A: FromCall<S> + Send + 'static,
+    S: Send + Sync + 'static,
+{
     fn answer(&self, call: IncomingCall) -> Answering {
         let (handler, state) = (self.handler.clone(), self.state.clone());
-        Box::pin(async move { handler.call(call, &state).await })
+        Box::pin(async move {
+            let arguments = match A::from_call(&call, &state).await {
+                Ok(arguments) => arguments,
+                Err(error) => return Reply::Error(error),
+            };
+            // What the arguments did not take is not needed any more.
+            drop(call);
+            handler.call(arguments).await.into_reply()
+        })
     }
 }
 

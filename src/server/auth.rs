@@ -134,6 +134,24 @@ impl fmt::Debug for Handshake {
 /// });
 /// # let _ = (with_type.build(), with_closure.build());
 /// ```
+///
+/// A closure that keeps something gives each future its own handle on it:
+///
+/// ```
+/// # use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer};
+/// # use std::sync::Arc;
+/// # let known = Arc::new(vec!["CP-1".to_owned()]);
+/// let server = RpcServer::builder(RpcRouter::new()).auth(move |handshake: Handshake| {
+///     let known = known.clone();
+///     async move {
+///         match known.iter().any(|identity| identity == handshake.identity()) {
+///             true => Ok(Accept::new()),
+///             false => Err(Reject::not_found()),
+///         }
+///     }
+/// });
+/// # let _ = server.build();
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot judge handshakes",
     note = "a hook implements `Authenticate`, or is a closure `Fn(Handshake) -> impl Future<Output = Result<Accept, Reject>> + Send`"

@@ -15,7 +15,7 @@ use crate::{
     dialect::Dialect,
     event::Hub,
     handshake,
-    options::{self, Options},
+    options::{self, BuildError, Options},
 };
 
 /// Puts an [`RpcServer`] together.
@@ -99,19 +99,15 @@ impl RpcServerBuilder {
     /// When settings contradict each other or could never work.
     pub fn build(self) -> Result<RpcServer, BuildError> {
         let Self { dispatch, protocols, dialects, auth, options, .. } = self;
-        if let Some(why) = options.contradiction() {
-            return Err(BuildError(why.into()));
-        }
-        for (at, protocol) in protocols.iter().enumerate() {
-            if !handshake::is_token(protocol) {
-                return Err(BuildError(format!("the protocol {protocol:?} is not a token (RFC 9110 §5.6.2)")));
-            }
-            if protocols[..at].contains(protocol) {
-                return Err(BuildError(format!("the protocol {protocol:?} is named twice")));
-            }
-        }
+        options.check()?;
+        handshake::check_protocols(&protocols)?;
         if let Some((protocol, _)) = dialects.iter().find(|(protocol, _)| !protocols.contains(protocol)) {
             return Err(BuildError(format!("there is a dialect for {protocol:?}, which is none of the protocols")));
+        }
+        for (at, (protocol, _)) in dialects.iter().enumerate() {
+            if dialects[..at].iter().any(|(earlier, _)| earlier == protocol) {
+                return Err(BuildError(format!("there are two dialects for {protocol:?}")));
+            }
         }
         let Some(handshake_deadline) = options::some(self.handshake_deadline) else {
             return Err(BuildError("handshake_deadline is zero or without end".into()));
@@ -136,7 +132,8 @@ impl RpcServerBuilder {
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             kill: CancellationToken::new(),
-            killed: AtomicUsize::new(0),
+            clean: AtomicUsize::new(0),
+            forced: AtomicUsize::new(0),
         };
         Ok(RpcServer { inner: Arc::new(inner) })
     }
@@ -151,15 +148,3 @@ impl fmt::Debug for RpcServerBuilder {
             .finish_non_exhaustive()
     }
 }
-
-/// Settings that contradict each other or could never work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildError(String);
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BuildError {}

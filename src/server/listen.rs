@@ -83,9 +83,17 @@ impl RpcServer {
         let local_addr = socket.local_addr()?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let kill = CancellationToken::new();
         let head_deadline = self.inner.handshake_deadline;
-        tasks.spawn(accept(socket, http, head_deadline, stop.clone(), tasks.clone()));
-        Ok(Listener { server: self.clone(), local_addr, stop, tasks })
+        let serve = {
+            let (stop, kill) = (stop.clone(), kill.clone());
+            move |stream, remote| {
+                let serving = serve(stream, remote, http.clone(), head_deadline, stop.clone());
+                kill.clone().run_until_cancelled_owned(serving)
+            }
+        };
+        tasks.spawn(accept(socket, serve, stop.clone(), tasks.clone()));
+        Ok(Listener { server: self.clone(), local_addr, stop, kill, tasks })
     }
 }
 
@@ -96,6 +104,8 @@ pub struct Listener {
     server: RpcServer,
     local_addr: SocketAddr,
     stop: CancellationToken,
+    /// Fires when a close has run out of time.
+    kill: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -114,7 +124,13 @@ impl Listener {
             Manner::AfterPending(pending) => pending,
             Manner::AtOnce | Manner::Forced => Duration::ZERO,
         } + super::GRACE;
-        let (report, _) = tokio::join!(self.server.close(close), timeout(patience, self.tasks.wait()));
+        let connections = async {
+            if timeout(patience, self.tasks.wait()).await.is_err() {
+                self.kill.cancel();
+                self.tasks.wait().await;
+            }
+        };
+        let (report, ()) = tokio::join!(self.server.close(close), connections);
         report
     }
 
@@ -131,21 +147,16 @@ impl Drop for Listener {
     }
 }
 
-async fn accept<H, B>(
+async fn accept<F: Future<Output: Send> + Send + 'static>(
     socket: TcpListener,
-    http: H,
-    head_deadline: Duration,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
     stop: CancellationToken,
     tasks: TaskTracker,
-) where
-    H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    H::Future: Send,
-    B: Body<Data: Send, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + 'static,
-{
+) {
     while let Some(accepted) = stop.run_until_cancelled(socket.accept()).await {
         match accepted {
             Ok((stream, remote)) => {
-                tasks.spawn(serve(stream, remote, http.clone(), head_deadline, stop.clone()));
+                tasks.spawn(serve(stream, remote));
             }
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {

@@ -22,14 +22,14 @@ pub(super) struct Registry {
 struct State {
     sessions: HashMap<Arc<str>, (u64, Session)>,
     generation: u64,
-    closing: Option<(Close, Closing)>,
+    closing: Option<Closing>,
 }
 
-/// What a close of all sessions found.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Closing {
-    pub(super) sessions: usize,
-    pub(super) deadline: Instant,
+/// A close of all sessions, those that are still to come included.
+#[derive(Debug)]
+struct Closing {
+    close: Close,
+    deadline: Instant,
 }
 
 /// A session's place in the registry, until it is dropped.
@@ -54,10 +54,9 @@ impl Registry {
         let mut state = self.state();
         state.generation += 1;
         let generation = state.generation;
-        if let Some((close, closing)) = &mut state.closing {
+        if let Some(closing) = &state.closing {
             // It came in while the others were being closed already.
-            closing.sessions += 1;
-            session.link().close(close.clone());
+            session.link().close(closing.close.clone());
         }
         let older = state.sessions.insert(identity.clone(), (generation, session));
         drop(state);
@@ -67,20 +66,19 @@ impl Registry {
         Entry { registry: self, identity, generation }
     }
 
-    /// Asks every session to close, those that are still to come included. The first close decides.
-    pub(super) fn close_all(&self, close: &Close, deadline: Instant) -> Closing {
+    /// Asks every session to close. The first close decides, also on the deadline, which is given back.
+    pub(super) fn close_all(&self, close: &Close, deadline: Instant) -> Instant {
         let mut state = self.state();
-        if let Some((_, closing)) = &state.closing {
-            return *closing;
+        if let Some(closing) = &state.closing {
+            return closing.deadline;
         }
-        let closing = Closing { sessions: state.sessions.len(), deadline };
-        state.closing = Some((close.clone(), closing));
+        state.closing = Some(Closing { close: close.clone(), deadline });
         let sessions: Vec<_> = state.sessions.values().map(|(_, session)| session.clone()).collect();
         drop(state);
         for session in sessions {
             session.link().close(close.clone());
         }
-        closing
+        deadline
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,6 +1,10 @@
 //! A charging station that is connected, and the task that serves it.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::SystemTime,
+};
 
 use http::{Extensions, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -11,7 +15,7 @@ use super::{Agreement, Inner, RpcUpgrade, upgrade};
 use crate::{
     close::{Cause, Close, Closed},
     connection::{
-        About, Link,
+        About, Agreed, Link,
         driver::Driver,
         socket::{Farewell, Socket},
     },
@@ -112,18 +116,18 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agre
     let handshake = upgrade.handshake.clone();
     let upgraded = match timeout(server.handshake_deadline, upgrade.into_socket()).await {
         Ok(Ok(upgraded)) => upgraded,
-        Ok(Err(error)) => return server.refused(Some(&handshake), None, &format!("the client left: {error}")),
-        Err(_) => return server.refused(Some(&handshake), None, "the response could not be sent"),
+        Ok(Err(error)) => return server.refused(&handshake, None, &format!("the client left: {error}")),
+        Err(_) => return server.refused(&handshake, None, "the response could not be sent"),
     };
     let (io, early) = upgrade::stream(upgraded);
     let socket = Socket::server(io, &early, &server.options).await;
     drop(early);
-    let protocol = match agreement {
+    let agreed = match agreement {
         Agreement::Protocol(protocol) => Some(protocol),
         Agreement::Unnamed => None,
         Agreement::None => {
             const REASON: &str = "no common subprotocol";
-            server.refused(Some(&handshake), Some(StatusCode::SWITCHING_PROTOCOLS), REASON);
+            server.refused(&handshake, Some(StatusCode::SWITCHING_PROTOCOLS), REASON);
             let close = Close::new(1002).reason(REASON).because(Cause::ProtocolError);
             socket.part(Farewell::close(&close), server.options.close_timeout).await;
             return;
@@ -132,33 +136,38 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agre
     extensions.insert(IsSession);
     let about = About {
         identity: handshake.shared_identity(),
-        dialect: server.dialect(protocol.as_deref()),
-        protocol,
         remote_address: handshake.remote_address(),
         opened_at: SystemTime::now(),
         extensions,
     };
     // The headers of the request are not needed any more.
     drop(handshake);
+    let agreed = Agreed { dialect: server.dialect(agreed.as_deref()), protocol: agreed };
     let span = tracing::info_span!(
         "connection",
         identity = &*about.identity,
-        protocol = about.protocol.as_deref(),
+        protocol = agreed.protocol.as_deref(),
         remote_address = about.remote_address.map(tracing::field::display),
     );
-    serve(server, about, socket).instrument(span).await;
+    serve(server, about, agreed, socket).instrument(span).await;
 }
 
-async fn serve(server: Arc<Inner>, about: About, socket: Socket) {
+async fn serve(server: Arc<Inner>, about: About, agreed: Agreed, socket: Socket) {
     let link = Link::new(about, server.options.call_queue, server.hub.clone());
+    let protocol = link.agree(agreed).protocol.clone();
     let driver = Driver::new(link.clone(), server.dispatch.clone(), server.options.clone());
     let entry = server.registry.enter(Session::new(link.clone()));
     tracing::debug!("session opened");
-    link.emit(|| EventKind::Opened { protocol: link.about.protocol.clone() });
+    link.emit(|| EventKind::Opened { protocol });
+    let mut server_closes = false;
     let leave = |closed: &Closed| {
         drop(entry);
+        server_closes = server.closing.is_cancelled();
         tracing::debug!(%closed, "session closed");
         link.emit(|| EventKind::Closed(closed.clone()));
     };
     driver.serve(socket, leave).await;
+    if server_closes {
+        server.clean.fetch_add(1, Ordering::Relaxed);
+    }
 }

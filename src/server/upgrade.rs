@@ -67,14 +67,15 @@ impl RpcUpgrade {
     pub(super) fn read(parts: Parts, on_upgrade: Option<OnUpgrade>, max_identity: usize) -> Result<Self, UpgradeError> {
         const NO_UPGRADE: Refusal =
             Refusal { status: StatusCode::BAD_REQUEST, reason: "the connection cannot be upgraded" };
-        let accept = handshake::check(&parts)?;
-        let on_upgrade = on_upgrade.ok_or(NO_UPGRADE)?;
-        let uri = axum::original_uri(&parts.extensions).unwrap_or(&parts.uri);
-        let (endpoint, identity) = handshake::identity(uri.path(), max_identity)?;
-        let (endpoint, identity) = (endpoint.to_owned(), identity.into());
-        let protocols = handshake::offered_protocols(&parts.headers)?;
         let known = parts.extensions.get().map(|&RemoteAddress(address)| address);
         let remote_address = known.or_else(|| axum::connect_info(&parts.extensions));
+        let fail = |refusal| UpgradeError { refusal, remote_address };
+        let accept = handshake::check(&parts).map_err(fail)?;
+        let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
+        let uri = axum::original_uri(&parts.extensions).unwrap_or(&parts.uri);
+        let (endpoint, identity) = handshake::identity(uri.path(), max_identity).map_err(fail)?;
+        let (endpoint, identity) = (endpoint.to_owned(), identity.into());
+        let protocols = handshake::offered_protocols(&parts.headers).map_err(fail)?;
         let handshake = Handshake::new(parts, identity, endpoint, protocols, remote_address);
         Ok(Self { handshake, accept, on_upgrade })
     }
@@ -104,22 +105,29 @@ impl fmt::Debug for RpcUpgrade {
 
 /// A request that is no handshake of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpgradeError(Refusal);
+pub struct UpgradeError {
+    refusal: Refusal,
+    remote_address: Option<SocketAddr>,
+}
 
 impl UpgradeError {
     /// The HTTP status that says so.
     pub fn status(&self) -> StatusCode {
-        self.0.status
+        self.refusal.status
     }
 
     pub(super) fn reason(&self) -> &'static str {
-        self.0.reason
+        self.refusal.reason
+    }
+
+    pub(super) fn remote_address(&self) -> Option<SocketAddr> {
+        self.remote_address
     }
 
     /// The response that says so, with the reason as its body.
     pub fn into_response<B: From<Bytes>>(self) -> Response<B> {
-        let mut reject = Reject::new(self.0.status).body(self.0.reason);
-        if self.0.status == StatusCode::UPGRADE_REQUIRED {
+        let mut reject = Reject::new(self.refusal.status).body(self.refusal.reason);
+        if self.refusal.status == StatusCode::UPGRADE_REQUIRED {
             reject = reject
                 .header(header::UPGRADE, HeaderValue::from_static("websocket"))
                 .header(header::CONNECTION, HeaderValue::from_static("Upgrade"))
@@ -131,17 +139,11 @@ impl UpgradeError {
 
 impl fmt::Display for UpgradeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.reason)
+        f.write_str(self.refusal.reason)
     }
 }
 
 impl std::error::Error for UpgradeError {}
-
-impl From<Refusal> for UpgradeError {
-    fn from(refusal: Refusal) -> Self {
-        Self(refusal)
-    }
-}
 
 /// The stream below an upgraded connection, and what was read of it already.
 ///

@@ -504,10 +504,9 @@ async fn an_empty_message_is_nothing() {
 async fn what_breaks_the_websocket_is_told_to_the_peer() {
     let binary = Message::binary(vec![1]);
     let big = Message::text("x".repeat(2000));
-    for (message, code, reason, cause) in [
-        (binary, 1003, "OCPP-J is text", Cause::ProtocolError),
-        (big, 1009, "message too large", Cause::TooLarge),
-    ] {
+    for (message, code, reason, cause) in
+        [(binary, 1003, "OCPP-J is text", Cause::ProtocolError), (big, 1009, "message too large", Cause::TooLarge)]
+    {
         let server = with(RpcRouter::new(), Options::server().max_message_size(1000));
         let (mut station, session) = connected(&server, "ocpp1.6").await;
         station.ws.send(message).await.expect("open");
@@ -521,12 +520,12 @@ async fn what_breaks_the_websocket_is_told_to_the_peer() {
 async fn broken_frames_are_told_to_the_peer() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     for (frame, code) in [
-        (&[0x81, 0x01, b'x'][..], 1002_u16),                       // not masked
-        (&[0xc1, 0x81, 0, 0, 0, 0, b'x'], 1002),                   // a reserved bit
-        (&[0x81, 0x81, 0, 0, 0, 0, 0xff], 1007),                   // not UTF-8
-        (&[0x89, 0xfe, 0x00, 0x7e, 0, 0, 0, 0], 1002),             // a ping of 126 bytes
+        (&[0x81, 0x01, b'x'][..], 1002_u16),           // not masked
+        (&[0xc1, 0x81, 0, 0, 0, 0, b'x'], 1002),       // a reserved bit
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xff], 1007),       // not UTF-8
+        (&[0x89, 0xfe, 0x00, 0x7e, 0, 0, 0, 0], 1002), // a ping of 126 bytes
         (&[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], 1009), // 2^63 bytes
-        (&[0x80, 0x81, 0, 0, 0, 0, b'x'], 1002),                   // a continuation of nothing
+        (&[0x80, 0x81, 0, 0, 0, 0, b'x'], 1002),       // a continuation of nothing
     ] {
         let server = server(RpcRouter::new());
         let (station, session) = connected(&server, "ocpp1.6").await;

@@ -100,9 +100,11 @@ fn imports(text: &str) -> Vec<&str> {
             found.extend(block.trim_end_matches("};").split(", ").filter_map(|path| path.split("::").next()));
         } else {
             let paths = line.match_indices("crate::").map(|(at, found)| &line[at + found.len()..]);
-            found.extend(paths.filter_map(|path| path.split(|c| !is_name(c)).next()).filter(|name| {
-                name.starts_with(|c: char| c.is_ascii_lowercase())
-            }));
+            found.extend(
+                paths
+                    .filter_map(|path| path.split(|c| !is_name(c)).next())
+                    .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase())),
+            );
         }
     }
     found

@@ -6,14 +6,17 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use ocpp_rpc::RpcServer;
-use tokio::{io::DuplexStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream},
+    time::timeout,
+};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest, http::HeaderValue, protocol::CloseFrame},
 };
 
-pub struct Station {
-    pub ws: WebSocketStream<DuplexStream>,
+pub struct Station<S = DuplexStream> {
+    pub ws: WebSocketStream<S>,
     /// The subprotocol that the server agreed to.
     pub protocol: Option<String>,
 }
@@ -38,8 +41,10 @@ impl Station {
     pub async fn connect(server: &RpcServer, identity: &str, protocols: &str) -> Self {
         Self::open(dial(server), identity, protocols).await
     }
+}
 
-    pub async fn open(stream: DuplexStream, identity: &str, protocols: &str) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Station<S> {
+    pub async fn open(stream: S, identity: &str, protocols: &str) -> Self {
         let mut request = format!("ws://test/ocpp/{identity}").into_client_request().expect("a request");
         if !protocols.is_empty() {
             let value = HeaderValue::from_str(protocols).expect("a header");
@@ -107,14 +112,18 @@ impl Station {
         self.ws.send(Message::Close(Some(frame))).await.expect("open");
     }
 
-    /// Asserts that nothing comes for an hour: pauses the clock of no test, so only for tests that did.
+    /// Asserts that nothing but pings comes for an hour. For tests with a paused clock.
     pub async fn silent(&mut self) {
-        loop {
-            match timeout(Duration::from_secs(3600), self.ws.next()).await {
-                Err(_) => return,
-                Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
-                Ok(other) => panic!("not silent: {other:?}"),
+        let heard = timeout(Duration::from_secs(3600), async {
+            loop {
+                let message = self.next().await;
+                if !matches!(message, Message::Ping(_) | Message::Pong(_)) {
+                    return message;
+                }
             }
+        });
+        if let Ok(message) = heard.await {
+            panic!("not silent: {message:?}");
         }
     }
 }

@@ -1,0 +1,279 @@
+//! The hook that judges handshakes, over TCP: what it is shown, what it can say, and when it is dropped.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{HeaderValue, StatusCode, header};
+use ocpp_rpc::{
+    Accept, Authenticate, Close, Handshake, Reject, RpcRouter, RpcServer, RpcServerBuilder, extract::Extension,
+};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::tcp::{Site, frame, head, offering, soon, with};
+
+/// A server that judges handshakes so.
+fn judged_by(hook: impl Authenticate) -> RpcServerBuilder {
+    RpcServer::builder(RpcRouter::new()).auth(hook)
+}
+
+/// A hook that lets the test know that it runs, that it was dropped before its end, and waits to be let go.
+struct Gate {
+    entered: mpsc::UnboundedSender<()>,
+    dropped: mpsc::UnboundedSender<()>,
+    open: Arc<Semaphore>,
+}
+
+/// The test's side of a gate.
+struct Gatekeeper {
+    entered: mpsc::UnboundedReceiver<()>,
+    dropped: mpsc::UnboundedReceiver<()>,
+    open: Arc<Semaphore>,
+}
+
+impl Gate {
+    fn new() -> (Self, Gatekeeper) {
+        let (has_entered, entered) = mpsc::unbounded_channel();
+        let (was_dropped, dropped) = mpsc::unbounded_channel();
+        let open = Arc::new(Semaphore::new(0));
+        (Self { entered: has_entered, dropped: was_dropped, open: open.clone() }, Gatekeeper { entered, dropped, open })
+    }
+}
+
+impl Authenticate for Gate {
+    async fn authenticate(&self, _: Handshake) -> Result<Accept, Reject> {
+        struct Guard<'a>(&'a mpsc::UnboundedSender<()>);
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                let _ = self.0.send(());
+            }
+        }
+        let guard = Guard(&self.dropped);
+        self.entered.send(()).expect("a test");
+        self.open.acquire().await.expect("open some day").forget();
+        std::mem::forget(guard);
+        Ok(Accept::new())
+    }
+}
+
+#[tokio::test]
+async fn what_the_hook_accepts_with_reaches_handlers_and_the_session() {
+    #[derive(Clone, Debug, PartialEq)]
+    struct Tenant(u32);
+    async fn tenant(Extension(Tenant(tenant)): Extension<Tenant>) -> Result<Value, Infallible> {
+        Ok(json!({"tenant": tenant}))
+    }
+    let router = RpcRouter::new().on("Tenant", tenant);
+    let hook = async |_: Handshake| Ok(Accept::new().extension(Tenant(7)));
+    let site = Site::of(RpcServer::builder(router).auth(hook)).await;
+    let mut station = site.enter(&head("/CP")).await;
+    assert_eq!(soon(station.ask(r#"[2,"1","Tenant",{}]"#)).await, r#"[3,"1",{"tenant":7}]"#);
+    let session = site.server.session("CP").expect("registered");
+    assert_eq!((session.extension(), session.extension::<String>()), (Some(&Tenant(7)), None));
+}
+
+#[tokio::test]
+async fn what_the_hook_rejects_is_answered_as_it_says_whatever_the_protocols() {
+    let hook = async |handshake: Handshake| match handshake.identity() {
+        "default" => Err(Reject::default()),
+        "banned" => Err(Reject::new(StatusCode::FORBIDDEN)
+            .header(header::RETRY_AFTER, HeaderValue::from_static("60"))
+            .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body("{\"banned\":true}")),
+        "unknown" => Err(Reject::not_found()),
+        "moved" => Err(Reject::new(StatusCode::TEMPORARY_REDIRECT)
+            .header(header::LOCATION, HeaderValue::from_static("/new/moved"))),
+        // Statuses that would say something else are a mistake of the hook's.
+        "mistaken" => Err(StatusCode::SWITCHING_PROTOCOLS.into()),
+        _ => Err(StatusCode::OK.into()),
+    };
+    // None of these clients offers a protocol that the server has: the hook comes first all the same.
+    let mut site = Site::of(judged_by(hook).protocols(["ocpp1.6"])).await;
+    for (identity, status, name, value, body, reason) in [
+        ("default", 401, "www-authenticate", "Basic realm=\"ocpp\"", "", "Unauthorized"),
+        ("banned", 403, "retry-after", "60", "{\"banned\":true}", "{\"banned\":true}"),
+        ("banned", 403, "content-type", "application/json", "{\"banned\":true}", "{\"banned\":true}"),
+        ("unknown", 404, "content-length", "0", "", "Not Found"),
+        ("moved", 307, "location", "/new/moved", "", "Temporary Redirect"),
+        ("mistaken", 500, "upgrade", "", "", "Internal Server Error"),
+        ("wrong", 500, "upgrade", "", "", "Internal Server Error"),
+    ] {
+        let answer = site.ask(&head(&format!("/ocpp/{identity}"))).await;
+        assert_eq!((answer.status, answer.header(name), &*answer.body), (status, value, body), "{identity}");
+        assert_eq!(site.refused().await, (Some(identity.to_owned()), Some(status), reason.to_owned()));
+    }
+    assert!(site.server.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_was_turned_away_may_try_again_on_the_same_connection() {
+    let hook = async |handshake: Handshake| match handshake.password().as_deref() {
+        Some(b"secret") => Ok(Accept::new()),
+        _ => Err(Reject::unauthorized()),
+    };
+    let site = Site::of(judged_by(hook)).await;
+    let mut client = site.dial().await;
+    assert_eq!(client.ask(&head("/CP")).await.status, 401);
+    let credentials = BASE64_STANDARD.encode("CP:secret");
+    let answer = client.ask(&with(&head("/CP"), &format!("Authorization: Basic {credentials}"))).await;
+    let mut station = client.upgraded(&answer).await;
+    let answer = soon(station.ask(r#"[2,"1","Unknown",{}]"#)).await;
+    assert!(answer.starts_with(r#"[4,"1","NotImplemented","#), "{answer}");
+}
+
+#[tokio::test]
+async fn a_hook_that_panics_is_an_internal_error() {
+    // One panics in its future, the other before it has made one.
+    let hook = |handshake: Handshake| {
+        assert_ne!(handshake.identity(), "at-once");
+        async move { panic!("as it was told to be") }
+    };
+    let mut site = Site::of(judged_by(hook)).await;
+    for identity in ["later", "at-once"] {
+        assert_eq!(site.ask(&head(&format!("/{identity}"))).await.status, 500, "{identity}");
+        assert_eq!(site.refused().await.1, Some(500), "{identity}");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_never_answers_is_dropped_at_the_deadline() {
+    let (gate, mut keeper) = Gate::new();
+    let mut site = Site::of(judged_by(gate).handshake_deadline(Duration::from_millis(100))).await;
+    let answer = site.ask(&head("/CP")).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "5"));
+    soon(keeper.dropped.recv()).await.expect("dropped");
+    let reason = "authentication took too long".to_owned();
+    assert_eq!(site.refused().await, (Some("CP".to_owned()), Some(503), reason));
+}
+
+#[tokio::test]
+async fn the_hook_is_dropped_when_its_client_leaves() {
+    let (gate, mut keeper) = Gate::new();
+    let site = Site::of(judged_by(gate)).await;
+    let mut client = site.dial().await;
+    client.send(head("/CP")).await;
+    soon(keeper.entered.recv()).await.expect("entered");
+    drop(client);
+    soon(keeper.dropped.recv()).await.expect("dropped");
+    assert!(site.server.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn the_hook_is_dropped_at_the_deadline_when_its_client_leaves_with_frames_unread() {
+    let (gate, mut keeper) = Gate::new();
+    let site = Site::of(judged_by(gate).handshake_deadline(Duration::from_millis(100))).await;
+    let mut client = site.dial().await;
+    client.send([head("/CP").into_bytes(), frame(r#"[2,"1","X",{}]"#)].concat()).await;
+    drop(client);
+    soon(keeper.dropped.recv()).await.expect("dropped");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_it_was_judged_is_an_event() {
+    let (gate, mut keeper) = Gate::new();
+    let mut site = Site::of(judged_by(gate)).await;
+    let mut client = site.dial().await;
+    client.send(head("/CP")).await;
+    soon(keeper.entered.recv()).await.expect("entered");
+    drop(client);
+    let (identity, status, _) = site.refused().await;
+    assert_eq!((identity.as_deref(), status), (Some("CP"), None));
+}
+
+#[tokio::test]
+async fn more_handshakes_than_may_wait_are_turned_away() {
+    let (gate, mut keeper) = Gate::new();
+    let mut site = Site::of(judged_by(gate).max_pending_handshakes(1)).await;
+    let mut first = site.dial().await;
+    first.send(head("/first")).await;
+    soon(keeper.entered.recv()).await.expect("entered");
+    let answer = site.ask(&head("/second")).await;
+    assert_eq!((answer.status, answer.header("retry-after"), &*answer.body), (503, "5", "too many handshakes"));
+    let refused = (Some("second".to_owned()), Some(503), "too many handshakes".to_owned());
+    assert_eq!(site.refused().await, refused);
+    // Its place is free again once the first one is in.
+    keeper.open.add_permits(2);
+    assert_eq!(first.answer().await.status, 101);
+    assert_eq!(site.ask(&head("/second")).await.status, 101);
+}
+
+#[tokio::test]
+async fn a_handshake_under_way_is_turned_away_when_the_server_closes() {
+    let (gate, mut keeper) = Gate::new();
+    let site = Site::of(judged_by(gate)).await;
+    let mut client = site.dial().await;
+    client.send(head("/CP")).await;
+    soon(keeper.entered.recv()).await.expect("entered");
+    let report = soon(site.listener.close(Close::going_away())).await;
+    assert_eq!((report.clean, report.forced), (0, 0));
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.header("retry-after"), &*answer.body), (503, "5", "the server is closing"));
+    soon(keeper.dropped.recv()).await.expect("dropped");
+}
+
+#[tokio::test]
+async fn the_hook_may_choose_a_protocol_among_those_offered() {
+    let hook = async |handshake: Handshake| Ok(Accept::new().protocol(handshake.identity()));
+    let mut site = Site::of(judged_by(hook).protocols(["ocpp1.6", "ocpp2.0.1"])).await;
+    // The last is none of the server's: whoever accepts it by name knows better.
+    for chosen in ["ocpp1.6", "ocpp2.0.1", "mine"] {
+        let station = site.enter(&offering(&format!("/{chosen}"), "ocpp2.0.1, ocpp1.6, mine")).await;
+        assert_eq!(station.protocol.as_deref(), Some(chosen));
+    }
+    for head in [head("/ocpp1.6"), offering("/ocpp1.6", "ocpp2.0.1, OCPP1.6")] {
+        let answer = site.ask(&head).await;
+        assert_eq!((answer.status, &*answer.body), (400, "the accepted protocol was not offered"));
+        assert_eq!(site.refused().await, (Some("ocpp1.6".to_owned()), Some(400), answer.body));
+    }
+}
+
+#[tokio::test]
+async fn the_hook_is_shown_the_whole_request() {
+    let (shown, mut handshakes) = mpsc::unbounded_channel();
+    let hook = move |handshake: Handshake| {
+        shown.send(handshake).expect("a test");
+        async { Ok(Accept::new()) }
+    };
+    let site = Site::of(judged_by(hook)).await;
+    let mut client = site.dial().await;
+    let head = with(&offering("/a%2Fb//tenant/CP%201?x=%201&y", "ocpp2.0.1,,ocpp1.6"), "User-Agent: station/1");
+    assert_eq!(client.ask(&head).await.status, 101);
+    let handshake = soon(handshakes.recv()).await.expect("shown");
+    assert_eq!((handshake.identity(), handshake.endpoint()), ("CP 1", "/a%2Fb//tenant"));
+    assert_eq!(handshake.query(), Some("x=%201&y"));
+    assert_eq!(handshake.protocols(), ["ocpp2.0.1", "ocpp1.6"]);
+    assert_eq!(handshake.headers()[header::USER_AGENT], "station/1");
+    assert_eq!(handshake.parts().uri.path(), "/a%2Fb//tenant/CP%201");
+    assert_eq!(handshake.remote_address(), Some(client.address()));
+    assert_eq!(handshake.password(), None);
+}
+
+#[tokio::test]
+async fn the_password_is_the_bytes_behind_the_identity_and_never_printed() {
+    let (shown, mut handshakes) = mpsc::unbounded_channel();
+    let hook = move |handshake: Handshake| {
+        shown.send(handshake).expect("a test");
+        async { Err(Reject::unauthorized()) }
+    };
+    let site = Site::of(judged_by(hook)).await;
+    let binary = [&b"CP:"[..], &[0, 1, 0xfe, 0xff]].concat();
+    for (path, scheme, credentials, password) in [
+        ("/CP", "Basic", &b"CP:secret"[..], Some(&b"secret"[..])),
+        ("/CP", "bAsIc", b"CP:secret", Some(b"secret")),
+        ("/CP", "Basic", b"CP:a:b:", Some(b"a:b:")),
+        ("/CP", "Basic", b"CP:", Some(b"")),
+        ("/CP", "Basic", &binary, Some(&[0, 1, 0xfe, 0xff])),
+        ("/a:b", "Basic", b"a:b:secret", Some(b"secret")),
+        ("/a%2Fb%20c", "Basic", b"a/b c:secret", Some(b"secret")),
+        ("/CP", "Basic", b"other:secret", None),
+        ("/CP", "Basic", b"CP", None),
+        ("/CP", "Bearer", b"CP:secret", None),
+    ] {
+        let encoded = BASE64_STANDARD.encode(credentials);
+        site.ask(&with(&head(path), &format!("Authorization: {scheme} {encoded}"))).await;
+        let handshake = soon(handshakes.recv()).await.expect("shown");
+        assert_eq!(handshake.password().as_deref(), password, "{path} {encoded}");
+        let printed = format!("{handshake:?} {:?} {:?}", handshake.headers(), handshake.parts());
+        assert!(!printed.contains("secret") && !printed.contains(&encoded), "{printed}");
+    }
+}

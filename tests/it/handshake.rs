@@ -1,0 +1,291 @@
+//! The opening handshake over TCP: what opens a session, and what is answered to everything else.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use http::Request;
+use ocpp_rpc::{
+    Dialect, EventKind, Options, RpcRouter, RpcServer, RpcServerBuilder, Session,
+    extract::{Params, State},
+};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::tcp::{Client, Site, TcpStation, frame, head, offering, soon, with};
+
+const WHO: &str = r#"[2,"1","Who",{}]"#;
+
+/// A server that tells its clients who they are.
+fn builder() -> RpcServerBuilder {
+    async fn who(session: Session) -> Result<Value, Infallible> {
+        Ok(json!({"identity": session.identity(), "protocol": session.protocol()}))
+    }
+    RpcServer::builder(RpcRouter::new().on("Who", who))
+}
+
+async fn who(station: &mut TcpStation) -> (String, Option<String>) {
+    let answer = soon(station.ask(WHO)).await;
+    let (_, _, mut who): (u8, String, Value) = serde_json::from_str(&answer).expect("a result");
+    (serde_json::from_value(who["identity"].take()).expect("a name"), who["protocol"].as_str().map(str::to_owned))
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_wrong_is_told_what_is_wrong_with_it() {
+    const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    const NO_KEY: &str = "the Sec-WebSocket-Key is not 16 bytes in base64";
+    const NO_CONNECTION: &str = "the Connection header does not name Upgrade";
+    const NO_VERSION: &str = "the WebSocket version is not 13";
+    const BAD_PROTOCOL: &str = "the Sec-WebSocket-Protocol header is malformed";
+    let two_keys = KEY.repeat(2);
+    let mut site = Site::of(builder()).await;
+    for (sound, spoiled, status, reason) in [
+        ("GET ", "POST ", 400, "a WebSocket handshake is a GET"),
+        ("HTTP/1.1", "HTTP/1.0", 400, "a WebSocket handshake needs HTTP/1.1"),
+        ("Connection: Upgrade\r\n", "", 400, NO_CONNECTION),
+        ("Connection: Upgrade", "Connection: keep-alive", 400, NO_CONNECTION),
+        ("Sec-WebSocket-Version: 13\r\n", "", 426, NO_VERSION),
+        ("Version: 13", "Version: 8", 426, NO_VERSION),
+        ("Version: 13", "Version: 13\r\nSec-WebSocket-Version: 13", 426, NO_VERSION),
+        (KEY, "", 400, NO_KEY),
+        (KEY, &two_keys, 400, NO_KEY),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "", 400, NO_KEY),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j", 400, NO_KEY),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "!!!lIHNhbXBsZSBub25jZQ==", 400, NO_KEY),
+        (KEY, "Sec-WebSocket-Protocol: ocpp 1.6\r\n", 400, NO_KEY),
+        ("Host: test", "Sec-WebSocket-Protocol: ocpp 1.6", 400, BAD_PROTOCOL),
+        ("Host: test", "Sec-WebSocket-Protocol: ocpp1.6\r\nSec-WebSocket-Protocol: a;b", 400, BAD_PROTOCOL),
+    ] {
+        let head = head("/ocpp/CP").replace(sound, spoiled);
+        let answer = site.ask(&head).await;
+        assert_eq!((answer.status, &*answer.body), (status, reason), "{head}");
+        let told = (answer.header("upgrade"), answer.header("sec-websocket-version"));
+        assert_eq!(told, if status == 426 { ("websocket", "13") } else { ("", "") }, "{head}");
+        let (_, status_told, reason_told) = site.refused().await;
+        assert_eq!((status_told, &*reason_told), (Some(status), reason), "{head}");
+    }
+    assert!(site.server.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn a_malformed_handshake_is_an_event_that_says_where_it_came_from() {
+    let mut site = Site::of(builder()).await;
+    let mut client = site.dial().await;
+    client.ask(&head("/ocpp/CP").replace("Version: 13", "Version: 8")).await;
+    let event = soon(site.events.next()).await.expect("an event");
+    assert_eq!(event.remote_address, Some(client.address()));
+}
+
+#[tokio::test]
+async fn a_request_for_no_websocket_is_not_found_at_a_listener_and_told_to_upgrade_by_the_service() {
+    let server = builder().build().expect("a sound configuration");
+    let alone = server.listen("127.0.0.1:0").await.expect("a port");
+    let whole = server.listen_with("127.0.0.1:0", server.clone()).await.expect("a port");
+    for change in [("Upgrade: websocket\r\n", ""), ("Upgrade: websocket", "Upgrade: h2c")] {
+        let head = head("/ocpp/CP").replace(change.0, change.1);
+        for (listener, status, upgrade, version) in [(&alone, 404, "", ""), (&whole, 426, "websocket", "13")] {
+            let mut client = Client::dial(listener.local_addr()).await;
+            let answer = client.ask(&head).await;
+            let told = (answer.status, answer.header("upgrade"), answer.header("sec-websocket-version"));
+            assert_eq!(told, (status, upgrade, version), "{head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_may_be_spelled_in_many_ways() {
+    let site = Site::of(builder()).await;
+    for (usual, unusual) in [
+        ("Connection: Upgrade", "Connection: keep-alive, uPGRADE"),
+        ("Connection: Upgrade", "Connection: keep-alive\r\nConnection: Upgrade"),
+        ("Upgrade: websocket", "UPGRADE: h2c, WebSocket"),
+        ("Upgrade: websocket", "Upgrade: h2c\r\nUpgrade: websocket"),
+        ("GET /ocpp/CP ", "GET http://elsewhere:1/ocpp/CP?a=b/c "),
+        ("Sec-WebSocket-Key: ", "sec-websocket-key:\t "),
+    ] {
+        let head = head("/ocpp/CP").replace(usual, unusual);
+        assert!(head.contains(unusual));
+        let answer = site.ask(&head).await;
+        let accept = answer.header("sec-websocket-accept");
+        assert_eq!((answer.status, accept), (101, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+        assert_eq!((answer.header("connection"), answer.header("upgrade")), ("Upgrade", "websocket"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn the_identity_is_the_last_segment_of_the_path_decoded_once() {
+    let site = Site::of(builder()).await;
+    let longest = "x".repeat(255);
+    let target = format!("/{longest}");
+    for (path, identity) in [
+        ("/CP", "CP"),
+        ("//CP", "CP"),
+        ("/CP/", "CP"),
+        ("/ocpp//CP//?x=/y", "CP"),
+        ("/ocpp/a%2Fb", "a/b"),
+        ("/ocpp/a%252Fb", "a%2Fb"),
+        ("/ocpp/%F0%9F%94%8C%20+", "🔌 +"),
+        (&*target, &*longest),
+    ] {
+        let mut station = site.enter(&head(path)).await;
+        assert_eq!(who(&mut station).await.0, identity, "{path}");
+        assert_eq!(site.server.session(identity).expect("registered").identity(), identity);
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_ends_in_no_identity_is_not_found() {
+    let mut site = Site::of(builder().max_identity(48)).await;
+    let long = format!("/ocpp/{}", "x".repeat(49));
+    // 48 bytes as they are sent, but 49 characters of two bytes each make more.
+    let wide = format!("/ocpp/{}", "%C3%A9".repeat(25));
+    for path in ["/", "//", "/?CP", "/ocpp/%", "/ocpp/%4", "/ocpp/%zz", "/ocpp/%E0%A4%A", "/ocpp/%ff", "/ocpp/%00"]
+        .into_iter()
+        .chain([&*long, &wide])
+    {
+        let answer = site.ask(&head(path)).await;
+        let (identity, status, reason) = site.refused().await;
+        assert_eq!((answer.status, status, identity), (404, Some(404), None), "{path}");
+        assert_eq!(answer.body, reason, "{path}");
+        assert!(!reason.is_empty());
+    }
+    assert!(site.server.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn the_first_protocol_of_the_client_that_the_server_has_is_agreed_on() {
+    let site = Site::of(builder().protocols(["ocpp1.6", "ocpp2.0.1"])).await;
+    for (lines, agreed) in [
+        ("ocpp1.6", "ocpp1.6"),
+        ("ocpp2.0.1, ocpp1.6", "ocpp2.0.1"),
+        ("ocpp2.1,ocpp1.6,ocpp2.0.1", "ocpp1.6"),
+        (",, ocpp2.0.1 ,", "ocpp2.0.1"),
+        ("ocpp2.1\r\nSec-WebSocket-Protocol: ocpp2.0.1\r\nsec-websocket-protocol: ocpp1.6", "ocpp2.0.1"),
+    ] {
+        let mut station = site.enter(&offering("/CP", lines)).await;
+        assert_eq!(station.protocol.as_deref(), Some(agreed), "{lines}");
+        assert_eq!(who(&mut station).await.1.as_deref(), Some(agreed), "{lines}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_a_common_protocol_is_upgraded_without_one_and_closed() {
+    let mut site = Site::of(builder().protocols(["ocpp1.6"])).await;
+    for head in [head("/CP"), offering("/CP", ""), offering("/CP", "OCPP1.6, ocpp1.60")] {
+        let mut station = site.enter(&head).await;
+        assert_eq!(station.protocol, None, "{head}");
+        assert_eq!(soon(station.closed()).await, (1002, "no common subprotocol".to_owned()), "{head}");
+        assert!(site.server.sessions().is_empty());
+        // The first event tells of it: it was no session, not even for a moment.
+        let event = soon(site.events.next()).await.expect("an event");
+        let EventKind::Refused { status, reason, .. } = event.kind else { panic!("{event:?}") };
+        let told = (event.identity.as_deref(), status, &*reason);
+        assert_eq!(told, (Some("CP"), Some(101), "no common subprotocol"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_protocols_takes_any_client_and_names_none() {
+    let site = Site::of(builder()).await;
+    for head in [head("/CP"), offering("/CP", "ocpp1.6, mine")] {
+        let mut station = site.enter(&head).await;
+        assert_eq!(station.protocol, None);
+        assert_eq!(who(&mut station).await, ("CP".to_owned(), None));
+    }
+}
+
+#[tokio::test]
+async fn frames_right_behind_the_head_are_served_by_a_session_that_is_registered() {
+    async fn registered(
+        Params(params): Params<Value>,
+        session: Session,
+        State(server): State<Arc<OnceLock<RpcServer>>>,
+    ) -> Result<Value, Infallible> {
+        let known = server.get().and_then(|server| server.session(session.identity()));
+        Ok(json!({"registered": known.is_some(), "params": params}))
+    }
+    let holder = Arc::new(OnceLock::new());
+    let router = RpcRouter::with_state(holder.clone()).on("Registered", registered);
+    let site = Site::of(RpcServer::builder(router)).await;
+    holder.set(site.server.clone()).expect("set once");
+    let mut client = site.dial().await;
+    let frames = ["a", "b"].map(|id| frame(&format!(r#"[2,"{id}","Registered",{{"n":1}}]"#)));
+    client.send([head("/CP").into_bytes(), frames.concat()].concat()).await;
+    let answer = client.answer().await;
+    let mut station = client.upgraded(&answer).await;
+    for id in ["a", "b"] {
+        let result = format!(r#"[3,"{id}",{{"params":{{"n":1}},"registered":true}}]"#);
+        assert_eq!(soon(station.receive()).await, result);
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_more_than_64_kib_is_too_large() {
+    let site = Site::of(builder()).await;
+    for (kib, status) in [(60, 101), (65, 431)] {
+        let head = with(&head("/CP"), &format!("X-Padding: {}", "x".repeat(kib << 10)));
+        assert_eq!(site.ask(&head).await.status, status, "{kib} KiB");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_finish_its_head_is_disconnected_and_holds_nobody_up() {
+    let site = Site::of(builder().handshake_deadline(Duration::from_millis(100))).await;
+    for part in ["", "GET /CP HTTP/1.1\r\nHost: te"] {
+        let mut slow = site.dial().await;
+        slow.send(part).await;
+        let mut other = site.enter(&head("/other")).await;
+        assert_eq!(who(&mut other).await.0, "other");
+        let rest = slow.rest().await;
+        assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&rest));
+    }
+}
+
+#[test]
+fn settings_that_could_never_work_are_refused_with_their_names() {
+    type Spoil = fn(RpcServerBuilder) -> RpcServerBuilder;
+    let cases: &[(Spoil, &str)] = &[
+        (|builder| builder.protocols(["ocpp 1.6"]), "\"ocpp 1.6\" is not a token"),
+        (|builder| builder.protocols([""]), "\"\" is not a token"),
+        (|builder| builder.protocols(["a", "b", "a"]), "\"a\" is named twice"),
+        (|builder| builder.protocols(["a"]).dialect("b", Dialect::OCPP_1_6), "dialect for \"b\""),
+        (|builder| builder.dialect("ocpp1.6", Dialect::OCPP_1_6), "dialect for \"ocpp1.6\""),
+        (|builder| builder.handshake_deadline(Duration::ZERO), "handshake_deadline"),
+        (|builder| builder.handshake_deadline(Duration::MAX), "handshake_deadline"),
+        (|builder| builder.max_pending_handshakes(0), "max_pending_handshakes"),
+        (|builder| builder.max_identity(0), "max_identity"),
+        (|builder| builder.options(Options::server().call_concurrency(0)), "call_concurrency"),
+        (|builder| builder.options(Options::server().call_queue(0)), "call_queue"),
+        (|builder| builder.options(Options::server().handler_concurrency(0)), "handler_concurrency"),
+        (|builder| builder.options(Options::server().max_message_size(0)), "max_message_size"),
+        (|builder| builder.options(Options::server().max_unsent(0)), "max_unsent"),
+    ];
+    for (spoil, text) in cases {
+        match spoil(builder()).build() {
+            Ok(_) => panic!("built, in spite of: {text}"),
+            Err(error) => assert!(error.to_string().contains(text), "{error}"),
+        }
+    }
+    let huge = builder().max_pending_handshakes(usize::MAX).protocols(["x!#$%&'*+-.^_`|~"]).build();
+    assert!(huge.is_ok());
+}
+
+#[test]
+fn two_dialects_for_one_protocol_contradict_each_other() {
+    let twice = builder().protocols(["a"]).dialect("a", Dialect::OCPP_1_6).dialect("a", Dialect::OCPP_2_1);
+    assert!(twice.build().is_err());
+}
+
+#[tokio::test]
+async fn a_request_whose_connection_cannot_be_upgraded_is_refused() {
+    let server = builder().build().expect("a sound configuration");
+    let request = Request::get("/CP")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let response = soon(server.oneshot(request.body(()).expect("a request"))).await.expect("infallible");
+    assert_eq!(response.status(), 400);
+}

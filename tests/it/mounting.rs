@@ -1,0 +1,224 @@
+//! A server behind other people's HTTP: axum in its many ways, hyper alone, and layers in between.
+
+use std::{collections::HashMap, convert::Infallible, net::SocketAddr};
+
+use axum::{
+    Router,
+    extract::{ConnectInfo, Query},
+    response::Response,
+    routing::{any, get},
+};
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use ocpp_rpc::{
+    Accept, EventKind, Handshake, RemoteAddress, RpcRouter, RpcServer, RpcUpgrade, Session, extract::Extension,
+};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tower::{Layer, ServiceBuilder, util::MapRequestLayer};
+use tower_http::trace::TraceLayer;
+
+use crate::{
+    support::Station,
+    tcp::{Client, frame, head, offering, soon},
+};
+
+const WHO: &str = r#"[2,"1","Who",{}]"#;
+
+/// Where the handshake says that it came to.
+#[derive(Clone)]
+struct Endpoint(String);
+
+impl Endpoint {
+    fn of(handshake: &Handshake) -> Self {
+        Self(handshake.endpoint().to_owned())
+    }
+}
+
+/// A server that tells its clients what it knows of them.
+fn server() -> RpcServer {
+    async fn who(session: Session, Extension(Endpoint(endpoint)): Extension<Endpoint>) -> Result<Value, Infallible> {
+        Ok(json!({
+            "endpoint": endpoint,
+            "identity": session.identity(),
+            "protocol": session.protocol(),
+            "remote": session.remote_address(),
+        }))
+    }
+    let server = RpcServer::builder(RpcRouter::new().on("Who", who))
+        .protocols(["ocpp1.6"])
+        .auth(async |handshake: Handshake| Ok(Accept::new().extension(Endpoint::of(&handshake))));
+    server.build().expect("a sound configuration")
+}
+
+async fn bind() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("a port");
+    (listener, address)
+}
+
+async fn axum(app: Router) -> SocketAddr {
+    let (listener, address) = bind().await;
+    tokio::spawn(async { axum::serve(listener, app).await });
+    address
+}
+
+async fn axum_with_addresses(app: Router) -> SocketAddr {
+    let (listener, address) = bind().await;
+    tokio::spawn(async { axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await });
+    address
+}
+
+/// Whether the client's address gets through.
+#[derive(Clone, Copy)]
+enum Remote {
+    Known,
+    Unknown,
+}
+
+/// Calls both ways over a server that is mounted at `/ocpp`, and checks that wrong requests get the right answers.
+async fn works(server: &RpcServer, address: SocketAddr, remote: Remote) {
+    let stream = soon(TcpStream::connect(address)).await.expect("a listener");
+    let own = stream.local_addr().expect("a socket");
+    let mut station = soon(Station::open(stream, "CP%2F1", "ocpp2.0.1, ocpp1.6")).await;
+    let answer = soon(station.ask(WHO)).await;
+    let remote = match remote {
+        Remote::Known => Some(own),
+        Remote::Unknown => None,
+    };
+    let who = json!({"endpoint": "/ocpp", "identity": "CP/1", "protocol": "ocpp1.6", "remote": remote});
+    assert_eq!(answer, json!([3, "1", who]).to_string());
+
+    let session = server.session("CP/1").expect("registered");
+    let reset = session.call::<Value>("Reset", &json!({"type": "Soft"}));
+    let answering = async {
+        let (id, call) = station.receive_call().await;
+        assert_eq!(call, json!(["Reset", {"type": "Soft"}]));
+        station.send(json!([3, id, {"status": "Accepted"}]).to_string()).await;
+    };
+    let (reset, ()) = soon(async { tokio::join!(reset, answering) }).await;
+    assert_eq!(reset.expect("answered"), json!({"status": "Accepted"}));
+
+    // What comes in the same segment as the head is not lost, whoever read it.
+    let mut client = Client::dial(address).await;
+    let head_and_frame = [offering("/ocpp/early", "ocpp1.6").into_bytes(), frame(WHO)].concat();
+    client.send(head_and_frame).await;
+    let answer = client.answer().await;
+    let mut early = client.upgraded(&answer).await;
+    assert!(soon(early.receive()).await.contains(r#""identity":"early""#));
+
+    // One connection for both: a refusal does not end it.
+    let mut client = Client::dial(address).await;
+    assert_eq!(client.ask(&head("/ocpp/%E0%A4%A")).await.status, 404);
+    let answer = client.ask("GET /ocpp/CP HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!((answer.status, answer.header("sec-websocket-version")), (426, "13"));
+}
+
+#[tokio::test]
+async fn as_a_route_of_axum() {
+    let server = server();
+    let address = axum(Router::new().route_service("/ocpp/{*identity}", server.clone())).await;
+    works(&server, address, Remote::Unknown).await;
+}
+
+#[tokio::test]
+async fn nested_in_axum() {
+    let server = server();
+    let app = Router::new().route("/", get(async || "hello")).nest_service("/ocpp", server.clone());
+    works(&server, axum_with_addresses(app).await, Remote::Known).await;
+}
+
+#[tokio::test]
+async fn as_the_fallback_of_axum() {
+    let server = server();
+    let address = axum(Router::new().route("/", get(async || "hello")).fallback_service(server.clone())).await;
+    works(&server, address, Remote::Unknown).await;
+    let answer = Client::dial(address).await.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!((answer.status, &*answer.body), (200, "hello"));
+}
+
+/// A handler of axum's that judges handshakes.
+async fn connect(
+    ConnectInfo(remote): ConnectInfo<SocketAddr>,
+    Query(query): Query<HashMap<String, String>>,
+    upgrade: RpcUpgrade,
+    axum::extract::State(server): axum::extract::State<RpcServer>,
+) -> Response {
+    assert_eq!(upgrade.handshake().remote_address(), Some(remote));
+    let mut accept = Accept::new().extension(Endpoint::of(upgrade.handshake()));
+    if let Some(protocol) = query.get("protocol") {
+        accept = accept.protocol(protocol);
+    }
+    server.accept(upgrade, accept)
+}
+
+#[tokio::test]
+async fn handed_over_by_a_handler_of_axum() {
+    let server = server();
+    let stations = Router::new().route("/{identity}", any(connect)).with_state(server.clone());
+    let address = axum_with_addresses(Router::new().nest("/ocpp", stations)).await;
+    let (mut client, mut events) = (Client::dial(address).await, server.events());
+    let answer = client.ask(&head("/ocpp/CP?protocol=mine")).await;
+    assert_eq!((answer.status, &*answer.body), (400, "the accepted protocol was not offered"));
+    let event = soon(events.next()).await.expect("an event");
+    assert!(matches!(event.kind, EventKind::Refused { status: Some(400), .. }), "{event:?}");
+    assert_eq!((event.identity.as_deref(), event.remote_address), (Some("CP"), Some(client.address())));
+
+    works(&server, address, Remote::Known).await;
+}
+
+#[tokio::test]
+async fn with_layers_around_it() {
+    let server = server();
+    let traced = ServiceBuilder::new().layer(TraceLayer::new_for_http()).service(server.clone());
+    let app = Router::new().route_service("/ocpp/{*identity}", traced).layer(TraceLayer::new_for_http());
+    works(&server, axum(app).await, Remote::Unknown).await;
+}
+
+#[tokio::test]
+async fn in_an_application_that_the_server_listens_for() {
+    let server = server();
+    let app = Router::new().route("/", get(async || "hello")).nest_service("/ocpp", server.clone());
+    let listener = server.listen_with("127.0.0.1:0", app.layer(TraceLayer::new_for_http())).await.expect("a port");
+    works(&server, listener.local_addr(), Remote::Known).await;
+    let answer = Client::dial(listener.local_addr()).await.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!((answer.status, &*answer.body), (200, "hello"));
+}
+
+#[tokio::test]
+async fn served_by_hyper_alone() {
+    let server = server();
+    let ((listener, address), service) = (bind().await, TowerToHyperService::new(server.clone()));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service.clone());
+            tokio::spawn(connection.with_upgrades());
+        }
+    });
+    works(&server, address, Remote::Unknown).await;
+}
+
+#[tokio::test]
+async fn served_by_hyper_for_either_version_with_the_address_put_in_by_a_layer() {
+    let server = server();
+    let ((listener, address), inner) = (bind().await, server.clone());
+    tokio::spawn(async move {
+        while let Ok((stream, remote)) = listener.accept().await {
+            let layer = MapRequestLayer::new(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(RemoteAddress(remote));
+                request
+            });
+            let service = TowerToHyperService::new(layer.layer(inner.clone()));
+            tokio::spawn(async move {
+                let builder = auto::Builder::new(TokioExecutor::new());
+                builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await
+            });
+        }
+    });
+    works(&server, address, Remote::Known).await;
+}

@@ -1,0 +1,196 @@
+//! Sessions of a server over TCP: the newest of an identity, and what closing leaves behind.
+
+use std::{convert::Infallible, future, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use ocpp_rpc::{
+    Accept, Cause, Close, EventKind, Handshake, Options, Reject, RpcRouter, RpcServer, RpcServerBuilder, Session,
+    extract::State,
+};
+use tokio::{net::TcpStream, sync::Notify};
+
+use crate::{
+    support::dial_with_buffer,
+    tcp::{Client, Site, TcpStation, head, offering, soon},
+};
+
+/// A server with two actions, one that is answered and one that is worked on for ever, after a sign to the test.
+fn builder(stuck: Arc<Notify>) -> RpcServerBuilder {
+    async fn ping() -> Result<(), Infallible> {
+        Ok(())
+    }
+    async fn stick(State(stuck): State<Arc<Notify>>) -> Result<(), Infallible> {
+        stuck.notify_one();
+        future::pending().await
+    }
+    let router = RpcRouter::with_state(stuck).on("Ping", ping).on("Stick", stick);
+    RpcServer::builder(router).options(Options::server().close_timeout(Duration::from_millis(100)))
+}
+
+/// Makes sure that the station's session is the one that is registered.
+async fn ping(station: &mut TcpStation) {
+    assert_eq!(soon(station.ask(r#"[2,"1","Ping",{}]"#)).await, r#"[3,"1",{}]"#);
+}
+
+/// A station whose session is registered.
+async fn enter(site: &Site, identity: &str) -> (TcpStation, Session) {
+    let mut station = site.enter(&head(&format!("/{identity}"))).await;
+    ping(&mut station).await;
+    (station, site.server.session(identity).expect("registered"))
+}
+
+#[tokio::test]
+async fn a_newer_connection_replaces_the_old_one_and_outlives_it() {
+    let site = Site::of(builder(Arc::default())).await;
+    // This station does not notice for a while that it was replaced.
+    let (mut old, old_session) = enter(&site, "CP").await;
+    let (mut new, new_session) = enter(&site, "CP").await;
+    assert!(!old_session.peer().is_open() && new_session.peer().is_open());
+
+    let closed = soon(old_session.closed()).await;
+    let replaced = (1008, "replaced by a newer connection", Cause::Replaced);
+    assert_eq!((closed.code, &*closed.reason, closed.cause), replaced);
+    assert_eq!(soon(old.closed()).await, (replaced.0, replaced.1.to_owned()));
+
+    ping(&mut new).await;
+    assert_eq!(site.server.sessions().len(), 1);
+    assert!(site.server.session("CP").expect("the new one").peer().is_open());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_let_in_replaces_nobody() {
+    let hook = async |handshake: Handshake| match handshake.query() {
+        Some("welcome") => Ok(Accept::new()),
+        _ => Err(Reject::unauthorized()),
+    };
+    let site = Site::of(builder(Arc::default()).protocols(["ocpp1.6"]).auth(hook)).await;
+    let mut station = site.enter(&offering("/CP?welcome", "ocpp1.6")).await;
+    ping(&mut station).await;
+    assert_eq!(site.ask(&head("/CP")).await.status, 401);
+    // Let in, but without a common protocol.
+    let mut other = site.enter(&head("/CP?welcome")).await;
+    assert_eq!(soon(other.closed()).await.0, 1002);
+    ping(&mut station).await;
+}
+
+#[tokio::test]
+async fn a_session_has_left_the_registry_when_its_close_is_done() {
+    let mut site = Site::of(builder(Arc::default())).await;
+    let (mut station, session) = enter(&site, "CP").await;
+    let close = Close::new(3000).reason("enough");
+    let (closed, seen) = soon(async { tokio::join!(session.close(close), station.closed()) }).await;
+    assert!(site.server.session("CP").is_none() && site.server.sessions().is_empty());
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (3000, "enough", Cause::Local));
+    assert_eq!(seen, (3000, "enough".to_owned()));
+    let closed_event = async {
+        while let Some(event) = site.events.next().await {
+            if let EventKind::Closed(closed) = event.kind {
+                return closed;
+            }
+        }
+        panic!("no such event")
+    };
+    assert_eq!(soon(closed_event).await, closed);
+}
+
+#[tokio::test]
+async fn a_server_that_closes_turns_new_clients_away_and_waits_for_silent_ones_as_long_as_it_said() {
+    let mut site = Site::of(builder(Arc::default())).await;
+    let (mut silent, _) = enter(&site, "silent").await;
+    let (server, head) = (site.server.clone(), head("/CP"));
+    let mut closing = pin!(server.close(Close::restart().reason("update")));
+    assert!(closing.as_mut().now_or_never().is_none() && server.is_closing());
+
+    let answer = tokio::select! {
+        answer = site.ask(&head) => answer,
+        _ = &mut closing => panic!("closed without waiting"),
+    };
+    assert_eq!((answer.status, answer.header("retry-after"), &*answer.body), (503, "5", "the server is closing"));
+
+    let report = soon(closing).await;
+    assert_eq!((report.clean, report.forced), (1, 0));
+    assert_eq!(soon(silent.closed()).await, (1012, "update".to_owned()));
+    assert_eq!(soon(server.close(Close::normal())).await, report, "the first close decides");
+    let refused = (Some("CP".to_owned()), Some(503), "the server is closing".to_owned());
+    assert_eq!(site.refused().await, refused);
+    assert!(server.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn a_handler_that_never_ends_is_dropped_and_its_session_counted_as_forced() {
+    let stuck = Arc::new(Notify::new());
+    let site = Site::of(builder(stuck.clone())).await;
+    let (_well_behaved, _) = enter(&site, "well-behaved").await;
+    let (mut station, _) = enter(&site, "stuck").await;
+    soon(station.send(r#"[2,"2","Stick",{}]"#)).await;
+    soon(stuck.notified()).await;
+    let report = soon(site.server.close(Close::going_away())).await;
+    assert_eq!((report.clean, report.forced), (1, 1));
+}
+
+#[tokio::test]
+async fn a_handler_that_outlived_its_session_takes_no_other_session_out_of_the_count() {
+    let stuck = Arc::new(Notify::new());
+    let site = Site::of(builder(stuck.clone())).await;
+    let (_well_behaved, _) = enter(&site, "well-behaved").await;
+    let (mut gone, session) = enter(&site, "gone").await;
+    soon(gone.send(r#"[2,"2","Stick",{}]"#)).await;
+    soon(stuck.notified()).await;
+    drop(gone);
+    soon(session.closed()).await;
+    let report = soon(site.server.close(Close::going_away())).await;
+    assert_eq!((report.clean, report.forced), (1, 1));
+}
+
+#[tokio::test]
+async fn a_session_that_opens_while_the_server_closes_is_closed_and_counted() {
+    let server = builder(Arc::default()).build().expect("a sound configuration");
+    // So small a buffer that the answer does not fit: the session opens once the client has read it.
+    let mut client = Client::over(dial_with_buffer(&server, 16));
+    client.send(head("/CP")).await;
+    let status = client.status().await;
+    let mut closing = pin!(server.close(Close::going_away()));
+    assert!(closing.as_mut().now_or_never().is_none());
+    let entering = async {
+        let answer = client.answer_behind(status).await;
+        client.upgraded(&answer).await.closed().await
+    };
+    let (report, (code, _)) = soon(async { tokio::join!(closing, entering) }).await;
+    assert_eq!(code, 1001);
+    assert_eq!((report.clean, report.forced), (1, 0));
+}
+
+#[tokio::test]
+async fn closing_a_listener_closes_its_port_and_its_sessions() {
+    let Site { server, listener, mut events } = Site::of(builder(Arc::default())).await;
+    let address = listener.local_addr();
+    let report = soon(listener.until(future::ready(()))).await;
+    assert_eq!((report.clean, report.forced), (0, 0));
+    assert!(soon(TcpStream::connect(address)).await.is_err());
+    assert!(server.is_closing());
+    assert!(soon(events.next()).await.is_none(), "there is nothing left to happen");
+}
+
+#[tokio::test]
+async fn closing_a_listener_ends_connections_that_never_asked_for_anything_whole() {
+    let site = Site::of(builder(Arc::default()).handshake_deadline(Duration::from_secs(3600))).await;
+    let mut clients = [site.dial().await, site.dial().await, site.dial().await];
+    let [_, idle, half] = &mut clients;
+    assert_eq!(idle.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.status, 404);
+    half.send("GET /CP HTTP/1.1\r\nHost: te").await;
+    ping(&mut site.enter(&head("/CP")).await).await;
+    soon(site.listener.close(Close::going_away())).await;
+    for client in clients {
+        assert!(client.rest().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn sessions_outlive_a_listener_that_is_dropped() {
+    let site = Site::of(builder(Arc::default())).await;
+    let (mut station, session) = enter(&site, "CP").await;
+    drop(site.listener);
+    ping(&mut station).await;
+    let (closed, _) = soon(async { tokio::join!(session.close(Close::normal()), station.closed()) }).await;
+    assert_eq!(closed.cause, Cause::Local);
+}

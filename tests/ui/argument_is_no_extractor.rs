@@ -1,0 +1,12 @@
+use std::convert::Infallible;
+
+use ocpp_rpc::{RpcRouter, extract::Params};
+use serde_json::Value;
+
+async fn boot(Params(_): Params<Value>, _retries: u32) -> Result<(), Infallible> {
+    Ok(())
+}
+
+fn main() {
+    let _ = RpcRouter::new().on("BootNotification", boot);
+}

@@ -1,0 +1,12 @@
+use std::convert::Infallible;
+
+use ocpp_rpc::{RpcRouter, extract::Params};
+use serde_json::Value;
+
+fn boot(Params(boot): Params<Value>) -> Result<Value, Infallible> {
+    Ok(boot)
+}
+
+fn main() {
+    let _ = RpcRouter::new().on("BootNotification", boot);
+}

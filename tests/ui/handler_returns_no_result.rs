@@ -1,0 +1,10 @@
+use ocpp_rpc::RpcRouter;
+use serde_json::{Value, json};
+
+async fn heartbeat() -> Value {
+    json!({"currentTime": "2026-01-01T00:00:00Z"})
+}
+
+fn main() {
+    let _ = RpcRouter::new().on("Heartbeat", heartbeat);
+}

@@ -1,0 +1,9 @@
+use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer};
+
+fn judge(_: Handshake) -> Result<Accept, Reject> {
+    Ok(Accept::new())
+}
+
+fn main() {
+    let _ = RpcServer::builder(RpcRouter::new()).auth(judge);
+}

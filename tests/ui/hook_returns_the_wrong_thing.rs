@@ -1,0 +1,9 @@
+use ocpp_rpc::{Handshake, RpcRouter, RpcServer};
+
+async fn judge(handshake: Handshake) -> bool {
+    handshake.password().is_some()
+}
+
+fn main() {
+    let _ = RpcServer::builder(RpcRouter::new()).auth(judge);
+}

@@ -1,0 +1,13 @@
+use std::convert::Infallible;
+
+use ocpp_rpc::{RpcRouter, extract::Params};
+
+struct Boot;
+
+async fn boot(Params(Boot): Params<Boot>) -> Result<(), Infallible> {
+    Ok(())
+}
+
+fn main() {
+    let _ = RpcRouter::new().on("BootNotification", boot);
+}

@@ -1,0 +1,13 @@
+use std::convert::Infallible;
+
+use ocpp_rpc::RpcRouter;
+
+struct Answer;
+
+async fn heartbeat() -> Result<Answer, Infallible> {
+    Ok(Answer)
+}
+
+fn main() {
+    let _ = RpcRouter::new().on("Heartbeat", heartbeat);
+}

@@ -1,0 +1,17 @@
+use std::convert::Infallible;
+
+use ocpp_rpc::{RpcRouter, extract::State};
+
+#[derive(Clone)]
+struct App;
+
+#[derive(Clone)]
+struct Database;
+
+async fn heartbeat(State(_): State<Database>) -> Result<(), Infallible> {
+    Ok(())
+}
+
+fn main() {
+    let _ = RpcRouter::with_state(App).on("Heartbeat", heartbeat);
+}
