@@ -168,6 +168,8 @@ pub enum Cause {
     NotReading,
     /// The transport failed.
     Transport,
+    /// A client gave up to reconnect; the reason says why.
+    GaveUp,
 }
 
 impl fmt::Display for Cause {
@@ -181,6 +183,7 @@ impl fmt::Display for Cause {
             Self::TooLarge => "too large",
             Self::NotReading => "not reading",
             Self::Transport => "transport error",
+            Self::GaveUp => "gave up",
         })
     }
 }

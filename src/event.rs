@@ -39,13 +39,19 @@ pub struct Event {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// A session was registered.
+    /// A client begins an attempt to connect.
+    Connecting,
+    /// A session was registered, or a client is connected.
     #[non_exhaustive]
     Opened {
         /// The subprotocol that was agreed on.
         protocol: Option<Arc<str>>,
     },
-    /// A session ended.
+    /// A client lost its connection and is going to dial again.
+    Disconnected(Closed),
+    /// A client is asked to close.
+    Closing,
+    /// A session or a client ended.
     Closed(Closed),
     /// A handshake was refused, or broken off.
     #[non_exhaustive]

@@ -1,12 +1,19 @@
 #![doc = include_str!("docs/crate.md")]
-#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(all(feature = "client", feature = "server")),
+    allow(dead_code, reason = "each end uses its part of the engine that both share")
+)]
 
+#[cfg(feature = "client")]
+mod backoff;
+#[cfg(feature = "client")]
+mod client;
 mod close;
 mod connection;
 mod dialect;
 mod error;
 mod event;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "client", feature = "server"))]
 mod handshake;
 mod options;
 mod peer;
@@ -15,6 +22,10 @@ mod rpc;
 mod server;
 mod wire;
 
+#[cfg(feature = "client")]
+pub use backoff::Backoff;
+#[cfg(feature = "client")]
+pub use client::{ClientState, ConnectError, Connector, Reconnect, RpcClient, RpcClientBuilder, Target};
 pub use close::{Cause, Close, Closed};
 pub use connection::Reply;
 pub use dialect::Dialect;

@@ -103,10 +103,10 @@ impl Peer {
                 let key = self.link.next_key();
                 let timeout = Timeout::Default;
                 let call = Box::new(Outgoing { key, id, text, kind, timeout, deadline: None, ticket });
-                State::Draft { call, outcome, within: None }
+                State::Draft { link: self.link.clone(), call, outcome, within: None }
             }
         };
-        Call { link: self.link.clone(), state, read }
+        Call { state, read }
     }
 
     /// Changes times and limits of this connection: all but
@@ -170,14 +170,13 @@ impl fmt::Debug for Peer {
 /// The future of an answer, made by [`Peer::call`].
 #[must_use = "nothing is called until the future is awaited"]
 pub struct Call<R> {
-    link: Arc<Link>,
     state: State,
     read: fn(Payload) -> Result<R, Error>,
 }
 
 enum State {
-    Draft { call: Box<Outgoing<Ticket>>, outcome: Outcome, within: Option<Duration> },
-    Submitted { key: CallKey, outcome: Outcome },
+    Draft { link: Arc<Link>, call: Box<Outgoing<Ticket>>, outcome: Outcome, within: Option<Duration> },
+    Submitted { link: Arc<Link>, key: CallKey, outcome: Outcome },
     Failed(Error),
     Done,
 }
@@ -185,6 +184,12 @@ enum State {
 type Outcome = oneshot::Receiver<Result<Payload, Error>>;
 
 impl<R> Call<R> {
+    /// A call on no connection at all.
+    #[cfg(feature = "client")]
+    pub(crate) fn closed() -> Self {
+        Self { state: State::Failed(Error::Closed), read: |_| Err(Error::Closed) }
+    }
+
     /// How long the answer may take once the call was written; zero waits for ever. The default is
     /// [`Options::call_timeout`](crate::Options::call_timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -209,24 +214,24 @@ impl<R> Call<R> {
             call.kind = Kind::Forgotten;
         }
         let state = std::mem::replace(&mut self.state, State::Done);
-        Call { link: self.link.clone(), state, read: |_| Ok(()) }
+        Call { state, read: |_| Ok(()) }
     }
 
     fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, Error>> {
         loop {
             match std::mem::replace(&mut self.state, State::Done) {
-                State::Draft { mut call, outcome, within } => {
+                State::Draft { link, mut call, outcome, within } => {
                     let key = call.key;
                     call.deadline = within.map(|within| Instant::now().into_std() + within);
-                    self.state = match self.link.submit(call) {
-                        Ok(()) => State::Submitted { key, outcome },
+                    self.state = match link.submit(call) {
+                        Ok(()) => State::Submitted { link, key, outcome },
                         Err(error) => State::Failed(error),
                     };
                 }
-                State::Submitted { key, mut outcome } => {
+                State::Submitted { link, key, mut outcome } => {
                     return match Pin::new(&mut outcome).poll(cx) {
                         Poll::Pending => {
-                            self.state = State::Submitted { key, outcome };
+                            self.state = State::Submitted { link, key, outcome };
                             Poll::Pending
                         }
                         Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
@@ -252,14 +257,14 @@ impl<R> Future for Call<R> {
 
 impl<R> Drop for Call<R> {
     fn drop(&mut self) {
-        if let State::Submitted { key, .. } = self.state {
-            self.link.order(Command::Cancel(key));
+        if let State::Submitted { link, key, .. } = &self.state {
+            link.order(Command::Cancel(*key));
         }
     }
 }
 
 impl<R> fmt::Debug for Call<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("identity", &self.link.about.identity).finish_non_exhaustive()
+        f.debug_struct("Call").finish_non_exhaustive()
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `tests/run` builds the one, fetches the others, and runs this.
 
+#[path = "interop/clients.rs"]
+mod clients;
 #[path = "interop/harness.rs"]
 mod harness;
 #[path = "interop/peers.rs"]

@@ -153,6 +153,9 @@ impl Driver {
             self.poll_orphans(cx);
             let now = tokio::time::Instant::now().into_std();
             if let Some(close) = self.take_commands(cx) {
+                if close.manner() == Manner::Forced {
+                    self.handlers.clear();
+                }
                 return Poll::Ready(Err(close));
             }
             self.expire(now);
@@ -192,6 +195,8 @@ impl Driver {
         cx: &mut Context<'_>,
     ) -> Result<(), Farewell> {
         let now = tokio::time::Instant::now();
+        // First, so that an order holds for all that is read after it was given.
+        let close = self.take_commands(cx);
         self.read(socket, keepalive, now, cx)?;
         self.poll_handlers(socket, cx)?;
         let now = now.into_std();
@@ -204,7 +209,6 @@ impl Driver {
                 Ping::GiveUp => return Err(Farewell::drop(Cause::PingTimeout)),
             }
         };
-        let close = self.take_commands(cx);
         self.write_calls(socket, now)?;
         let flushed = socket.poll_flush(cx);
         if let Some(close) = close {

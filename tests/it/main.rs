@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, reason = "a test crate has no outside")]
 
 mod auth;
+mod client;
 mod engine;
 mod handshake;
 mod layers;

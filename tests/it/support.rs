@@ -29,11 +29,16 @@ pub fn dial(server: &RpcServer) -> DuplexStream {
 /// The same, over a stream that holds so many bytes each way.
 pub fn dial_with_buffer(server: &RpcServer, bytes: usize) -> DuplexStream {
     let (near, far) = tokio::io::duplex(bytes);
+    serve(server, far);
+    near
+}
+
+/// Has `server` serve one end of a connection in memory.
+pub fn serve(server: &RpcServer, far: DuplexStream) {
     let connection = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(far), TowerToHyperService::new(server.clone()))
         .with_upgrades();
     tokio::spawn(connection);
-    near
 }
 
 impl Station {

@@ -1,0 +1,147 @@
+//! The one task of a client: dial, drive, back off, and so on until it is closed.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    ClientState, Life, Shared,
+    builder::Reconnect,
+    connect::{ConnectError, Dialled, Plan},
+};
+use crate::{
+    close::{Cause, Close, Closed},
+    connection::{Agreed, Next, driver::Driver, socket::Socket},
+    dialect::Dialect,
+    event::EventKind,
+};
+
+/// A connection that lived so long was a success: the back-off begins anew.
+const STABLE: Duration = Duration::from_secs(10);
+
+pub(super) struct Supervisor {
+    pub(super) life: Arc<Life>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) driver: Driver,
+    pub(super) plan: Plan,
+    pub(super) dialects: Vec<(Arc<str>, Dialect)>,
+    pub(super) reconnect: Reconnect,
+    /// Failed attempts in a row.
+    pub(super) failures: u32,
+}
+
+/// Why a client's life is over.
+enum End {
+    Wished(Close),
+    Closed(Closed),
+    Failed(ConnectError),
+}
+
+impl Supervisor {
+    pub(super) async fn run(mut self) {
+        let Err(end) = self.live().await;
+        let was_connected = self.life.first.get().is_some_and(Result::is_ok);
+        let (closed, error) = match end {
+            End::Closed(closed) => (closed, ConnectError::Aborted),
+            End::Wished(close) if was_connected => (close.outcome(), ConnectError::Aborted),
+            End::Wished(_) => (Close::going_away().reason("connection aborted").outcome(), ConnectError::Aborted),
+            End::Failed(error) => {
+                let closed = Closed { reason: error.to_string(), ..Closed::abnormal(Cause::GaveUp) };
+                (closed, error)
+            }
+        };
+        tracing::debug!(%closed, "closed");
+        self.shared.state.send_replace(ClientState::Closed);
+        // Set already where there has been a connection.
+        let _ = self.life.first.set(Err(error));
+        self.life.link.emit(|| EventKind::Closed(closed.clone()));
+        self.shared.ended();
+        self.driver.finish(closed).await;
+    }
+
+    /// Connects, again and again.
+    async fn live(&mut self) -> Result<std::convert::Infallible, End> {
+        loop {
+            self.life.link.emit(|| EventKind::Connecting);
+            match self.driver.offline(self.plan.dial()).await.map_err(End::Wished)? {
+                Ok(dialled) => self.serve(dialled).await?,
+                Err(error) => self.judge(error)?,
+            }
+            if self.failures > self.reconnect.attempts {
+                let gave_up = Closed { reason: "no attempts left".into(), ..Closed::abnormal(Cause::GaveUp) };
+                return Err(End::Closed(gave_up));
+            }
+            let wait = self.reconnect.backoff.wait(self.failures.saturating_sub(1), rand::random());
+            tracing::debug!(?wait, self.failures, "backing off");
+            self.driver.offline(sleep(wait)).await.map_err(End::Wished)?;
+        }
+    }
+
+    /// Whether an attempt that failed is the end.
+    fn judge(&mut self, error: ConnectError) -> Result<(), End> {
+        tracing::debug!(%error, "cannot connect");
+        let is_first = self.life.first.get().is_none();
+        let is_final = match &error {
+            ConnectError::Handshake(_) | ConnectError::Protocol { .. } => true,
+            ConnectError::Refused { status, .. } => {
+                const HOPELESS: [StatusCode; 3] =
+                    [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
+                !self.reconnect.even_if_refused && HOPELESS.contains(status)
+            }
+            _ => false,
+        };
+        self.failures = self.failures.saturating_add(1);
+        let is_last = self.failures > self.reconnect.attempts;
+        match is_final || is_last || (is_first && !self.reconnect.first_connect) {
+            true => Err(End::Failed(error)),
+            false => Ok(()),
+        }
+    }
+
+    /// Serves a connection to its end.
+    async fn serve(&mut self, dialled: Dialled) -> Result<(), End> {
+        let Dialled { io, early, protocol } = dialled;
+        let own = self.dialects.iter().find(|(name, _)| Some(name) == protocol.as_ref());
+        let dialect = own.map_or_else(|| Dialect::of(protocol.as_deref()), |(_, dialect)| *dialect);
+        let agreed = Agreed { protocol, dialect };
+        let first = self.life.link.agree(agreed.clone());
+        if *first != agreed {
+            // Whatever else waits for this connection was written in another protocol.
+            let named = agreed.protocol.map(|protocol| protocol.to_string());
+            return Err(End::Failed(ConnectError::Protocol { named }));
+        }
+        self.driver.set_dialect(dialect);
+        let mut socket = Socket::client(io, &early, self.driver.options()).await;
+        drop(early);
+
+        let is_connecting = |state: &mut ClientState| {
+            let is_connecting = *state == ClientState::Connecting;
+            if is_connecting {
+                *state = ClientState::Open;
+            }
+            is_connecting
+        };
+        self.shared.state.send_if_modified(is_connecting);
+        self.life.link.emit(|| EventKind::Opened { protocol: agreed.protocol.clone() });
+        let _ = self.life.first.set(Ok(()));
+        let opened = Instant::now();
+        let farewell = self.driver.run(&mut socket).await;
+
+        let reconnects = self.reconnect.attempts > 0 && !farewell.is_wished_for();
+        let next = if reconnects { Next::Reconnect } else { Next::End };
+        if reconnects {
+            self.shared.state.send_if_modified(ClientState::lose);
+        }
+        let closed = self.driver.part(socket, farewell, next).await;
+        if !reconnects {
+            return Err(End::Closed(closed));
+        }
+        self.life.link.emit(|| EventKind::Disconnected(closed));
+        self.failures = match opened.elapsed() >= STABLE {
+            true => 0,
+            false => self.failures.saturating_add(1),
+        };
+        Ok(())
+    }
+}
