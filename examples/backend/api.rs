@@ -132,7 +132,7 @@ async fn messages(State(api): State<Api>, Query(query): Query<MessagesQuery>) ->
 async fn events(State(api): State<Api>) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
     let stream = stream::unfold(api.server.events(), async |mut events| {
         loop {
-            if let Some(told) = told(events.next().await?) {
+            if let Some(told) = told(&events.next().await?) {
                 return Some((Ok(sse::Event::default().data(told.to_string())), events));
             }
         }
@@ -162,7 +162,7 @@ fn message(event: &Event) -> Option<Message> {
 }
 
 /// An event as people are told of it, if they are.
-fn told(event: Event) -> Option<Value> {
+fn told(event: &Event) -> Option<Value> {
     let (at, station) = (timestamp(event.at), event.identity.as_deref());
     match &event.kind {
         EventKind::Opened { protocol, .. } => {
@@ -175,7 +175,7 @@ fn told(event: Event) -> Option<Value> {
             }))
         }
         EventKind::Missed(events) => Some(json!({"at": at, "event": "missed", "events": events})),
-        _ => message(&event).and_then(|message| serde_json::to_value(message).ok()),
+        _ => message(event).and_then(|message| serde_json::to_value(message).ok()),
     }
 }
 

@@ -1,15 +1,17 @@
 //! A backend for charging stations: REST and OCPP on one port.
 //!
-//!     cargo run --example backend
+//!     cargo run --example backend -- --demo 5
 //!
 //! Stations connect to `ws://127.0.0.1:9220/ocpp/<identity>` with OCPP 1.6, 2.0.1 or 2.1; people look at
 //! `http://127.0.0.1:9220/api/stations`. What stations say is answered in `stations.rs`, what people ask in
 //! `api.rs`.
 
 mod api;
+#[path = "../charger/station.rs"]
+mod demo;
 mod stations;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clap::Parser;
 use ocpp_rpc::{Close, Options, RpcServer};
@@ -19,6 +21,9 @@ struct Args {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:9220")]
     listen: String,
+    /// Starts so many charging stations inside, to have something to look at.
+    #[arg(long, default_value_t = 0)]
+    demo: usize,
 }
 
 #[tokio::main]
@@ -36,6 +41,26 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = listener.local_addr();
     println!("stations connect to  ws://{address}/ocpp/<identity>");
     println!("people look at       http://{address}/api/stations");
+
+    let mut demo = tokio::task::JoinSet::new();
+    let tally = Arc::<demo::Tally>::default();
+    for number in 1..=args.demo {
+        let protocol = if number % 2 == 1 { "ocpp1.6" } else { "ocpp2.0.1" };
+        let settings = demo::Settings {
+            url: format!("ws://{address}/ocpp"),
+            identity: format!("DEMO-{number}"),
+            protocols: vec![protocol.to_owned()],
+            password: None,
+            interval: Some(10),
+        };
+        demo.spawn(demo::run(settings, tally.clone()));
+    }
+    if args.demo > 0 {
+        println!(
+            "reset one with       curl -d '{{\"type\":\"Soft\"}}' http://{address}/api/stations/DEMO-1/calls/Reset"
+        );
+        println!("watch them at        curl -N http://{address}/api/events");
+    }
 
     tokio::signal::ctrl_c().await?;
     println!("closing: calls under way have ten seconds");

@@ -1,0 +1,74 @@
+//! A charging station, or many of them.
+//!
+//!     cargo run --example charger -- --url ws://127.0.0.1:9220/ocpp --identity CP-1
+//!     cargo run --release --example charger -- --count 500 --interval 10
+
+mod station;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use station::{Settings, Tally};
+use tokio::task::JoinSet;
+
+#[derive(Parser)]
+struct Args {
+    /// The endpoint of the server, without the identity.
+    #[arg(long, default_value = "ws://127.0.0.1:9220/ocpp")]
+    url: String,
+    /// The identity; with --count the start of each.
+    #[arg(long, default_value = "CP")]
+    identity: String,
+    /// The protocols to offer, the preferred one first.
+    #[arg(long, default_value = "ocpp1.6", value_delimiter = ',')]
+    protocol: Vec<String>,
+    /// The password of Basic credentials.
+    #[arg(long)]
+    password: Option<String>,
+    /// How many stations to run.
+    #[arg(long, default_value_t = 1)]
+    count: usize,
+    /// Seconds between heartbeats, in place of what the server asks for.
+    #[arg(long)]
+    interval: Option<u64>,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+    let Args { url, identity, protocol, password, count, interval } = Args::parse();
+    let tally = Arc::<Tally>::default();
+    let mut stations = JoinSet::new();
+    for number in 1..=count {
+        let identity = if count == 1 { identity.clone() } else { format!("{identity}-{number:04}") };
+        let (url, password) = (url.clone(), password.clone());
+        let settings = Settings { url, identity, protocols: protocol.clone(), password, interval };
+        stations.spawn(station::run(settings, tally.clone()));
+    }
+    let mut progress = tokio::time::interval(Duration::from_secs(1));
+    let (start, mut last) = (Instant::now(), String::new());
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = progress.tick() => {
+                let [connected, answered, failed] =
+                    [&tally.connected, &tally.answered, &tally.failed].map(|count| count.load(Ordering::Relaxed));
+                let line = format!("{connected} of {count} connected, {answered} calls answered, {failed} failed");
+                if line != last {
+                    println!("{:5.0} s  {line}", start.elapsed().as_secs_f64());
+                    last = line;
+                }
+            }
+            Some(ended) = stations.join_next() => match ended? {
+                Ok(never) => match never {},
+                // One that is refused for good says why; the others go on.
+                Err(error) if stations.is_empty() => return Err(error.into()),
+                Err(error) => eprintln!("a station gave up: {error}"),
+            },
+        }
+    }
+}
