@@ -25,14 +25,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn boot(session: Session) -> Result<Value, Infallible> {
     println!("{} boots with {}", session.identity(), session.protocol().unwrap_or("no protocol"));
-    Ok(json!({"status": "Accepted", "interval": 300, "currentTime": Timestamp::now()}))
+    Ok(json!({"status": "Accepted", "interval": 300, "currentTime": now()}))
 }
 
 async fn heartbeat() -> Result<Value, Infallible> {
-    Ok(json!({"currentTime": Timestamp::now()}))
+    Ok(json!({"currentTime": now()}))
 }
 
 async fn anything(action: Action, session: Session) -> Result<(), Infallible> {
     println!("{} says {action}", session.identity());
     Ok(())
+}
+
+/// The time, to the millisecond: some stations can read no more digits.
+fn now() -> String {
+    format!("{:.3}", Timestamp::now())
 }

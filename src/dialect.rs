@@ -139,7 +139,7 @@ mod tests {
             (r#"[6]"#, None, rpc, None),
             (r#"[6,"1",1,{}]"#, None, rpc, None),
         ] {
-            let message = wire::read(&json.into()).unwrap_err();
+            let message = wire::read(&json.into()).expect_err(json);
             for (dialect, expected) in [(Dialect::OCPP_1_6, v16), (Dialect::OCPP_2_0_1, v201), (Dialect::OCPP_2_1, v21)]
             {
                 let code = dialect.answer_to(&message);

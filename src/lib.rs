@@ -51,3 +51,8 @@ pub mod extract {
     pub use crate::server::Session;
     pub use crate::wire::{MessageId, Payload};
 }
+
+/// The README's examples are tests.
+#[cfg(all(doctest, feature = "client", feature = "axum", feature = "listen"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

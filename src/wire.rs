@@ -499,14 +499,14 @@ mod tests {
             ("[,,,", None, None, Fault::NotJson),
         ] {
             let expected = Unreadable { kind, id: id.map(|id| MessageId(id.into())), fault };
-            assert_eq!(read(&text(json)).unwrap_err(), expected, "{json}");
+            assert_eq!(read(&text(json)).expect_err(json), expected, "{json}");
         }
     }
 
     #[test]
     fn nesting_without_end_does_not_overflow_the_stack() {
         let deep = format!(r#"[2,"1","A",{{"a":{}"#, "[".repeat(1_000_000));
-        assert_eq!(read(&text(&deep)).unwrap_err().fault, Fault::NotJson);
+        assert_eq!(read(&text(&deep)).expect_err("no end").fault, Fault::NotJson);
     }
 
     #[test]

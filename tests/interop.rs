@@ -1,9 +1,11 @@
-//! The backend example, as a station and a user of its REST interface meet it: charging stations by others, and curl.
+//! The examples and the client, as others meet them: charging stations and servers by other authors, and curl.
 //!
-//! `tests/run` builds the one, fetches the others, and runs this.
+//! `tests/run` builds the examples, fetches the others, and runs this.
 
 #[path = "interop/clients.rs"]
 mod clients;
+#[path = "interop/fleet.rs"]
+mod fleet;
 #[path = "interop/harness.rs"]
 mod harness;
 #[path = "interop/peers.rs"]

@@ -63,11 +63,11 @@ pub(crate) struct App {
 
 async fn boot(Params(boot): Params<Value>, session: Session) -> Result<Value, Infallible> {
     tracing::info!(station = session.identity(), %boot, "booted");
-    Ok(json!({"status": "Accepted", "interval": 300, "currentTime": Timestamp::now()}))
+    Ok(json!({"status": "Accepted", "interval": 300, "currentTime": now()}))
 }
 
 async fn heartbeat() -> Result<Value, Infallible> {
-    Ok(json!({"currentTime": Timestamp::now()}))
+    Ok(json!({"currentTime": now()}))
 }
 
 /// 1.6 asks with an `idTag`, 2.x with an `idToken`.
@@ -116,4 +116,9 @@ async fn data_transfer() -> Result<Value, Infallible> {
 
 async fn noted() -> Result<(), Infallible> {
     Ok(())
+}
+
+/// The time, to the millisecond: some stations can read no more digits.
+fn now() -> String {
+    format!("{:.3}", Timestamp::now())
 }

@@ -188,8 +188,7 @@ impl Station {
         let energy = self.memory.inside().energy;
         let id = match self.speaks_1_6() {
             true => {
-                let start =
-                    json!({"connectorId": 1, "idTag": tag, "meterStart": energy, "timestamp": Timestamp::now()});
+                let start = json!({"connectorId": 1, "idTag": tag, "meterStart": energy, "timestamp": now()});
                 self.call("StartTransaction", &start).await.map(|answer| answer["transactionId"].clone())
             }
             false => {
@@ -206,8 +205,7 @@ impl Station {
         let energy = self.memory.inside().energy;
         match self.speaks_1_6() {
             true => {
-                let stop =
-                    json!({"transactionId": id, "meterStop": energy, "timestamp": Timestamp::now(), "reason": "Local"});
+                let stop = json!({"transactionId": id, "meterStop": energy, "timestamp": now(), "reason": "Local"});
                 self.call("StopTransaction", &stop).await;
             }
             false => {
@@ -234,7 +232,7 @@ impl Station {
                 "status": if self.is_charging() { "Charging" } else { "Available" },
             }),
             false => json!({
-                "timestamp": Timestamp::now(),
+                "timestamp": now(),
                 "connectorStatus": if self.is_charging() { "Occupied" } else { "Available" },
                 "evseId": 1,
                 "connectorId": 1,
@@ -271,7 +269,7 @@ impl Station {
         let mut event = json!({
             "eventType": kind,
             "triggerReason": trigger,
-            "timestamp": Timestamp::now(),
+            "timestamp": now(),
             "seqNo": number,
             "transactionInfo": {"transactionId": id},
             "evse": {"id": 1, "connectorId": 1},
@@ -290,7 +288,7 @@ impl Station {
             false => json!(energy),
         };
         let sample = json!({"value": value, "measurand": "Energy.Active.Import.Register"});
-        json!([{"timestamp": Timestamp::now(), "sampledValue": [sample]}])
+        json!([{"timestamp": now(), "sampledValue": [sample]}])
     }
 
     /// Makes a call; a call that fails is counted, and the station goes on.
@@ -453,4 +451,9 @@ impl Memory {
             None => "NotSupported",
         }
     }
+}
+
+/// The time, to the millisecond: some stations can read no more digits.
+fn now() -> String {
+    format!("{:.3}", Timestamp::now())
 }

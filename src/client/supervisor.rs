@@ -105,12 +105,9 @@ impl Supervisor {
         let own = self.dialects.iter().find(|(name, _)| Some(name) == protocol.as_ref());
         let dialect = own.map_or_else(|| Dialect::of(protocol.as_deref()), |(_, dialect)| *dialect);
         let agreed = Agreed { protocol, dialect };
-        let first = self.life.link.agree(agreed.clone());
-        if *first != agreed {
-            // Whatever else waits for this connection was written in another protocol.
-            let named = agreed.protocol.map(|protocol| protocol.to_string());
-            return Err(End::Failed(ConnectError::Protocol { named }));
-        }
+        // From now on nothing else will do: what waits for a connection was written in this protocol.
+        self.plan.protocols = agreed.protocol.iter().cloned().collect();
+        self.life.link.agree(agreed.clone());
         self.driver.set_dialect(dialect);
         let mut socket = Socket::client(io, &early, self.driver.options()).await;
         drop(early);

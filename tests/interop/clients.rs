@@ -1,11 +1,9 @@
 //! Our client at servers on libraries by others, each with each protocol.
 
 use std::convert::Infallible;
-use std::env;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -20,10 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::harness::{Kind, Library};
-
-/// How long a server may take to say something, on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::harness::{Kind, Library, PATIENCE};
 
 /// How long a scenario may take. Shorter than a call of ours would wait for its answer.
 const LIMIT: Duration = Duration::from_secs(50);
@@ -427,21 +422,9 @@ impl Csms {
     }
 
     async fn launch(library: Library, protocols: &str, port: u16, password: Option<&[u8]>) -> Self {
-        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
-        let mut command = match library {
-            Library::Npm => {
-                let mut node = Command::new("node");
-                node.env("NODE_PATH", peer("npm").join("node_modules")).arg(scripts.join("csms.js"));
-                node
-            }
-            Library::Python => {
-                let mut python = Command::new(peer("python").join("bin/python"));
-                python.arg(scripts.join("csms.py"));
-                python
-            }
-        };
         let hex = |bytes: &[u8]| String::from_iter(bytes.iter().map(|byte| format!("{byte:02x}")));
-        let mut process = command
+        let mut process = library
+            .script("csms")
             .args([&port.to_string(), protocols])
             .args(password.map(hex))
             .stdin(Stdio::piped())
@@ -493,15 +476,4 @@ impl Drop for Csms {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Where `tests/run` has put a library.
-fn peer(name: &str) -> PathBuf {
-    let beside_this_test = || {
-        let this = env::current_exe().expect("this test has a path");
-        this.ancestors().nth(3).expect("cargo puts tests into target/debug/deps").join("peers")
-    };
-    let peer = env::var_os("OCPP_RPC_PEERS").map_or_else(beside_this_test, PathBuf::from).join(name);
-    assert!(peer.join("fetched").exists(), "{} is not there: run tests/run", peer.display());
-    peer
 }

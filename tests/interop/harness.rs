@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take, on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The example `backend`, on a port of its own.
 pub(crate) struct Backend {
@@ -21,10 +21,11 @@ pub(crate) struct Backend {
 
 impl Backend {
     pub(crate) fn start() -> Self {
-        let program = build_directory().join("examples/backend");
-        assert!(program.exists(), "{} is not built: run tests/run", program.display());
+        Self::listening_on("127.0.0.1:0", &[])
+    }
 
-        let process = Process::start("the backend", Command::new(program).args(["--listen", "127.0.0.1:0"]));
+    pub(crate) fn listening_on(address: &str, arguments: &[&str]) -> Self {
+        let process = Process::start("the backend", example("backend").args(["--listen", address]).args(arguments));
         let port: u16 = process.wait_for("a line with its address", |line| {
             let (_, rest) = line.split_once("http://127.0.0.1:")?;
             rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
@@ -73,11 +74,22 @@ impl Backend {
         self.begin(path, &headers.map(|header| ["--header", header]).concat()).reply()
     }
 
+    /// All stations that are connected.
+    pub(crate) fn stations(&self) -> Vec<Value> {
+        let list = self.get("/api/stations").body;
+        list.as_array().unwrap_or_else(|| panic!("not a list: {list}")).clone()
+    }
+
     /// The entry of a station in the list of those connected.
     pub(crate) fn listed(&self, identity: &str) -> Option<Value> {
-        let list = self.get("/api/stations").body;
-        let stations = list.as_array().unwrap_or_else(|| panic!("not a list: {list}"));
-        stations.iter().find(|station| station["identity"] == identity).cloned()
+        self.stations().into_iter().find(|station| station["identity"] == identity)
+    }
+
+    pub(crate) fn wait_for_stations(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.stations().len() != count {
+            assert!(Instant::now() < deadline, "not {count} stations, but {}", self.stations().len());
+        }
     }
 
     pub(crate) fn wait_until_unlisted(&self, identity: &str) {
@@ -122,6 +134,22 @@ impl Backend {
         curl.args(["--silent", "--show-error", "--noproxy", "*", "--globoff", "--path-as-is", "--max-time", "60"]);
         curl.arg(format!("http://{}{path}", self.address));
         curl
+    }
+}
+
+/// The example `charger`, as many stations in one process.
+pub(crate) struct Fleet(Process);
+
+impl Fleet {
+    pub(crate) fn start(backend: &Backend, stations: usize) -> Self {
+        let (url, count) = (format!("ws://{}/ocpp", backend.address), stations.to_string());
+        let arguments = ["--url", &url, "--count", &count, "--interval", "5"];
+        Self(Process::start("the fleet", example("charger").args(arguments)))
+    }
+
+    /// Waits for a line of progress that says so.
+    pub(crate) fn wait_for(&self, progress: &str) {
+        self.0.wait_for(progress, |line| line.contains(progress).then_some(()));
     }
 }
 
@@ -181,25 +209,32 @@ pub(crate) enum Library {
     Python,
 }
 
+impl Library {
+    /// Runs one of the scripts beside this file, which come once for each library.
+    pub(crate) fn script(self, name: &str) -> Command {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(name);
+        match self {
+            Self::Npm => {
+                let mut node = Command::new("node");
+                node.env("NODE_PATH", peer("npm").join("node_modules")).arg(script.with_extension("js"));
+                node
+            }
+            Self::Python => {
+                let mut python = Command::new(peer("python").join("bin/python"));
+                python.arg(script.with_extension("py"));
+                python
+            }
+        }
+    }
+}
+
 /// A charging station; station.js lists its commands and events.
 pub(crate) struct Station(Process);
 
 impl Station {
     /// Starts a station that dials `url`, and waits for nothing.
     pub(crate) fn start(kind: Kind, url: &str, identity: &str) -> Self {
-        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
-        let mut command = match kind.library {
-            Library::Npm => {
-                let mut node = Command::new("node");
-                node.env("NODE_PATH", peer("npm").join("node_modules")).arg(scripts.join("station.js"));
-                node
-            }
-            Library::Python => {
-                let mut python = Command::new(peer("python").join("bin/python"));
-                python.arg(scripts.join("station.py"));
-                python
-            }
-        };
+        let mut command = kind.library.script("station");
         Self(Process::start(format!("station {identity}"), command.args([url, identity, kind.protocol])))
     }
 
@@ -291,6 +326,12 @@ impl Drop for Process {
 }
 
 /// Where cargo puts what it builds: `target/debug`, from `target/debug/deps/interop-…`.
+fn example(name: &str) -> Command {
+    let program = build_directory().join("examples").join(name);
+    assert!(program.exists(), "{} is not built: run tests/run", program.display());
+    Command::new(program)
+}
+
 fn build_directory() -> PathBuf {
     let this = env::current_exe().expect("this test has a path");
     this.ancestors().nth(2).expect("cargo puts tests into target/debug/deps").to_owned()

@@ -194,7 +194,7 @@ async fn a_handshake_says_what_it_was_told_to() {
     let server = RpcServer::builder(RpcRouter::new())
         .protocols(["ocpp1.6"])
         .auth(move |handshake: Handshake| {
-            let header = |name| handshake.headers().get(name).map(|value: &HeaderValue| value.clone());
+            let header = |name| handshake.headers().get(name).cloned();
             tell.lock().expect("no panic").push((
                 handshake.identity().to_owned(),
                 handshake.endpoint().to_owned(),

@@ -1,0 +1,33 @@
+//! Many stations of the crate's own client, and a backend that comes and goes.
+
+use crate::harness::{Backend, Fleet};
+
+#[test]
+fn five_hundred_stations_live_through_three_restarts() {
+    const STATIONS: usize = 500;
+    let mut backend = Backend::start();
+    let address = backend.address().to_owned();
+    let fleet = Fleet::start(&backend, STATIONS);
+    backend.wait_for_stations(STATIONS);
+    for _ in 0..3 {
+        drop(backend);
+        fleet.wait_for(&format!("0 of {STATIONS} connected"));
+        backend = Backend::listening_on(&address, &[]);
+        // The longest wait of their back-off is 12.5 s.
+        backend.wait_for_stations(STATIONS);
+        fleet.wait_for(&format!("{STATIONS} of {STATIONS} connected"));
+    }
+}
+
+#[test]
+fn the_stations_inside_the_backend_do_as_they_are_told() {
+    let backend = Backend::listening_on("127.0.0.1:0", &["--demo", "2"]);
+    backend.wait_for_stations(2);
+    for (station, protocol, reset) in
+        [("DEMO-1", "ocpp1.6", r#"{"type":"Soft"}"#), ("DEMO-2", "ocpp2.0.1", r#"{"type":"Immediate"}"#)]
+    {
+        assert_eq!(backend.listed(station).expect("connected")["protocol"], protocol);
+        let reply = backend.post(&format!("/api/stations/{station}/calls/Reset"), reset);
+        assert_eq!((reply.status, &reply.body["result"]["status"]), (200, &"Accepted".into()));
+    }
+}
