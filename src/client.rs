@@ -325,9 +325,12 @@ impl Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.shared.orphaned.store(true, Ordering::Release);
-        match self.current().life.take() {
-            Some(life) => life.link.close(Close::normal()),
-            None => self.shared.hub.end(),
+        if let Some(life) = &self.current().life {
+            life.link.close(Close::normal());
+        }
+        // Else the supervisor does so when it ends.
+        if *self.shared.state.borrow() == ClientState::Closed {
+            self.shared.hub.end();
         }
     }
 }

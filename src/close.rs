@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
+use crate::options;
+
 /// A wish to close: code, reason, and what becomes of calls under way.
 ///
 /// ```
@@ -88,7 +90,7 @@ impl Close {
     /// How long calls under way are waited for.
     #[must_use]
     pub fn within(self, deadline: Duration) -> Self {
-        Self { manner: Manner::AfterPending(deadline), ..self }
+        Self { manner: Manner::AfterPending(options::finite(deadline)), ..self }
     }
 
     /// The code.

@@ -135,7 +135,7 @@ impl Options {
     /// How long the peer may take to answer our close frame.
     #[must_use]
     pub fn close_timeout(self, timeout: Duration) -> Self {
-        Self { close_timeout: timeout, ..self }
+        Self { close_timeout: finite(timeout), ..self }
     }
 
     /// Tells the peer what an internal error was about. Useful in a test environment.
@@ -159,10 +159,17 @@ impl Options {
     }
 }
 
-/// Zero means never; so does a time that nobody lives to see, and that no clock could add up.
+/// Longer than anybody waits, and short enough for every clock to add up.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Zero means never; so does a time that nobody lives to see.
 pub(crate) fn some(duration: Duration) -> Option<Duration> {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
     (!duration.is_zero() && duration < CENTURY).then_some(duration)
+}
+
+/// A time that can be added to the present.
+pub(crate) fn finite(duration: Duration) -> Duration {
+    duration.min(CENTURY)
 }
 
 /// Settings that contradict each other or could never work.

@@ -311,7 +311,7 @@ impl Driver {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
             let is_ours = done.generation == self.generation;
             if is_ours {
-                self.exchange.finished(&done.id);
+                self.exchange.finished(&done.id, done.wants_answer);
             }
             if (is_ours || self.late_answers.is_some())
                 && let Some(text) = self.answer(&done)

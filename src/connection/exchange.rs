@@ -312,9 +312,9 @@ impl<T> Exchange<T> {
     }
 
     /// A call that had [`started`](Self::started) is done.
-    pub(crate) fn finished(&mut self, id: &MessageId) {
+    pub(crate) fn finished(&mut self, id: &MessageId, wants_answer: bool) {
         self.running -= 1;
-        self.taken.remove(id);
+        self.leave(id, wants_answer);
     }
 
     /// The next call in line that may be worked on now.
@@ -323,7 +323,7 @@ impl<T> Exchange<T> {
             return None;
         }
         let call = self.line.pop_front()?;
-        self.taken.remove(&call.id);
+        self.leave(&call.id, call.wants_answer);
         Some(call)
     }
 
@@ -342,6 +342,13 @@ impl<T> Exchange<T> {
     fn take(&mut self, id: &MessageId, wants_answer: bool) {
         if wants_answer {
             self.taken.insert(id.clone());
+        }
+    }
+
+    /// A SEND has taken no id, and shall not free that of a call.
+    fn leave(&mut self, id: &MessageId, wants_answer: bool) {
+        if wants_answer {
+            self.taken.remove(id);
         }
     }
 
@@ -496,7 +503,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        exchange.finished(&first.id);
+        exchange.finished(&first.id, true);
         assert!(matches!(exchange.receive(&text), Received::Call(_)));
     }
 
@@ -510,7 +517,7 @@ mod tests {
         assert!(matches!(exchange.receive(&text(3)), Received::Refused(..)));
         assert!(matches!(exchange.receive(&text(2)), Received::Bad { fault: Fault::DuplicateMessageId, .. }));
         assert!(exchange.next_in_line().is_none());
-        exchange.finished(&first.id);
+        exchange.finished(&first.id, true);
         assert_eq!(exchange.next_in_line().expect("the second").id.as_str(), "2");
         assert!(exchange.is_settled());
     }

@@ -137,10 +137,14 @@ impl Socket {
                 Err(error) => Incoming::End(Farewell::tell(1007, Cause::ProtocolError, error.to_string())),
             },
             Some(Ok(Message::Binary(_) | Message::Frame(_))) => Incoming::Binary,
-            Some(Ok(Message::Ping(_))) => {
-                // The engine has the pong ready.
+            Some(Ok(Message::Ping(payload))) => {
+                // The engine has the pong ready, and would pile pongs up for a peer that does not read them.
                 self.dirty = true;
-                Incoming::Ping
+                self.queued += payload.len() as u64 + 2;
+                match self.is_overfull() {
+                    true => Incoming::End(Farewell::drop(Cause::NotReading)),
+                    false => Incoming::Ping,
+                }
             }
             Some(Ok(Message::Pong(payload))) => Incoming::Pong(payload),
             Some(Ok(Message::Close(frame))) => {
@@ -164,13 +168,18 @@ impl Socket {
     }
 
     fn feed(&mut self, message: Message) -> Result<(), Farewell> {
-        if self.queued.saturating_sub(self.ws.get_ref().written) > self.max_unsent {
+        if self.is_overfull() {
             return Err(Farewell::drop(Cause::NotReading));
         }
         self.queued += message.len() as u64;
         self.dirty = true;
         // The engine buffers whatever it is given, so there is nothing to wait for.
         Pin::new(&mut self.ws).start_send(message).map_err(|error| farewell_after(&error))
+    }
+
+    /// Whether too much waits for the peer to read it.
+    fn is_overfull(&self) -> bool {
+        self.queued.saturating_sub(self.ws.get_ref().written) > self.max_unsent
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {

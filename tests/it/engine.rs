@@ -567,6 +567,19 @@ async fn a_peer_that_does_not_read_is_dropped() {
     drop(station);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_pings_and_does_not_read_is_dropped() {
+    let server = with(RpcRouter::new(), Options::server().max_unsent(10_000));
+    let mut events = server.events();
+    let mut station = Station::open(dial_with_buffer(&server, 1024), "CP-1", "ocpp1.6").await;
+    while !matches!(events.next().await.expect("more").kind, EventKind::Opened { .. }) {}
+    let session = server.session("CP-1").expect("registered");
+    let ping = Message::Ping(Bytes::from_static(&[b'x'; 125]));
+    let flood = async { while station.ws.send(ping.clone()).await.is_ok() {} };
+    let (closed, ()) = tokio::join!(session.closed(), flood);
+    assert_eq!(closed.cause, Cause::NotReading);
+}
+
 // Pings.
 
 #[tokio::test(start_paused = true)]
@@ -706,6 +719,23 @@ async fn every_close_ends_within_its_deadline() {
         assert!(call.await.expect("no panic").expect_err("closed").maybe_delivered());
         drop(station);
     }
+}
+
+#[tokio::test]
+async fn times_without_end_are_no_panic() {
+    let options =
+        Options::server().call_timeout(Duration::MAX).close_timeout(Duration::MAX).ping_interval(Duration::MAX);
+    let server = with(RpcRouter::new(), options);
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let call = tokio::spawn(session.call::<Value>("Any", &()).timeout(Duration::MAX).within(Duration::MAX));
+    let (id, _) = station.receive_call().await;
+    let closing = tokio::spawn(async move { session.close(Close::normal().within(Duration::MAX)).await });
+    station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    call.await.expect("no panic").expect("an answer");
+    assert_eq!(station.closed().await.0, 1000);
+    drop(station);
+    assert_eq!(closing.await.expect("no panic").code, 1000);
+    server.close(Close::normal().within(Duration::MAX)).await;
 }
 
 #[tokio::test]
