@@ -11,10 +11,7 @@ pub use self::{
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
@@ -120,8 +117,6 @@ struct Current {
 struct Shared {
     state: watch::Sender<ClientState>,
     hub: Arc<Hub>,
-    /// The last handle is gone.
-    orphaned: AtomicBool,
 }
 
 /// From a connect to a close, over any number of connections.
@@ -139,11 +134,7 @@ impl RpcClient {
     }
 
     fn new(settings: RpcClientBuilder) -> Self {
-        let shared = Arc::new(Shared {
-            state: watch::Sender::new(ClientState::Closed),
-            hub: Arc::default(),
-            orphaned: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared { state: watch::Sender::new(ClientState::Closed), hub: Arc::default() });
         let current = Mutex::new(Current { settings, life: None });
         Self { owner: Arc::new(Owner { shared, current, tasks: TaskTracker::new() }) }
     }
@@ -162,9 +153,10 @@ impl RpcClient {
         let (life, is_new) = {
             let mut current = self.owner.current();
             match (self.state(), &current.life) {
-                (ClientState::Closing, _) => return Err(ConnectError::Closing),
-                (ClientState::Connecting | ClientState::Open, Some(life)) => (life.clone(), false),
-                _ => (self.begin(&mut current)?, true),
+                (ClientState::Closed, _) | (_, None) => (self.begin(&mut current)?, true),
+                (_, Some(life)) if life.link.is_open() => (life.clone(), false),
+                // Asked to close, whether the supervisor has heard of it or not.
+                (_, Some(_)) => return Err(ConnectError::Closing),
             }
         };
         life.first.wait().await.clone()?;
@@ -203,7 +195,8 @@ impl RpcClient {
         let life = Arc::new(Life { link, first: SetOnce::new() });
         shared.state.send_replace(ClientState::Connecting);
         let span = tracing::info_span!("connection", identity = &*life.link.about.identity, target = %plan.target);
-        let supervisor = Supervisor { life: life.clone(), shared, driver, plan, dialects, reconnect, failures: 0 };
+        let supervisor =
+            Supervisor { life: life.clone(), shared, driver, plan, dialects, reconnect, failures: 0, waits: 0 };
         self.owner.tasks.spawn(supervisor.run().instrument(span));
         current.life = Some(life.clone());
         Ok(life)
@@ -290,7 +283,7 @@ impl RpcClient {
         options.check()?;
         let mut current = self.owner.current();
         if let Some(life) = &current.life {
-            Peer::new(life.link.clone()).set_options(options.clone());
+            Peer::new(life.link.clone()).set_options(options.clone())?;
         }
         current.settings.options = options;
         Ok(())
@@ -324,22 +317,14 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.shared.orphaned.store(true, Ordering::Release);
         if let Some(life) = &self.current().life {
             life.link.close(Close::normal());
-        }
-        // Else the supervisor does so when it ends.
-        if *self.shared.state.borrow() == ClientState::Closed {
-            self.shared.hub.end();
         }
     }
 }
 
-impl Shared {
-    /// A life is over; without handles there will be no other.
-    fn ended(&self) {
-        if self.orphaned.load(Ordering::Acquire) {
-            self.hub.end();
-        }
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.hub.end();
     }
 }

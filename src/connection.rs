@@ -5,6 +5,7 @@
 
 pub(crate) mod driver;
 pub(crate) mod exchange;
+mod handler;
 mod keepalive;
 pub(crate) mod socket;
 
@@ -141,7 +142,7 @@ struct Mailbox {
     gone: Option<CancellationToken>,
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     #[default]
     Open,
@@ -270,7 +271,7 @@ impl Link {
     fn lost(&self, next: Next) {
         let mut mailbox = self.mailbox();
         if next == Next::End {
-            mailbox.phase = mailbox.phase.max_with(Phase::Lost);
+            mailbox.phase = mailbox.phase.max(Phase::Lost);
         }
         let gone = mailbox.gone.take();
         // Those who wait for the token may run at once and come back for the mailbox.
@@ -324,11 +325,5 @@ impl Mailbox {
         {
             waker.wake_by_ref();
         }
-    }
-}
-
-impl Phase {
-    fn max_with(self, other: Self) -> Self {
-        if (self as u8) < (other as u8) { other } else { self }
     }
 }

@@ -93,6 +93,9 @@ impl Dialect {
             return None;
         }
         match message.fault {
+            _ if message.kind == Some(SEND) => {
+                self.answers_unknown_types.then_some(ErrorCode::MESSAGE_TYPE_NOT_SUPPORTED)
+            }
             Fault::UnknownMessageType => self.answers_unknown_types.then_some(ErrorCode::MESSAGE_TYPE_NOT_SUPPORTED),
             Fault::PayloadNotAnObject => Some(ErrorCode::FORMAT_VIOLATION),
             _ if self.framework_errors => Some(ErrorCode::RPC_FRAMEWORK_ERROR),
@@ -136,8 +139,9 @@ mod tests {
             (r#"[3,1,{}]"#, None, None, None),
             (r#"[4]"#, None, None, None),
             (r#"[5]"#, None, None, None),
-            (r#"[6]"#, None, rpc, None),
-            (r#"[6,"1",1,{}]"#, None, rpc, None),
+            (r#"[6]"#, None, Some("MessageTypeNotSupported"), None),
+            (r#"[6,"1",1,{}]"#, None, Some("MessageTypeNotSupported"), None),
+            (r#"[6,"1","A",["m"]]"#, None, Some("MessageTypeNotSupported"), None),
         ] {
             let message = wire::read(&json.into()).expect_err(json);
             for (dialect, expected) in [(Dialect::OCPP_1_6, v16), (Dialect::OCPP_2_0_1, v201), (Dialect::OCPP_2_1, v21)]

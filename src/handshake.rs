@@ -7,7 +7,7 @@ use headers::{HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts, response};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::options::BuildError;
+use crate::{dialect::Dialect, options::BuildError};
 
 /// Why a request opens no connection: a status and a reason to tell the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,10 +103,10 @@ pub(crate) fn basic_credentials(identity: &str, password: &[u8]) -> Result<Heade
 
 /// Endpoint and identity: the identity is the last segment of the path that is not empty, decoded once, after it
 /// was split off (OCPP-J 1.6 §3.1.1). The endpoint is the raw path in front of it.
-pub(crate) fn identity(path: &str, max_length: usize) -> Result<(&str, String), Refusal> {
+pub(crate) fn identity(path: &str) -> Result<(&str, String), Refusal> {
     const NONE: Refusal = refusal(StatusCode::NOT_FOUND, "the path ends in no identity");
     const UNDECODABLE: Refusal = refusal(StatusCode::NOT_FOUND, "the identity is not percent-encoded UTF-8");
-    const UNFIT: Refusal = refusal(StatusCode::NOT_FOUND, "the identity is too long or has control characters");
+    const UNFIT: Refusal = refusal(StatusCode::NOT_FOUND, "the identity has control characters");
     let trimmed = path.trim_end_matches('/');
     let start = trimmed.rfind('/').map_or(0, |slash| slash + 1);
     let (before, segment) = trimmed.split_at(start);
@@ -119,7 +119,7 @@ pub(crate) fn identity(path: &str, max_length: usize) -> Result<(&str, String), 
         return Err(UNDECODABLE);
     }
     let identity = percent_decode_str(segment).decode_utf8().map_err(|_| UNDECODABLE)?;
-    if identity.len() > max_length || identity.chars().any(char::is_control) {
+    if identity.chars().any(char::is_control) {
         return Err(UNFIT);
     }
     Ok((before.trim_end_matches('/'), identity.into_owned()))
@@ -159,14 +159,22 @@ pub(crate) fn basic_password(headers: &HeaderMap, identity: &str) -> Option<Vec<
     Some(decoded.strip_prefix(identity.as_bytes())?.strip_prefix(b":")?.to_vec())
 }
 
-/// Refuses protocols that could never be named in a handshake, or that are named twice.
-pub(crate) fn check_protocols(protocols: &[Arc<str>]) -> Result<(), BuildError> {
+/// Refuses protocols that could never be named in a handshake, or that are named twice, and dialects of others.
+pub(crate) fn check_protocols(protocols: &[Arc<str>], dialects: &[(Arc<str>, Dialect)]) -> Result<(), BuildError> {
     for (at, protocol) in protocols.iter().enumerate() {
         if !is_token(protocol) {
             return Err(BuildError(format!("the protocol {protocol:?} is not a token (RFC 9110 §5.6.2)")));
         }
         if protocols[..at].contains(protocol) {
             return Err(BuildError(format!("the protocol {protocol:?} is named twice")));
+        }
+    }
+    for (at, (protocol, _)) in dialects.iter().enumerate() {
+        if !protocols.contains(protocol) {
+            return Err(BuildError(format!("there is a dialect for {protocol:?}, which is none of the protocols")));
+        }
+        if dialects[..at].iter().any(|(earlier, _)| earlier == protocol) {
+            return Err(BuildError(format!("there are two dialects for {protocol:?}")));
         }
     }
     Ok(())
@@ -214,15 +222,14 @@ mod tests {
             ("/ocpp/a:b", "/ocpp", "a:b"),
             ("/ocpp/..", "/ocpp", ".."),
         ] {
-            assert_eq!(identity(path, 255), Ok((endpoint, name.to_owned())), "{path}");
+            assert_eq!(identity(path), Ok((endpoint, name.to_owned())), "{path}");
         }
     }
 
     #[test]
     fn what_is_no_identity_is_not_found() {
-        let long = format!("/ocpp/{}", "x".repeat(256));
-        for path in ["", "/", "///", "/ocpp/%E0%A4%A", "/ocpp/%", "/ocpp/%zz", "/ocpp/%ff", "/ocpp/%00", &long] {
-            assert_eq!(identity(path, 255).map_err(|refusal| refusal.status), Err(StatusCode::NOT_FOUND), "{path}");
+        for path in ["", "/", "///", "/ocpp/%E0%A4%A", "/ocpp/%", "/ocpp/%zz", "/ocpp/%ff", "/ocpp/%00"] {
+            assert_eq!(identity(path).map_err(|refusal| refusal.status), Err(StatusCode::NOT_FOUND), "{path}");
         }
     }
 
@@ -316,7 +323,7 @@ mod tests {
     #[test]
     fn paths_and_credentials_come_back_as_they_were_sent() {
         for name in ["CP-1", "a/b", "a:b ü🔌", "100%", "..", "?#"] {
-            assert_eq!(identity(&path_of("/ocpp/", name), 255), Ok(("/ocpp", name.to_owned())));
+            assert_eq!(identity(&path_of("/ocpp/", name)), Ok(("/ocpp", name.to_owned())));
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, basic_credentials(name, b"\xff:\0").expect("short"));
             assert_eq!(basic_password(&headers, name).as_deref(), Some(&b"\xff:\0"[..]));

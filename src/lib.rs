@@ -33,7 +33,7 @@ pub use error::{CallError, Error, ErrorCode};
 pub use event::{Event, EventKind, Events, Text};
 pub use options::{BuildError, Options};
 pub use peer::{Call, Peer};
-pub use rpc::{Handler, IncomingCall, IntoReply, NoReply, Outcome, Route, RpcRouter};
+pub use rpc::{Handler, IncomingCall, IntoReply, NoReply, Outcome, Route, RouteFuture, RpcRouter};
 #[cfg(feature = "listen")]
 pub use server::Listener;
 #[cfg(feature = "server")]

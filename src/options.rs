@@ -92,7 +92,8 @@ impl Options {
         Self { handler_concurrency: calls, ..self }
     }
 
-    /// How many of the peer's calls may wait for a handler; one more is answered with
+    /// How many of the peer's calls may wait for a handler, with payloads of four times
+    /// [`max_message_size`](Self::max_message_size) in all; one more is answered with
     /// [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR).
     #[must_use]
     pub fn handler_queue(self, calls: usize) -> Self {

@@ -19,7 +19,7 @@ use crate::{
         exchange::{CallKey, Kind, Outgoing, Timeout},
     },
     error::Error,
-    options::{self, Options},
+    options::{self, BuildError, Options},
     wire::{self, MessageId, NotAnObject, Payload},
 };
 
@@ -112,8 +112,13 @@ impl Peer {
     /// Changes times and limits of this connection: all but
     /// [`max_message_size`](Options::max_message_size), [`max_unsent`](Options::max_unsent) and
     /// [`call_queue`](Options::call_queue). Calls that were written keep the timeout that they had.
-    pub fn set_options(&self, options: Options) {
+    ///
+    /// # Errors
+    /// When they could never work; nothing is changed then.
+    pub fn set_options(&self, options: Options) -> Result<(), BuildError> {
+        options.check()?;
         self.link.order(Command::Options(Box::new(options)));
+        Ok(())
     }
 
     /// Closes the connection and waits for its end. The first wish to close decides how; later ones get the same
@@ -210,7 +215,9 @@ impl<R> Call<R> {
     /// Does not wait for the answer: the future is done when the call has been written, and the answer is thrown
     /// away when it comes.
     pub fn without_answer(mut self) -> Call<()> {
-        if let State::Draft { call, .. } = &mut self.state {
+        if let State::Draft { call, .. } = &mut self.state
+            && call.kind == Kind::Call
+        {
             call.kind = Kind::Forgotten;
         }
         let state = std::mem::replace(&mut self.state, State::Done);

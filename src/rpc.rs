@@ -6,7 +6,7 @@ mod router;
 
 pub use self::{
     handler::{Handler, IntoReply, NoReply, Outcome},
-    router::{Route, RpcRouter},
+    router::{Route, RouteFuture, RpcRouter},
 };
 
 use bytestring::ByteString;

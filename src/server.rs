@@ -119,6 +119,8 @@ struct Inner {
     closing: CancellationToken,
     /// Fires when a close has run out of time.
     kill: CancellationToken,
+    /// How many sessions there are, until the last of their handlers has ended.
+    active: AtomicUsize,
     /// How many sessions ended by themselves since closing began, and how many did not.
     clean: AtomicUsize,
     forced: AtomicUsize,
@@ -163,7 +165,7 @@ impl RpcServer {
     /// `B` is the body of the response: axum's `Body`, or anything else that is made from bytes.
     pub fn accept<B: From<Bytes>>(&self, upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
         let known = upgrade.handshake.clone();
-        match self.inner.open(upgrade, accept) {
+        match self.inner.check_identity(&known).and_then(|()| self.inner.open(upgrade, accept)) {
             Ok(response) => response,
             Err(reject) => {
                 self.inner.refused(&known, Some(reject.status()), reject.reason());
@@ -172,8 +174,8 @@ impl RpcServer {
         }
     }
 
-    /// Closes the server: no new sessions, every session is closed as asked, and all of their tasks are waited for.
-    /// An HTTP server that was not opened by [`listen`](Self::listen) is not touched.
+    /// Closes the server: its listeners stop, no new sessions open, every session is closed as asked, and all of their
+    /// tasks are waited for. An HTTP server that was not opened by [`listen`](Self::listen) is not touched.
     ///
     /// The first close decides. With calls under way waited for or not, sessions have the time that the close
     /// gives them, plus [`Options::close_timeout`], plus two seconds; what is left then is dropped.
@@ -182,21 +184,25 @@ impl RpcServer {
     /// Once polled, closing goes on even if the future is dropped; only the last resort is not taken.
     pub async fn close(&self, close: Close) -> CloseReport {
         let inner = &*self.inner;
-        let patience = match close.manner() {
-            Manner::AfterPending(pending) => pending,
-            Manner::AtOnce | Manner::Forced => Duration::ZERO,
-        };
-        let deadline = Instant::now() + patience + inner.options.close_timeout + GRACE;
         inner.closing.cancel();
-        let deadline = inner.registry.close_all(&close, deadline);
+        let deadline = inner.registry.close_all(&close, Instant::now() + self.patience(&close));
         inner.tasks.close();
         if timeout_at(deadline, inner.tasks.wait()).await.is_err() {
-            inner.forced.fetch_max(inner.tasks.len(), Ordering::Relaxed);
+            inner.forced.fetch_max(inner.active.load(Ordering::Relaxed), Ordering::Relaxed);
             inner.kill.cancel();
             inner.tasks.wait().await;
         }
         inner.hub.end();
         CloseReport { clean: inner.clean.load(Ordering::Relaxed), forced: inner.forced.load(Ordering::Relaxed) }
+    }
+
+    /// How long a close may take in all.
+    fn patience(&self, close: &Close) -> Duration {
+        let pending = match close.manner() {
+            Manner::AfterPending(pending) => pending,
+            Manner::AtOnce | Manner::Forced => Duration::ZERO,
+        };
+        pending + self.inner.options.close_timeout + GRACE
     }
 
     /// Whether [`close`](Self::close) has begun.
@@ -248,6 +254,7 @@ const GRACE: Duration = Duration::from_secs(2);
 impl Inner {
     /// Asks the hook, then opens the session.
     async fn judge<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade) -> Result<Response<B>, Reject> {
+        self.check_identity(&upgrade.handshake)?;
         let Ok(_place) = self.pending.try_acquire() else { return Err(unavailable("too many handshakes")) };
         let accept = match &self.auth {
             None => Accept::new(),
@@ -270,8 +277,17 @@ impl Inner {
         self.open(upgrade, accept)
     }
 
+    fn check_identity(&self, handshake: &Handshake) -> Result<(), Reject> {
+        match handshake.identity().len() > self.max_identity {
+            true => Err(Reject::not_found().body("the identity is too long")),
+            false => Ok(()),
+        }
+    }
+
     /// Negotiates the protocol and lets a task wait for the socket.
     fn open<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade, accept: Accept) -> Result<Response<B>, Reject> {
+        // A close that begins now waits for this token, and so for the task.
+        let _token = self.tasks.token();
         if self.closing.is_cancelled() {
             return Err(unavailable("the server is closing"));
         }
@@ -327,6 +343,12 @@ impl Inner {
             remote_address,
             kind: EventKind::Refused { status: status.map(|status| status.as_u16()), reason: reason.to_owned() },
         });
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.hub.end();
     }
 }
 

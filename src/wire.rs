@@ -194,8 +194,6 @@ pub enum Fault {
     UnknownMessageId,
     /// It is a call whose id is that of a call still being worked on.
     DuplicateMessageId,
-    /// It is a binary message.
-    Binary,
 }
 
 impl fmt::Display for Fault {
@@ -211,7 +209,6 @@ impl fmt::Display for Fault {
             Self::TooManyElements => "the message has too many elements",
             Self::UnknownMessageId => "no call with this message id is under way",
             Self::DuplicateMessageId => "a call with this message id is still being worked on",
-            Self::Binary => "the message is binary",
         })
     }
 }

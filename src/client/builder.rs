@@ -185,8 +185,11 @@ impl RpcClientBuilder {
         }
         let path = path.parse().map_err(|_| wrong("has a path or a query that is too long"))?;
 
-        handshake::check_protocols(&self.protocols)?;
+        handshake::check_protocols(&self.protocols, &self.dialects)?;
         let mut headers = self.headers.clone();
+        if let Some(name) = headers.keys().find(|name| is_of_the_handshake(name)) {
+            return Err(BuildError(format!("the header {name} is the handshake's own")));
+        }
         headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
         if let Some(password) = &self.password {
             headers.insert(header::AUTHORIZATION, handshake::basic_credentials(&self.identity, password)?);
@@ -202,6 +205,10 @@ impl RpcClientBuilder {
             deadline: deadline.ok_or_else(|| BuildError("connect_deadline is zero or without end".into()))?,
         })
     }
+}
+
+fn is_of_the_handshake(name: &HeaderName) -> bool {
+    [header::CONNECTION, header::HOST, header::UPGRADE].contains(name) || name.as_str().starts_with("sec-websocket-")
 }
 
 const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));

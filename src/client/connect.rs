@@ -3,13 +3,17 @@
 use std::{
     error::Error as StdError,
     fmt, io,
+    panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::future::{Either, select};
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
 use headers::{HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
@@ -265,7 +269,9 @@ impl Plan {
     }
 
     async fn try_dial(&self) -> Result<Dialled, ConnectError> {
-        let stream = self.connector.connect(self.target.clone()).await?;
+        // A connector of the user's may panic, also before there is a future.
+        let dialling = AssertUnwindSafe(async { self.connector.connect(self.target.clone()).await }).catch_unwind();
+        let stream = dialling.await.unwrap_or_else(|_| Err(io::Error::other("the connector panicked")))?;
         let (mut sender, mut connection) = http1::handshake(TokioIo::new(stream)).await?;
         let key = SecWebsocketKey::from(rand::random::<[u8; 16]>());
         let expected = SecWebsocketAccept::from(key.clone());

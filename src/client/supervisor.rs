@@ -29,6 +29,8 @@ pub(super) struct Supervisor {
     pub(super) reconnect: Reconnect,
     /// Failed attempts in a row.
     pub(super) failures: u32,
+    /// Waits since the last success.
+    pub(super) waits: u32,
 }
 
 /// Why a client's life is over.
@@ -38,8 +40,25 @@ enum End {
     Failed(ConnectError),
 }
 
+/// However the task ends, nobody waits for it in vain.
+struct Ending {
+    life: Arc<Life>,
+    shared: Arc<Shared>,
+    is_due: bool,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if self.is_due {
+            self.shared.state.send_replace(ClientState::Closed);
+            let _ = self.life.first.set(Err(ConnectError::Aborted));
+        }
+    }
+}
+
 impl Supervisor {
     pub(super) async fn run(mut self) {
+        let mut ending = Ending { life: self.life.clone(), shared: self.shared.clone(), is_due: true };
         let Err(end) = self.live().await;
         let was_connected = self.life.first.get().is_some_and(Result::is_ok);
         let (closed, error) = match end {
@@ -56,7 +75,10 @@ impl Supervisor {
         // Set already where there has been a connection.
         let _ = self.life.first.set(Err(error));
         self.life.link.emit(|| EventKind::Closed(closed.clone()));
-        self.shared.ended();
+        // Handlers may take their time: by then there may be another life.
+        ending.is_due = false;
+        drop(ending);
+        drop(self.shared);
         self.driver.finish(closed).await;
     }
 
@@ -72,7 +94,8 @@ impl Supervisor {
                 let gave_up = Closed { reason: "no attempts left".into(), ..Closed::abnormal(Cause::GaveUp) };
                 return Err(End::Closed(gave_up));
             }
-            let wait = self.reconnect.backoff.wait(self.failures.saturating_sub(1), rand::random());
+            let wait = self.reconnect.backoff.wait(self.waits, rand::random());
+            self.waits = self.waits.saturating_add(1);
             tracing::debug!(?wait, self.failures, "backing off");
             self.driver.offline(sleep(wait)).await.map_err(End::Wished)?;
         }
@@ -125,20 +148,21 @@ impl Supervisor {
         let opened = Instant::now();
         let farewell = self.driver.run(&mut socket).await;
 
-        let reconnects = self.reconnect.attempts > 0 && !farewell.is_wished_for();
-        let next = if reconnects { Next::Reconnect } else { Next::End };
-        if reconnects {
-            self.shared.state.send_if_modified(ClientState::lose);
-        }
-        let closed = self.driver.part(socket, farewell, next).await;
+        // Whoever waits for a close wants no other connection.
+        let reconnects = self.reconnect.attempts > 0 && !farewell.is_wished_for() && self.life.link.is_open();
+        let parting = socket.part(farewell, self.driver.options().close_timeout);
         if !reconnects {
-            return Err(End::Closed(closed));
+            self.driver.lose(Next::End);
+            return Err(End::Closed(self.driver.alongside(parting).await));
         }
+        self.shared.state.send_if_modified(ClientState::lose);
+        self.driver.lose(Next::Reconnect);
+        let closed = self.driver.offline(parting).await.map_err(End::Wished)?;
         self.life.link.emit(|| EventKind::Disconnected(closed));
-        self.failures = match opened.elapsed() >= STABLE {
-            true => 0,
-            false => self.failures.saturating_add(1),
-        };
+        match opened.elapsed() >= STABLE {
+            true => (self.failures, self.waits) = (0, 0),
+            false => self.failures = self.failures.saturating_add(1),
+        }
         Ok(())
     }
 }

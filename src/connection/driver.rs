@@ -4,7 +4,6 @@
 
 use std::{
     collections::VecDeque,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -13,18 +12,22 @@ use std::{
 
 use bytestring::ByteString;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    task::unconstrained,
+    time::{Sleep, sleep},
+};
 
 use super::{
     Command, Dispatch, Inbound, Link, Next, Reply, Ticket,
     exchange::{Exchange, Received},
+    handler::{Done, Handler},
     keepalive::{KeepAlive, Ping},
     socket::{Farewell, Incoming, Socket},
 };
 use crate::{
     close::{Cause, Close, Closed, Manner},
     dialect::Dialect,
-    error::{CallError, ErrorCode},
+    error::{CallError, Error},
     event::{EventKind, Text},
     options::Options,
     wire::{self, MessageId},
@@ -36,7 +39,6 @@ pub(crate) struct Driver {
     link: Arc<Link>,
     exchange: Exchange<Ticket>,
     dispatch: Arc<dyn Dispatch>,
-    options: Options,
     handlers: FuturesUnordered<Handler>,
     /// Counts connections, so that an answer goes out on the one that the call came in on, or not at all.
     generation: u32,
@@ -46,6 +48,8 @@ pub(crate) struct Driver {
     close_by: Option<Instant>,
     /// Answers that were finished while there was no connection; `None` where they are dropped with it.
     late_answers: Option<VecDeque<String>>,
+    /// Who wants to know that a message was written, once the socket has taken it all.
+    unflushed: Vec<Ticket>,
     /// Told when somebody wishes to close.
     closing: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -59,16 +63,16 @@ const NEVER: Duration = Duration::MAX;
 impl Driver {
     pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, options: Options) -> Self {
         Self {
-            exchange: Exchange::new(link.agreed().map_or(Dialect::of(None), |a| a.dialect), options.clone()),
+            exchange: Exchange::new(link.agreed().map_or(Dialect::of(None), |a| a.dialect), options),
             link,
             dispatch,
-            options,
             handlers: FuturesUnordered::new(),
             generation: 0,
             commands: Vec::new(),
             counted: 0,
             close_by: None,
             late_answers: None,
+            unflushed: Vec::new(),
             closing: None,
         }
     }
@@ -88,33 +92,30 @@ impl Driver {
     }
 
     pub(crate) fn options(&self) -> &Options {
-        &self.options
+        self.exchange.options()
     }
 
     /// Serves a connection to its end and lets its handlers finish. `leave` runs once the socket is gone, before
     /// anybody who waits for the end hears of it.
     pub(crate) async fn serve(mut self, mut socket: Socket, leave: impl FnOnce(&Closed)) {
         let farewell = self.run(&mut socket).await;
-        let closed = self.part(socket, farewell, Next::End).await;
+        self.lose(Next::End);
+        let patience = self.options().close_timeout;
+        let closed = self.alongside(socket.part(farewell, patience)).await;
         leave(&closed);
         self.finish(closed).await;
     }
 
     /// Tells everybody of the end, and lets handlers finish.
     pub(crate) async fn finish(mut self, closed: Closed) {
-        self.fail_unwritten();
+        self.lose(Next::End);
         self.link.shut(closed);
         while self.handlers.next().await.is_some() {}
     }
 
     /// Serves a connection until it ends, one way or another.
     pub(crate) async fn run(&mut self, socket: &mut Socket) -> Farewell {
-        for answer in self.late_answers.as_mut().map(std::mem::take).unwrap_or_default() {
-            if let Err(farewell) = self.send(answer, socket) {
-                return farewell;
-            }
-        }
-        let Options { ping_interval, activity_defers_pings, .. } = self.options;
+        let &Options { ping_interval, activity_defers_pings, .. } = self.options();
         let now = tokio::time::Instant::now().into_std();
         let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), now);
         let mut timer = pin!(sleep(NEVER));
@@ -125,26 +126,36 @@ impl Driver {
         .await
     }
 
-    /// Ends what hangs on the connection, then parts from the peer while handlers go on.
-    pub(crate) async fn part(&mut self, socket: Socket, farewell: Farewell, next: Next) -> Closed {
+    /// Ends what hangs on a connection that is over.
+    pub(crate) fn lose(&mut self, next: Next) {
         self.link.lost(next);
         self.generation += 1;
         self.exchange.forget_inbound();
+        for ticket in self.unflushed.drain(..) {
+            settle(ticket, Err(Error::Disconnected { maybe_delivered: true }));
+        }
         for (ticket, error) in self.exchange.fail_written() {
             settle(ticket, Err(error));
         }
         if next == Next::End {
-            self.fail_unwritten();
+            for (ticket, error) in self.exchange.fail_unwritten() {
+                settle(ticket, Err(error));
+            }
         }
-        let mut parting = pin!(socket.part(farewell, self.options.close_timeout));
+        self.count();
+    }
+
+    /// Waits for something while there is no connection and will be none: handlers go on.
+    pub(crate) async fn alongside<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
         std::future::poll_fn(|cx| {
             self.poll_orphans(cx);
-            parting.as_mut().poll(cx)
+            future.as_mut().poll(cx)
         })
         .await
     }
 
-    /// Waits for something else while there is no connection: handlers go on, calls come and run out of time. An
+    /// Waits for something while there is no connection yet: handlers go on, calls come and run out of time. An
     /// error is the wish to close.
     pub(crate) async fn offline<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Close> {
         let mut future = pin!(future);
@@ -166,22 +177,16 @@ impl Driver {
         .await
     }
 
-    fn fail_unwritten(&mut self) {
-        for (ticket, error) in self.exchange.fail_unwritten() {
-            settle(ticket, Err(error));
-        }
-        self.count();
-    }
-
     /// Lets handlers go on whose connection is gone.
     fn poll_orphans(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
             let Some(text) = self.answer(&done) else { continue };
+            let most = self.options().handler_queue.max(1);
             if let Some(answers) = &mut self.late_answers {
-                if answers.len() == self.options.handler_queue.max(1) {
+                answers.push_back(text);
+                while answers.len() > most {
                     answers.pop_front();
                 }
-                answers.push_back(text);
             }
         }
     }
@@ -197,11 +202,16 @@ impl Driver {
         let now = tokio::time::Instant::now();
         // First, so that an order holds for all that is read after it was given.
         let close = self.take_commands(cx);
+        if let Some(close) = close.as_ref().filter(|close| close.manner() == Manner::Forced) {
+            self.handlers.clear();
+            return Err(Farewell::drop(close.cause));
+        }
         self.read(socket, keepalive, now, cx)?;
         self.poll_handlers(socket, cx)?;
         let now = now.into_std();
         self.expire(now);
-        keepalive.set(self.options.ping_interval, self.options.activity_defers_pings, now);
+        let &Options { ping_interval, activity_defers_pings, .. } = self.options();
+        keepalive.set(ping_interval, activity_defers_pings, now);
         let next_ping = loop {
             match keepalive.due(now) {
                 Ping::Wait(until) => break until,
@@ -209,13 +219,9 @@ impl Driver {
                 Ping::GiveUp => return Err(Farewell::drop(Cause::PingTimeout)),
             }
         };
-        self.write_calls(socket, now)?;
-        let flushed = socket.poll_flush(cx);
+        let all_sent = self.write(socket, now, cx)?;
         if let Some(close) = close {
-            self.consider(&close, flushed.is_ready(), now)?;
-        }
-        if let Poll::Ready(flushed) = flushed {
-            flushed?;
+            self.consider(&close, all_sent, now)?;
         }
         self.arm(timer, next_ping, cx);
         Ok(())
@@ -268,7 +274,13 @@ impl Driver {
                 self.link.emit(|| EventKind::LateAnswer(id));
                 Ok(())
             }
-            Received::Refused(id, error) => self.send(self.refusal(Some(&id), &error), socket),
+            Received::Refused(call, error) if call.wants_answer => {
+                self.send(self.refusal(Some(&call.id), &error), socket)
+            }
+            Received::Refused(call, _) => {
+                self.link.emit(|| EventKind::UnhandledSend { action: Text(call.action) });
+                Ok(())
+            }
             Received::ResultError(id, error) => {
                 tracing::warn!(%id, %error, "the peer could not read a result");
                 Ok(())
@@ -308,6 +320,7 @@ impl Driver {
     }
 
     fn poll_handlers(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        self.start_next(socket, cx)?;
         while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
             let is_ours = done.generation == self.generation;
             if is_ours {
@@ -318,9 +331,15 @@ impl Driver {
             {
                 self.send(text, socket)?;
             }
-            while let Some(call) = self.exchange.next_in_line() {
-                self.start(call, socket, cx)?;
-            }
+            self.start_next(socket, cx)?;
+        }
+        Ok(())
+    }
+
+    /// Starts calls that waited in line for a handler, as many as there is room for.
+    fn start_next(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        while let Some(call) = self.exchange.next_in_line() {
+            self.start(call, socket, cx)?;
         }
         Ok(())
     }
@@ -342,7 +361,7 @@ impl Driver {
 
     fn refusal(&self, id: Option<&MessageId>, error: &CallError) -> String {
         let code = self.exchange.dialect().spell(error.code());
-        wire::call_error(id, code, &error.told(self.options.detailed_errors), error.details())
+        wire::call_error(id, code, &error.told(self.options().detailed_errors), error.details())
     }
 
     fn send(&mut self, text: String, socket: &mut Socket) -> Result<(), Farewell> {
@@ -372,8 +391,7 @@ impl Driver {
                     Command::Cancel(key) => self.exchange.cancel(key),
                     Command::Dispatch(dispatch) => self.dispatch = dispatch,
                     Command::Options(options) => {
-                        self.exchange.set_options((*options).clone());
-                        self.options = *options;
+                        self.exchange.set_options(*options);
                     }
                 }
             }
@@ -381,15 +399,31 @@ impl Driver {
         }
     }
 
-    fn write_calls(&mut self, socket: &mut Socket, now: Instant) -> Result<(), Farewell> {
-        while let Some((text, written)) = self.exchange.next_write(now) {
-            self.send(text, socket)?;
-            if let Some(ticket) = written {
+    /// Writes answers that were kept and calls whose turn it is, never more at once than the socket takes well; says
+    /// whether all is sent.
+    fn write(&mut self, socket: &mut Socket, now: Instant, cx: &mut Context<'_>) -> Result<bool, Farewell> {
+        loop {
+            while socket.has_room() {
+                if let Some(answer) = self.late_answers.as_mut().and_then(VecDeque::pop_front) {
+                    self.send(answer, socket)?;
+                } else if let Some((text, written)) = self.exchange.next_write(now) {
+                    self.send(text, socket)?;
+                    self.unflushed.extend(written);
+                } else {
+                    break;
+                }
+            }
+            self.count();
+            let had_room = socket.has_room();
+            let Poll::Ready(flushed) = socket.poll_flush(cx) else { return Ok(false) };
+            flushed?;
+            for ticket in self.unflushed.drain(..) {
                 settle(ticket, Ok(wire::Payload::default()));
             }
+            if had_room {
+                return Ok(true);
+            }
         }
-        self.count();
-        Ok(())
     }
 
     /// Tells the link how many calls have left the line.
@@ -411,13 +445,13 @@ impl Driver {
     fn consider(&mut self, close: &Close, all_sent: bool, now: Instant) -> Result<(), Farewell> {
         match close.manner() {
             Manner::AtOnce => Err(Farewell::close(close)),
-            Manner::Forced => {
-                self.handlers.clear();
-                Err(Farewell::drop(close.cause))
-            }
+            Manner::Forced => Err(Farewell::drop(close.cause)),
             Manner::AfterPending(deadline) => {
                 let close_by = *self.close_by.get_or_insert_with(|| now + deadline);
-                match now >= close_by || (all_sent && self.exchange.is_settled()) {
+                // Where answers are kept, handlers of earlier connections are waited for as well.
+                let is_settled = self.exchange.is_settled()
+                    && self.late_answers.as_ref().is_none_or(|answers| answers.is_empty() && self.handlers.is_empty());
+                match now >= close_by || (all_sent && is_settled) {
                     true => Err(Farewell::close(close)),
                     false => Ok(()),
                 }
@@ -432,8 +466,9 @@ impl Driver {
         let Some(due) = due.map(tokio::time::Instant::from_std) else { return };
         if timer.is_elapsed() || due < timer.deadline() {
             timer.as_mut().reset(due);
-            // Ready already, when the moment has passed since the turn began.
-            if timer.poll(cx).is_ready() {
+            // A turn may have used its task's budget up, without which a timer would not even be set. It may be ready
+            // already, when the moment has passed since the turn began.
+            if pin!(unconstrained(timer)).poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }
@@ -443,42 +478,12 @@ impl Driver {
 /// However the task ends, nobody waits for it in vain.
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.lose(Next::End);
         self.link.shut(Closed::abnormal(Cause::Local));
     }
 }
 
-fn settle(ticket: Ticket, outcome: Result<wire::Payload, crate::error::Error>) {
+fn settle(ticket: Ticket, outcome: Result<wire::Payload, Error>) {
     // Who dropped the call does not want to know.
     let _ = ticket.send(outcome);
-}
-
-/// A handler at work.
-struct Handler {
-    id: MessageId,
-    wants_answer: bool,
-    generation: u32,
-    work: Pin<Box<dyn Future<Output = Reply> + Send>>,
-}
-
-struct Done {
-    id: MessageId,
-    wants_answer: bool,
-    generation: u32,
-    reply: Reply,
-}
-
-impl Future for Handler {
-    type Output = Done;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
-        let reply = match catch_unwind(AssertUnwindSafe(|| self.work.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(reply)) => reply,
-            Err(_) => {
-                tracing::error!(id = %self.id, "a handler panicked");
-                Reply::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
-            }
-        };
-        Poll::Ready(Done { id: self.id.clone(), wants_answer: self.wants_answer, generation: self.generation, reply })
-    }
 }

@@ -68,7 +68,7 @@ pub(crate) enum Received<T> {
     /// An answer to a call that timed out or was dropped.
     Late(MessageId),
     /// A call to be refused at once, through no fault of its own.
-    Refused(MessageId, CallError),
+    Refused(Inbound, CallError),
     /// Something that cannot be served, and what it is to be answered with.
     Bad { fault: Fault, id: Option<MessageId>, answer: Option<CallError>, unbearable: bool },
     /// The peer could not read an answer of ours (OCPP 2.1).
@@ -107,6 +107,9 @@ pub(crate) struct Exchange<T> {
 /// How many abandoned ids are remembered, to tell a late answer from a wrong one.
 const ABANDONED: usize = 16;
 
+/// How many bytes may wait in line for a handler, in messages of the largest size.
+const LINE_BYTES: usize = 4;
+
 impl<T> Exchange<T> {
     pub(crate) fn new(dialect: Dialect, options: Options) -> Self {
         Self {
@@ -130,6 +133,10 @@ impl<T> Exchange<T> {
 
     pub(crate) fn set_dialect(&mut self, dialect: Dialect) {
         self.dialect = dialect;
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
     pub(crate) fn set_options(&mut self, options: Options) {
@@ -261,7 +268,7 @@ impl<T> Exchange<T> {
                 received
             }
             Err(Unreadable { kind, id, fault }) => {
-                self.bad_in_a_row += 1;
+                self.bad_in_a_row = self.bad_in_a_row.saturating_add(1);
                 let code = match fault {
                     Fault::DuplicateMessageId => Some(self.dialect.duplicate()),
                     _ => self.dialect.answer_to(&Unreadable { kind, id: id.clone(), fault }),
@@ -283,13 +290,15 @@ impl<T> Exchange<T> {
         if self.running < self.options.handler_concurrency && self.line.is_empty() {
             return Ok(Received::Call(call));
         }
-        if self.line.len() < self.options.handler_queue {
+        let bytes =
+            self.line.iter().map(|call| call.payload.as_str().len()).sum::<usize>() + call.payload.as_str().len();
+        if self.line.len() < self.options.handler_queue && bytes <= LINE_BYTES * self.options.max_message_size {
             self.take(&call.id, call.wants_answer);
             self.line.push_back(call);
             return Ok(Received::InLine);
         }
         let busy = CallError::new(ErrorCode::GENERIC_ERROR, "too many calls are waiting to be handled");
-        Ok(Received::Refused(call.id, busy))
+        Ok(Received::Refused(call, busy))
     }
 
     fn settle(&mut self, id: MessageId, kind: u64, outcome: Result<Payload, Error>) -> Result<Received<T>, Unreadable> {

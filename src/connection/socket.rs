@@ -90,8 +90,10 @@ impl Farewell {
 
 pub(crate) struct Socket {
     ws: WebSocketStream<Metered>,
-    /// Bytes given to the WebSocket engine so far.
+    /// Bytes given to the WebSocket engine so far, with the heads of their frames.
     queued: u64,
+    /// The bytes of a frame's mask: a client masks.
+    mask: usize,
     /// Whether something was queued that has not been flushed.
     dirty: bool,
     max_unsent: u64,
@@ -104,6 +106,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// A small buffer: it is kept while a connection is idle, and filled with zeros at each read.
 const READ_BUFFER: usize = 4 << 10;
+
+/// How much is queued before it is flushed.
+const WRITE_BATCH: u64 = 64 << 10;
 
 impl Socket {
     /// The server's end of a stream whose handshake is over. `early` is what came in behind the handshake.
@@ -126,7 +131,8 @@ impl Socket {
             [] => WebSocketStream::from_raw_socket(io, role, Some(config)).await,
             early => WebSocketStream::from_partially_read(io, early.to_vec(), role, Some(config)).await,
         };
-        Self { ws, queued: 0, dirty: false, max_unsent: options.max_unsent as u64 }
+        let mask = if role == Role::Client { 4 } else { 0 };
+        Self { ws, queued: 0, mask, dirty: false, max_unsent: options.max_unsent as u64 }
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
@@ -140,7 +146,7 @@ impl Socket {
             Some(Ok(Message::Ping(payload))) => {
                 // The engine has the pong ready, and would pile pongs up for a peer that does not read them.
                 self.dirty = true;
-                self.queued += payload.len() as u64 + 2;
+                self.count(payload.len());
                 match self.is_overfull() {
                     true => Incoming::End(Farewell::drop(Cause::NotReading)),
                     false => Incoming::Ping,
@@ -171,15 +177,34 @@ impl Socket {
         if self.is_overfull() {
             return Err(Farewell::drop(Cause::NotReading));
         }
-        self.queued += message.len() as u64;
+        self.count(message.len());
         self.dirty = true;
         // The engine buffers whatever it is given, so there is nothing to wait for.
         Pin::new(&mut self.ws).start_send(message).map_err(|error| farewell_after(&error))
     }
 
+    /// Counts a frame as queued (RFC 6455 §5.2).
+    fn count(&mut self, payload: usize) {
+        let head = match payload {
+            0..=125 => 2,
+            126..=0xffff => 4,
+            _ => 10,
+        };
+        self.queued += (head + self.mask + payload) as u64;
+    }
+
+    /// Whether more may be queued before the next flush without piling up.
+    pub(crate) fn has_room(&self) -> bool {
+        self.unsent() < WRITE_BATCH
+    }
+
     /// Whether too much waits for the peer to read it.
     fn is_overfull(&self) -> bool {
-        self.queued.saturating_sub(self.ws.get_ref().written) > self.max_unsent
+        self.unsent() > self.max_unsent
+    }
+
+    fn unsent(&self) -> u64 {
+        self.queued.saturating_sub(self.ws.get_ref().written)
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
@@ -188,7 +213,7 @@ impl Socket {
         }
         let flushed = ready!(Pin::new(&mut self.ws).poll_flush(cx));
         self.dirty = false;
-        // Frame heads were written but not counted when queued: from nothing unsent, count anew.
+        // Of several pings only the last is answered: from nothing unsent, count anew.
         self.queued = self.ws.get_ref().written;
         Poll::Ready(flushed.map_err(|error| farewell_after(&error)))
     }

@@ -140,7 +140,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     {
         let table = Arc::make_mut(&mut self.table);
         for route in table.routes.values_mut().chain(&mut table.fallback) {
-            *route = Route(Arc::new(Layered(layer.layer(route.clone()))));
+            *route = Route(Arc::new(Layered(Arc::new(layer.layer(route.clone())))));
         }
         self
     }
@@ -263,7 +263,7 @@ where
     }
 }
 
-struct Layered<T>(T);
+struct Layered<T>(Arc<T>);
 
 impl<T> Endpoint for Layered<T>
 where
@@ -274,7 +274,8 @@ where
     fn answer(&self, call: IncomingCall) -> Answering {
         let service = self.0.clone();
         Box::pin(async move {
-            match service.oneshot(call).await {
+            // A clone of its own, as tower wants it; made here, where a panic is caught.
+            match T::clone(&service).oneshot(call).await {
                 Ok(reply) => reply,
                 Err(error) => Reply::Error(CallError::from(error.into())),
             }

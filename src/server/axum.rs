@@ -9,7 +9,7 @@ use ::axum::{
 };
 use http::{Extensions, Uri, request::Parts};
 
-use super::upgrade::{DEFAULT_MAX_IDENTITY, RpcUpgrade, UpgradeError};
+use super::upgrade::{RpcUpgrade, UpgradeError};
 
 pub(super) fn original_uri(extensions: &Extensions) -> Option<&Uri> {
     extensions.get::<OriginalUri>().map(|OriginalUri(uri)| uri)
@@ -24,7 +24,7 @@ impl<S: Sync> FromRequestParts<S> for RpcUpgrade {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, UpgradeError> {
         let on_upgrade = parts.extensions.remove();
-        Self::read(parts.clone(), on_upgrade, DEFAULT_MAX_IDENTITY)
+        Self::read(parts.clone(), on_upgrade)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Authenticate, Inner, RpcServer, auth::AnyAuth, registry::Registry, upgrade::DEFAULT_MAX_IDENTITY};
+use super::{Authenticate, Inner, RpcServer, auth::AnyAuth, registry::Registry};
 use crate::{
     connection::Dispatch,
     dialect::Dialect,
@@ -50,7 +50,7 @@ impl RpcServerBuilder {
             options: Options::server(),
             handshake_deadline: Duration::from_secs(10),
             max_pending_handshakes: 1024,
-            max_identity: DEFAULT_MAX_IDENTITY,
+            max_identity: 255,
         }
     }
 
@@ -100,15 +100,7 @@ impl RpcServerBuilder {
     pub fn build(self) -> Result<RpcServer, BuildError> {
         let Self { dispatch, protocols, dialects, auth, options, .. } = self;
         options.check()?;
-        handshake::check_protocols(&protocols)?;
-        if let Some((protocol, _)) = dialects.iter().find(|(protocol, _)| !protocols.contains(protocol)) {
-            return Err(BuildError(format!("there is a dialect for {protocol:?}, which is none of the protocols")));
-        }
-        for (at, (protocol, _)) in dialects.iter().enumerate() {
-            if dialects[..at].iter().any(|(earlier, _)| earlier == protocol) {
-                return Err(BuildError(format!("there are two dialects for {protocol:?}")));
-            }
-        }
+        handshake::check_protocols(&protocols, &dialects)?;
         let Some(handshake_deadline) = options::some(self.handshake_deadline) else {
             return Err(BuildError("handshake_deadline is zero or without end".into()));
         };
@@ -132,6 +124,7 @@ impl RpcServerBuilder {
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             kill: CancellationToken::new(),
+            active: AtomicUsize::new(0),
             clean: AtomicUsize::new(0),
             forced: AtomicUsize::new(0),
         };

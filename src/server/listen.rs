@@ -16,10 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt};
 
 use super::{CloseReport, RemoteAddress, RpcServer};
-use crate::{
-    close::{Close, Manner},
-    handshake,
-};
+use crate::{close::Close, handshake};
 
 /// The largest head of a request; a larger one is answered with 431.
 const MAX_HEAD: usize = 64 << 10;
@@ -81,7 +78,8 @@ impl RpcServer {
     {
         let socket = TcpListener::bind(address).await?;
         let local_addr = socket.local_addr()?;
-        let stop = CancellationToken::new();
+        // A server that closes takes its listeners with it.
+        let stop = self.inner.closing.child_token();
         let tasks = TaskTracker::new();
         let kill = CancellationToken::new();
         let head_deadline = self.inner.handshake_deadline;
@@ -120,10 +118,7 @@ impl Listener {
     pub async fn close(self, close: Close) -> CloseReport {
         self.stop.cancel();
         self.tasks.close();
-        let patience = match close.manner() {
-            Manner::AfterPending(pending) => pending,
-            Manner::AtOnce | Manner::Forced => Duration::ZERO,
-        } + super::GRACE;
+        let patience = self.server.patience(&close);
         let connections = async {
             if timeout(patience, self.tasks.wait()).await.is_err() {
                 self.kill.cancel();

@@ -26,7 +26,7 @@ impl<B> Service<Request<B>> for RpcServer {
 
     fn call(&mut self, request: Request<B>) -> HandshakeFuture {
         let server = self.clone();
-        let upgrade = RpcUpgrade::take(request, server.inner.max_identity);
+        let upgrade = RpcUpgrade::try_from(request);
         HandshakeFuture(Box::pin(async move { server.handshake(upgrade).await }))
     }
 }

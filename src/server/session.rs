@@ -153,6 +153,8 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agre
 }
 
 async fn serve(server: Arc<Inner>, about: About, agreed: Agreed, socket: Socket) {
+    server.active.fetch_add(1, Ordering::Relaxed);
+    let _active = Active(&server);
     let link = Link::new(about, server.options.call_queue, server.hub.clone());
     let protocol = link.agree(agreed).protocol.clone();
     let driver = Driver::new(link.clone(), server.dispatch.clone(), server.options.clone());
@@ -169,5 +171,14 @@ async fn serve(server: Arc<Inner>, about: About, agreed: Agreed, socket: Socket)
     driver.serve(socket, leave).await;
     if server_closes {
         server.clean.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a session as there, until it is dropped.
+struct Active<'a>(&'a Inner);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
     }
 }

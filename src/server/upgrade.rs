@@ -27,7 +27,8 @@ pub struct RemoteAddress(pub SocketAddr);
 /// A WebSocket handshake that somebody else has still to decide about: give it to
 /// [`RpcServer::accept`](super::RpcServer::accept), or answer the request in another way.
 ///
-/// An axum extractor; [`from_request`](Self::from_request) does the same for any other stack.
+/// An axum extractor; for any other stack it is made from a request by `TryFrom`. A request that it cannot be made
+/// from is answered with an [`UpgradeError`], and is no event of any server.
 ///
 /// ```
 /// use axum::{extract::State, http::StatusCode, response::{IntoResponse, Response}};
@@ -47,24 +48,8 @@ pub struct RpcUpgrade {
     on_upgrade: OnUpgrade,
 }
 
-pub(super) const DEFAULT_MAX_IDENTITY: usize = 255;
-
 impl RpcUpgrade {
-    /// Reads the handshake out of a request.
-    ///
-    /// # Errors
-    /// When the request is no WebSocket handshake, or names no identity.
-    pub fn from_request<B>(request: Request<B>) -> Result<Self, UpgradeError> {
-        Self::take(request, DEFAULT_MAX_IDENTITY)
-    }
-
-    pub(super) fn take<B>(request: Request<B>, max_identity: usize) -> Result<Self, UpgradeError> {
-        let (mut parts, _) = request.into_parts();
-        let on_upgrade = parts.extensions.remove();
-        Self::read(parts, on_upgrade, max_identity)
-    }
-
-    pub(super) fn read(parts: Parts, on_upgrade: Option<OnUpgrade>, max_identity: usize) -> Result<Self, UpgradeError> {
+    pub(super) fn read(parts: Parts, on_upgrade: Option<OnUpgrade>) -> Result<Self, UpgradeError> {
         const NO_UPGRADE: Refusal =
             Refusal { status: StatusCode::BAD_REQUEST, reason: "the connection cannot be upgraded" };
         let known = parts.extensions.get().map(|&RemoteAddress(address)| address);
@@ -73,7 +58,7 @@ impl RpcUpgrade {
         let accept = handshake::check(&parts).map_err(fail)?;
         let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
         let uri = axum::original_uri(&parts.extensions).unwrap_or(&parts.uri);
-        let (endpoint, identity) = handshake::identity(uri.path(), max_identity).map_err(fail)?;
+        let (endpoint, identity) = handshake::identity(uri.path()).map_err(fail)?;
         let (endpoint, identity) = (endpoint.to_owned(), identity.into());
         let protocols = handshake::offered_protocols(&parts.headers).map_err(fail)?;
         let handshake = Handshake::new(parts, identity, endpoint, protocols, remote_address);
@@ -94,6 +79,17 @@ impl RpcUpgrade {
 
     pub(super) fn into_socket(self) -> OnUpgrade {
         self.on_upgrade
+    }
+}
+
+/// Reads the handshake out of a request of any body.
+impl<B> TryFrom<Request<B>> for RpcUpgrade {
+    type Error = UpgradeError;
+
+    fn try_from(request: Request<B>) -> Result<Self, UpgradeError> {
+        let (mut parts, _) = request.into_parts();
+        let on_upgrade = parts.extensions.remove();
+        Self::read(parts, on_upgrade)
     }
 }
 

@@ -455,9 +455,12 @@ async fn a_server_that_accepts_and_closes_at_once_is_not_hammered() {
     tokio::time::advance(11 * SECOND).await;
     drop(csms);
     becomes(&client, ClientState::Connecting).await;
-    let lost = Instant::now();
-    dials.accept("ocpp1.6").await;
-    assert_eq!(lost.elapsed().as_secs(), 1);
+    let mut last = Instant::now();
+    for waited in [1, 2, 4] {
+        drop(dials.next().await);
+        assert_eq!(last.elapsed().as_secs(), waited);
+        last = Instant::now();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -671,6 +674,112 @@ async fn events_come_in_order() {
     assert_eq!(seen, expected);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_panics_is_an_error_and_no_end_of_waiting() {
+    let connector = |_: Target| async {
+        assert_eq!(1, 2, "a bug of the user's");
+        Err::<DuplexStream, _>(io::ErrorKind::Other.into())
+    };
+    let client = RpcClient::builder("ws://csms.test/ocpp", "CP-1").connector(connector).build().expect("sound");
+    for _ in 0..2 {
+        assert!(matches!(client.connect().await, Err(ConnectError::Io(_))));
+        assert_eq!(client.state(), ClientState::Closed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_breaks_the_protocol_and_falls_silent_does_not_make_the_client_deaf() {
+    for forced in [false, true] {
+        let (builder, mut dials) = client();
+        let (client, mut csms) = connected(builder, &mut dials).await;
+        csms.0.send(Message::binary(vec![1])).await.expect("open");
+        becomes(&client, ClientState::Connecting).await;
+        // It still waits for the server's close frame.
+        let start = Instant::now();
+        let late = client.call::<Value>("Late", &()).within(SECOND).await;
+        assert!(matches!(late, Err(Error::NeverSent)), "{late:?}");
+        assert_eq!(start.elapsed().as_secs(), 1);
+        if forced {
+            client.close(Close::forced()).await;
+            assert_eq!(start.elapsed().as_secs(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connect_is_refused_from_the_moment_that_close_is_called() {
+    let (builder, mut dials) = client();
+    let (client, mut csms) = connected(builder, &mut dials).await;
+    let mut closing = Box::pin(client.close(Close::normal()));
+    assert!(futures_util::poll!(&mut closing).is_pending());
+    assert!(matches!(client.connect().await, Err(ConnectError::Closing)));
+    let (_, seen) = tokio::join!(closing, async {
+        let seen = csms.closed().await;
+        drop(csms);
+        seen
+    });
+    assert_eq!(seen.0, 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_lost_while_a_close_waits_ends_as_it_did_and_is_not_dialled_again() {
+    let (builder, mut dials) = client();
+    let (client, mut csms) = connected(builder, &mut dials).await;
+    let mut events = client.events();
+    let _call = tokio::spawn(client.call::<Value>("Any", &()));
+    csms.receive_call("Any").await;
+    let mut closing = Box::pin(client.close(Close::normal().after_pending()));
+    assert!(futures_util::poll!(&mut closing).is_pending());
+    becomes(&client, ClientState::Closing).await;
+    drop(csms);
+    let closed = closing.await;
+    assert_eq!((closed.code, closed.cause), (1006, Cause::Remote));
+    drop(client);
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event.kind, EventKind::Disconnected(_) | EventKind::Connecting), "{:?}", event.kind);
+    }
+    assert!(dials.none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_close_waits_for_answers_that_were_kept_from_an_earlier_connection() {
+    async fn wait(State(gate): State<Arc<Semaphore>>) -> Result<Value, CallError> {
+        gate.acquire().await.map_err(CallError::internal)?.forget();
+        Ok(json!({"late": true}))
+    }
+    let gate = Arc::new(Semaphore::new(0));
+    let (builder, mut dials) = client();
+    let router = RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo);
+    let (client, mut csms) = connected(builder.router(router), &mut dials).await;
+    csms.send(json!([2, "1", "Wait", {}])).await;
+    csms.send(json!([2, "2", "Echo", {}])).await;
+    csms.receive().await;
+    drop(csms);
+    let mut csms = dials.accept("ocpp1.6").await;
+    becomes(&client, ClientState::Open).await;
+    let closing = tokio::spawn(async move { client.close(Close::normal().after_pending()).await });
+    csms.send(json!([2, "3", "Echo", {}])).await;
+    assert_eq!(csms.receive().await, json!([3, "3", {}]));
+    gate.add_permits(1);
+    assert_eq!(csms.receive().await, json!([3, "1", {"late": true}]));
+    assert_eq!(csms.closed().await.0, 1000);
+    drop(csms);
+    closing.await.expect("no panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_end_with_the_client_also_when_it_was_closed_before() {
+    let (builder, mut dials) = client();
+    let (client, mut csms) = connected(builder, &mut dials).await;
+    let mut events = client.events();
+    tokio::join!(client.close(Close::normal()), async {
+        csms.closed().await;
+        drop(csms);
+    });
+    drop(client);
+    while events.next().await.is_some() {}
+}
+
 // Changes at run time.
 
 #[tokio::test(start_paused = true)]
@@ -725,6 +834,11 @@ fn settings_that_could_never_work_are_refused() {
     }
     let base = || RpcClient::builder("ws://csms.test", "CP");
     assert!(base().protocols(["a b"]).build().is_err());
+    assert!(base().protocols(["a"]).dialect("b", ocpp_rpc::Dialect::OCPP_1_6).build().is_err());
+    for own in ["host", "upgrade", "sec-websocket-extensions"] {
+        let error = base().header(own.parse().expect("a name"), HeaderValue::from_static("x")).build();
+        assert!(error.expect_err(own).to_string().contains(own));
+    }
     assert!(base().connect_deadline(Duration::ZERO).build().is_err());
     assert!(base().options(Options::client().max_message_size(0)).build().is_err());
     assert!(base().reconnect(Reconnect::always().backoff(Backoff::exponential().factor(0.1))).build().is_err());

@@ -552,34 +552,6 @@ async fn too_many_bad_messages_in_a_row_close_the_connection() {
     assert_eq!(session.closed().await.cause, Cause::ProtocolError);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_read_is_dropped() {
-    let server = with(RpcRouter::new().on("Echo", echo), Options::server().max_unsent(10_000));
-    let mut events = server.events();
-    let station = Station::open(dial_with_buffer(&server, 1024), "CP-1", "ocpp1.6").await;
-    while !matches!(events.next().await.expect("more").kind, EventKind::Opened { .. }) {}
-    let session = server.session("CP-1").expect("registered");
-    let params = json!({"x": "x".repeat(8000)});
-    for _ in 0..3 {
-        let _ = session.call::<Value>("Big", &params).timeout(SECOND).await;
-    }
-    assert_eq!(session.closed().await.cause, Cause::NotReading);
-    drop(station);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_peer_that_pings_and_does_not_read_is_dropped() {
-    let server = with(RpcRouter::new(), Options::server().max_unsent(10_000));
-    let mut events = server.events();
-    let mut station = Station::open(dial_with_buffer(&server, 1024), "CP-1", "ocpp1.6").await;
-    while !matches!(events.next().await.expect("more").kind, EventKind::Opened { .. }) {}
-    let session = server.session("CP-1").expect("registered");
-    let ping = Message::Ping(Bytes::from_static(&[b'x'; 125]));
-    let flood = async { while station.ws.send(ping.clone()).await.is_ok() {} };
-    let (closed, ()) = tokio::join!(session.closed(), flood);
-    assert_eq!(closed.cause, Cause::NotReading);
-}
-
 // Pings.
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ mod client;
 mod engine;
 mod handshake;
 mod layers;
+mod limits;
 mod mounting;
 mod registry;
 mod support;

@@ -10,7 +10,7 @@ use ocpp_rpc::{
 use tokio::{net::TcpStream, sync::Notify};
 
 use crate::{
-    support::dial_with_buffer,
+    support::{dial, dial_with_buffer},
     tcp::{Client, Site, TcpStation, head, offering, soon},
 };
 
@@ -101,8 +101,10 @@ async fn a_server_that_closes_turns_new_clients_away_and_waits_for_silent_ones_a
     let mut closing = pin!(server.close(Close::restart().reason("update")));
     assert!(closing.as_mut().now_or_never().is_none() && server.is_closing());
 
+    // The listener stops, but other HTTP servers that the server is mounted on go on.
+    let mut elsewhere = Client::over(dial(&server));
     let answer = tokio::select! {
-        answer = site.ask(&head) => answer,
+        answer = elsewhere.ask(&head) => answer,
         _ = &mut closing => panic!("closed without waiting"),
     };
     assert_eq!((answer.status, answer.header("retry-after"), &*answer.body), (503, "5", "the server is closing"));
@@ -114,6 +116,8 @@ async fn a_server_that_closes_turns_new_clients_away_and_waits_for_silent_ones_a
     let refused = (Some("CP".to_owned()), Some(503), "the server is closing".to_owned());
     assert_eq!(site.refused().await, refused);
     assert!(server.sessions().is_empty());
+    let refused = soon(TcpStream::connect(site.listener.local_addr())).await;
+    assert!(refused.is_err(), "the port is closed");
 }
 
 #[tokio::test]

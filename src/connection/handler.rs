@@ -1,0 +1,45 @@
+//! A call that is being worked on, as a future of the driver's task.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use super::Reply;
+use crate::{
+    error::{CallError, ErrorCode},
+    wire::MessageId,
+};
+
+/// A handler at work.
+pub(super) struct Handler {
+    pub(super) id: MessageId,
+    pub(super) wants_answer: bool,
+    pub(super) generation: u32,
+    pub(super) work: Pin<Box<dyn Future<Output = Reply> + Send>>,
+}
+
+/// What came of it.
+pub(super) struct Done {
+    pub(super) id: MessageId,
+    pub(super) wants_answer: bool,
+    pub(super) generation: u32,
+    pub(super) reply: Reply,
+}
+
+impl Future for Handler {
+    type Output = Done;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
+        let reply = match catch_unwind(AssertUnwindSafe(|| self.work.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(reply)) => reply,
+            Err(_) => {
+                tracing::error!(id = %self.id, "a handler panicked");
+                Reply::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
+            }
+        };
+        Poll::Ready(Done { id: self.id.clone(), wants_answer: self.wants_answer, generation: self.generation, reply })
+    }
+}
