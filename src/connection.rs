@@ -35,7 +35,7 @@ use crate::{
     error::{CallError, Error},
     event::{Event, EventKind, Hub},
     options::Options,
-    wire::{MessageId, Payload},
+    payload::{MessageId, Payload},
 };
 
 use exchange::{CallKey, Outgoing};

@@ -5,7 +5,7 @@ use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt, hash,
 
 use serde::Serialize;
 
-use crate::wire::{NotAnObject, Payload};
+use crate::payload::{NotAnObject, Payload};
 
 /// The code of a CALLERROR, kept as it was spelled.
 ///

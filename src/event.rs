@@ -15,11 +15,7 @@ use std::{
 use bytestring::ByteString;
 use tokio::sync::broadcast;
 
-use crate::{
-    close::Closed,
-    error::ErrorCode,
-    wire::{Fault, MessageId},
-};
+use crate::{close::Closed, error::ErrorCode, payload::MessageId, wire::Fault};
 
 /// Something that happened, and to whom.
 #[derive(Debug, Clone)]

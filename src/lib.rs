@@ -16,6 +16,7 @@ mod event;
 #[cfg(any(feature = "client", feature = "server"))]
 mod handshake;
 mod options;
+mod payload;
 mod peer;
 mod rpc;
 #[cfg(feature = "server")]
@@ -32,6 +33,7 @@ pub use dialect::Dialect;
 pub use error::{CallError, Error, ErrorCode};
 pub use event::{Event, EventKind, Events, Text};
 pub use options::{BuildError, Options};
+pub use payload::{MessageId, NotAnObject, Payload};
 pub use peer::{Call, Peer};
 pub use rpc::{Handler, IncomingCall, IntoReply, NoReply, Outcome, Route, RouteFuture, RpcRouter};
 #[cfg(feature = "listen")]
@@ -41,15 +43,15 @@ pub use server::{
     Accept, Authenticate, CloseReport, Handshake, HandshakeFuture, Reject, RemoteAddress, RpcServer, RpcServerBuilder,
     RpcUpgrade, Session, UpgradeError,
 };
-pub use wire::{Fault, MessageId, NotAnObject, Payload};
+pub use wire::Fault;
 
 /// What handlers can ask for.
 pub mod extract {
+    pub use crate::payload::{MessageId, Payload};
     pub use crate::peer::Peer;
     pub use crate::rpc::extract::{Action, CancellationToken, Extension, FromCall, FromRef, Params, State};
     #[cfg(feature = "server")]
     pub use crate::server::Session;
-    pub use crate::wire::{MessageId, Payload};
 }
 
 /// The README's examples are tests.

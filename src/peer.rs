@@ -20,7 +20,8 @@ use crate::{
     },
     error::Error,
     options::{self, BuildError, Options},
-    wire::{self, MessageId, NotAnObject, Payload},
+    payload::{MessageId, NotAnObject, Payload},
+    wire,
 };
 
 /// The other end of a connection: call it, close it, wait for its end.

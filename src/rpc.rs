@@ -13,8 +13,8 @@ use bytestring::ByteString;
 
 use crate::{
     connection::Inbound,
+    payload::{MessageId, Payload},
     peer::Peer,
-    wire::{MessageId, Payload},
 };
 
 /// A call that came in: what extractors and layers see.

@@ -30,7 +30,8 @@ use crate::{
     error::{CallError, Error},
     event::{EventKind, Text},
     options::Options,
-    wire::{self, MessageId},
+    payload::{MessageId, Payload},
+    wire,
 };
 
 /// Serves connections: one, or for a client one after the other. Its handlers, and calls that wait for their turn,
@@ -418,7 +419,7 @@ impl Driver {
             let Poll::Ready(flushed) = socket.poll_flush(cx) else { return Ok(false) };
             flushed?;
             for ticket in self.unflushed.drain(..) {
-                settle(ticket, Ok(wire::Payload::default()));
+                settle(ticket, Ok(Payload::default()));
             }
             if had_room {
                 return Ok(true);
@@ -483,7 +484,7 @@ impl Drop for Driver {
     }
 }
 
-fn settle(ticket: Ticket, outcome: Result<wire::Payload, Error>) {
+fn settle(ticket: Ticket, outcome: Result<Payload, Error>) {
     // Who dropped the call does not want to know.
     let _ = ticket.send(outcome);
 }

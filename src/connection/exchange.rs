@@ -17,7 +17,8 @@ use crate::{
     dialect::Dialect,
     error::{CallError, Error, ErrorCode},
     options::Options,
-    wire::{self, Fault, Frame, MessageId, Payload, SEND, Unreadable},
+    payload::{MessageId, Payload},
+    wire::{self, Fault, Frame, SEND, Unreadable},
 };
 
 /// Names a call among those of its connection.

@@ -9,7 +9,7 @@ use std::{
 use super::Reply;
 use crate::{
     error::{CallError, ErrorCode},
-    wire::MessageId,
+    payload::MessageId,
 };
 
 /// A handler at work.

@@ -9,8 +9,8 @@ pub use tokio_util::sync::CancellationToken;
 use super::IncomingCall;
 use crate::{
     error::{CallError, ErrorCode},
+    payload::{MessageId, Payload},
     peer::Peer,
-    wire::{MessageId, Payload},
 };
 
 /// A type that a handler may have as an argument.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{IncomingCall, extract::FromCall};
-use crate::{connection::Reply, error::CallError, wire::Payload};
+use crate::{connection::Reply, error::CallError, payload::Payload};
 
 /// An async function, by its arguments `A`.
 ///

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs, path::Path};
 
 /// From the bottom up; modules of one line may know each other, but for server and client.
 const LAYERS: &[&[&str]] = &[
-    &["backoff", "close", "dialect", "error", "handshake", "options", "wire"],
+    &["backoff", "close", "dialect", "error", "handshake", "options", "payload", "wire"],
     &["event", "validate"],
     &["connection"],
     &["peer"],
@@ -22,6 +22,7 @@ const PURE: &[&str] = &[
     "error.rs",
     "handshake.rs",
     "options.rs",
+    "payload.rs",
     "wire.rs",
 ];
 
