@@ -30,6 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .on("Trigger", trigger);
     let server = RpcServer::builder(router).protocols(["ocpp1.6"]).build()?;
     let listener = server.listen(("127.0.0.1", port)).await?;
+    println!("listening on ws://{}/<identity>", listener.local_addr());
     tokio::signal::ctrl_c().await?;
     listener.close(Close::going_away()).await;
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //!     cargo run --example standalone
 //!
-//! Stations connect to `ws://127.0.0.1:9220/<identity>` with OCPP 1.6 or 2.0.1.
+//! Stations connect to `ws://127.0.0.1:9220/<identity>` with OCPP 1.6 or 2.0.1; another address may be given.
 
 use std::convert::Infallible;
 
@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let router = RpcRouter::new().on("BootNotification", boot).on("Heartbeat", heartbeat).fallback(anything);
     let server = RpcServer::builder(router).protocols(["ocpp2.0.1", "ocpp1.6"]).build()?;
-    let listener = server.listen("127.0.0.1:9220").await?;
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9220".to_owned());
+    let listener = server.listen(address).await?;
     println!("listening on ws://{}/<identity>", listener.local_addr());
     listener.until(async { _ = tokio::signal::ctrl_c().await }).await;
     Ok(())

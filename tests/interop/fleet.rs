@@ -1,13 +1,13 @@
 //! Many stations of the crate's own client, and a backend that comes and goes.
 
-use crate::harness::{Backend, Fleet};
+use crate::harness::{Backend, Fleet, Server};
 
 #[test]
 fn five_hundred_stations_live_through_three_restarts() {
     const STATIONS: usize = 500;
     let mut backend = Backend::start();
     let address = backend.address().to_owned();
-    let fleet = Fleet::start(&backend, STATIONS);
+    let fleet = Fleet::start(&format!("ws://{address}/ocpp"), STATIONS);
     backend.wait_for_stations(STATIONS);
     for _ in 0..3 {
         drop(backend);
@@ -29,5 +29,13 @@ fn the_stations_inside_the_backend_do_as_they_are_told() {
         assert_eq!(backend.listed(station).expect("connected")["protocol"], protocol);
         let reply = backend.post(&format!("/api/stations/{station}/calls/Reset"), reset);
         assert_eq!((reply.status, &reply.body["result"]["status"]), (200, &"Accepted".into()));
+    }
+}
+
+#[test]
+fn the_other_servers_take_stations() {
+    for (name, arguments) in [("standalone", &["127.0.0.1:0"][..]), ("load_target", &["--port", "0"])] {
+        let server = Server::start(name, arguments);
+        Fleet::start(&server.url, 3).wait_for("3 of 3 connected");
     }
 }

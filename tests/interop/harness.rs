@@ -25,12 +25,8 @@ impl Backend {
     }
 
     pub(crate) fn listening_on(address: &str, arguments: &[&str]) -> Self {
-        let process = Process::start("the backend", example("backend").args(["--listen", address]).args(arguments));
-        let port: u16 = process.wait_for("a line with its address", |line| {
-            let (_, rest) = line.split_once("http://127.0.0.1:")?;
-            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-        });
-        Self { process, address: format!("127.0.0.1:{port}") }
+        let (process, address) = listening("backend", &[&["--listen", address], arguments].concat());
+        Self { process, address }
     }
 
     /// Where it listens, as `host:port`.
@@ -137,13 +133,25 @@ impl Backend {
     }
 }
 
+/// An example that serves stations and nothing else.
+pub(crate) struct Server {
+    _process: Process,
+    pub(crate) url: String,
+}
+
+impl Server {
+    pub(crate) fn start(name: &str, arguments: &[&str]) -> Self {
+        let (process, address) = listening(name, arguments);
+        Self { _process: process, url: format!("ws://{address}") }
+    }
+}
+
 /// The example `charger`, as many stations in one process.
 pub(crate) struct Fleet(Process);
 
 impl Fleet {
-    pub(crate) fn start(backend: &Backend, stations: usize) -> Self {
-        let (url, count) = (format!("ws://{}/ocpp", backend.address), stations.to_string());
-        let arguments = ["--url", &url, "--count", &count, "--interval", "5"];
+    pub(crate) fn start(url: &str, stations: usize) -> Self {
+        let arguments = ["--url", url, "--count", &stations.to_string(), "--interval", "5"];
         Self(Process::start("the fleet", example("charger").args(arguments)))
     }
 
@@ -326,6 +334,16 @@ impl Drop for Process {
 }
 
 /// Where cargo puts what it builds: `target/debug`, from `target/debug/deps/interop-…`.
+/// An example that has said where it listens, and the address.
+fn listening(name: &str, arguments: &[&str]) -> (Process, String) {
+    let process = Process::start(name, example(name).args(arguments));
+    let port: u16 = process.wait_for("a line with its address", |line| {
+        let (_, rest) = line.split_once("://127.0.0.1:")?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    });
+    (process, format!("127.0.0.1:{port}"))
+}
+
 fn example(name: &str) -> Command {
     let program = build_directory().join("examples").join(name);
     assert!(program.exists(), "{} is not built: run tests/run", program.display());

@@ -269,6 +269,20 @@ async fn what_is_no_websocket_server_is_an_error_and_not_dialled_again() {
 }
 
 #[tokio::test]
+async fn a_server_that_leaves_in_the_handshake_is_an_error() {
+    for read_first in [false, true] {
+        let (builder, mut dials) = client();
+        let (client, attempt) = connecting(builder);
+        let stream = if read_first { dials.answer("HTTP/1.1 101 Sw").await } else { dials.next().await };
+        drop(stream);
+        let error = attempt.await.expect("no panic").expect_err("nobody there");
+        assert!(matches!(error, ConnectError::Http(_)), "{error:?}");
+        assert_eq!(client.state(), ClientState::Closed);
+        assert!(dials.none());
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_comes_with_status_headers_and_a_bounded_body() {
     let (builder, mut dials) = client();
     let (_client, attempt) = connecting(builder);
