@@ -15,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
     time::{Duration, SystemTime},
@@ -48,6 +48,8 @@ pub(crate) struct Inbound {
     pub(crate) payload: Payload,
     /// A CALL wants an answer, a SEND does not.
     pub(crate) wants_answer: bool,
+    /// The connection that it came in on.
+    pub(crate) generation: u32,
 }
 
 /// What a call is answered with.
@@ -60,6 +62,8 @@ pub enum Reply {
     Error(CallError),
     /// No answer at all: the peer will run into its timeout.
     Nothing,
+    /// No other answer than the one that was given already, by way of [`Answer`](crate::extract::Answer).
+    Given,
 }
 
 /// What answers the calls of a peer.
@@ -75,10 +79,21 @@ pub(crate) type Ticket = oneshot::Sender<Result<Payload, Error>>;
 pub(crate) enum Command {
     Call(Box<Outgoing<Ticket>>),
     Cancel(CallKey),
+    Answer(Box<EarlyAnswer>),
     /// From now on, other handlers.
     Dispatch(Arc<dyn Dispatch>),
     /// From now on, other times and limits.
     Options(Box<Options>),
+}
+
+/// An answer that a handler gives before it ends.
+#[derive(Debug)]
+pub(crate) struct EarlyAnswer {
+    pub(crate) id: MessageId,
+    pub(crate) generation: u32,
+    pub(crate) reply: Reply,
+    /// Who wants to know when it has been written.
+    pub(crate) ticket: Ticket,
 }
 
 impl fmt::Debug for dyn Dispatch {
@@ -119,6 +134,8 @@ pub(crate) struct Link {
     opened: Instant,
     /// When something was last received, in milliseconds since `opened`.
     last_seen: AtomicU64,
+    /// How many calls in a row ran into their timeout.
+    timeouts: AtomicU32,
     closed: SetOnce<Closed>,
 }
 
@@ -165,6 +182,7 @@ impl Link {
             keys: AtomicU64::new(0),
             opened: Instant::now(),
             last_seen: AtomicU64::new(0),
+            timeouts: AtomicU32::new(0),
             closed: SetOnce::new(),
         })
     }
@@ -237,6 +255,10 @@ impl Link {
         self.about.opened_at + Duration::from_millis(self.last_seen.load(Ordering::Relaxed))
     }
 
+    pub(crate) fn consecutive_timeouts(&self) -> u32 {
+        self.timeouts.load(Ordering::Relaxed)
+    }
+
     // For the driver and what runs it.
 
     /// The outcome of a handshake; gives what was agreed at the first one.
@@ -267,6 +289,15 @@ impl Link {
         self.last_seen.store(millis, Ordering::Relaxed);
     }
 
+    fn timed_out(&self) {
+        // One task alone writes it.
+        self.timeouts.store(self.consecutive_timeouts().saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn answered(&self) {
+        self.timeouts.store(0, Ordering::Relaxed);
+    }
+
     /// The connection is lost and handlers are told. Calls are taken on if there will be another.
     fn lost(&self, next: Next) {
         let mut mailbox = self.mailbox();
@@ -290,9 +321,12 @@ impl Link {
         mailbox.waker = None;
         drop(mailbox);
         for command in left {
-            if let Command::Call(call) = command {
-                let _ = call.ticket.send(Err(Error::Disconnected { maybe_delivered: false }));
-            }
+            let ticket = match command {
+                Command::Call(call) => call.ticket,
+                Command::Answer(answer) => answer.ticket,
+                Command::Cancel(_) | Command::Dispatch(_) | Command::Options(_) => continue,
+            };
+            let _ = ticket.send(Err(Error::Disconnected { maybe_delivered: false }));
         }
         // Ends only once; a second end is none.
         let _ = self.closed.set(closed);

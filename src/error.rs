@@ -254,6 +254,8 @@ pub enum Error {
     Closing,
     /// The connection is closed.
     Closed,
+    /// The call was taken back by its [token](crate::Call::cancelled_by); it may have been written.
+    Cancelled,
     /// Too many calls wait for their turn on this connection.
     QueueFull,
     /// The connection's protocol has no SEND.
@@ -285,7 +287,7 @@ impl Error {
 
     /// Whether the peer may have carried the call out although no answer says so.
     pub fn maybe_delivered(&self) -> bool {
-        matches!(self, Self::Timeout | Self::Disconnected { maybe_delivered: true })
+        matches!(self, Self::Timeout | Self::Cancelled | Self::Disconnected { maybe_delivered: true })
     }
 }
 
@@ -299,6 +301,7 @@ impl fmt::Display for Error {
             Self::Disconnected { maybe_delivered: false } => f.write_str("disconnected before the call was sent"),
             Self::Closing => f.write_str("the connection is closing"),
             Self::Closed => f.write_str("the connection is closed"),
+            Self::Cancelled => f.write_str("taken back"),
             Self::QueueFull => f.write_str("too many calls wait on this connection"),
             Self::NoSend => f.write_str("the protocol of this connection has no SEND"),
             Self::Encode(error) => write!(f, "the parameters cannot be sent: {error}"),

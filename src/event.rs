@@ -15,7 +15,12 @@ use std::{
 use bytestring::ByteString;
 use tokio::sync::broadcast;
 
-use crate::{close::Closed, error::ErrorCode, payload::MessageId, wire::Fault};
+use crate::{
+    close::Closed,
+    error::{CallError, ErrorCode},
+    payload::MessageId,
+    wire::Fault,
+};
 
 /// Something that happened, and to whom.
 #[derive(Debug, Clone)]
@@ -74,6 +79,14 @@ pub enum EventKind {
     },
     /// An answer came in for a call that timed out or was dropped.
     LateAnswer(MessageId),
+    /// The peer could not read a result of ours: OCPP 2.1's CALLRESULTERROR.
+    #[non_exhaustive]
+    ResultError {
+        /// The id of the call that was answered.
+        id: MessageId,
+        /// What the peer says.
+        error: CallError,
+    },
     /// A ping was answered, after this time.
     Pong(Duration),
     /// A SEND came in for an action without handler.

@@ -49,7 +49,9 @@ pub use wire::Fault;
 pub mod extract {
     pub use crate::payload::{MessageId, Payload};
     pub use crate::peer::Peer;
-    pub use crate::rpc::extract::{Action, CancellationToken, Extension, FromCall, FromRef, Params, State};
+    pub use crate::rpc::extract::{
+        Action, Answer, CancellationToken, Extension, FromCall, FromRef, Params, State, Written,
+    };
     #[cfg(feature = "server")]
     pub use crate::server::Session;
 }

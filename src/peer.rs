@@ -11,6 +11,7 @@ use std::{
 use http::Extensions;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::oneshot, time::Instant};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{
     close::{Close, Closed},
@@ -107,7 +108,7 @@ impl Peer {
                 State::Draft { link: self.link.clone(), call, outcome, within: None }
             }
         };
-        Call { state, read }
+        Call { state, cancelled: None, read }
     }
 
     /// Changes times and limits of this connection: all but
@@ -148,6 +149,12 @@ impl Peer {
         self.link.is_open()
     }
 
+    /// How many of our calls in a row ran into their timeout: some charging stations send their own calls and ignore
+    /// ours. Any answer sets it back to zero.
+    pub fn consecutive_timeouts(&self) -> u32 {
+        self.link.consecutive_timeouts()
+    }
+
     /// The identity of the charging station on this connection.
     pub fn identity(&self) -> &str {
         &self.link.about.identity
@@ -177,6 +184,7 @@ impl fmt::Debug for Peer {
 #[must_use = "nothing is called until the future is awaited"]
 pub struct Call<R> {
     state: State,
+    cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     read: fn(Payload) -> Result<R, Error>,
 }
 
@@ -193,7 +201,7 @@ impl<R> Call<R> {
     /// A call on no connection at all.
     #[cfg(feature = "client")]
     pub(crate) fn closed() -> Self {
-        Self { state: State::Failed(Error::Closed), read: |_| Err(Error::Closed) }
+        Self { state: State::Failed(Error::Closed), cancelled: None, read: |_| Err(Error::Closed) }
     }
 
     /// How long the answer may take once the call was written; zero waits for ever. The default is
@@ -213,6 +221,12 @@ impl<R> Call<R> {
         self
     }
 
+    /// Takes the call back when `token` fires, as dropping it would; it then fails with [`Error::Cancelled`].
+    pub fn cancelled_by(mut self, token: &CancellationToken) -> Self {
+        self.cancelled = Some(Box::pin(token.clone().cancelled_owned()));
+        self
+    }
+
     /// Does not wait for the answer: the future is done when the call has been written, and the answer is thrown
     /// away when it comes.
     pub fn without_answer(mut self) -> Call<()> {
@@ -222,7 +236,13 @@ impl<R> Call<R> {
             call.kind = Kind::Forgotten;
         }
         let state = std::mem::replace(&mut self.state, State::Done);
-        Call { state, read: |_| Ok(()) }
+        Call { state, cancelled: self.cancelled.take(), read: |_| Ok(()) }
+    }
+
+    fn take_back(&mut self) {
+        if let State::Submitted { link, key, .. } = std::mem::replace(&mut self.state, State::Done) {
+            link.order(Command::Cancel(key));
+        }
     }
 
     fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, Error>> {
@@ -258,6 +278,12 @@ impl<R> Future for Call<R> {
     type Output = Result<R, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(cancelled) = &mut self.cancelled
+            && cancelled.as_mut().poll(cx).is_ready()
+        {
+            self.take_back();
+            return Poll::Ready(Err(Error::Cancelled));
+        }
         let read = self.read;
         self.poll_outcome(cx).map(|outcome| outcome.and_then(read))
     }
@@ -265,9 +291,7 @@ impl<R> Future for Call<R> {
 
 impl<R> Drop for Call<R> {
     fn drop(&mut self) {
-        if let State::Submitted { link, key, .. } = &self.state {
-            link.order(Command::Cancel(*key));
-        }
+        self.take_back();
     }
 }
 

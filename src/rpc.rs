@@ -9,6 +9,8 @@ pub use self::{
     router::{Route, RouteFuture, RpcRouter},
 };
 
+use std::sync::{Arc, OnceLock, atomic::AtomicBool};
+
 use bytestring::ByteString;
 
 use crate::{
@@ -22,6 +24,8 @@ use crate::{
 pub struct IncomingCall {
     inbound: Inbound,
     peer: Peer,
+    /// Whether the answer was given early; made for a handler that can do so.
+    given: OnceLock<Arc<AtomicBool>>,
 }
 
 impl IncomingCall {
@@ -49,6 +53,10 @@ impl IncomingCall {
     /// Whether the caller waits for an answer: a CALL wants one, a SEND (OCPP 2.1) does not.
     pub fn wants_answer(&self) -> bool {
         self.inbound.wants_answer
+    }
+
+    fn new(inbound: Inbound, peer: Peer) -> Self {
+        Self { inbound, peer, given: OnceLock::new() }
     }
 
     fn action_text(&self) -> ByteString {

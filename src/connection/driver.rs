@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Dispatch, Inbound, Link, Next, Reply, Ticket,
+    Command, Dispatch, EarlyAnswer, Inbound, Link, Next, Reply, Ticket,
     exchange::{Exchange, Received},
     handler::{Done, Handler},
     keepalive::{KeepAlive, Ping},
@@ -47,8 +47,10 @@ pub(crate) struct Driver {
     /// Calls that the link counts as waiting and the exchange had last.
     counted: usize,
     close_by: Option<Instant>,
-    /// Answers that were finished while there was no connection; `None` where they are dropped with it.
-    late_answers: Option<VecDeque<String>>,
+    /// Answers that wait to be written: those that were given early, and those of earlier connections.
+    answers: VecDeque<(String, Option<Ticket>)>,
+    /// Answers outlive the connection that their call came in on.
+    keeps_answers: bool,
     /// Who wants to know that a message was written, once the socket has taken it all.
     unflushed: Vec<Ticket>,
     /// Told when somebody wishes to close.
@@ -72,7 +74,8 @@ impl Driver {
             commands: Vec::new(),
             counted: 0,
             close_by: None,
-            late_answers: None,
+            answers: VecDeque::new(),
+            keeps_answers: false,
             unflushed: Vec::new(),
             closing: None,
         }
@@ -80,7 +83,7 @@ impl Driver {
 
     /// Answers outlive their connection and go out on the next one.
     pub(crate) fn keep_answers(&mut self) {
-        self.late_answers = Some(VecDeque::new());
+        self.keeps_answers = true;
     }
 
     /// Has `told` run as soon as the driver hears of a wish to close.
@@ -143,6 +146,11 @@ impl Driver {
                 settle(ticket, Err(error));
             }
         }
+        if next == Next::End || !self.keeps_answers {
+            for ticket in self.answers.drain(..).filter_map(|(_, ticket)| ticket) {
+                settle(ticket, Err(Error::Disconnected { maybe_delivered: false }));
+            }
+        }
         self.count();
     }
 
@@ -181,14 +189,36 @@ impl Driver {
     /// Lets handlers go on whose connection is gone.
     fn poll_orphans(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
-            let Some(text) = self.answer(&done) else { continue };
-            let most = self.options().handler_queue.max(1);
-            if let Some(answers) = &mut self.late_answers {
-                answers.push_back(text);
-                while answers.len() > most {
-                    answers.pop_front();
-                }
+            if let Some(text) = self.answer(&done).filter(|_| self.keeps_answers) {
+                self.keep((text, None));
             }
+        }
+    }
+
+    /// Keeps an answer for the next connection. The oldest goes where there are too many.
+    fn keep(&mut self, answer: (String, Option<Ticket>)) {
+        self.answers.push_back(answer);
+        while self.answers.len() > self.most_answers() {
+            if let Some((_, Some(ticket))) = self.answers.pop_front() {
+                settle(ticket, Err(Error::Disconnected { maybe_delivered: false }));
+            }
+        }
+    }
+
+    /// How many answers may wait to be written.
+    fn most_answers(&self) -> usize {
+        self.options().handler_queue.saturating_add(self.options().handler_concurrency)
+    }
+
+    fn answer_early(&mut self, EarlyAnswer { id, generation, reply, ticket }: EarlyAnswer) {
+        let is_ours = generation == self.generation;
+        if is_ours {
+            self.exchange.answered_early(&id);
+        }
+        match self.answer(&Done { id, wants_answer: true, generation, reply }) {
+            Some(text) if is_ours => self.answers.push_back((text, Some(ticket))),
+            Some(text) if self.keeps_answers => self.keep((text, Some(ticket))),
+            _ => settle(ticket, Err(Error::Disconnected { maybe_delivered: false })),
         }
     }
 
@@ -268,6 +298,7 @@ impl Driver {
         match self.exchange.receive(text) {
             Received::Call(call) => self.start(call, socket, cx),
             Received::Outcome(ticket, outcome) => {
+                self.link.answered();
                 settle(ticket, outcome);
                 Ok(())
             }
@@ -283,7 +314,7 @@ impl Driver {
                 Ok(())
             }
             Received::ResultError(id, error) => {
-                tracing::warn!(%id, %error, "the peer could not read a result");
+                self.link.emit(|| EventKind::ResultError { id, error });
                 Ok(())
             }
             Received::Bad { fault, id, answer, unbearable } => {
@@ -306,8 +337,9 @@ impl Driver {
     }
 
     /// Hands a call to its handler, which may have the answer at once.
-    fn start(&mut self, call: Inbound, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+    fn start(&mut self, mut call: Inbound, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
         let (id, wants_answer) = (call.id.clone(), call.wants_answer);
+        call.generation = self.generation;
         let work = self.dispatch.dispatch(call, &self.link);
         let mut handler = Handler { id, wants_answer, generation: self.generation, work };
         match Pin::new(&mut handler).poll(cx) {
@@ -325,9 +357,9 @@ impl Driver {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
             let is_ours = done.generation == self.generation;
             if is_ours {
-                self.exchange.finished(&done.id, done.wants_answer);
+                self.exchange.finished(&done.id, done.frees_id());
             }
-            if (is_ours || self.late_answers.is_some())
+            if (is_ours || self.keeps_answers)
                 && let Some(text) = self.answer(&done)
             {
                 self.send(text, socket)?;
@@ -356,7 +388,7 @@ impl Driver {
             _ if !done.wants_answer => None,
             Reply::Result(payload) => Some(wire::call_result(&done.id, payload)),
             Reply::Error(error) => Some(self.refusal(Some(&done.id), error)),
-            Reply::Nothing => None,
+            Reply::Nothing | Reply::Given => None,
         }
     }
 
@@ -390,6 +422,7 @@ impl Driver {
                         self.exchange.submit(*call);
                     }
                     Command::Cancel(key) => self.exchange.cancel(key),
+                    Command::Answer(answer) => self.answer_early(*answer),
                     Command::Dispatch(dispatch) => self.dispatch = dispatch,
                     Command::Options(options) => {
                         self.exchange.set_options(*options);
@@ -405,8 +438,9 @@ impl Driver {
     fn write(&mut self, socket: &mut Socket, now: Instant, cx: &mut Context<'_>) -> Result<bool, Farewell> {
         loop {
             while socket.has_room() {
-                if let Some(answer) = self.late_answers.as_mut().and_then(VecDeque::pop_front) {
+                if let Some((answer, written)) = self.answers.pop_front() {
                     self.send(answer, socket)?;
+                    self.unflushed.extend(written);
                 } else if let Some((text, written)) = self.exchange.next_write(now) {
                     self.send(text, socket)?;
                     self.unflushed.extend(written);
@@ -416,7 +450,12 @@ impl Driver {
             }
             self.count();
             let had_room = socket.has_room();
-            let Poll::Ready(flushed) = socket.poll_flush(cx) else { return Ok(false) };
+            let Poll::Ready(flushed) = socket.poll_flush(cx) else {
+                return match self.answers.len() > self.most_answers() {
+                    true => Err(Farewell::drop(Cause::NotReading)),
+                    false => Ok(false),
+                };
+            };
             flushed?;
             for ticket in self.unflushed.drain(..) {
                 settle(ticket, Ok(Payload::default()));
@@ -438,6 +477,9 @@ impl Driver {
 
     fn expire(&mut self, now: Instant) {
         while let Some((ticket, error)) = self.exchange.expired(now) {
+            if let Error::Timeout = error {
+                self.link.timed_out();
+            }
             settle(ticket, Err(error));
         }
     }
@@ -451,7 +493,8 @@ impl Driver {
                 let close_by = *self.close_by.get_or_insert_with(|| now + deadline);
                 // Where answers are kept, handlers of earlier connections are waited for as well.
                 let is_settled = self.exchange.is_settled()
-                    && self.late_answers.as_ref().is_none_or(|answers| answers.is_empty() && self.handlers.is_empty());
+                    && self.answers.is_empty()
+                    && (!self.keeps_answers || self.handlers.is_empty());
                 match now >= close_by || (all_sent && is_settled) {
                     true => Err(Farewell::close(close)),
                     false => Ok(()),

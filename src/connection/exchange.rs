@@ -240,9 +240,11 @@ impl<T> Exchange<T> {
             return Received::Nothing;
         }
         let received = match wire::read(text) {
-            Ok(Frame::Call { id, action, payload }) => self.admit(Inbound { id, action, payload, wants_answer: true }),
+            Ok(Frame::Call { id, action, payload }) => {
+                self.admit(Inbound { id, action, payload, wants_answer: true, generation: 0 })
+            }
             Ok(Frame::Send { id, action, payload }) if self.dialect.has_send() => {
-                self.admit(Inbound { id, action, payload, wants_answer: false })
+                self.admit(Inbound { id, action, payload, wants_answer: false, generation: 0 })
             }
             Ok(Frame::Send { id, .. }) => {
                 Err(Unreadable { kind: Some(SEND), id: Some(id), fault: Fault::UnknownMessageType })
@@ -327,6 +329,11 @@ impl<T> Exchange<T> {
         self.leave(id, wants_answer);
     }
 
+    /// A call was answered while its handler goes on: its id is free.
+    pub(crate) fn answered_early(&mut self, id: &MessageId) {
+        self.taken.remove(id);
+    }
+
     /// The next call in line that may be worked on now.
     pub(crate) fn next_in_line(&mut self) -> Option<Inbound> {
         if self.running >= self.options.handler_concurrency {
@@ -346,7 +353,11 @@ impl<T> Exchange<T> {
 
     /// Whether nothing is under way in either direction.
     pub(crate) fn is_settled(&self) -> bool {
-        self.unwritten() == 0 && self.in_flight.is_empty() && self.running == 0 && self.line.is_empty()
+        self.unwritten() == 0
+            && self.in_flight.is_empty()
+            && self.running == 0
+            && self.line.is_empty()
+            && self.taken.is_empty()
     }
 
     fn take(&mut self, id: &MessageId, wants_answer: bool) {

@@ -28,6 +28,14 @@ pub(super) struct Done {
     pub(super) reply: Reply,
 }
 
+impl Done {
+    /// Whether the id of the call is free from now on. Where the answer was given early, it is so from then on, and
+    /// may have been taken anew.
+    pub(super) fn frees_id(&self) -> bool {
+        self.wants_answer && !matches!(self.reply, Reply::Given)
+    }
+}
+
 impl Future for Handler {
     type Output = Done;
 

@@ -1,14 +1,25 @@
 //! What handlers can ask for: each argument of a handler is made out of the call by its type.
 
-use std::{any::type_name, fmt};
+use std::{
+    any::type_name,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
 
 use bytestring::ByteString;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
 pub use tokio_util::sync::CancellationToken;
 
-use super::IncomingCall;
+use super::{IncomingCall, IntoReply};
 use crate::{
-    error::{CallError, ErrorCode},
+    connection::{Command, EarlyAnswer, Reply},
+    error::{CallError, Error, ErrorCode},
     payload::{MessageId, Payload},
     peer::Peer,
 };
@@ -33,7 +44,7 @@ use crate::{
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     label = "not an extractor for a router with state `{S}`",
-    note = "extractors are `Params<T>` where `T: DeserializeOwned`, `State<T>` where `T: FromRef<{S}>`, `Extension<T>`, `Session`, `Peer`, `Action`, `MessageId`, `Payload` and `CancellationToken`, see `ocpp_rpc::extract`"
+    note = "extractors are `Params<T>` where `T: DeserializeOwned`, `State<T>` where `T: FromRef<{S}>`, `Extension<T>`, `Session`, `Peer`, `Answer`, `Action`, `MessageId`, `Payload` and `CancellationToken`, see `ocpp_rpc::extract`"
 )]
 pub trait FromCall<S>: Sized {
     /// Makes the argument, or the answer to a call that lacks what it takes.
@@ -141,6 +152,85 @@ impl<S: Sync> FromCall<S> for MessageId {
 impl<S: Sync> FromCall<S> for Peer {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
         Ok(call.peer().clone())
+    }
+}
+
+/// Answers the call before its handler ends: the handler can go on working, and can do what is to come after the
+/// answer. What it returns in the end, [`NoReply`](crate::NoReply) by custom, is then not sent.
+///
+/// ```
+/// use ocpp_rpc::{CallError, NoReply, RpcRouter, extract::{Answer, Session}};
+/// use serde_json::{Value, json};
+///
+/// /// Some stations lose a call that reaches them before the answer to their BootNotification.
+/// async fn boot(answer: Answer, session: Session) -> Result<NoReply, CallError> {
+///     answer.send(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"})).await?;
+///     let configuration: Value = session.call("GetConfiguration", &()).await?;
+///     println!("{configuration}");
+///     Ok(NoReply)
+/// }
+///
+/// let router = RpcRouter::new().on("BootNotification", boot);
+/// ```
+#[derive(Debug)]
+pub struct Answer {
+    peer: Peer,
+    id: MessageId,
+    generation: u32,
+    wants_answer: bool,
+    given: Arc<AtomicBool>,
+}
+
+impl Answer {
+    /// Answers with a result. The future is done when the answer has been written; dropping it takes nothing back.
+    ///
+    /// # Errors
+    /// The future fails with [`Error::Disconnected`] when the answer can no longer be written.
+    pub fn send(self, result: impl IntoReply) -> Written {
+        self.give(result.into_reply())
+    }
+
+    /// Answers with an error; see [`send`](Self::send).
+    pub fn refuse(self, error: impl Into<CallError>) -> Written {
+        self.give(Reply::Error(error.into()))
+    }
+
+    fn give(self, reply: Reply) -> Written {
+        let Self { peer, id, generation, wants_answer, given } = self;
+        let (ticket, written) = oneshot::channel();
+        given.store(true, Ordering::Relaxed);
+        match wants_answer {
+            true => peer.link().order(Command::Answer(Box::new(EarlyAnswer { id, generation, reply, ticket }))),
+            // Nobody waits for the answer to a SEND.
+            false => _ = ticket.send(Ok(Payload::default())),
+        }
+        Written(written)
+    }
+}
+
+impl<S: Sync> FromCall<S> for Answer {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(Self {
+            peer: call.peer().clone(),
+            id: call.id().clone(),
+            generation: call.inbound.generation,
+            wants_answer: call.wants_answer(),
+            given: call.given.get_or_init(Arc::default).clone(),
+        })
+    }
+}
+
+/// The future of an answer that is being written, made by [`Answer::send`].
+#[derive(Debug)]
+pub struct Written(oneshot::Receiver<Result<Payload, Error>>);
+
+impl Future for Written {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let written = std::task::ready!(Pin::new(&mut self.0).poll(cx));
+        // Without an outcome, the connection's task was dropped with the answer in its hands.
+        Poll::Ready(written.unwrap_or(Err(Error::Disconnected { maybe_delivered: false })).map(drop))
     }
 }
 

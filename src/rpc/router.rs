@@ -3,7 +3,7 @@
 use std::{collections::HashMap, convert::Infallible, error::Error as StdError, fmt, marker::PhantomData, pin::Pin};
 use std::{
     future,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
@@ -183,7 +183,7 @@ impl Dispatch for Table {
             return Box::pin(future::ready(Reply::Error(ErrorCode::NOT_IMPLEMENTED.into())));
         };
         let span = tracing::debug_span!("call", action = &*call.action, id = call.id.as_str());
-        let answering = route.0.answer(IncomingCall { inbound: call, peer: Peer::new(link.clone()) });
+        let answering = route.0.answer(IncomingCall::new(call, Peer::new(link.clone())));
         match span.is_disabled() {
             true => answering,
             false => Box::pin(answering.instrument(span)),
@@ -257,8 +257,13 @@ where
                 Err(error) => return Reply::Error(error),
             };
             // What the arguments did not take is not needed any more.
-            drop(call);
-            handler.call(arguments).await.into_reply()
+            let given = call.given.into_inner();
+            drop((call.inbound, call.peer));
+            let reply = handler.call(arguments).await.into_reply();
+            match given {
+                Some(given) if given.load(Ordering::Relaxed) => Reply::Given,
+                _ => reply,
+            }
         })
     }
 }

@@ -7,7 +7,11 @@ use ocpp_rpc::{
     Accept, Cause, Close, EventKind, Handshake, Options, Reject, RpcRouter, RpcServer, RpcServerBuilder, Session,
     extract::State,
 };
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
+};
 
 use crate::{
     support::{dial, dial_with_buffer},
@@ -197,4 +201,17 @@ async fn sessions_outlive_a_listener_that_is_dropped() {
     ping(&mut station).await;
     let (closed, _) = soon(async { tokio::join!(session.close(Close::normal()), station.closed()) }).await;
     assert_eq!(closed.cause, Cause::Local);
+}
+
+#[tokio::test]
+async fn a_client_sees_the_close_frame_although_it_has_sent_more_than_was_read() {
+    let site = Site::of(builder(Arc::default())).await;
+    let (station, _) = enter(&site, "CP").await;
+    let mut stream = station.ws.into_inner();
+    // A binary message of no bytes, and more behind it than is read in one turn.
+    let binary = [0x82, 0x80, 0, 0, 0, 0];
+    soon(stream.write_all(&[&binary[..], &[0; 32 << 10]].concat())).await.expect("open");
+    let mut seen = Vec::new();
+    soon(stream.read_to_end(&mut seen)).await.expect("an end, and no reset");
+    assert_eq!(seen[..4], [0x88, 2 + "OCPP-J is text".len() as u8, 0x03, 0xeb], "1003");
 }
