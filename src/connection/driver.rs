@@ -105,7 +105,8 @@ impl Driver {
         let farewell = self.run(&mut socket).await;
         self.lose(Next::End);
         let patience = self.options().close_timeout;
-        let closed = self.alongside(socket.part(farewell, patience)).await;
+        // Boxed, because an idle connection shall not keep room for its end.
+        let closed = self.alongside(Box::pin(socket.part(farewell, patience))).await;
         leave(&closed);
         self.finish(closed).await;
     }

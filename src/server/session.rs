@@ -111,7 +111,7 @@ impl<S: Sync> FromCall<S> for Session {
 #[derive(Clone)]
 struct IsSession;
 
-/// Waits for the client's socket and serves it to its end.
+/// Waits for the client's socket and begins to serve it.
 pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agreement, mut extensions: Extensions) {
     let handshake = upgrade.handshake.clone();
     let upgraded = match timeout(server.handshake_deadline, upgrade.into_socket()).await {
@@ -149,7 +149,10 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agre
         protocol = agreed.protocol.as_deref(),
         remote_address = about.remote_address.map(tracing::field::display),
     );
-    serve(server, about, agreed, socket).instrument(span).await;
+    // A task of its own, as large as a session needs and no larger: what the handshake took is given back.
+    let kill = server.kill.clone();
+    let session = kill.run_until_cancelled_owned(serve(server.clone(), about, agreed, socket).instrument(span));
+    server.tasks.spawn(session);
 }
 
 async fn serve(server: Arc<Inner>, about: About, agreed: Agreed, socket: Socket) {
