@@ -23,7 +23,7 @@ const STABLE: Duration = Duration::from_secs(10);
 pub(super) struct Supervisor {
     pub(super) life: Arc<Life>,
     pub(super) shared: Arc<Shared>,
-    pub(super) driver: Driver,
+    pub(super) driver: Box<Driver>,
     pub(super) plan: Plan,
     pub(super) dialects: Vec<(Arc<str>, Dialect)>,
     pub(super) reconnect: Reconnect,

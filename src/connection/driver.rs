@@ -64,8 +64,9 @@ const READ_BATCH: usize = 32;
 const NEVER: Duration = Duration::MAX;
 
 impl Driver {
-    pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, options: Options) -> Self {
-        Self {
+    /// Boxed, because each future that it is moved into would have room for all of it.
+    pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, options: Options) -> Box<Self> {
+        Box::new(Self {
             exchange: Exchange::new(link.agreed().map_or(Dialect::of(None), |a| a.dialect), options),
             link,
             dispatch,
@@ -78,7 +79,7 @@ impl Driver {
             keeps_answers: false,
             unflushed: Vec::new(),
             closing: None,
-        }
+        })
     }
 
     /// Answers outlive their connection and go out on the next one.
@@ -101,7 +102,7 @@ impl Driver {
 
     /// Serves a connection to its end and lets its handlers finish. `leave` runs once the socket is gone, before
     /// anybody who waits for the end hears of it.
-    pub(crate) async fn serve(mut self, mut socket: Socket, leave: impl FnOnce(&Closed)) {
+    pub(crate) async fn serve(mut self: Box<Self>, mut socket: Box<Socket>, leave: impl FnOnce(&Closed)) {
         let farewell = self.run(&mut socket).await;
         self.lose(Next::End);
         let patience = self.options().close_timeout;
@@ -112,7 +113,7 @@ impl Driver {
     }
 
     /// Tells everybody of the end, and lets handlers finish.
-    pub(crate) async fn finish(mut self, closed: Closed) {
+    pub(crate) async fn finish(mut self: Box<Self>, closed: Closed) {
         self.lose(Next::End);
         self.link.shut(closed);
         while self.handlers.next().await.is_some() {}

@@ -112,16 +112,16 @@ const WRITE_BATCH: u64 = 64 << 10;
 
 impl Socket {
     /// The server's end of a stream whose handshake is over. `early` is what came in behind the handshake.
-    pub(crate) async fn server(io: Box<dyn Io>, early: &[u8], options: &Options) -> Self {
+    pub(crate) async fn server(io: Box<dyn Io>, early: &[u8], options: &Options) -> Box<Self> {
         Self::new(io, early, Role::Server, options).await
     }
 
     /// The client's end of such a stream.
-    pub(crate) async fn client(io: Box<dyn Io>, early: &[u8], options: &Options) -> Self {
+    pub(crate) async fn client(io: Box<dyn Io>, early: &[u8], options: &Options) -> Box<Self> {
         Self::new(io, early, Role::Client, options).await
     }
 
-    async fn new(io: Box<dyn Io>, early: &[u8], role: Role, options: &Options) -> Self {
+    async fn new(io: Box<dyn Io>, early: &[u8], role: Role, options: &Options) -> Box<Self> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .max_message_size(Some(options.max_message_size))
@@ -132,7 +132,7 @@ impl Socket {
             early => WebSocketStream::from_partially_read(io, early.to_vec(), role, Some(config)).await,
         };
         let mask = if role == Role::Client { 4 } else { 0 };
-        Self { ws, queued: 0, mask, dirty: false, max_unsent: options.max_unsent as u64 }
+        Box::new(Self { ws, queued: 0, mask, dirty: false, max_unsent: options.max_unsent as u64 })
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
@@ -220,7 +220,7 @@ impl Socket {
 
     /// Parts from the peer: what is queued goes out, then the close frame, and the peer has `patience` to answer.
     /// Never longer than that and [`DRAIN_TIME`].
-    pub(crate) async fn part(mut self, farewell: Farewell, patience: Duration) -> Closed {
+    pub(crate) async fn part(mut self: Box<Self>, farewell: Farewell, patience: Duration) -> Closed {
         let Farewell { closed, step } = farewell;
         let frame = CloseFrame { code: closed.code.into(), reason: closed.reason.as_str().into() };
         let parting = async {

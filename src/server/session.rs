@@ -155,7 +155,7 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agre
     server.tasks.spawn(session);
 }
 
-async fn serve(server: Arc<Inner>, about: About, agreed: Agreed, socket: Socket) {
+async fn serve(server: Arc<Inner>, about: About, agreed: Agreed, socket: Box<Socket>) {
     server.active.fetch_add(1, Ordering::Relaxed);
     let _active = Active(&server);
     let link = Link::new(about, server.options.call_queue, server.hub.clone());
