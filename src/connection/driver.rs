@@ -1,6 +1,9 @@
 //! The one task of a connection: reads, hands calls to handlers, writes their answers and our calls, keeps time.
 //!
-//! It awaits nothing but its own turn. Each turn does all that is ready, then flushes once.
+//! It awaits nothing but its own [turn]. What is here is the life around the turns: connections that come and go, and
+//! what is done in either.
+
+mod turn;
 
 use std::{
     collections::VecDeque,
@@ -10,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytestring::ByteString;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     task::unconstrained,
@@ -18,17 +20,16 @@ use tokio::{
 };
 
 use super::{
-    Command, Dispatch, EarlyAnswer, Inbound, Link, Next, Reply, Ticket,
-    exchange::{Exchange, Received},
+    Command, Dispatch, EarlyAnswer, Link, Next, Reply, Ticket,
+    exchange::Exchange,
     handler::{Done, Handler},
-    keepalive::{KeepAlive, Ping},
-    socket::{Farewell, Incoming, Socket},
+    keepalive::KeepAlive,
+    socket::{Farewell, Socket},
 };
 use crate::{
     close::{Cause, Close, Closed, Manner},
     dialect::Dialect,
     error::{CallError, Error},
-    event::{EventKind, Text},
     options::Options,
     payload::{MessageId, Payload},
     wire,
@@ -56,9 +57,6 @@ pub(crate) struct Driver {
     /// Told when somebody wishes to close.
     closing: Option<Box<dyn FnOnce() + Send>>,
 }
-
-/// How many messages are read in one turn, so that one busy peer cannot starve the others.
-const READ_BATCH: usize = 32;
 
 /// What the timer is set to before anything is due.
 const NEVER: Duration = Duration::MAX;
@@ -224,161 +222,6 @@ impl Driver {
         }
     }
 
-    /// Does all that is ready. An error is the end of the connection.
-    fn turn(
-        &mut self,
-        socket: &mut Socket,
-        keepalive: &mut KeepAlive,
-        timer: Pin<&mut Sleep>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Farewell> {
-        let now = tokio::time::Instant::now();
-        // First, so that an order holds for all that is read after it was given.
-        let close = self.take_commands(cx);
-        if let Some(close) = close.as_ref().filter(|close| close.manner() == Manner::Forced) {
-            self.handlers.clear();
-            return Err(Farewell::drop(close.cause));
-        }
-        self.read(socket, keepalive, now, cx)?;
-        self.poll_handlers(socket, cx)?;
-        let now = now.into_std();
-        self.expire(now);
-        let &Options { ping_interval, activity_defers_pings, .. } = self.options();
-        keepalive.set(ping_interval, activity_defers_pings, now);
-        let next_ping = loop {
-            match keepalive.due(now) {
-                Ping::Wait(until) => break until,
-                Ping::Send(payload) => socket.ping(payload)?,
-                Ping::GiveUp => return Err(Farewell::drop(Cause::PingTimeout)),
-            }
-        };
-        let all_sent = self.write(socket, now, cx)?;
-        if let Some(close) = close {
-            self.consider(&close, all_sent, now)?;
-        }
-        self.arm(timer, next_ping, cx);
-        Ok(())
-    }
-
-    fn read(
-        &mut self,
-        socket: &mut Socket,
-        keepalive: &mut KeepAlive,
-        now: tokio::time::Instant,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Farewell> {
-        for read in 0.. {
-            if read == READ_BATCH {
-                // There may be more: come back once the others had their turn.
-                cx.waker().wake_by_ref();
-                break;
-            }
-            let Poll::Ready(incoming) = socket.poll_read(cx) else { break };
-            self.link.seen(now);
-            keepalive.activity(now.into_std());
-            match incoming {
-                Incoming::Text(text) => self.receive(&text, socket, cx)?,
-                Incoming::Ping => {}
-                Incoming::Pong(payload) => {
-                    if let Some(time) = keepalive.pong(&payload, now.into_std()) {
-                        self.link.emit(|| EventKind::Pong(time));
-                    }
-                }
-                Incoming::Binary => {
-                    let close = Close::new(1003).reason("OCPP-J is text").because(Cause::ProtocolError);
-                    return Err(Farewell::close(&close));
-                }
-                Incoming::End(farewell) => return Err(farewell),
-            }
-        }
-        Ok(())
-    }
-
-    fn receive(&mut self, text: &ByteString, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
-        tracing::trace!(%text, "received");
-        self.link.emit(|| EventKind::Received(Text(text.clone())));
-        match self.exchange.receive(text) {
-            Received::Call(call) => self.start(call, socket, cx),
-            Received::Outcome(ticket, outcome) => {
-                self.link.answered();
-                settle(ticket, outcome);
-                Ok(())
-            }
-            Received::Late(id) => {
-                self.link.emit(|| EventKind::LateAnswer(id));
-                Ok(())
-            }
-            Received::Refused(call, error) if call.wants_answer => {
-                self.send(self.refusal(Some(&call.id), &error), socket)
-            }
-            Received::Refused(call, _) => {
-                self.link.emit(|| EventKind::UnhandledSend { action: Text(call.action) });
-                Ok(())
-            }
-            Received::ResultError(id, error) => {
-                self.link.emit(|| EventKind::ResultError { id, error });
-                Ok(())
-            }
-            Received::Bad { fault, id, answer, unbearable } => {
-                tracing::debug!(%fault, "bad message");
-                let code = answer.as_ref().map(|error| error.code().clone());
-                self.link.emit(|| EventKind::BadMessage { text: Text(text.clone()), fault, answer: code });
-                if let Some(error) = answer {
-                    self.send(self.refusal(id.as_ref(), &error), socket)?;
-                }
-                match unbearable {
-                    true => {
-                        let close = Close::new(1002).reason("too many bad messages").because(Cause::ProtocolError);
-                        Err(Farewell::close(&close))
-                    }
-                    false => Ok(()),
-                }
-            }
-            Received::InLine | Received::Nothing => Ok(()),
-        }
-    }
-
-    /// Hands a call to its handler, which may have the answer at once.
-    fn start(&mut self, mut call: Inbound, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
-        let (id, wants_answer) = (call.id.clone(), call.wants_answer);
-        call.generation = self.generation;
-        let work = self.dispatch.dispatch(call, &self.link);
-        let mut handler = Handler { id, wants_answer, generation: self.generation, work };
-        match Pin::new(&mut handler).poll(cx) {
-            Poll::Ready(done) => self.answer(&done).map_or(Ok(()), |text| self.send(text, socket)),
-            Poll::Pending => {
-                self.exchange.started(&handler.id, wants_answer);
-                self.handlers.push(handler);
-                Ok(())
-            }
-        }
-    }
-
-    fn poll_handlers(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
-        self.start_next(socket, cx)?;
-        while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
-            let is_ours = done.generation == self.generation;
-            if is_ours {
-                self.exchange.finished(&done.id, done.frees_id());
-            }
-            if (is_ours || self.keeps_answers)
-                && let Some(text) = self.answer(&done)
-            {
-                self.send(text, socket)?;
-            }
-            self.start_next(socket, cx)?;
-        }
-        Ok(())
-    }
-
-    /// Starts calls that waited in line for a handler, as many as there is room for.
-    fn start_next(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
-        while let Some(call) = self.exchange.next_in_line() {
-            self.start(call, socket, cx)?;
-        }
-        Ok(())
-    }
-
     /// The text of an answer, where there is one.
     fn answer(&self, done: &Done) -> Option<String> {
         if let Reply::Error(error) = &done.reply
@@ -397,12 +240,6 @@ impl Driver {
     fn refusal(&self, id: Option<&MessageId>, error: &CallError) -> String {
         let code = self.exchange.dialect().spell(error.code());
         wire::call_error(id, code, &error.told(self.options().detailed_errors), error.details())
-    }
-
-    fn send(&mut self, text: String, socket: &mut Socket) -> Result<(), Farewell> {
-        tracing::trace!(text, "sent");
-        self.link.emit(|| EventKind::Sent(Text(text.as_str().into())));
-        socket.queue(text)
     }
 
     /// Does what the handles ask for; gives the wish to close, if there is one.
@@ -435,39 +272,6 @@ impl Driver {
         }
     }
 
-    /// Writes answers that were kept and calls whose turn it is, never more at once than the socket takes well; says
-    /// whether all is sent.
-    fn write(&mut self, socket: &mut Socket, now: Instant, cx: &mut Context<'_>) -> Result<bool, Farewell> {
-        loop {
-            while socket.has_room() {
-                if let Some((answer, written)) = self.answers.pop_front() {
-                    self.send(answer, socket)?;
-                    self.unflushed.extend(written);
-                } else if let Some((text, written)) = self.exchange.next_write(now) {
-                    self.send(text, socket)?;
-                    self.unflushed.extend(written);
-                } else {
-                    break;
-                }
-            }
-            self.count();
-            let had_room = socket.has_room();
-            let Poll::Ready(flushed) = socket.poll_flush(cx) else {
-                return match self.answers.len() > self.most_answers() {
-                    true => Err(Farewell::drop(Cause::NotReading)),
-                    false => Ok(false),
-                };
-            };
-            flushed?;
-            for ticket in self.unflushed.drain(..) {
-                settle(ticket, Ok(Payload::default()));
-            }
-            if had_room {
-                return Ok(true);
-            }
-        }
-    }
-
     /// Tells the link how many calls have left the line.
     fn count(&mut self) {
         let unwritten = self.exchange.unwritten();
@@ -483,25 +287,6 @@ impl Driver {
                 self.link.timed_out();
             }
             settle(ticket, Err(error));
-        }
-    }
-
-    /// Whether it is time to close, where somebody wishes it.
-    fn consider(&mut self, close: &Close, all_sent: bool, now: Instant) -> Result<(), Farewell> {
-        match close.manner() {
-            Manner::AtOnce => Err(Farewell::close(close)),
-            Manner::Forced => Err(Farewell::drop(close.cause)),
-            Manner::AfterPending(deadline) => {
-                let close_by = *self.close_by.get_or_insert_with(|| now + deadline);
-                // Where answers are kept, handlers of earlier connections are waited for as well.
-                let is_settled = self.exchange.is_settled()
-                    && self.answers.is_empty()
-                    && (!self.keeps_answers || self.handlers.is_empty());
-                match now >= close_by || (all_sent && is_settled) {
-                    true => Err(Farewell::close(close)),
-                    false => Ok(()),
-                }
-            }
         }
     }
 
