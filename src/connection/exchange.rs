@@ -293,9 +293,9 @@ impl<T> Exchange<T> {
         if self.running < self.options.handler_concurrency && self.line.is_empty() {
             return Ok(Received::Call(call));
         }
-        let bytes =
-            self.line.iter().map(|call| call.payload.as_str().len()).sum::<usize>() + call.payload.as_str().len();
-        if self.line.len() < self.options.handler_queue && bytes <= LINE_BYTES * self.options.max_message_size {
+        let bytes: usize = self.line.iter().chain([&call]).map(|call| call.payload.as_str().len()).sum();
+        let most_bytes = self.options.max_message_size.saturating_mul(LINE_BYTES);
+        if self.line.len() < self.options.handler_queue && bytes <= most_bytes {
             self.take(&call.id, call.wants_answer);
             self.line.push_back(call);
             return Ok(Received::InLine);

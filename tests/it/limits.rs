@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, future::join_all};
 use ocpp_rpc::{
-    CallError, Cause, Close, Error, EventKind, Options, RpcRouter, RpcServer, Session,
+    CallError, Cause, Close, Error, EventKind, Events, Options, RpcRouter, RpcServer, Session,
     extract::{Params, State},
 };
 use serde_json::{Value, json};
@@ -25,6 +25,13 @@ async fn connected(server: &RpcServer, protocol: &str, bytes: usize) -> (Station
     let station = Station::open(dial_with_buffer(server, bytes), "CP-1", protocol).await;
     while !matches!(events.next().await.expect("more").kind, EventKind::Opened { .. }) {}
     (station, server.session("CP-1").expect("registered"))
+}
+
+/// Waits for so many messages to have gone in or out.
+async fn messages(events: &mut Events, count: usize) {
+    for _ in 0..count {
+        while !matches!(events.next().await.expect("more").kind, EventKind::Received(_) | EventKind::Sent(_)) {}
+    }
 }
 
 /// Handlers that wait until they are let go, and others that do not.
@@ -106,9 +113,10 @@ async fn a_backlog_goes_out_to_a_peer_that_reads() {
 async fn what_never_left_is_not_reported_as_written() {
     let server = server(RpcRouter::new(), Options::server());
     let (station, session) = connected(&server, "ocpp2.1", 1024).await;
+    let mut events = server.events();
     let send = tokio::spawn(session.send("S", &json!({"x": "x".repeat(10_000)})));
     let forget = tokio::spawn(session.call::<Value>("C", &json!({"x": "x".repeat(10_000)})).without_answer());
-    tokio::time::sleep(SECOND).await;
+    messages(&mut events, 2).await;
     drop(station);
     for written in [send, forget] {
         assert!(matches!(written.await.expect("no panic"), Err(Error::Disconnected { maybe_delivered: true })));
@@ -168,9 +176,10 @@ async fn more_room_for_handlers_lets_the_line_move_on() {
     let (router, _gate) = gated();
     let server = server(router, Options::server().handler_concurrency(1));
     let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;
+    let mut events = server.events();
     station.send(r#"[2,"1","Wait",{}]"#).await;
     station.send(r#"[2,"2","Echo",{}]"#).await;
-    tokio::time::sleep(SECOND).await;
+    messages(&mut events, 2).await;
     session.peer().set_options(Options::server().handler_concurrency(2)).expect("sound");
     assert_eq!(station.receive().await, r#"[3,"2",{}]"#);
     assert!(session.peer().set_options(Options::server().call_concurrency(0)).is_err());
@@ -187,6 +196,22 @@ async fn a_line_is_bounded_in_bytes_as_well() {
         station.send(format!(r#"[2,"{id}","Wait",{params}]"#)).await;
     }
     assert!(station.receive().await.starts_with(r#"[4,"5","GenericError""#), "one runs, four wait");
+}
+
+#[tokio::test]
+async fn limits_without_end_are_no_panic() {
+    let (router, gate) = gated();
+    let most = usize::MAX;
+    let options = Options::server().max_message_size(most).max_unsent(most).call_queue(most).call_concurrency(most);
+    let server = server(router, options.handler_queue(most).handler_concurrency(1));
+    let (mut station, _session) = connected(&server, "ocpp1.6", 4096).await;
+    let mut events = server.events();
+    station.send(r#"[2,"1","Wait",{}]"#).await;
+    station.send(r#"[2,"2","Echo",{}]"#).await;
+    messages(&mut events, 2).await;
+    gate.add_permits(1);
+    assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
+    assert_eq!(station.receive().await, r#"[3,"2",{}]"#);
 }
 
 // Ends.
