@@ -5,7 +5,10 @@ use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt, hash,
 
 use serde::Serialize;
 
-use crate::payload::{NotAnObject, Payload};
+use crate::{
+    payload::{NotAnObject, Payload},
+    validate::Violation,
+};
 
 /// The code of a CALLERROR, kept as it was spelled.
 ///
@@ -264,6 +267,8 @@ pub enum Error {
     Encode(Arc<NotAnObject>),
     /// The answer is not what the caller's type wants.
     Decode(Arc<serde_json::Error>),
+    /// Parameters or answer did not pass [validation](crate::Validation).
+    Invalid(Arc<Violation>),
 }
 
 impl Error {
@@ -306,6 +311,7 @@ impl fmt::Display for Error {
             Self::NoSend => f.write_str("the protocol of this connection has no SEND"),
             Self::Encode(error) => write!(f, "the parameters cannot be sent: {error}"),
             Self::Decode(error) => write!(f, "the answer cannot be read: {error}"),
+            Self::Invalid(violation) => write!(f, "invalid: {violation}"),
         }
     }
 }
@@ -316,6 +322,7 @@ impl StdError for Error {
             Self::Rejected(error) => Some(error),
             Self::Encode(error) => Some(error.as_ref()),
             Self::Decode(error) => Some(error.as_ref()),
+            Self::Invalid(violation) => Some(violation.as_ref()),
             _ => None,
         }
     }

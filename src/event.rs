@@ -19,6 +19,7 @@ use crate::{
     close::Closed,
     error::{CallError, ErrorCode},
     payload::MessageId,
+    validate::{PayloadKind, Violation},
     wire::Fault,
 };
 
@@ -95,8 +96,31 @@ pub enum EventKind {
         /// The action.
         action: Text,
     },
+    /// A payload did not pass [validation](crate::Validation).
+    #[non_exhaustive]
+    Invalid {
+        /// Which way it went.
+        direction: Direction,
+        /// Which of the action's payloads it is.
+        kind: PayloadKind,
+        /// The action.
+        action: Text,
+        /// The id of the call.
+        id: MessageId,
+        /// What is wrong with it.
+        violation: Violation,
+    },
     /// So many events were lost before this one, because they were not read in time.
     Missed(u64),
+}
+
+/// Which way a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the peer to us.
+    In,
+    /// From us to the peer.
+    Out,
 }
 
 /// A text off the wire; cheap to clone.

@@ -21,6 +21,7 @@ mod peer;
 mod rpc;
 #[cfg(feature = "server")]
 mod server;
+mod validate;
 mod wire;
 
 #[cfg(feature = "client")]
@@ -31,7 +32,7 @@ pub use close::{Cause, Close, Closed};
 pub use connection::Reply;
 pub use dialect::Dialect;
 pub use error::{CallError, Error, ErrorCode};
-pub use event::{Event, EventKind, Events, Text};
+pub use event::{Direction, Event, EventKind, Events, Text};
 pub use options::{BuildError, Options};
 pub use payload::{MessageId, NotAnObject, Payload};
 pub use peer::{Call, Peer};
@@ -43,6 +44,7 @@ pub use server::{
     Accept, Authenticate, CloseReport, Handshake, HandshakeFuture, Reject, RemoteAddress, RpcServer, RpcServerBuilder,
     RpcUpgrade, Session, UpgradeError,
 };
+pub use validate::{PayloadKind, Subject, Valid, Validation, Validator, Violation};
 pub use wire::Fault;
 
 /// What handlers can ask for.

@@ -4,8 +4,8 @@ use std::{collections::HashMap, fs, path::Path};
 
 /// From the bottom up; modules of one line may know each other, but for server and client.
 const LAYERS: &[&[&str]] = &[
-    &["backoff", "close", "dialect", "error", "handshake", "options", "payload", "wire"],
-    &["event", "validate"],
+    &["backoff", "close", "dialect", "error", "handshake", "options", "payload", "validate", "wire"],
+    &["event"],
     &["connection"],
     &["peer"],
     &["rpc"],
@@ -23,6 +23,7 @@ const PURE: &[&str] = &[
     "handshake.rs",
     "options.rs",
     "payload.rs",
+    "validate.rs",
     "wire.rs",
 ];
 

@@ -1,0 +1,232 @@
+//! Whether payloads are what their action allows: the trait of those who know, and where they are asked.
+
+use std::{any::Any, error::Error as StdError, fmt, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    error::{CallError, ErrorCode},
+    payload::Payload,
+};
+
+/// Knows what the payloads of protocols must look like.
+///
+/// It is asked by the task of a connection, about each payload once: it should be quick and must not block.
+///
+/// ```
+/// use ocpp_rpc::{ErrorCode, PayloadKind, Subject, Valid, Validator, Violation};
+///
+/// /// A private protocol, in which every request is dated.
+/// struct Dated;
+///
+/// #[derive(serde::Deserialize)]
+/// struct Request {
+///     timestamp: Option<String>,
+/// }
+///
+/// impl Validator for Dated {
+///     fn knows(&self, protocol: &str) -> bool {
+///         protocol == "acme1"
+///     }
+///
+///     fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation> {
+///         if subject.kind == PayloadKind::Response {
+///             return Ok(Valid::unread());
+///         }
+///         let wrong = |error: serde_json::Error| {
+///             Violation::new(ErrorCode::TYPE_CONSTRAINT_VIOLATION, "/timestamp", error.to_string())
+///         };
+///         match subject.payload.decode::<Request>().map_err(wrong)?.timestamp {
+///             Some(_) => Ok(Valid::unread()),
+///             None => Err(Violation::new(ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION, "/timestamp", "is missing")),
+///         }
+///     }
+/// }
+/// ```
+pub trait Validator: Send + Sync + 'static {
+    /// Whether there are rules for this subprotocol. Settings that ask for validation where there are none are
+    /// refused.
+    fn knows(&self, protocol: &str) -> bool;
+
+    /// Checks one payload. An action that the protocol does not have is a violation with
+    /// [`ErrorCode::NOT_IMPLEMENTED`].
+    ///
+    /// # Errors
+    /// What is wrong with it, and which code says so.
+    fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation>;
+}
+
+/// What is to be checked.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Subject<'a> {
+    /// The subprotocol of the connection.
+    pub protocol: &'a str,
+    /// The action of the call.
+    pub action: &'a str,
+    /// Which of the action's payloads it is.
+    pub kind: PayloadKind,
+    /// The payload, a JSON object.
+    pub payload: &'a Payload,
+}
+
+impl<'a> Subject<'a> {
+    /// A payload of this action.
+    pub fn new(protocol: &'a str, action: &'a str, kind: PayloadKind, payload: &'a Payload) -> Self {
+        Self { protocol, action, kind, payload }
+    }
+}
+
+/// Which of an action's payloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PayloadKind {
+    /// That of a CALL, or of OCPP 2.1's SEND.
+    Request,
+    /// That of a CALLRESULT.
+    Response,
+}
+
+/// A payload that passed, with what it was read as: whoever wants it as that very type need not read it again.
+#[derive(Default)]
+pub struct Valid(Option<Box<dyn Any + Send>>);
+
+impl Valid {
+    /// It passed without being read as a type.
+    pub fn unread() -> Self {
+        Self(None)
+    }
+
+    /// It passed, and is this value.
+    pub fn read<T: Send + 'static>(value: T) -> Self {
+        Self(Some(Box::new(value)))
+    }
+
+    /// The value, where it is of this type.
+    pub(crate) fn into_value<T: 'static>(self) -> Option<T> {
+        self.0?.downcast().ok().map(|value| *value)
+    }
+}
+
+impl fmt::Debug for Valid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Valid").finish_non_exhaustive()
+    }
+}
+
+/// What is wrong with a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    code: ErrorCode,
+    pointer: String,
+    reason: String,
+}
+
+impl Violation {
+    /// A violation at the place that a JSON pointer (RFC 6901) names: `""` is the whole payload.
+    pub fn new(code: ErrorCode, pointer: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { code, pointer: pointer.into(), reason: reason.into() }
+    }
+
+    /// The code that the payload's sender is told.
+    pub fn code(&self) -> &ErrorCode {
+        &self.code
+    }
+
+    /// Where, as a JSON pointer (RFC 6901).
+    pub fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
+    /// What is wrong there.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pointer() {
+            "" => f.write_str(&self.reason),
+            pointer => write!(f, "{pointer}: {}", self.reason),
+        }
+    }
+}
+
+impl StdError for Violation {}
+
+/// The pointer is in the details as well.
+impl From<Violation> for CallError {
+    fn from(violation: Violation) -> Self {
+        #[derive(Serialize)]
+        struct Details<'a> {
+            pointer: &'a str,
+        }
+
+        let error = Self::new(violation.code.clone(), violation.to_string());
+        error.with_details(&Details { pointer: &violation.pointer })
+    }
+}
+
+/// What is validated, and what becomes of what does not pass.
+///
+/// Each payload is checked in four places:
+///
+/// | Payload | What does not pass |
+/// |---|---|
+/// | of a call out | fails with [`Error::Invalid`](crate::Error::Invalid), and nothing is sent |
+/// | of a call in | is answered with the violation's code, and no handler runs |
+/// | of a result in | fails the call with [`Error::Invalid`](crate::Error::Invalid) |
+/// | of a result out | is replaced by [`ErrorCode::INTERNAL_ERROR`] |
+///
+/// Each violation is an [event](crate::EventKind::Invalid).
+#[derive(Clone)]
+pub struct Validation {
+    pub(crate) validator: Arc<dyn Validator>,
+    /// None are all.
+    pub(crate) protocols: Option<Vec<Arc<str>>>,
+    pub(crate) report_only: bool,
+}
+
+impl Validation {
+    /// Checks the payloads of every protocol.
+    pub fn new(validator: impl Validator) -> Self {
+        Self { validator: Arc::new(validator), protocols: None, report_only: false }
+    }
+
+    /// Checks the payloads of these protocols only.
+    #[must_use]
+    pub fn only<P: AsRef<str>>(self, protocols: impl IntoIterator<Item = P>) -> Self {
+        let protocols = protocols.into_iter().map(|protocol| protocol.as_ref().into()).collect();
+        Self { protocols: Some(protocols), ..self }
+    }
+
+    /// Lets everything pass, and tells of violations by events alone.
+    #[must_use]
+    pub fn report_only(self) -> Self {
+        Self { report_only: true, ..self }
+    }
+
+    /// Whether payloads of this protocol are checked.
+    pub(crate) fn applies_to(&self, protocol: &str) -> bool {
+        self.protocols.as_ref().is_none_or(|protocols| protocols.iter().any(|name| **name == *protocol))
+    }
+}
+
+/// Two are equal that have the same validator, not one that is like it.
+impl PartialEq for Validation {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.validator, &other.validator)
+            && (&self.protocols, self.report_only) == (&other.protocols, other.report_only)
+    }
+}
+
+impl Eq for Validation {}
+
+impl fmt::Debug for Validation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Validation")
+            .field("protocols", &self.protocols)
+            .field("report_only", &self.report_only)
+            .finish_non_exhaustive()
+    }
+}
