@@ -24,7 +24,7 @@ use tracing::Instrument;
 use crate::{
     close::{Close, Closed},
     connection::{About, Link, driver::Driver},
-    event::{EventKind, Events, Hub},
+    event::{Events, Hub},
     options::{BuildError, Options},
     peer::{Call, Peer},
     rpc::RpcRouter,
@@ -180,17 +180,14 @@ impl RpcClient {
             extensions: Extensions::new(),
         };
         let shared = self.owner.shared.clone();
-        let link = Link::new(about, options.call_queue, shared.hub.clone());
+        let link = Link::new(about, options.call_queue, reconnect.meanwhile, shared.hub.clone());
         let mut driver = Driver::new(link.clone(), dispatch, options);
         if reconnect.keep_answers {
             driver.keep_answers();
         }
         driver.when_closing({
-            let (shared, link) = (shared.clone(), link.clone());
-            move || {
-                shared.state.send_if_modified(ClientState::close);
-                link.emit(|| EventKind::Closing);
-            }
+            let shared = shared.clone();
+            move || _ = shared.state.send_if_modified(ClientState::close)
         });
         let life = Arc::new(Life { link, first: SetOnce::new() });
         shared.state.send_replace(ClientState::Connecting);
@@ -204,7 +201,7 @@ impl RpcClient {
 
     /// Calls an action of the server; see [`Peer::call`]. While the client connects, the call waits; its timeout
     /// runs from the moment it is written, a deadline given with [`Call::within`] from now.
-    pub fn call<R: DeserializeOwned>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
+    pub fn call<R: DeserializeOwned + 'static>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
         match self.peer() {
             Some(peer) => peer.call(action, params),
             None => Call::closed(),
@@ -280,8 +277,8 @@ impl RpcClient {
     /// # Errors
     /// When they could never work; nothing is changed then.
     pub fn set_options(&self, options: Options) -> Result<(), BuildError> {
-        options.check()?;
         let mut current = self.owner.current();
+        options.check_for(&current.settings.protocols)?;
         if let Some(life) = &current.life {
             Peer::new(life.link.clone()).set_options(options.clone())?;
         }

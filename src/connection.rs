@@ -3,6 +3,8 @@
 //!
 //! The outside sees none of it but the [`Link`], through which handles reach the driver.
 
+mod calls_in;
+pub(crate) mod calls_out;
 pub(crate) mod driver;
 pub(crate) mod exchange;
 mod handler;
@@ -36,9 +38,10 @@ use crate::{
     event::{Event, EventKind, Hub},
     options::Options,
     payload::{MessageId, Payload},
+    validate::Valid,
 };
 
-use exchange::{CallKey, Outgoing};
+use calls_out::{CallKey, Outgoing};
 
 /// A call that came in, on its way to whatever answers it.
 #[derive(Debug)]
@@ -50,6 +53,23 @@ pub(crate) struct Inbound {
     pub(crate) wants_answer: bool,
     /// The connection that it came in on.
     pub(crate) generation: u32,
+    /// What validation made of the payload.
+    pub(crate) valid: Valid,
+}
+
+impl Inbound {
+    fn new(id: MessageId, action: ByteString, payload: Payload, wants_answer: bool) -> Self {
+        Self { id, action, payload, wants_answer, generation: 0, valid: Valid::default() }
+    }
+}
+
+/// The result that came in for a call of ours; empty where it was enough that the call was written.
+#[derive(Debug, Default)]
+pub(crate) struct Answered {
+    pub(crate) id: MessageId,
+    pub(crate) payload: Payload,
+    /// What validation made of the payload.
+    pub(crate) valid: Valid,
 }
 
 /// What a call is answered with.
@@ -72,7 +92,7 @@ pub(crate) trait Dispatch: Send + Sync + 'static {
 }
 
 /// Where the outcome of a call goes.
-pub(crate) type Ticket = oneshot::Sender<Result<Payload, Error>>;
+pub(crate) type Ticket = oneshot::Sender<Result<Answered, Error>>;
 
 /// What a handle asks of the driver.
 #[derive(Debug)]
@@ -80,6 +100,8 @@ pub(crate) enum Command {
     Call(Box<Outgoing<Ticket>>),
     Cancel(CallKey),
     Answer(Box<EarlyAnswer>),
+    /// A result that we cannot use: the peer may be told.
+    Complain(MessageId, CallError),
     /// From now on, other handlers.
     Dispatch(Arc<dyn Dispatch>),
     /// From now on, other times and limits.
@@ -90,6 +112,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct EarlyAnswer {
     pub(crate) id: MessageId,
+    pub(crate) action: ByteString,
     pub(crate) generation: u32,
     pub(crate) reply: Reply,
     /// Who wants to know when it has been written.
@@ -130,6 +153,7 @@ pub(crate) struct Link {
     /// Calls that wait for their turn, in the mailbox and in the exchange.
     waiting: AtomicUsize,
     max_waiting: usize,
+    meanwhile: Meanwhile,
     keys: AtomicU64,
     opened: Instant,
     /// When something was last received, in milliseconds since `opened`.
@@ -147,9 +171,17 @@ pub(crate) enum Next {
     End,
 }
 
+/// What becomes of calls that are made while there is no connection, but going to be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meanwhile {
+    Wait,
+    Refuse,
+}
+
 #[derive(Debug, Default)]
 struct Mailbox {
     phase: Phase,
+    is_connected: bool,
     commands: Vec<Command>,
     /// The first wish to close decides, so there is only ever one.
     close: Option<Close>,
@@ -171,7 +203,7 @@ enum Phase {
 }
 
 impl Link {
-    pub(crate) fn new(about: About, max_waiting: usize, hub: Arc<Hub>) -> Arc<Self> {
+    pub(crate) fn new(about: About, max_waiting: usize, meanwhile: Meanwhile, hub: Arc<Hub>) -> Arc<Self> {
         Arc::new(Self {
             about,
             agreed: OnceLock::new(),
@@ -179,6 +211,7 @@ impl Link {
             mailbox: Mutex::default(),
             waiting: AtomicUsize::new(0),
             max_waiting,
+            meanwhile,
             keys: AtomicU64::new(0),
             opened: Instant::now(),
             last_seen: AtomicU64::new(0),
@@ -197,6 +230,9 @@ impl Link {
     pub(crate) fn submit(&self, call: Box<Outgoing<Ticket>>) -> Result<(), Error> {
         let mut mailbox = self.mailbox();
         match mailbox.phase {
+            Phase::Open if self.meanwhile == Meanwhile::Refuse && !mailbox.is_connected => {
+                return Err(Error::NotConnected);
+            }
             Phase::Open => {}
             Phase::Closing => return Err(Error::Closing),
             Phase::Lost | Phase::Closed => return Err(Error::Closed),
@@ -298,9 +334,15 @@ impl Link {
         self.timeouts.store(0, Ordering::Relaxed);
     }
 
+    /// There is a connection.
+    fn found(&self) {
+        self.mailbox().is_connected = true;
+    }
+
     /// The connection is lost and handlers are told. Calls are taken on if there will be another.
     fn lost(&self, next: Next) {
         let mut mailbox = self.mailbox();
+        mailbox.is_connected = false;
         if next == Next::End {
             mailbox.phase = mailbox.phase.max(Phase::Lost);
         }
@@ -324,7 +366,7 @@ impl Link {
             let ticket = match command {
                 Command::Call(call) => call.ticket,
                 Command::Answer(answer) => answer.ticket,
-                Command::Cancel(_) | Command::Dispatch(_) | Command::Options(_) => continue,
+                _ => continue,
             };
             let _ = ticket.send(Err(Error::Disconnected { maybe_delivered: false }));
         }
@@ -339,6 +381,11 @@ impl Link {
             remote_address: self.about.remote_address,
             kind: kind(),
         });
+    }
+
+    /// Whether anybody reads events.
+    fn is_watched(&self) -> bool {
+        self.hub.is_read()
     }
 
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {

@@ -115,7 +115,7 @@ impl Dialect {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire;
+    use crate::{tolerance::Tolerance, wire};
 
     #[test]
     fn unreadable_messages_get_the_answer_of_their_dialect() {
@@ -143,7 +143,7 @@ mod tests {
             (r#"[6,"1",1,{}]"#, None, Some("MessageTypeNotSupported"), None),
             (r#"[6,"1","A",["m"]]"#, None, Some("MessageTypeNotSupported"), None),
         ] {
-            let message = wire::read(&json.into()).expect_err(json);
+            let message = wire::read(&json.into(), Tolerance::Tolerant).0.expect_err(json);
             for (dialect, expected) in [(Dialect::OCPP_1_6, v16), (Dialect::OCPP_2_0_1, v201), (Dialect::OCPP_2_1, v21)]
             {
                 let code = dialect.answer_to(&message);

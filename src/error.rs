@@ -253,6 +253,8 @@ pub enum Error {
         /// Whether the call had been written, so that the peer may have carried it out.
         maybe_delivered: bool,
     },
+    /// A client has no connection, and its calls [do not wait](crate::Reconnect::refuse_calls) for one.
+    NotConnected,
     /// The connection is being closed and takes no more calls.
     Closing,
     /// The connection is closed.
@@ -284,6 +286,7 @@ impl Error {
             self,
             Self::NeverSent
                 | Self::QueueFull
+                | Self::NotConnected
                 | Self::Closing
                 | Self::Closed
                 | Self::Disconnected { maybe_delivered: false }
@@ -304,6 +307,7 @@ impl fmt::Display for Error {
             Self::NeverSent => f.write_str("the deadline passed before the call was sent"),
             Self::Disconnected { maybe_delivered: true } => f.write_str("disconnected before the answer came"),
             Self::Disconnected { maybe_delivered: false } => f.write_str("disconnected before the call was sent"),
+            Self::NotConnected => f.write_str("there is no connection"),
             Self::Closing => f.write_str("the connection is closing"),
             Self::Closed => f.write_str("the connection is closed"),
             Self::Cancelled => f.write_str("taken back"),
@@ -331,6 +335,12 @@ impl StdError for Error {
 impl From<NotAnObject> for Error {
     fn from(error: NotAnObject) -> Self {
         Self::Encode(Arc::new(error))
+    }
+}
+
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Self {
+        Self::Invalid(Arc::new(violation))
     }
 }
 

@@ -18,9 +18,10 @@ use tokio::sync::broadcast;
 use crate::{
     close::Closed,
     error::{CallError, ErrorCode},
-    payload::MessageId,
+    payload::{MessageId, Payload},
+    tolerance::Deviation,
     validate::{PayloadKind, Violation},
-    wire::Fault,
+    wire::{Fault, Frame},
 };
 
 /// Something that happened, and to whom.
@@ -51,9 +52,10 @@ pub enum EventKind {
     },
     /// A client lost its connection and is going to dial again.
     Disconnected(Closed),
-    /// A client is asked to close.
+    /// Somebody asked for a session or a client to be closed.
     Closing,
-    /// A session or a client ended.
+    /// A session or a client ended. The cause says why: a session whose place a newer one took is
+    /// [replaced](crate::Cause::Replaced).
     Closed(Closed),
     /// A handshake was refused, or broken off.
     #[non_exhaustive]
@@ -64,10 +66,67 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
-    /// A message came in.
+    /// A message came in. What it says follows as an event of its own, where it can be read.
     Received(Text),
-    /// A message went out.
+    /// A message went out: it was queued to be written with the next flush. What it says follows as an event of its
+    /// own.
     Sent(Text),
+    /// A CALL, from either end.
+    #[non_exhaustive]
+    Call {
+        /// Which way it goes.
+        direction: Direction,
+        /// Its id.
+        id: MessageId,
+        /// Its action.
+        action: Text,
+        /// Its parameters.
+        params: Payload,
+    },
+    /// A CALLRESULT, from either end.
+    #[non_exhaustive]
+    CallResult {
+        /// Which way it goes.
+        direction: Direction,
+        /// The id of the call that it answers.
+        id: MessageId,
+        /// The result.
+        result: Payload,
+    },
+    /// A CALLERROR, from either end.
+    #[non_exhaustive]
+    CallError {
+        /// Which way it goes.
+        direction: Direction,
+        /// The id of the call that it answers.
+        id: MessageId,
+        /// The error.
+        error: CallError,
+    },
+    /// A CALLRESULTERROR, from either end: whoever called cannot use the result (OCPP 2.1).
+    #[non_exhaustive]
+    CallResultError {
+        /// Which way it goes.
+        direction: Direction,
+        /// The id of the call that was answered.
+        id: MessageId,
+        /// What is wrong with the result.
+        error: CallError,
+    },
+    /// A SEND, from either end (OCPP 2.1).
+    #[non_exhaustive]
+    Send {
+        /// Which way it goes.
+        direction: Direction,
+        /// Its id.
+        id: MessageId,
+        /// Its action.
+        action: Text,
+        /// Its parameters.
+        params: Payload,
+    },
+    /// The answer to the call with this id has been written to the transport.
+    AnswerWritten(MessageId),
     /// A message came in that cannot be served.
     #[non_exhaustive]
     BadMessage {
@@ -80,13 +139,13 @@ pub enum EventKind {
     },
     /// An answer came in for a call that timed out or was dropped.
     LateAnswer(MessageId),
-    /// The peer could not read a result of ours: OCPP 2.1's CALLRESULTERROR.
+    /// Something deviates from the standards and was [put up with](crate::Tolerance).
     #[non_exhaustive]
-    ResultError {
-        /// The id of the call that was answered.
-        id: MessageId,
-        /// What the peer says.
-        error: CallError,
+    Deviation {
+        /// What.
+        deviation: Deviation,
+        /// The message, where it is in a message.
+        text: Option<Text>,
     },
     /// A ping was answered, after this time.
     Pong(Duration),
@@ -109,9 +168,24 @@ pub enum EventKind {
         id: MessageId,
         /// What is wrong with it.
         violation: Violation,
+        /// Whether it was stopped, or [only reported](crate::Validation::report_only).
+        enforced: bool,
     },
     /// So many events were lost before this one, because they were not read in time.
     Missed(u64),
+}
+
+impl EventKind {
+    /// What a message says.
+    pub(crate) fn of(frame: Frame, direction: Direction) -> Self {
+        match frame {
+            Frame::Call { id, action, payload } => Self::Call { direction, id, action: Text(action), params: payload },
+            Frame::CallResult { id, payload } => Self::CallResult { direction, id, result: payload },
+            Frame::CallError { id, error } => Self::CallError { direction, id, error },
+            Frame::CallResultError { id, error } => Self::CallResultError { direction, id, error },
+            Frame::Send { id, action, payload } => Self::Send { direction, id, action: Text(action), params: payload },
+        }
+    }
 }
 
 /// Which way a message goes.
@@ -213,9 +287,14 @@ impl Hub {
         Events { receiver, hub: self.clone() }
     }
 
+    /// Whether anybody looks.
+    pub(crate) fn is_read(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 0
+    }
+
     /// Tells the readers, if there are any.
     pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
-        if self.readers.load(Ordering::Relaxed) == 0 {
+        if !self.is_read() {
             return;
         }
         if let Sender::Used(sender) = &*self.sender() {

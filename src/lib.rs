@@ -21,6 +21,7 @@ mod peer;
 mod rpc;
 #[cfg(feature = "server")]
 mod server;
+mod tolerance;
 mod validate;
 mod wire;
 
@@ -44,6 +45,7 @@ pub use server::{
     Accept, Authenticate, CloseReport, Handshake, HandshakeFuture, Reject, RemoteAddress, RpcServer, RpcServerBuilder,
     RpcUpgrade, Session, UpgradeError,
 };
+pub use tolerance::{Deviation, Tolerance};
 pub use validate::{PayloadKind, Subject, Valid, Validation, Validator, Violation};
 pub use wire::Fault;
 

@@ -1,6 +1,8 @@
 //! What can be set for a connection, the same at both ends.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{tolerance::Tolerance, validate::Validation};
 
 /// Times, limits and habits of a connection.
 ///
@@ -25,6 +27,9 @@ use std::{fmt, time::Duration};
 /// | [`max_bad_messages`](Self::max_bad_messages) | none |
 /// | [`close_timeout`](Self::close_timeout) | 5 s |
 /// | [`detailed_errors`](Self::detailed_errors) | off |
+/// | [`tolerance`](Self::tolerance) | [`Tolerance::Tolerant`] |
+/// | [`call_rate`](Self::call_rate) | without limit |
+/// | [`validation`](Self::validation) | none |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     pub(crate) call_timeout: Option<Duration>,
@@ -39,6 +44,9 @@ pub struct Options {
     pub(crate) max_bad_messages: Option<u32>,
     pub(crate) close_timeout: Duration,
     pub(crate) detailed_errors: bool,
+    pub(crate) tolerance: Tolerance,
+    pub(crate) call_rate: Option<(u32, Duration)>,
+    pub(crate) validation: Option<Validation>,
 }
 
 impl Options {
@@ -57,6 +65,9 @@ impl Options {
             max_bad_messages: None,
             close_timeout: Duration::from_secs(5),
             detailed_errors: false,
+            tolerance: Tolerance::Tolerant,
+            call_rate: None,
+            validation: None,
         }
     }
 
@@ -143,6 +154,31 @@ impl Options {
     #[must_use]
     pub fn detailed_errors(self) -> Self {
         Self { detailed_errors: true, ..self }
+    }
+
+    /// How much is put up with from a peer that strays from the standards.
+    #[must_use]
+    pub fn tolerance(self, tolerance: Tolerance) -> Self {
+        Self { tolerance, ..self }
+    }
+
+    /// How many calls the peer may make in any such time, all of them at once if it likes; one more is answered with
+    /// [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR). Zero of either is no limit.
+    #[must_use]
+    pub fn call_rate(self, calls: u32, per: Duration) -> Self {
+        Self { call_rate: some(per).filter(|_| calls > 0).map(|per| (calls, per)), ..self }
+    }
+
+    /// Checks payloads; see [`Validation`].
+    #[must_use]
+    pub fn validation(self, validation: Validation) -> Self {
+        Self { validation: Some(validation), ..self }
+    }
+
+    /// Refuses what could never work where these protocols are spoken.
+    pub(crate) fn check_for(&self, protocols: &[Arc<str>]) -> Result<(), BuildError> {
+        self.check()?;
+        self.validation.as_ref().map_or(Ok(()), |validation| validation.check(protocols))
     }
 
     /// Refuses what could never work.

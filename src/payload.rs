@@ -9,19 +9,41 @@ use serde_json::value::RawValue;
 /// The id that pairs a call with its answer: a string of at most 36 characters by the standard.
 ///
 /// Cheap to clone; an id that was received is a slice of its message.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct MessageId(pub(crate) ByteString);
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct MessageId {
+    text: ByteString,
+    is_number: bool,
+}
 
 impl MessageId {
+    pub(crate) fn new(text: impl Into<ByteString>) -> Self {
+        Self { text: text.into(), is_number: false }
+    }
+
+    pub(crate) const fn from_static(text: &'static str) -> Self {
+        Self { text: ByteString::from_static(text), is_number: false }
+    }
+
+    /// An id of the wrong type, which is written as it came.
+    pub(crate) fn number(json: impl Into<ByteString>) -> Self {
+        Self { text: json.into(), is_number: true }
+    }
+
     /// A new id, as random as a version 4 UUID.
     pub(crate) fn random() -> Self {
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-        Self(ByteString::from(&*uuid::Uuid::new_v4().as_hyphenated().encode_lower(&mut text)))
+        Self::new(&*uuid::Uuid::new_v4().as_hyphenated().encode_lower(&mut text))
     }
 
     /// The id's text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Whether it is a number, which is an id only where the peer's deviations are
+    /// [salvaged](crate::Tolerance::Salvage).
+    pub fn is_number(&self) -> bool {
+        self.is_number
     }
 }
 

@@ -16,13 +16,12 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::{
     close::{Close, Closed},
     connection::{
-        Command, Link, Ticket,
-        exchange::{CallKey, Kind, Outgoing, Timeout},
+        Answered, Command, Link, Ticket,
+        calls_out::{CallKey, Kind, Outgoing, Timeout},
     },
-    error::Error,
+    error::{CallError, Error, ErrorCode},
     options::{self, BuildError, Options},
     payload::{MessageId, NotAnObject, Payload},
-    wire,
 };
 
 /// The other end of a connection: call it, close it, wait for its end.
@@ -64,13 +63,8 @@ impl Peer {
     ///
     /// # Cancel safety
     /// Dropping the future takes the call back, wherever it stands. One that was not written yet never will be.
-    pub fn call<R: DeserializeOwned>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
-        let draft = Payload::encode(params).map(|params| {
-            let id = MessageId::random();
-            let text = wire::call(&id, action, &params);
-            (id, text)
-        });
-        self.draft(Kind::Call, draft, |payload| Ok(payload.decode()?))
+    pub fn call<R: DeserializeOwned + 'static>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
+        self.draft(Kind::Call, action, Payload::encode(params), read)
     }
 
     /// Sends a message that is never answered: OCPP 2.1's SEND. The future is done when the message has been
@@ -80,31 +74,21 @@ impl Peer {
     /// [`Error::NoSend`] where the connection's [`Dialect`](crate::Dialect) has no SEND, or a client has not been
     /// connected yet; else as for a call that is not written.
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
-        let draft = Payload::encode(params).map(|params| {
-            let id = MessageId::random();
-            let text = wire::send(&id, action, &params);
-            (id, text)
-        });
-        let mut call = self.draft(Kind::Send, draft, |_| Ok(()));
+        let mut call = self.draft(Kind::Send, action, Payload::encode(params), |_, _| Ok(()));
         if !self.link.agreed().is_some_and(|agreed| agreed.dialect.has_send()) {
             call.state = State::Failed(Error::NoSend);
         }
         call
     }
 
-    fn draft<R>(
-        &self,
-        kind: Kind,
-        draft: Result<(MessageId, String), NotAnObject>,
-        read: fn(Payload) -> Result<R, Error>,
-    ) -> Call<R> {
-        let state = match draft {
+    fn draft<R>(&self, kind: Kind, action: &str, params: Result<Payload, NotAnObject>, read: Read<R>) -> Call<R> {
+        let state = match params {
             Err(error) => State::Failed(error.into()),
-            Ok((id, text)) => {
+            Ok(params) => {
                 let (ticket, outcome) = oneshot::channel();
-                let key = self.link.next_key();
+                let (key, id, action) = (self.link.next_key(), MessageId::random(), action.into());
                 let timeout = Timeout::Default;
-                let call = Box::new(Outgoing { key, id, text, kind, timeout, deadline: None, ticket });
+                let call = Box::new(Outgoing { key, id, action, params, kind, timeout, deadline: None, ticket });
                 State::Draft { link: self.link.clone(), call, outcome, within: None }
             }
         };
@@ -185,8 +169,10 @@ impl fmt::Debug for Peer {
 pub struct Call<R> {
     state: State,
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    read: fn(Payload) -> Result<R, Error>,
+    read: Read<R>,
 }
+
+type Read<R> = fn(Answered, &Link) -> Result<R, Error>;
 
 enum State {
     Draft { link: Arc<Link>, call: Box<Outgoing<Ticket>>, outcome: Outcome, within: Option<Duration> },
@@ -195,13 +181,13 @@ enum State {
     Done,
 }
 
-type Outcome = oneshot::Receiver<Result<Payload, Error>>;
+type Outcome = oneshot::Receiver<Result<Answered, Error>>;
 
 impl<R> Call<R> {
     /// A call on no connection at all.
     #[cfg(feature = "client")]
     pub(crate) fn closed() -> Self {
-        Self { state: State::Failed(Error::Closed), cancelled: None, read: |_| Err(Error::Closed) }
+        Self { state: State::Failed(Error::Closed), cancelled: None, read: |_, _| Err(Error::Closed) }
     }
 
     /// How long the answer may take once the call was written; zero waits for ever. The default is
@@ -236,7 +222,7 @@ impl<R> Call<R> {
             call.kind = Kind::Forgotten;
         }
         let state = std::mem::replace(&mut self.state, State::Done);
-        Call { state, cancelled: self.cancelled.take(), read: |_| Ok(()) }
+        Call { state, cancelled: self.cancelled.take(), read: |_, _| Ok(()) }
     }
 
     fn take_back(&mut self) {
@@ -245,7 +231,7 @@ impl<R> Call<R> {
         }
     }
 
-    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, Error>> {
+    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<R, Error>> {
         loop {
             match std::mem::replace(&mut self.state, State::Done) {
                 State::Draft { link, mut call, outcome, within } => {
@@ -262,7 +248,9 @@ impl<R> Call<R> {
                             self.state = State::Submitted { link, key, outcome };
                             Poll::Pending
                         }
-                        Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
+                        Poll::Ready(Ok(outcome)) => {
+                            Poll::Ready(outcome.and_then(|answered| (self.read)(answered, &link)))
+                        }
                         // The connection's task was dropped with the call in its hands.
                         Poll::Ready(Err(_)) => Poll::Ready(Err(Error::Disconnected { maybe_delivered: true })),
                     };
@@ -271,6 +259,19 @@ impl<R> Call<R> {
                 State::Done => panic!("a call was polled after it had ended"),
             }
         }
+    }
+}
+
+/// Reads a result. Where it is of no use and the protocol has words for that, the peer is told (OCPP 2.1).
+fn read<R: DeserializeOwned + 'static>(answered: Answered, link: &Link) -> Result<R, Error> {
+    let Answered { id, payload, valid } = answered;
+    match valid.take() {
+        Some(result) => Ok(result),
+        None => payload.decode().map_err(|error| {
+            let complaint = CallError::new(ErrorCode::FORMAT_VIOLATION, error.to_string());
+            link.order(Command::Complain(id, complaint));
+            error.into()
+        }),
     }
 }
 
@@ -284,8 +285,7 @@ impl<R> Future for Call<R> {
             self.take_back();
             return Poll::Ready(Err(Error::Cancelled));
         }
-        let read = self.read;
-        self.poll_outcome(cx).map(|outcome| outcome.and_then(read))
+        self.poll_outcome(cx)
     }
 }
 

@@ -59,6 +59,11 @@ impl IncomingCall {
         Self { inbound, peer, given: OnceLock::new() }
     }
 
+    /// The parameters, where validation has read them as this very type and no other argument took them.
+    fn validated<T: 'static>(&self) -> Option<T> {
+        self.inbound.valid.take()
+    }
+
     fn action_text(&self) -> ByteString {
         self.inbound.action.clone()
     }

@@ -1,11 +1,17 @@
 //! Whether payloads are what their action allows: the trait of those who know, and where they are asked.
 
-use std::{any::Any, error::Error as StdError, fmt, sync::Arc};
+use std::{
+    any::Any,
+    error::Error as StdError,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use serde::Serialize;
 
 use crate::{
     error::{CallError, ErrorCode},
+    options::BuildError,
     payload::Payload,
 };
 
@@ -88,22 +94,27 @@ pub enum PayloadKind {
 
 /// A payload that passed, with what it was read as: whoever wants it as that very type need not read it again.
 #[derive(Default)]
-pub struct Valid(Option<Box<dyn Any + Send>>);
+pub struct Valid {
+    /// Locked only to be taken out of what is shared.
+    value: Mutex<Option<Box<dyn Any + Send>>>,
+}
 
 impl Valid {
     /// It passed without being read as a type.
     pub fn unread() -> Self {
-        Self(None)
+        Self::default()
     }
 
     /// It passed, and is this value.
     pub fn read<T: Send + 'static>(value: T) -> Self {
-        Self(Some(Box::new(value)))
+        Self { value: Mutex::new(Some(Box::new(value))) }
     }
 
-    /// The value, where it is of this type.
-    pub(crate) fn into_value<T: 'static>(self) -> Option<T> {
-        self.0?.downcast().ok().map(|value| *value)
+    /// Takes the value out, where it is of this type.
+    pub(crate) fn take<T: 'static>(&self) -> Option<T> {
+        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = value.take_if(|value| value.is::<T>())?;
+        value.downcast().ok().map(|value| *value)
     }
 }
 
@@ -208,7 +219,23 @@ impl Validation {
 
     /// Whether payloads of this protocol are checked.
     pub(crate) fn applies_to(&self, protocol: &str) -> bool {
-        self.protocols.as_ref().is_none_or(|protocols| protocols.iter().any(|name| **name == *protocol))
+        let is_named = |names: &Vec<Arc<str>>| names.iter().any(|name| **name == *protocol);
+        self.protocols.as_ref().is_none_or(is_named) && self.validator.knows(protocol)
+    }
+
+    /// Refuses what checks nothing, or not all that it is asked to.
+    pub(crate) fn check(&self, protocols: &[Arc<str>]) -> Result<(), BuildError> {
+        if protocols.is_empty() {
+            return Err(BuildError("validation without a protocol: nobody could say what is valid".into()));
+        }
+        let named = self.protocols.as_deref().unwrap_or(protocols);
+        if let Some(unknown) = named.iter().find(|name| !protocols.contains(name)) {
+            return Err(BuildError(format!("validation of {unknown:?}, which is none of the protocols")));
+        }
+        match named.iter().find(|name| !self.validator.knows(name)) {
+            Some(unknown) => Err(BuildError(format!("the validator does not know the protocol {unknown:?}"))),
+            None => Ok(()),
+        }
     }
 }
 

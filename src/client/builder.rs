@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    connection::Dispatch,
+    connection::{Dispatch, Meanwhile},
     dialect::Dialect,
     handshake,
     options::{self, BuildError, Options},
@@ -37,7 +37,7 @@ pub struct RpcClientBuilder {
     query: String,
     password: Option<Vec<u8>>,
     headers: HeaderMap,
-    protocols: Vec<Arc<str>>,
+    pub(super) protocols: Vec<Arc<str>>,
     pub(super) dialects: Vec<(Arc<str>, Dialect)>,
     pub(super) options: Options,
     pub(super) dispatch: Arc<dyn Dispatch>,
@@ -130,7 +130,7 @@ impl RpcClientBuilder {
     /// # Errors
     /// When settings contradict each other or could never work.
     pub fn build(self) -> Result<RpcClient, BuildError> {
-        self.options.check()?;
+        self.options.check_for(&self.protocols)?;
         if let Some(why) = self.reconnect.backoff.contradiction() {
             return Err(BuildError(why.into()));
         }
@@ -243,6 +243,7 @@ pub struct Reconnect {
     pub(super) first_connect: bool,
     pub(super) even_if_refused: bool,
     pub(super) keep_answers: bool,
+    pub(super) meanwhile: Meanwhile,
 }
 
 impl Reconnect {
@@ -250,7 +251,14 @@ impl Reconnect {
     /// first, at an answer that is no WebSocket handshake, and at HTTP status 401, 403 or 404.
     pub fn always() -> Self {
         let backoff = Backoff::exponential();
-        Self { attempts: u32::MAX, backoff, first_connect: false, even_if_refused: false, keep_answers: true }
+        Self {
+            attempts: u32::MAX,
+            backoff,
+            first_connect: false,
+            even_if_refused: false,
+            keep_answers: true,
+            meanwhile: Meanwhile::Wait,
+        }
     }
 
     /// A connection that is lost is the end.
@@ -276,6 +284,12 @@ impl Reconnect {
     /// Dials on in spite of HTTP status 401, 403 or 404: the server may come to know the station later.
     pub fn even_if_refused(self) -> Self {
         Self { even_if_refused: true, ..self }
+    }
+
+    /// Refuses calls with [`Error::NotConnected`](crate::Error::NotConnected) while there is no connection, the first
+    /// one included. Without this they wait for it.
+    pub fn refuse_calls(self) -> Self {
+        Self { meanwhile: Meanwhile::Refuse, ..self }
     }
 
     /// Drops answers with the connection that their call came in on. Without this they go out on the next one.

@@ -131,7 +131,7 @@ impl Supervisor {
         // From now on nothing else will do: what waits for a connection was written in this protocol.
         self.plan.protocols = agreed.protocol.iter().cloned().collect();
         self.life.link.agree(agreed.clone());
-        self.driver.set_dialect(dialect);
+        self.driver.agree(agreed.clone());
         let mut socket = Socket::client(io, &early, self.driver.options()).await;
         drop(early);
 

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Dispatch, EarlyAnswer, Link, Next, Reply, Ticket,
+    Agreed, Answered, Command, Dispatch, EarlyAnswer, Link, Next, Reply, Ticket,
     exchange::Exchange,
     handler::{Done, Handler},
     keepalive::KeepAlive,
@@ -28,11 +28,10 @@ use super::{
 };
 use crate::{
     close::{Cause, Close, Closed, Manner},
-    dialect::Dialect,
-    error::{CallError, Error},
+    error::Error,
+    event::EventKind,
     options::Options,
-    payload::{MessageId, Payload},
-    wire,
+    payload::MessageId,
 };
 
 /// Serves connections: one, or for a client one after the other. Its handlers, and calls that wait for their turn,
@@ -53,9 +52,17 @@ pub(crate) struct Driver {
     /// Answers outlive the connection that their call came in on.
     keeps_answers: bool,
     /// Who wants to know that a message was written, once the socket has taken it all.
-    unflushed: Vec<Ticket>,
+    unflushed: Vec<Unflushed>,
     /// Told when somebody wishes to close.
     closing: Option<Box<dyn FnOnce() + Send>>,
+    is_closing: bool,
+}
+
+/// Somebody who wants to know that a message was written.
+enum Unflushed {
+    Caller(Ticket),
+    /// Whoever reads events: it was an answer.
+    Watcher(MessageId),
 }
 
 /// What the timer is set to before anything is due.
@@ -65,7 +72,7 @@ impl Driver {
     /// Boxed, because each future that it is moved into would have room for all of it.
     pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, options: Options) -> Box<Self> {
         Box::new(Self {
-            exchange: Exchange::new(link.agreed().map_or(Dialect::of(None), |a| a.dialect), options),
+            exchange: Exchange::new(link.agreed().cloned(), options),
             link,
             dispatch,
             handlers: FuturesUnordered::new(),
@@ -77,6 +84,7 @@ impl Driver {
             keeps_answers: false,
             unflushed: Vec::new(),
             closing: None,
+            is_closing: false,
         })
     }
 
@@ -90,8 +98,13 @@ impl Driver {
         self.closing = Some(Box::new(told));
     }
 
-    pub(crate) fn set_dialect(&mut self, dialect: Dialect) {
-        self.exchange.set_dialect(dialect);
+    /// Both ends have agreed on a protocol: calls that it does not allow fail.
+    pub(crate) fn agree(&mut self, agreed: Agreed) {
+        for (ticket, error) in self.exchange.agree(agreed) {
+            settle(ticket, Err(error));
+        }
+        self.tell_news();
+        self.count();
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -119,6 +132,7 @@ impl Driver {
 
     /// Serves a connection until it ends, one way or another.
     pub(crate) async fn run(&mut self, socket: &mut Socket) -> Farewell {
+        self.link.found();
         let &Options { ping_interval, activity_defers_pings, .. } = self.options();
         let now = tokio::time::Instant::now().into_std();
         let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), now);
@@ -134,15 +148,17 @@ impl Driver {
     pub(crate) fn lose(&mut self, next: Next) {
         self.link.lost(next);
         self.generation += 1;
-        self.exchange.forget_inbound();
-        for ticket in self.unflushed.drain(..) {
-            settle(ticket, Err(Error::Disconnected { maybe_delivered: true }));
+        self.exchange.calls_in.forget();
+        for unflushed in self.unflushed.drain(..) {
+            if let Unflushed::Caller(ticket) = unflushed {
+                settle(ticket, Err(Error::Disconnected { maybe_delivered: true }));
+            }
         }
-        for (ticket, error) in self.exchange.fail_written() {
+        for (ticket, error) in self.exchange.calls_out.fail_written() {
             settle(ticket, Err(error));
         }
         if next == Next::End {
-            for (ticket, error) in self.exchange.fail_unwritten() {
+            for (ticket, error) in self.exchange.calls_out.fail_unwritten() {
                 settle(ticket, Err(error));
             }
         }
@@ -210,12 +226,12 @@ impl Driver {
         self.options().handler_queue.saturating_add(self.options().handler_concurrency)
     }
 
-    fn answer_early(&mut self, EarlyAnswer { id, generation, reply, ticket }: EarlyAnswer) {
+    fn answer_early(&mut self, EarlyAnswer { id, action, generation, reply, ticket }: EarlyAnswer) {
         let is_ours = generation == self.generation;
         if is_ours {
-            self.exchange.answered_early(&id);
+            self.exchange.calls_in.answered_early(&id);
         }
-        match self.answer(&Done { id, wants_answer: true, generation, reply }) {
+        match self.answer(&Done { id, action, wants_answer: true, generation, reply }) {
             Some(text) if is_ours => self.answers.push_back((text, Some(ticket))),
             Some(text) if self.keeps_answers => self.keep((text, Some(ticket))),
             _ => settle(ticket, Err(Error::Disconnected { maybe_delivered: false })),
@@ -223,7 +239,7 @@ impl Driver {
     }
 
     /// The text of an answer, where there is one.
-    fn answer(&self, done: &Done) -> Option<String> {
+    fn answer(&mut self, done: &Done) -> Option<String> {
         if let Reply::Error(error) = &done.reply
             && let Some(source) = std::error::Error::source(error)
         {
@@ -231,15 +247,17 @@ impl Driver {
         }
         match &done.reply {
             _ if !done.wants_answer => None,
-            Reply::Result(payload) => Some(wire::call_result(&done.id, payload)),
-            Reply::Error(error) => Some(self.refusal(Some(&done.id), error)),
+            Reply::Result(payload) => Some(self.exchange.result(&done.action, &done.id, payload)),
+            Reply::Error(error) => Some(self.exchange.refusal(Some(&done.id), error)),
             Reply::Nothing | Reply::Given => None,
         }
     }
 
-    fn refusal(&self, id: Option<&MessageId>, error: &CallError) -> String {
-        let code = self.exchange.dialect().spell(error.code());
-        wire::call_error(id, code, &error.told(self.options().detailed_errors), error.details())
+    /// Tells those who read events what the exchange has to tell.
+    fn tell_news(&mut self) {
+        for news in self.exchange.news() {
+            self.link.emit(|| news);
+        }
     }
 
     /// Does what the handles ask for; gives the wish to close, if there is one.
@@ -247,8 +265,10 @@ impl Driver {
         loop {
             let mut commands = std::mem::take(&mut self.commands);
             let close = self.link.take(&mut commands, cx);
-            if let Some(told) = self.closing.take_if(|_| close.is_some()) {
-                told();
+            if close.is_some() && !self.is_closing {
+                self.is_closing = true;
+                self.closing.take().map(|told| told());
+                self.link.emit(|| EventKind::Closing);
             }
             if commands.is_empty() {
                 self.commands = commands;
@@ -258,14 +278,17 @@ impl Driver {
                 match command {
                     Command::Call(call) => {
                         self.counted += 1;
-                        self.exchange.submit(*call);
+                        if let Some((ticket, error)) = self.exchange.submit(*call) {
+                            settle(ticket, Err(error));
+                        }
                     }
-                    Command::Cancel(key) => self.exchange.cancel(key),
+                    Command::Cancel(key) => self.exchange.calls_out.cancel(key),
+                    Command::Complain(id, error) => {
+                        self.answers.extend(self.exchange.complaint(&id, &error).map(|text| (text, None)));
+                    }
                     Command::Answer(answer) => self.answer_early(*answer),
                     Command::Dispatch(dispatch) => self.dispatch = dispatch,
-                    Command::Options(options) => {
-                        self.exchange.set_options(*options);
-                    }
+                    Command::Options(options) => self.exchange.set_options(*options),
                 }
             }
             self.commands = commands;
@@ -274,7 +297,7 @@ impl Driver {
 
     /// Tells the link how many calls have left the line.
     fn count(&mut self) {
-        let unwritten = self.exchange.unwritten();
+        let unwritten = self.exchange.calls_out.unwritten();
         if self.counted > unwritten {
             self.link.leave_line(self.counted - unwritten);
             self.counted = unwritten;
@@ -282,7 +305,7 @@ impl Driver {
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some((ticket, error)) = self.exchange.expired(now) {
+        while let Some((ticket, error)) = self.exchange.calls_out.expired(now) {
             if let Error::Timeout = error {
                 self.link.timed_out();
             }
@@ -293,7 +316,7 @@ impl Driver {
     /// Sets the one timer to whatever is due first. An earlier alarm that was set before is left to ring in vain:
     /// to move it at every message costs more.
     fn arm(&self, mut timer: Pin<&mut Sleep>, next_ping: Option<Instant>, cx: &mut Context<'_>) {
-        let due = [next_ping, self.exchange.next_deadline(), self.close_by].into_iter().flatten().min();
+        let due = [next_ping, self.exchange.calls_out.next_deadline(), self.close_by].into_iter().flatten().min();
         let Some(due) = due.map(tokio::time::Instant::from_std) else { return };
         if timer.is_elapsed() || due < timer.deadline() {
             timer.as_mut().reset(due);
@@ -314,7 +337,7 @@ impl Drop for Driver {
     }
 }
 
-fn settle(ticket: Ticket, outcome: Result<Payload, Error>) {
+fn settle(ticket: Ticket, outcome: Result<Answered, Error>) {
     // Who dropped the call does not want to know.
     let _ = ticket.send(outcome);
 }

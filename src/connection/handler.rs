@@ -6,6 +6,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytestring::ByteString;
+
 use super::Reply;
 use crate::{
     error::{CallError, ErrorCode},
@@ -15,6 +17,7 @@ use crate::{
 /// A handler at work.
 pub(super) struct Handler {
     pub(super) id: MessageId,
+    pub(super) action: ByteString,
     pub(super) wants_answer: bool,
     pub(super) generation: u32,
     pub(super) work: Pin<Box<dyn Future<Output = Reply> + Send>>,
@@ -23,6 +26,7 @@ pub(super) struct Handler {
 /// What came of it.
 pub(super) struct Done {
     pub(super) id: MessageId,
+    pub(super) action: ByteString,
     pub(super) wants_answer: bool,
     pub(super) generation: u32,
     pub(super) reply: Reply,
@@ -48,6 +52,7 @@ impl Future for Handler {
                 Reply::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
             }
         };
-        Poll::Ready(Done { id: self.id.clone(), wants_answer: self.wants_answer, generation: self.generation, reply })
+        let (id, action) = (self.id.clone(), self.action.clone());
+        Poll::Ready(Done { id, action, wants_answer: self.wants_answer, generation: self.generation, reply })
     }
 }

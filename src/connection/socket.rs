@@ -40,7 +40,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Text(ByteString),
-    Binary,
+    /// A binary frame, as a text where it could be one.
+    Binary(Option<ByteString>),
     Ping,
     Pong(Bytes),
     /// The end, and how to part.
@@ -142,7 +143,8 @@ impl Socket {
                 Ok(text) => Incoming::Text(text),
                 Err(error) => Incoming::End(Farewell::tell(1007, Cause::ProtocolError, error.to_string())),
             },
-            Some(Ok(Message::Binary(_) | Message::Frame(_))) => Incoming::Binary,
+            Some(Ok(Message::Binary(bytes))) => Incoming::Binary(ByteString::try_from(bytes).ok()),
+            Some(Ok(Message::Frame(_))) => Incoming::Binary(None),
             Some(Ok(Message::Ping(payload))) => {
                 // The engine has the pong ready, and would pile pongs up for a peer that does not read them.
                 self.dirty = true;

@@ -18,7 +18,7 @@ pub use tokio_util::sync::CancellationToken;
 
 use super::{IncomingCall, IntoReply};
 use crate::{
-    connection::{Command, EarlyAnswer, Reply},
+    connection::{Answered, Command, EarlyAnswer, Reply},
     error::{CallError, Error, ErrorCode},
     payload::{MessageId, Payload},
     peer::Peer,
@@ -73,10 +73,13 @@ impl<T: Clone> FromRef<T> for T {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Params<T>(pub T);
 
-impl<T: DeserializeOwned, S: Sync> FromCall<S> for Params<T> {
+impl<T: DeserializeOwned + 'static, S: Sync> FromCall<S> for Params<T> {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
         let unfit = |error| CallError::new(ErrorCode::FORMAT_VIOLATION, format!("the parameters do not fit: {error}"));
-        call.params().decode().map(Self).map_err(unfit)
+        match call.validated() {
+            Some(params) => Ok(Self(params)),
+            None => call.params().decode().map(Self).map_err(unfit),
+        }
     }
 }
 
@@ -176,6 +179,7 @@ impl<S: Sync> FromCall<S> for Peer {
 pub struct Answer {
     peer: Peer,
     id: MessageId,
+    action: ByteString,
     generation: u32,
     wants_answer: bool,
     given: Arc<AtomicBool>,
@@ -196,13 +200,13 @@ impl Answer {
     }
 
     fn give(self, reply: Reply) -> Written {
-        let Self { peer, id, generation, wants_answer, given } = self;
+        let Self { peer, id, action, generation, wants_answer, given } = self;
         let (ticket, written) = oneshot::channel();
         given.store(true, Ordering::Relaxed);
         match wants_answer {
-            true => peer.link().order(Command::Answer(Box::new(EarlyAnswer { id, generation, reply, ticket }))),
+            true => peer.link().order(Command::Answer(Box::new(EarlyAnswer { id, action, generation, reply, ticket }))),
             // Nobody waits for the answer to a SEND.
-            false => _ = ticket.send(Ok(Payload::default())),
+            false => _ = ticket.send(Ok(Answered::default())),
         }
         Written(written)
     }
@@ -213,6 +217,7 @@ impl<S: Sync> FromCall<S> for Answer {
         Ok(Self {
             peer: call.peer().clone(),
             id: call.id().clone(),
+            action: call.action_text(),
             generation: call.inbound.generation,
             wants_answer: call.wants_answer(),
             given: call.given.get_or_init(Arc::default).clone(),
@@ -222,7 +227,7 @@ impl<S: Sync> FromCall<S> for Answer {
 
 /// The future of an answer that is being written, made by [`Answer::send`].
 #[derive(Debug)]
-pub struct Written(oneshot::Receiver<Result<Payload, Error>>);
+pub struct Written(oneshot::Receiver<Result<Answered, Error>>);
 
 impl Future for Written {
     type Output = Result<(), Error>;

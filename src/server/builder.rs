@@ -99,8 +99,8 @@ impl RpcServerBuilder {
     /// When settings contradict each other or could never work.
     pub fn build(self) -> Result<RpcServer, BuildError> {
         let Self { dispatch, protocols, dialects, auth, options, .. } = self;
-        options.check()?;
         handshake::check_protocols(&protocols, &dialects)?;
+        options.check_for(&protocols)?;
         let Some(handshake_deadline) = options::some(self.handshake_deadline) else {
             return Err(BuildError("handshake_deadline is zero or without end".into()));
         };

@@ -15,7 +15,7 @@ use super::{Agreement, Inner, RpcUpgrade, upgrade};
 use crate::{
     close::{Cause, Close, Closed},
     connection::{
-        About, Agreed, Link,
+        About, Agreed, Link, Meanwhile,
         driver::Driver,
         socket::{Farewell, Socket},
     },
@@ -38,7 +38,7 @@ impl Session {
     }
 
     /// Calls an action of the charging station; see [`Peer::call`].
-    pub fn call<R: DeserializeOwned>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
+    pub fn call<R: DeserializeOwned + 'static>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
         self.peer.call(action, params)
     }
 
@@ -158,7 +158,7 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agre
 async fn serve(server: Arc<Inner>, about: About, agreed: Agreed, socket: Box<Socket>) {
     server.active.fetch_add(1, Ordering::Relaxed);
     let _active = Active(&server);
-    let link = Link::new(about, server.options.call_queue, server.hub.clone());
+    let link = Link::new(about, server.options.call_queue, Meanwhile::Wait, server.hub.clone());
     let protocol = link.agree(agreed).protocol.clone();
     let driver = Driver::new(link.clone(), server.dispatch.clone(), server.options.clone());
     let entry = server.registry.enter(Session::new(link.clone()));

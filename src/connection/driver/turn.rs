@@ -10,19 +10,20 @@ use bytestring::ByteString;
 use futures_util::StreamExt;
 use tokio::time::Sleep;
 
-use super::{Driver, settle};
+use super::{Driver, Unflushed, settle};
 use crate::{
     close::{Cause, Close, Manner},
     connection::{
-        Inbound,
+        Answered, Inbound,
         exchange::Received,
         handler::Handler,
         keepalive::{KeepAlive, Ping},
         socket::{Farewell, Incoming, Socket},
     },
-    event::{EventKind, Text},
+    event::{Direction, EventKind, Text},
     options::Options,
-    payload::Payload,
+    tolerance::Deviation,
+    wire,
 };
 
 /// How many messages are read in one turn, so that one busy peer cannot starve the others.
@@ -82,14 +83,18 @@ impl Driver {
             self.link.seen(now);
             keepalive.activity(now.into_std());
             match incoming {
-                Incoming::Text(text) => self.receive(&text, socket, cx)?,
+                Incoming::Text(text) => self.receive(&text, now.into_std(), socket, cx)?,
                 Incoming::Ping => {}
                 Incoming::Pong(payload) => {
                     if let Some(time) = keepalive.pong(&payload, now.into_std()) {
                         self.link.emit(|| EventKind::Pong(time));
                     }
                 }
-                Incoming::Binary => {
+                Incoming::Binary(Some(text)) if Deviation::Binary.is_borne_by(self.options().tolerance) => {
+                    self.exchange.deviates(Deviation::Binary, &text);
+                    self.receive(&text, now.into_std(), socket, cx)?;
+                }
+                Incoming::Binary(_) => {
                     let close = Close::new(1003).reason("OCPP-J is text").because(Cause::ProtocolError);
                     return Err(Farewell::close(&close));
                 }
@@ -99,60 +104,44 @@ impl Driver {
         Ok(())
     }
 
-    fn receive(&mut self, text: &ByteString, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+    fn receive(
+        &mut self,
+        text: &ByteString,
+        now: Instant,
+        socket: &mut Socket,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Farewell> {
         tracing::trace!(%text, "received");
-        self.link.emit(|| EventKind::Received(Text(text.clone())));
-        match self.exchange.receive(text) {
+        self.tell(Direction::In, text);
+        let received = self.exchange.receive(text, now);
+        self.tell_news();
+        match received {
             Received::Call(call) => self.start(call, socket, cx),
-            Received::Outcome(ticket, outcome) => {
+            Received::Outcome(ticket, outcome, complaint) => {
                 self.link.answered();
                 settle(ticket, outcome);
-                Ok(())
+                complaint.map_or(Ok(()), |text| self.send(text, socket))
             }
-            Received::Late(id) => {
-                self.link.emit(|| EventKind::LateAnswer(id));
-                Ok(())
+            Received::Refused(answer) => self.send(answer, socket),
+            Received::Unbearable(answer) => {
+                answer.map_or(Ok(()), |text| self.send(text, socket))?;
+                let close = Close::new(1002).reason("too many bad messages").because(Cause::ProtocolError);
+                Err(Farewell::close(&close))
             }
-            Received::Refused(call, error) if call.wants_answer => {
-                self.send(self.refusal(Some(&call.id), &error), socket)
-            }
-            Received::Refused(call, _) => {
-                self.link.emit(|| EventKind::UnhandledSend { action: Text(call.action) });
-                Ok(())
-            }
-            Received::ResultError(id, error) => {
-                self.link.emit(|| EventKind::ResultError { id, error });
-                Ok(())
-            }
-            Received::Bad { fault, id, answer, unbearable } => {
-                tracing::debug!(%fault, "bad message");
-                let code = answer.as_ref().map(|error| error.code().clone());
-                self.link.emit(|| EventKind::BadMessage { text: Text(text.clone()), fault, answer: code });
-                if let Some(error) = answer {
-                    self.send(self.refusal(id.as_ref(), &error), socket)?;
-                }
-                match unbearable {
-                    true => {
-                        let close = Close::new(1002).reason("too many bad messages").because(Cause::ProtocolError);
-                        Err(Farewell::close(&close))
-                    }
-                    false => Ok(()),
-                }
-            }
-            Received::InLine | Received::Nothing => Ok(()),
+            Received::Nothing => Ok(()),
         }
     }
 
     /// Hands a call to its handler, which may have the answer at once.
     fn start(&mut self, mut call: Inbound, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
-        let (id, wants_answer) = (call.id.clone(), call.wants_answer);
+        let (id, action, wants_answer) = (call.id.clone(), call.action.clone(), call.wants_answer);
         call.generation = self.generation;
         let work = self.dispatch.dispatch(call, &self.link);
-        let mut handler = Handler { id, wants_answer, generation: self.generation, work };
+        let mut handler = Handler { id, action, wants_answer, generation: self.generation, work };
         match Pin::new(&mut handler).poll(cx) {
             Poll::Ready(done) => self.answer(&done).map_or(Ok(()), |text| self.send(text, socket)),
             Poll::Pending => {
-                self.exchange.started(&handler.id, wants_answer);
+                self.exchange.calls_in.started(&handler.id, wants_answer);
                 self.handlers.push(handler);
                 Ok(())
             }
@@ -164,7 +153,7 @@ impl Driver {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
             let is_ours = done.generation == self.generation;
             if is_ours {
-                self.exchange.finished(&done.id, done.frees_id());
+                self.exchange.calls_in.finished(&done.id, done.frees_id());
             }
             if (is_ours || self.keeps_answers)
                 && let Some(text) = self.answer(&done)
@@ -186,8 +175,26 @@ impl Driver {
 
     fn send(&mut self, text: String, socket: &mut Socket) -> Result<(), Farewell> {
         tracing::trace!(text, "sent");
-        self.link.emit(|| EventKind::Sent(Text(text.as_str().into())));
+        self.tell(Direction::Out, &text);
         socket.queue(text)
+    }
+
+    /// Tells those who read events of a message, and of what it says.
+    fn tell(&mut self, direction: Direction, text: &str) {
+        if !self.link.is_watched() {
+            return;
+        }
+        let text = ByteString::from(text);
+        let raw = match direction {
+            Direction::In => EventKind::Received,
+            Direction::Out => EventKind::Sent,
+        };
+        self.link.emit(|| raw(Text(text.clone())));
+        let (Ok(frame), _) = wire::read(&text, self.options().tolerance) else { return };
+        if direction == Direction::Out && frame.is_answer() {
+            self.unflushed.push(Unflushed::Watcher(frame.id().clone()));
+        }
+        self.link.emit(|| EventKind::of(frame, direction));
     }
 
     /// Writes answers that were kept and calls whose turn it is, never more at once than the socket takes well; says
@@ -197,10 +204,10 @@ impl Driver {
             while socket.has_room() {
                 if let Some((answer, written)) = self.answers.pop_front() {
                     self.send(answer, socket)?;
-                    self.unflushed.extend(written);
+                    self.unflushed.extend(written.map(Unflushed::Caller));
                 } else if let Some((text, written)) = self.exchange.next_write(now) {
                     self.send(text, socket)?;
-                    self.unflushed.extend(written);
+                    self.unflushed.extend(written.map(Unflushed::Caller));
                 } else {
                     break;
                 }
@@ -214,8 +221,11 @@ impl Driver {
                 };
             };
             flushed?;
-            for ticket in self.unflushed.drain(..) {
-                settle(ticket, Ok(Payload::default()));
+            for unflushed in self.unflushed.drain(..) {
+                match unflushed {
+                    Unflushed::Caller(ticket) => settle(ticket, Ok(Answered::default())),
+                    Unflushed::Watcher(id) => self.link.emit(|| EventKind::AnswerWritten(id)),
+                }
             }
             if had_room {
                 return Ok(true);

@@ -1,0 +1,121 @@
+//! The peer's calls: who is being worked on, who waits in line, whose id is taken, and how fast they may come.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Instant,
+};
+
+use super::Inbound;
+use crate::{
+    error::{CallError, ErrorCode},
+    options::Options,
+    payload::MessageId,
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct CallsIn {
+    /// Calls that wait for a handler.
+    line: VecDeque<Inbound>,
+    /// The ids of calls that are being worked on or wait in line.
+    taken: HashSet<MessageId>,
+    running: usize,
+    /// When calls would be used up that came at the highest rate allowed, one for each that came in.
+    used_up: Option<Instant>,
+}
+
+/// How many bytes may wait in line for a handler, in messages of the largest size.
+const LINE_BYTES: usize = 4;
+
+impl CallsIn {
+    /// Whether a call with this id is still being worked on, or waits in line.
+    pub(super) fn is_taken(&self, id: &MessageId) -> bool {
+        self.taken.contains(id)
+    }
+
+    /// Counts a call, and says whether there is room for it.
+    pub(super) fn admit(&mut self, call: &Inbound, now: Instant, options: &Options) -> Result<(), CallError> {
+        let refused = |why: String| CallError::new(ErrorCode::GENERIC_ERROR, why);
+        if let Some((calls, time)) = options.call_rate {
+            // The generic cell rate algorithm: each call uses up its share of the time.
+            let used_up = self.used_up.map_or(now, |used_up| used_up.max(now)) + time / calls;
+            if used_up > now + time {
+                return Err(refused(format!("more than {calls} calls in {time:?}")));
+            }
+            self.used_up = Some(used_up);
+        }
+        if self.has_free_handler(options) {
+            return Ok(());
+        }
+        let bytes: usize = self.line.iter().chain([call]).map(|call| call.payload.as_str().len()).sum();
+        let most_bytes = options.max_message_size.saturating_mul(LINE_BYTES);
+        match self.line.len() < options.handler_queue && bytes <= most_bytes {
+            true => Ok(()),
+            false => Err(refused("too many calls are waiting to be handled".to_owned())),
+        }
+    }
+
+    fn has_free_handler(&self, options: &Options) -> bool {
+        self.running < options.handler_concurrency && self.line.is_empty()
+    }
+
+    /// Gives back a call that may be worked on now, or has it wait in line.
+    pub(super) fn line_up(&mut self, call: Inbound, options: &Options) -> Option<Inbound> {
+        if self.has_free_handler(options) {
+            return Some(call);
+        }
+        self.take(&call.id, call.wants_answer);
+        self.line.push_back(call);
+        None
+    }
+
+    /// A call is being worked on and was not done at once.
+    pub(crate) fn started(&mut self, id: &MessageId, wants_answer: bool) {
+        self.running += 1;
+        self.take(id, wants_answer);
+    }
+
+    /// A call that had [`started`](Self::started) is done.
+    pub(crate) fn finished(&mut self, id: &MessageId, wants_answer: bool) {
+        self.running -= 1;
+        self.leave(id, wants_answer);
+    }
+
+    /// A call was answered while its handler goes on: its id is free.
+    pub(crate) fn answered_early(&mut self, id: &MessageId) {
+        self.taken.remove(id);
+    }
+
+    /// The next call in line that may be worked on now.
+    pub(super) fn next(&mut self, options: &Options) -> Option<Inbound> {
+        if self.running >= options.handler_concurrency {
+            return None;
+        }
+        let call = self.line.pop_front()?;
+        self.leave(&call.id, call.wants_answer);
+        Some(call)
+    }
+
+    /// Forgets calls whose answers nobody can receive any more.
+    pub(crate) fn forget(&mut self) {
+        self.line.clear();
+        self.taken.clear();
+        self.running = 0;
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.running == 0 && self.line.is_empty() && self.taken.is_empty()
+    }
+
+    fn take(&mut self, id: &MessageId, wants_answer: bool) {
+        if wants_answer {
+            self.taken.insert(id.clone());
+        }
+    }
+
+    /// A SEND has taken no id, and shall not free that of a call.
+    fn leave(&mut self, id: &MessageId, wants_answer: bool) {
+        if wants_answer {
+            self.taken.remove(id);
+        }
+    }
+}

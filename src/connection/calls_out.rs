@@ -1,0 +1,223 @@
+//! Our calls: who waits for its turn, who is in flight, and whose answer would come too late.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use bytestring::ByteString;
+
+use crate::{
+    error::Error,
+    options::Options,
+    payload::{MessageId, Payload},
+    wire,
+};
+
+/// Names a call among those of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CallKey(pub(crate) u64);
+
+/// A call on its way out.
+#[derive(Debug)]
+pub(crate) struct Outgoing<T> {
+    pub(crate) key: CallKey,
+    pub(crate) id: MessageId,
+    pub(crate) action: ByteString,
+    pub(crate) params: Payload,
+    pub(crate) kind: Kind,
+    pub(crate) timeout: Timeout,
+    /// The end of all waiting, in the queue and for the answer.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) ticket: T,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Waits for its turn and for its answer.
+    Call,
+    /// Done when written, in its turn; the answer comes late, as it were.
+    Forgotten,
+    /// Done when written, in nobody's turn.
+    Send,
+}
+
+/// How long an answer may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timeout {
+    /// What the connection's options say.
+    Default,
+    After(Duration),
+    Never,
+}
+
+/// A call that was written and waits for its answer.
+#[derive(Debug)]
+pub(super) struct InFlight<T> {
+    key: CallKey,
+    id: MessageId,
+    pub(super) action: ByteString,
+    expires: Option<Instant>,
+    pub(super) ticket: T,
+}
+
+/// Whose answer it is that came in.
+#[derive(Debug)]
+pub(super) enum Addressee<T> {
+    Call(InFlight<T>),
+    /// A call that timed out or was dropped.
+    Abandoned,
+    Nobody,
+}
+
+#[derive(Debug)]
+pub(crate) struct CallsOut<T> {
+    waiting: VecDeque<Outgoing<T>>,
+    sends: VecDeque<Outgoing<T>>,
+    in_flight: Vec<InFlight<T>>,
+    /// The ids of the latest calls that ended without their answer.
+    abandoned: VecDeque<MessageId>,
+    /// No call expires earlier than this.
+    earliest: Option<Instant>,
+}
+
+/// How many abandoned ids are remembered, to tell a late answer from a wrong one.
+const ABANDONED: usize = 16;
+
+impl<T> CallsOut<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            sends: VecDeque::new(),
+            in_flight: Vec::new(),
+            abandoned: VecDeque::new(),
+            earliest: None,
+        }
+    }
+
+    pub(super) fn submit(&mut self, call: Outgoing<T>) {
+        self.expect(call.deadline);
+        match call.kind {
+            Kind::Send => self.sends.push_back(call),
+            Kind::Call | Kind::Forgotten => self.waiting.push_back(call),
+        }
+    }
+
+    /// Forgets a call, wherever it stands. One that was not written leaves no trace.
+    pub(crate) fn cancel(&mut self, key: CallKey) {
+        self.waiting.retain(|call| call.key != key);
+        self.sends.retain(|call| call.key != key);
+        if let Some(at) = self.in_flight.iter().position(|call| call.key == key) {
+            let call = self.in_flight.swap_remove(at);
+            self.abandon(call.id);
+        }
+    }
+
+    /// How many calls have not been written yet.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.waiting.len() + self.sends.len()
+    }
+
+    /// The calls that wait for their turn, to be put in line again.
+    pub(super) fn take_waiting(&mut self) -> VecDeque<Outgoing<T>> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// The next message to write, if one may be written, and who wants to know that it was.
+    pub(super) fn next_write(&mut self, now: Instant, options: &Options) -> Option<(String, Option<T>)> {
+        if let Some(send) = self.sends.pop_front() {
+            return Some((wire::send(&send.id, &send.action, &send.params), Some(send.ticket)));
+        }
+        if self.in_flight.len() >= options.call_concurrency {
+            return None;
+        }
+        let Outgoing { key, id, action, params, kind, timeout, deadline, ticket } = self.waiting.pop_front()?;
+        let text = wire::call(&id, &action, &params);
+        if kind == Kind::Forgotten {
+            self.abandon(id);
+            return Some((text, Some(ticket)));
+        }
+        let timeout = match timeout {
+            Timeout::Default => options.call_timeout,
+            Timeout::After(timeout) => Some(timeout),
+            Timeout::Never => None,
+        };
+        let answer_by = timeout.map(|timeout| now + timeout);
+        let expires = answer_by.into_iter().chain(deadline).min();
+        self.expect(expires);
+        self.in_flight.push(InFlight { key, id, action, expires, ticket });
+        Some((text, None))
+    }
+
+    /// Whose answer carries this id; whoever it is does not wait for it any longer.
+    pub(super) fn answered(&mut self, id: &MessageId) -> Addressee<T> {
+        if let Some(at) = self.in_flight.iter().position(|call| call.id == *id) {
+            return Addressee::Call(self.in_flight.swap_remove(at));
+        }
+        match self.abandoned.iter().position(|abandoned| abandoned == id) {
+            Some(at) => {
+                self.abandoned.remove(at);
+                Addressee::Abandoned
+            }
+            None => Addressee::Nobody,
+        }
+    }
+
+    /// Whether somebody waits for the answer with this id.
+    pub(super) fn awaits(&self, id: &MessageId) -> bool {
+        self.in_flight.iter().any(|call| call.id == *id)
+    }
+
+    /// Not before this moment does a call run out of time.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.earliest
+    }
+
+    /// A call that has run out of time; ask until there is none.
+    pub(crate) fn expired(&mut self, now: Instant) -> Option<(T, Error)> {
+        if self.earliest.is_none_or(|earliest| now < earliest) {
+            return None;
+        }
+        let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if let Some(at) = self.in_flight.iter().position(|call| over(call.expires)) {
+            let call = self.in_flight.swap_remove(at);
+            self.abandon(call.id);
+            return Some((call.ticket, Error::Timeout));
+        }
+        for queue in [&mut self.waiting, &mut self.sends] {
+            if let Some(at) = queue.iter().position(|call| over(call.deadline)) {
+                return queue.remove(at).map(|call| (call.ticket, Error::NeverSent));
+            }
+        }
+        let queued = self.waiting.iter().chain(&self.sends).filter_map(|call| call.deadline);
+        self.earliest = self.in_flight.iter().filter_map(|call| call.expires).chain(queued).min();
+        None
+    }
+
+    /// Ends the calls that were written, which nobody can answer any more.
+    pub(crate) fn fail_written(&mut self) -> impl Iterator<Item = (T, Error)> + use<T> {
+        let lost = std::mem::take(&mut self.in_flight);
+        lost.into_iter().map(|call| (call.ticket, Error::Disconnected { maybe_delivered: true }))
+    }
+
+    /// Ends the calls that were not written, where there will be no other connection.
+    pub(crate) fn fail_unwritten(&mut self) -> impl Iterator<Item = (T, Error)> + use<T> {
+        let unwritten = std::mem::take(&mut self.waiting).into_iter().chain(std::mem::take(&mut self.sends));
+        unwritten.map(|call| (call.ticket, Error::Disconnected { maybe_delivered: false }))
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.unwritten() == 0 && self.in_flight.is_empty()
+    }
+
+    fn abandon(&mut self, id: MessageId) {
+        if self.abandoned.len() == ABANDONED {
+            self.abandoned.pop_front();
+        }
+        self.abandoned.push_back(id);
+    }
+
+    fn expect(&mut self, deadline: Option<Instant>) {
+        self.earliest = self.earliest.into_iter().chain(deadline).min();
+    }
+}
