@@ -2,6 +2,7 @@
 
 mod builder;
 mod connect;
+mod redirect;
 mod supervisor;
 
 pub use self::{
@@ -191,7 +192,12 @@ impl RpcClient {
         });
         let life = Arc::new(Life { link, first: SetOnce::new() });
         shared.state.send_replace(ClientState::Connecting);
-        let span = tracing::info_span!("connection", identity = &*life.link.about.identity, target = %plan.target);
+        let span = tracing::info_span!(
+            "connection",
+            identity = &*life.link.about.identity,
+            target = %plan.target,
+            protocol = tracing::field::Empty,
+        );
         let supervisor =
             Supervisor { life: life.clone(), shared, driver, plan, dialects, reconnect, failures: 0, waits: 0 };
         self.owner.tasks.spawn(supervisor.run().instrument(span));

@@ -125,7 +125,7 @@ const MAX_REASON: usize = 123;
 #[non_exhaustive]
 pub struct Closed {
     /// The close code: that of the side that closed first; 1005 where the peer sent none, 1006 where there was no
-    /// close frame.
+    /// close frame, and 1008 where there was none because the peer [does not read](Cause::NotReading).
     pub code: u16,
     /// The reason that came with the code, perhaps empty.
     pub reason: String,
@@ -140,7 +140,8 @@ impl Closed {
 
     /// Ended without a close frame.
     pub(crate) fn abnormal(cause: Cause) -> Self {
-        Self { code: 1006, reason: String::new(), cause }
+        let code = if cause == Cause::NotReading { 1008 } else { 1006 };
+        Self { code, reason: String::new(), cause }
     }
 }
 

@@ -86,6 +86,18 @@ pub enum Reply {
     Given,
 }
 
+impl Reply {
+    /// A word for it: the code of an error.
+    pub(crate) fn outcome(&self) -> &str {
+        match self {
+            Self::Result(_) => "result",
+            Self::Error(error) => error.code().as_str(),
+            Self::Nothing => "no reply",
+            Self::Given => "given early",
+        }
+    }
+}
+
 /// What answers the calls of a peer.
 pub(crate) trait Dispatch: Send + Sync + 'static {
     fn dispatch(&self, call: Inbound, link: &Arc<Link>) -> Pin<Box<dyn Future<Output = Reply> + Send>>;

@@ -299,6 +299,27 @@ impl Error {
     }
 }
 
+impl Error {
+    /// A word for what came of the call: the code where the peer rejected it.
+    pub(crate) fn outcome(&self) -> &str {
+        match self {
+            Self::Rejected(error) => error.code().as_str(),
+            Self::Timeout => "timeout",
+            Self::NeverSent => "never sent",
+            Self::Disconnected { .. } => "disconnected",
+            Self::NotConnected => "not connected",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+            Self::Cancelled => "cancelled",
+            Self::QueueFull => "queue full",
+            Self::NoSend => "no SEND",
+            Self::Encode(_) => "not encodable",
+            Self::Decode(_) => "not decodable",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

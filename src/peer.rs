@@ -12,6 +12,7 @@ use http::Extensions;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tracing::{Span, field};
 
 use crate::{
     close::{Close, Closed},
@@ -82,17 +83,25 @@ impl Peer {
     }
 
     fn draft<R>(&self, kind: Kind, action: &str, params: Result<Payload, NotAnObject>, read: Read<R>) -> Call<R> {
+        let id = MessageId::random();
+        let span = tracing::debug_span!(
+            "call",
+            direction = "out",
+            identity = self.identity(),
+            action,
+            id = id.as_str(),
+            outcome = field::Empty,
+        );
         let state = match params {
             Err(error) => State::Failed(error.into()),
             Ok(params) => {
                 let (ticket, outcome) = oneshot::channel();
-                let (key, id, action) = (self.link.next_key(), MessageId::random(), action.into());
-                let timeout = Timeout::Default;
+                let (key, timeout, action) = (self.link.next_key(), Timeout::Default, action.into());
                 let call = Box::new(Outgoing { key, id, action, params, kind, timeout, deadline: None, ticket });
                 State::Draft { link: self.link.clone(), call, outcome, within: None }
             }
         };
-        Call { state, cancelled: None, read }
+        Call { state, cancelled: None, read, span }
     }
 
     /// Changes times and limits of this connection: all but
@@ -170,6 +179,7 @@ pub struct Call<R> {
     state: State,
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     read: Read<R>,
+    span: Span,
 }
 
 type Read<R> = fn(Answered, &Link) -> Result<R, Error>;
@@ -187,7 +197,12 @@ impl<R> Call<R> {
     /// A call on no connection at all.
     #[cfg(feature = "client")]
     pub(crate) fn closed() -> Self {
-        Self { state: State::Failed(Error::Closed), cancelled: None, read: |_, _| Err(Error::Closed) }
+        Self {
+            state: State::Failed(Error::Closed),
+            cancelled: None,
+            read: |_, _| Err(Error::Closed),
+            span: Span::none(),
+        }
     }
 
     /// How long the answer may take once the call was written; zero waits for ever. The default is
@@ -222,11 +237,12 @@ impl<R> Call<R> {
             call.kind = Kind::Forgotten;
         }
         let state = std::mem::replace(&mut self.state, State::Done);
-        Call { state, cancelled: self.cancelled.take(), read: |_, _| Ok(()) }
+        Call { state, cancelled: self.cancelled.take(), read: |_, _| Ok(()), span: self.span.clone() }
     }
 
     fn take_back(&mut self) {
         if let State::Submitted { link, key, .. } = std::mem::replace(&mut self.state, State::Done) {
+            self.span.record("outcome", Error::Cancelled.outcome());
             link.order(Command::Cancel(key));
         }
     }
@@ -285,7 +301,12 @@ impl<R> Future for Call<R> {
             self.take_back();
             return Poll::Ready(Err(Error::Cancelled));
         }
-        self.poll_outcome(cx)
+        let span = self.span.clone();
+        let polled = span.in_scope(|| self.poll_outcome(cx));
+        if let Poll::Ready(outcome) = &polled {
+            span.record("outcome", outcome.as_ref().err().map_or("result", Error::outcome));
+        }
+        polled
     }
 }
 

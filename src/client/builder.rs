@@ -7,7 +7,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
     RpcClient,
-    connect::{AnyConnector, ConnectError, Connector, Plan, Target, Tcp},
+    connect::{AnyConnector, ConnectError, Connector, Plan, Tcp},
+    redirect,
 };
 use crate::{
     backoff::Backoff,
@@ -28,6 +29,7 @@ use crate::{
 /// | [`router`](Self::router) | every call is answered with `NotImplemented` |
 /// | [`reconnect`](Self::reconnect) | [`Reconnect::always`] |
 /// | [`connect_deadline`](Self::connect_deadline) | 30 s |
+/// | [`max_redirects`](Self::max_redirects) | 0: a redirect is an error |
 /// | [`connector`](Self::connector) | TCP |
 #[derive(Clone)]
 #[must_use]
@@ -44,6 +46,7 @@ pub struct RpcClientBuilder {
     pub(super) reconnect: Reconnect,
     connector: Option<Arc<dyn AnyConnector>>,
     connect_deadline: Duration,
+    max_redirects: u32,
 }
 
 impl RpcClientBuilder {
@@ -61,6 +64,7 @@ impl RpcClientBuilder {
             reconnect: Reconnect::always(),
             connector: None,
             connect_deadline: Duration::from_secs(30),
+            max_redirects: 0,
         }
     }
 
@@ -119,6 +123,13 @@ impl RpcClientBuilder {
         Self { connect_deadline: deadline, ..self }
     }
 
+    /// How many redirects an attempt may follow; one more, or one that leads from `wss` to `ws`, is an error as any
+    /// other refusal is. Another host is sent none of the headers and no password. A reconnect begins at the
+    /// endpoint again.
+    pub fn max_redirects(self, redirects: u32) -> Self {
+        Self { max_redirects: redirects, ..self }
+    }
+
     /// Dials over something else than TCP.
     pub fn connector(mut self, connector: impl Connector) -> Self {
         self.connector = Some(Arc::new(connector));
@@ -158,23 +169,15 @@ impl RpcClientBuilder {
         }
         let wrong = |why: &str| BuildError(format!("the endpoint {:?} {why}", self.endpoint));
         let endpoint: Uri = self.endpoint.parse().map_err(|_| wrong("is no URL"))?;
-        let secure = match endpoint.scheme_str() {
-            Some("ws") => false,
-            Some("wss") => true,
-            _ => return Err(wrong("is neither ws:// nor wss://")),
-        };
-        let authority = endpoint.authority().ok_or_else(|| wrong("names no host"))?;
-        if authority.host().is_empty() || authority.as_str().contains('@') {
-            return Err(wrong("names no host, or a user"));
+        if !matches!(endpoint.scheme_str(), Some("ws" | "wss")) {
+            return Err(wrong("is neither ws:// nor wss://"));
         }
+        let (target, authority) = redirect::locate(&endpoint).map_err(wrong)?;
         let connector = match &self.connector {
             Some(connector) => connector.clone(),
-            None if secure => return Err(wrong("needs a connector that speaks TLS")),
+            None if target.is_secure() => return Err(wrong("needs a connector that speaks TLS")),
             None => Arc::new(Tcp),
         };
-        let default_port = if secure { 443 } else { 80 };
-        let port = endpoint.port_u16().unwrap_or(default_port);
-        let target = Target { host: authority.host().to_owned(), port, secure };
 
         let mut path = handshake::path_of(endpoint.path(), &self.identity);
         for (query, separator) in [endpoint.query().unwrap_or_default(), &self.query].iter().zip(["?", "&"]) {
@@ -198,10 +201,11 @@ impl RpcClientBuilder {
         Ok(Plan {
             connector,
             target,
-            authority: HeaderValue::from_str(authority.as_str()).map_err(|_| wrong("names no host"))?,
+            authority,
             path,
             headers,
             protocols: self.protocols.iter().cloned().collect(),
+            max_redirects: self.max_redirects,
             deadline: deadline.ok_or_else(|| BuildError("connect_deadline is zero or without end".into()))?,
         })
     }

@@ -1,6 +1,7 @@
 //! One attempt to connect: dial, ask for the upgrade, check the answer.
 
 use std::{
+    borrow::Cow,
     error::Error as StdError,
     fmt, io,
     panic::AssertUnwindSafe,
@@ -123,6 +124,9 @@ impl Connector for Tcp {
     type Stream = TcpStream;
 
     async fn connect(&self, target: Target) -> io::Result<TcpStream> {
+        if target.is_secure() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS needs a connector that speaks it"));
+        }
         let address = format!("http://{target}").parse::<Uri>().map_err(io::Error::other)?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -249,6 +253,7 @@ pub(super) struct Plan {
     /// The user's headers, and the credentials.
     pub(super) headers: HeaderMap,
     pub(super) protocols: Arc<[Arc<str>]>,
+    pub(super) max_redirects: u32,
     pub(super) deadline: Duration,
 }
 
@@ -265,7 +270,19 @@ const MAX_BODY: usize = 64 << 10;
 
 impl Plan {
     pub(super) async fn dial(&self) -> Result<Dialled, ConnectError> {
-        timeout(self.deadline, self.try_dial()).await.unwrap_or(Err(ConnectError::Timeout))
+        timeout(self.deadline, self.follow()).await.unwrap_or(Err(ConnectError::Timeout))
+    }
+
+    async fn follow(&self) -> Result<Dialled, ConnectError> {
+        let mut plan = Cow::Borrowed(self);
+        for _ in 0..self.max_redirects {
+            let outcome = plan.try_dial().await;
+            let Err(ConnectError::Refused { status, headers, .. }) = &outcome else { return outcome };
+            let Some(next) = plan.redirected(*status, headers) else { return outcome };
+            tracing::debug!(target = %next.target, "redirected");
+            plan = Cow::Owned(next);
+        }
+        plan.try_dial().await
     }
 
     async fn try_dial(&self) -> Result<Dialled, ConnectError> {

@@ -132,6 +132,7 @@ impl Supervisor {
         self.plan.protocols = agreed.protocol.iter().cloned().collect();
         self.life.link.agree(agreed.clone());
         self.driver.agree(agreed.clone());
+        tracing::Span::current().record("protocol", agreed.protocol.as_deref());
         let mut socket = Socket::client(io, &early, self.driver.options()).await;
         drop(early);
 

@@ -267,7 +267,9 @@ impl Driver {
             let close = self.link.take(&mut commands, cx);
             if close.is_some() && !self.is_closing {
                 self.is_closing = true;
-                self.closing.take().map(|told| told());
+                if let Some(told) = self.closing.take() {
+                    told();
+                }
                 self.link.emit(|| EventKind::Closing);
             }
             if commands.is_empty() {

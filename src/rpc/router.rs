@@ -8,7 +8,7 @@ use std::{
 };
 
 use tower::{Layer, Service, ServiceExt};
-use tracing::Instrument;
+use tracing::{Instrument, Span, field};
 
 use super::{Handler, IncomingCall, Outcome, extract::FromCall};
 use crate::{
@@ -176,18 +176,26 @@ impl<S> fmt::Debug for RpcRouter<S> {
 
 impl Dispatch for Table {
     fn dispatch(&self, call: Inbound, link: &Arc<Link>) -> Answering {
-        let Some(route) = self.routes.get(&*call.action).or(self.fallback.as_ref()) else {
-            if !call.wants_answer {
-                link.emit(|| EventKind::UnhandledSend { action: Text(call.action.clone()) });
+        let (action, id) = (&*call.action, call.id.as_str());
+        let span = tracing::debug_span!("call", direction = "in", action, id, outcome = field::Empty);
+        let answering: Answering = match self.routes.get(action).or(self.fallback.as_ref()) {
+            Some(route) => route.0.answer(IncomingCall::new(call, Peer::new(link.clone()))),
+            None => {
+                if !call.wants_answer {
+                    link.emit(|| EventKind::UnhandledSend { action: Text(call.action.clone()) });
+                }
+                Box::pin(future::ready(Reply::Error(ErrorCode::NOT_IMPLEMENTED.into())))
             }
-            return Box::pin(future::ready(Reply::Error(ErrorCode::NOT_IMPLEMENTED.into())));
         };
-        let span = tracing::debug_span!("call", action = &*call.action, id = call.id.as_str());
-        let answering = route.0.answer(IncomingCall::new(call, Peer::new(link.clone())));
-        match span.is_disabled() {
-            true => answering,
-            false => Box::pin(answering.instrument(span)),
+        if span.is_disabled() {
+            return answering;
         }
+        let recorded = async {
+            let reply = answering.await;
+            Span::current().record("outcome", reply.outcome());
+            reply
+        };
+        Box::pin(recorded.instrument(span))
     }
 }
 
