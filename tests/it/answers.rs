@@ -1,15 +1,15 @@
 //! Answers that a handler gives before it ends, and what it does afterwards.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use ocpp_rpc::{
-    CallError, Close, Error, ErrorCode, EventKind, NoReply, Options, RpcRouter, RpcServer, Session,
-    extract::{Answer, CancellationToken, Params, State},
+    CallError, Close, Error, ErrorCode, EventKind, NoReply, RpcRouter, RpcServer, Session,
+    extract::{Answer, CancellationToken, State},
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::support::Station;
+use crate::support::{Station, echo};
 
 async fn connected<S: Send + Sync + 'static>(router: RpcRouter<S>, protocol: &str) -> (RpcServer, Station, Session) {
     let server = RpcServer::builder(router).protocols(["ocpp2.1", "ocpp1.6"]).build().expect("sound");
@@ -20,12 +20,8 @@ async fn connected<S: Send + Sync + 'static>(router: RpcRouter<S>, protocol: &st
     (server, station, session)
 }
 
-async fn echo(Params(params): Params<Value>) -> Result<Value, Infallible> {
-    Ok(params)
-}
-
 #[tokio::test]
-async fn a_handler_answers_early_and_goes_on_working() {
+async fn b33_a_handler_answers_early_and_goes_on_working() {
     async fn work(answer: Answer, State(gate): State<Arc<Semaphore>>) -> Result<Value, CallError> {
         drop(answer.send(json!({"early": true})));
         gate.acquire().await.map_err(CallError::internal)?.forget();
@@ -43,7 +39,7 @@ async fn a_handler_answers_early_and_goes_on_working() {
 }
 
 #[tokio::test]
-async fn a_handler_that_ends_frees_no_id_that_was_taken_anew() {
+async fn b35_a_handler_that_ends_frees_no_id_that_was_taken_anew() {
     async fn work(answer: Answer, State(gate): State<Arc<Semaphore>>) -> Result<NoReply, CallError> {
         drop(answer.send(()));
         gate.acquire().await.map_err(CallError::internal)?.forget();
@@ -65,7 +61,7 @@ async fn a_handler_that_ends_frees_no_id_that_was_taken_anew() {
 }
 
 #[tokio::test]
-async fn what_comes_after_the_answer_is_done_when_the_answer_was_written() {
+async fn b33_what_comes_after_the_answer_is_done_when_the_answer_was_written() {
     async fn boot(answer: Answer, session: Session) -> Result<NoReply, CallError> {
         answer.send(json!({"status": "Accepted"})).await?;
         let _: Value = session.call("GetConfiguration", &()).await?;
@@ -77,7 +73,7 @@ async fn what_comes_after_the_answer_is_done_when_the_answer_was_written() {
 }
 
 #[tokio::test]
-async fn a_handler_refuses_early() {
+async fn b33_a_handler_refuses_early() {
     async fn refuse(answer: Answer) -> Result<(), Error> {
         answer.refuse(ErrorCode::SECURITY_ERROR).await
     }
@@ -86,7 +82,7 @@ async fn a_handler_refuses_early() {
 }
 
 #[tokio::test]
-async fn an_answer_that_can_no_longer_be_written_says_so() {
+async fn b37_an_answer_that_can_no_longer_be_written_says_so() {
     async fn late(
         answer: Answer,
         gone: CancellationToken,
@@ -117,7 +113,7 @@ async fn a_send_has_no_answer_to_give() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiting_close_lets_an_early_answer_out() {
+async fn b47_a_waiting_close_lets_an_early_answer_out() {
     async fn work(answer: Answer, State(gate): State<Arc<Semaphore>>) -> Result<NoReply, CallError> {
         gate.acquire().await.map_err(CallError::internal)?.forget();
         drop(answer.send(()));
@@ -135,48 +131,4 @@ async fn a_waiting_close_lets_an_early_answer_out() {
     assert_eq!(station.closed().await.0, 1000);
     drop(station);
     closing.await.expect("no panic");
-}
-
-#[tokio::test]
-async fn a_call_is_taken_back_by_its_token() {
-    let (_server, mut station, session) = connected(RpcRouter::new(), "ocpp1.6").await;
-    let token = CancellationToken::new();
-    let call = tokio::spawn(session.call::<Value>("First", &()).cancelled_by(&token));
-    station.receive_call().await;
-    token.cancel();
-    let error = call.await.expect("no panic").expect_err("taken back");
-    assert!(matches!(error, Error::Cancelled) && error.maybe_delivered());
-    let _next = tokio::spawn(session.call::<Value>("Second", &()));
-    assert_eq!(station.receive_call().await.1[0], "Second", "the place is free");
-    assert!(matches!(session.call::<Value>("Third", &()).cancelled_by(&token).await, Err(Error::Cancelled)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn calls_that_time_out_in_a_row_are_counted() {
-    let (_server, mut station, session) = connected(RpcRouter::new(), "ocpp1.6").await;
-    session.peer().set_options(Options::server().call_timeout(Duration::from_secs(1))).expect("sound");
-    for expected in 1..=3 {
-        assert!(session.call::<Value>("Ignored", &()).await.expect_err("silence").is_timeout());
-        assert_eq!(session.peer().consecutive_timeouts(), expected);
-        station.receive_call().await;
-    }
-    let call = tokio::spawn(session.call::<Value>("Answered", &()));
-    let (id, _) = station.receive_call().await;
-    station.send(format!(r#"[4,"{id}","NotSupported","",{{}}]"#)).await;
-    assert!(call.await.expect("no panic").is_err());
-    assert_eq!(session.peer().consecutive_timeouts(), 0, "a refusal is an answer too");
-}
-
-#[tokio::test]
-async fn a_result_that_the_peer_cannot_read_is_an_event() {
-    let (server, mut station, _) = connected(RpcRouter::new().on("Echo", echo), "ocpp2.1").await;
-    let mut events = server.events();
-    station.ask(r#"[2,"1","Echo",{}]"#).await;
-    station.send(r#"[5,"1","FormatViolation","no status",{}]"#).await;
-    loop {
-        if let EventKind::CallResultError { id, error, .. } = events.next().await.expect("more").kind {
-            assert_eq!((id.as_str(), error.code()), ("1", &ErrorCode::FORMAT_VIOLATION));
-            return;
-        }
-    }
 }

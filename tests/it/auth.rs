@@ -57,7 +57,7 @@ impl Authenticate for Gate {
 }
 
 #[tokio::test]
-async fn what_the_hook_accepts_with_reaches_handlers_and_the_session() {
+async fn b20_what_the_hook_accepts_with_reaches_handlers_and_the_session() {
     #[derive(Clone, Debug, PartialEq)]
     struct Tenant(u32);
     async fn tenant(Extension(Tenant(tenant)): Extension<Tenant>) -> Result<Value, Infallible> {
@@ -73,7 +73,7 @@ async fn what_the_hook_accepts_with_reaches_handlers_and_the_session() {
 }
 
 #[tokio::test]
-async fn what_the_hook_rejects_is_answered_as_it_says_whatever_the_protocols() {
+async fn b12_what_the_hook_rejects_is_answered_as_it_says_whatever_the_protocols() {
     let hook = async |handshake: Handshake| match handshake.identity() {
         "default" => Err(Reject::default()),
         "banned" => Err(Reject::new(StatusCode::FORBIDDEN)
@@ -122,7 +122,7 @@ async fn a_client_that_was_turned_away_may_try_again_on_the_same_connection() {
 }
 
 #[tokio::test]
-async fn a_hook_that_panics_is_an_internal_error() {
+async fn b13_a_hook_that_panics_is_an_internal_error() {
     // One panics in its future, the other before it has made one.
     let hook = |handshake: Handshake| {
         assert_ne!(handshake.identity(), "at-once");
@@ -136,7 +136,7 @@ async fn a_hook_that_panics_is_an_internal_error() {
 }
 
 #[tokio::test]
-async fn a_hook_that_never_answers_is_dropped_at_the_deadline() {
+async fn b13_a_hook_that_never_answers_is_dropped_at_the_deadline() {
     let (gate, mut keeper) = Gate::new();
     let mut site = Site::of(judged_by(gate).handshake_deadline(Duration::from_millis(100))).await;
     let answer = site.ask(&head("/CP")).await;
@@ -147,7 +147,7 @@ async fn a_hook_that_never_answers_is_dropped_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn the_hook_is_dropped_when_its_client_leaves() {
+async fn b13_the_hook_is_dropped_when_its_client_leaves() {
     let (gate, mut keeper) = Gate::new();
     let site = Site::of(judged_by(gate)).await;
     let mut client = site.dial().await;
@@ -159,7 +159,7 @@ async fn the_hook_is_dropped_when_its_client_leaves() {
 }
 
 #[tokio::test]
-async fn the_hook_is_dropped_at_the_deadline_when_its_client_leaves_with_frames_unread() {
+async fn b13_the_hook_is_dropped_at_the_deadline_when_its_client_leaves_with_frames_unread() {
     let (gate, mut keeper) = Gate::new();
     let site = Site::of(judged_by(gate).handshake_deadline(Duration::from_millis(100))).await;
     let mut client = site.dial().await;
@@ -169,7 +169,7 @@ async fn the_hook_is_dropped_at_the_deadline_when_its_client_leaves_with_frames_
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_it_was_judged_is_an_event() {
+async fn b17_a_client_that_leaves_before_it_was_judged_is_an_event() {
     let (gate, mut keeper) = Gate::new();
     let mut site = Site::of(judged_by(gate)).await;
     let mut client = site.dial().await;
@@ -181,7 +181,7 @@ async fn a_client_that_leaves_before_it_was_judged_is_an_event() {
 }
 
 #[tokio::test]
-async fn more_handshakes_than_may_wait_are_turned_away() {
+async fn b13_more_handshakes_than_may_wait_are_turned_away() {
     let (gate, mut keeper) = Gate::new();
     let mut site = Site::of(judged_by(gate).max_pending_handshakes(1)).await;
     let mut first = site.dial().await;
@@ -198,7 +198,7 @@ async fn more_handshakes_than_may_wait_are_turned_away() {
 }
 
 #[tokio::test]
-async fn a_handshake_under_way_is_turned_away_when_the_server_closes() {
+async fn b13_a_handshake_under_way_is_turned_away_when_the_server_closes() {
     let (gate, mut keeper) = Gate::new();
     let site = Site::of(judged_by(gate)).await;
     let mut client = site.dial().await;
@@ -212,7 +212,7 @@ async fn a_handshake_under_way_is_turned_away_when_the_server_closes() {
 }
 
 #[tokio::test]
-async fn the_hook_may_choose_a_protocol_among_those_offered() {
+async fn b12_the_hook_may_choose_a_protocol_among_those_offered() {
     let hook = async |handshake: Handshake| Ok(Accept::new().protocol(handshake.identity()));
     let mut site = Site::of(judged_by(hook).protocols(["ocpp1.6", "ocpp2.0.1"])).await;
     // The last is none of the server's: whoever accepts it by name knows better.
@@ -228,7 +228,7 @@ async fn the_hook_may_choose_a_protocol_among_those_offered() {
 }
 
 #[tokio::test]
-async fn the_hook_is_shown_the_whole_request() {
+async fn b11_the_hook_is_shown_the_whole_request() {
     let (shown, mut handshakes) = mpsc::unbounded_channel();
     let hook = move |handshake: Handshake| {
         shown.send(handshake).expect("a test");
@@ -249,7 +249,7 @@ async fn the_hook_is_shown_the_whole_request() {
 }
 
 #[tokio::test]
-async fn the_password_is_the_bytes_behind_the_identity_and_never_printed() {
+async fn b14_the_password_is_the_bytes_behind_the_identity_and_never_printed() {
     let (shown, mut handshakes) = mpsc::unbounded_channel();
     let hook = move |handshake: Handshake| {
         shown.send(handshake).expect("a test");

@@ -33,7 +33,7 @@ async fn who(station: &mut TcpStation) -> (String, Option<String>) {
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_wrong_is_told_what_is_wrong_with_it() {
+async fn b16_a_handshake_that_is_wrong_is_told_what_is_wrong_with_it() {
     const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     const NO_KEY: &str = "the Sec-WebSocket-Key is not 16 bytes in base64";
     const NO_CONNECTION: &str = "the Connection header does not name Upgrade";
@@ -70,7 +70,7 @@ async fn a_handshake_that_is_wrong_is_told_what_is_wrong_with_it() {
 }
 
 #[tokio::test]
-async fn a_malformed_handshake_is_an_event_that_says_where_it_came_from() {
+async fn b17_a_malformed_handshake_is_an_event_that_says_where_it_came_from() {
     let mut site = Site::of(builder()).await;
     let mut client = site.dial().await;
     client.ask(&head("/ocpp/CP").replace("Version: 13", "Version: 8")).await;
@@ -79,7 +79,7 @@ async fn a_malformed_handshake_is_an_event_that_says_where_it_came_from() {
 }
 
 #[tokio::test]
-async fn a_request_for_no_websocket_is_not_found_at_a_listener_and_told_to_upgrade_by_the_service() {
+async fn b15_a_request_for_no_websocket_is_not_found_at_a_listener_and_told_to_upgrade_by_the_service() {
     let server = builder().build().expect("a sound configuration");
     let alone = server.listen("127.0.0.1:0").await.expect("a port");
     let whole = server.listen_with("127.0.0.1:0", server.clone()).await.expect("a port");
@@ -115,7 +115,7 @@ async fn a_handshake_may_be_spelled_in_many_ways() {
 }
 
 #[tokio::test]
-async fn the_identity_is_the_last_segment_of_the_path_decoded_once() {
+async fn b11_the_identity_is_the_last_segment_of_the_path_decoded_once() {
     let site = Site::of(builder()).await;
     let longest = "x".repeat(255);
     let target = format!("/{longest}");
@@ -136,7 +136,7 @@ async fn the_identity_is_the_last_segment_of_the_path_decoded_once() {
 }
 
 #[tokio::test]
-async fn a_path_that_ends_in_no_identity_is_not_found() {
+async fn b16_a_path_that_ends_in_no_identity_is_not_found() {
     let mut site = Site::of(builder().max_identity(48)).await;
     let (long, wide) = ("x".repeat(49), "é".repeat(25));
     let too_long = [format!("/ocpp/{long}"), format!("/ocpp/{}", "%C3%A9".repeat(25))];
@@ -156,7 +156,7 @@ async fn a_path_that_ends_in_no_identity_is_not_found() {
 }
 
 #[tokio::test]
-async fn the_first_protocol_of_the_client_that_the_server_has_is_agreed_on() {
+async fn b08_the_first_protocol_of_the_client_that_the_server_has_is_agreed_on() {
     let site = Site::of(builder().protocols(["ocpp1.6", "ocpp2.0.1"])).await;
     for (lines, agreed) in [
         ("ocpp1.6", "ocpp1.6"),
@@ -172,7 +172,7 @@ async fn the_first_protocol_of_the_client_that_the_server_has_is_agreed_on() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_common_protocol_is_upgraded_without_one_and_closed() {
+async fn b08_a_client_without_a_common_protocol_is_upgraded_without_one_and_closed() {
     let mut site = Site::of(builder().protocols(["ocpp1.6"])).await;
     for head in [head("/CP"), offering("/CP", ""), offering("/CP", "OCPP1.6, ocpp1.60")] {
         let mut station = site.enter(&head).await;
@@ -188,7 +188,7 @@ async fn a_client_without_a_common_protocol_is_upgraded_without_one_and_closed()
 }
 
 #[tokio::test]
-async fn a_server_without_protocols_takes_any_client_and_names_none() {
+async fn b08_a_server_without_protocols_takes_any_client_and_names_none() {
     let site = Site::of(builder()).await;
     for head in [head("/CP"), offering("/CP", "ocpp1.6, mine")] {
         let mut station = site.enter(&head).await;
@@ -198,7 +198,7 @@ async fn a_server_without_protocols_takes_any_client_and_names_none() {
 }
 
 #[tokio::test]
-async fn frames_right_behind_the_head_are_served_by_a_session_that_is_registered() {
+async fn b18_frames_right_behind_the_head_are_served_by_a_session_that_is_registered() {
     async fn registered(
         Params(params): Params<Value>,
         session: Session,
@@ -232,7 +232,7 @@ async fn a_head_of_more_than_64_kib_is_too_large() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_finish_its_head_is_disconnected_and_holds_nobody_up() {
+async fn b16_a_client_that_does_not_finish_its_head_is_disconnected_and_holds_nobody_up() {
     let site = Site::of(builder().handshake_deadline(Duration::from_millis(100))).await;
     for part in ["", "GET /CP HTTP/1.1\r\nHost: te"] {
         let mut slow = site.dial().await;
@@ -245,7 +245,7 @@ async fn a_client_that_does_not_finish_its_head_is_disconnected_and_holds_nobody
 }
 
 #[test]
-fn settings_that_could_never_work_are_refused_with_their_names() {
+fn b10_settings_that_could_never_work_are_refused_with_their_names() {
     type Spoil = fn(RpcServerBuilder) -> RpcServerBuilder;
     let cases: &[(Spoil, &str)] = &[
         (|builder| builder.protocols(["ocpp 1.6"]), "\"ocpp 1.6\" is not a token"),
@@ -274,13 +274,13 @@ fn settings_that_could_never_work_are_refused_with_their_names() {
 }
 
 #[test]
-fn two_dialects_for_one_protocol_contradict_each_other() {
+fn b10_two_dialects_for_one_protocol_contradict_each_other() {
     let twice = builder().protocols(["a"]).dialect("a", Dialect::OCPP_1_6).dialect("a", Dialect::OCPP_2_1);
     assert!(twice.build().is_err());
 }
 
 #[tokio::test]
-async fn a_request_whose_connection_cannot_be_upgraded_is_refused() {
+async fn b16_a_request_whose_connection_cannot_be_upgraded_is_refused() {
     let server = builder().build().expect("a sound configuration");
     let request = Request::get("/CP")
         .header("connection", "Upgrade")

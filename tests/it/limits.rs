@@ -50,7 +50,7 @@ fn gated() -> (RpcRouter<Arc<Semaphore>>, Arc<Semaphore>) {
 // Peers that do not read.
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_read_is_dropped() {
+async fn b51_a_peer_that_does_not_read_is_dropped() {
     let server = server(RpcRouter::new(), Options::server().max_unsent(10_000));
     let (station, session) = connected(&server, "ocpp1.6", 1024).await;
     let params = json!({"x": "x".repeat(8000)});
@@ -110,7 +110,7 @@ async fn a_backlog_goes_out_to_a_peer_that_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_never_left_is_not_reported_as_written() {
+async fn b27_what_never_left_is_not_reported_as_written() {
     let server = server(RpcRouter::new(), Options::server());
     let (station, session) = connected(&server, "ocpp2.1", 1024).await;
     let mut events = server.events();
@@ -172,7 +172,7 @@ async fn a_send_frees_no_id_of_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_room_for_handlers_lets_the_line_move_on() {
+async fn b31_more_room_for_handlers_lets_the_line_move_on() {
     let (router, _gate) = gated();
     let server = server(router, Options::server().handler_concurrency(1));
     let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;
@@ -186,7 +186,7 @@ async fn more_room_for_handlers_lets_the_line_move_on() {
 }
 
 #[tokio::test]
-async fn a_line_is_bounded_in_bytes_as_well() {
+async fn b31_a_line_is_bounded_in_bytes_as_well() {
     let (router, _gate) = gated();
     let options = Options::server().handler_concurrency(1).handler_queue(100).max_message_size(1000);
     let server = server(router, options);
@@ -217,7 +217,7 @@ async fn limits_without_end_are_no_panic() {
 // Ends.
 
 #[tokio::test(start_paused = true)]
-async fn a_forced_close_drops_handlers_also_when_the_peer_leaves_in_that_moment() {
+async fn b48_a_forced_close_drops_handlers_also_when_the_peer_leaves_in_that_moment() {
     let (router, _gate) = gated();
     let server = server(router, Options::server());
     let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;
@@ -231,7 +231,7 @@ async fn a_forced_close_drops_handlers_also_when_the_peer_leaves_in_that_moment(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_dropped_says_which_calls_were_never_written() {
+async fn b26_a_session_that_is_dropped_says_which_calls_were_never_written() {
     let (router, _gate) = gated();
     let server = server(router, Options::server().ping_interval(Duration::ZERO));
     let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;

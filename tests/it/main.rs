@@ -3,9 +3,18 @@
 
 mod answers;
 mod auth;
-mod client;
-mod engine;
+mod bad_messages;
+mod call_back;
+mod calls_in;
+mod calls_out;
+mod client_calls;
+mod client_closing;
+mod client_handshake;
+mod client_life;
+mod closing;
+mod csms;
 mod handshake;
+mod keepalive;
 mod layers;
 mod limits;
 mod mounting;

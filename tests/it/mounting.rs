@@ -120,21 +120,21 @@ async fn works(server: &RpcServer, address: SocketAddr, remote: Remote) {
 }
 
 #[tokio::test]
-async fn as_a_route_of_axum() {
+async fn b08_as_a_route_of_axum() {
     let server = server();
     let address = axum(Router::new().route_service("/ocpp/{*identity}", server.clone())).await;
     works(&server, address, Remote::Unknown).await;
 }
 
 #[tokio::test]
-async fn nested_in_axum() {
+async fn b08_nested_in_axum() {
     let server = server();
     let app = Router::new().route("/", get(async || "hello")).nest_service("/ocpp", server.clone());
     works(&server, axum_with_addresses(app).await, Remote::Known).await;
 }
 
 #[tokio::test]
-async fn as_the_fallback_of_axum() {
+async fn b08_as_the_fallback_of_axum() {
     let server = server();
     let address = axum(Router::new().route("/", get(async || "hello")).fallback_service(server.clone())).await;
     works(&server, address, Remote::Unknown).await;
@@ -158,7 +158,7 @@ async fn connect(
 }
 
 #[tokio::test]
-async fn handed_over_by_a_handler_of_axum() {
+async fn b08_handed_over_by_a_handler_of_axum() {
     let server = server();
     let stations = Router::new().route("/{identity}", any(connect)).with_state(server.clone());
     let address = axum_with_addresses(Router::new().nest("/ocpp", stations)).await;
@@ -173,7 +173,7 @@ async fn handed_over_by_a_handler_of_axum() {
 }
 
 #[tokio::test]
-async fn with_layers_around_it() {
+async fn b08_with_layers_around_it() {
     let server = server();
     let traced = ServiceBuilder::new().layer(TraceLayer::new_for_http()).service(server.clone());
     let app = Router::new().route_service("/ocpp/{*identity}", traced).layer(TraceLayer::new_for_http());
@@ -181,7 +181,7 @@ async fn with_layers_around_it() {
 }
 
 #[tokio::test]
-async fn in_an_application_that_the_server_listens_for() {
+async fn b08_in_an_application_that_the_server_listens_for() {
     let server = server();
     let app = Router::new().route("/", get(async || "hello")).nest_service("/ocpp", server.clone());
     let listener = server.listen_with("127.0.0.1:0", app.layer(TraceLayer::new_for_http())).await.expect("a port");
@@ -191,7 +191,7 @@ async fn in_an_application_that_the_server_listens_for() {
 }
 
 #[tokio::test]
-async fn served_by_hyper_alone() {
+async fn b08_served_by_hyper_alone() {
     let server = server();
     let ((listener, address), service) = (bind().await, TowerToHyperService::new(server.clone()));
     tokio::spawn(async move {
@@ -204,7 +204,7 @@ async fn served_by_hyper_alone() {
 }
 
 #[tokio::test]
-async fn served_by_hyper_for_either_version_with_the_address_put_in_by_a_layer() {
+async fn b08_served_by_hyper_for_either_version_with_the_address_put_in_by_a_layer() {
     let server = server();
     let ((listener, address), inner) = (bind().await, server.clone());
     tokio::spawn(async move {

@@ -44,7 +44,7 @@ async fn enter(site: &Site, identity: &str) -> (TcpStation, Session) {
 }
 
 #[tokio::test]
-async fn a_newer_connection_replaces_the_old_one_and_outlives_it() {
+async fn b21_a_newer_connection_replaces_the_old_one_and_outlives_it() {
     let site = Site::of(builder(Arc::default())).await;
     // This station does not notice for a while that it was replaced.
     let (mut old, old_session) = enter(&site, "CP").await;
@@ -62,7 +62,7 @@ async fn a_newer_connection_replaces_the_old_one_and_outlives_it() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_not_let_in_replaces_nobody() {
+async fn b21_a_connection_that_is_not_let_in_replaces_nobody() {
     let hook = async |handshake: Handshake| match handshake.query() {
         Some("welcome") => Ok(Accept::new()),
         _ => Err(Reject::unauthorized()),
@@ -78,7 +78,7 @@ async fn a_connection_that_is_not_let_in_replaces_nobody() {
 }
 
 #[tokio::test]
-async fn a_session_has_left_the_registry_when_its_close_is_done() {
+async fn b51_a_session_has_left_the_registry_when_its_close_is_done() {
     let mut site = Site::of(builder(Arc::default())).await;
     let (mut station, session) = enter(&site, "CP").await;
     let close = Close::new(3000).reason("enough");
@@ -98,7 +98,7 @@ async fn a_session_has_left_the_registry_when_its_close_is_done() {
 }
 
 #[tokio::test]
-async fn a_server_that_closes_turns_new_clients_away_and_waits_for_silent_ones_as_long_as_it_said() {
+async fn b19_a_server_that_closes_turns_new_clients_away_and_waits_for_silent_ones_as_long_as_it_said() {
     let mut site = Site::of(builder(Arc::default())).await;
     let (mut silent, _) = enter(&site, "silent").await;
     let (server, head) = (site.server.clone(), head("/CP"));
@@ -125,7 +125,7 @@ async fn a_server_that_closes_turns_new_clients_away_and_waits_for_silent_ones_a
 }
 
 #[tokio::test]
-async fn a_handler_that_never_ends_is_dropped_and_its_session_counted_as_forced() {
+async fn b50_a_handler_that_never_ends_is_dropped_and_its_session_counted_as_forced() {
     let stuck = Arc::new(Notify::new());
     let site = Site::of(builder(stuck.clone())).await;
     let (_well_behaved, _) = enter(&site, "well-behaved").await;
@@ -137,7 +137,7 @@ async fn a_handler_that_never_ends_is_dropped_and_its_session_counted_as_forced(
 }
 
 #[tokio::test]
-async fn a_handler_that_outlived_its_session_takes_no_other_session_out_of_the_count() {
+async fn b50_a_handler_that_outlived_its_session_takes_no_other_session_out_of_the_count() {
     let stuck = Arc::new(Notify::new());
     let site = Site::of(builder(stuck.clone())).await;
     let (_well_behaved, _) = enter(&site, "well-behaved").await;
@@ -151,7 +151,7 @@ async fn a_handler_that_outlived_its_session_takes_no_other_session_out_of_the_c
 }
 
 #[tokio::test]
-async fn a_session_that_opens_while_the_server_closes_is_closed_and_counted() {
+async fn b50_a_session_that_opens_while_the_server_closes_is_closed_and_counted() {
     let server = builder(Arc::default()).build().expect("a sound configuration");
     // So small a buffer that the answer does not fit: the session opens once the client has read it.
     let mut client = Client::over(dial_with_buffer(&server, 16));
@@ -169,7 +169,7 @@ async fn a_session_that_opens_while_the_server_closes_is_closed_and_counted() {
 }
 
 #[tokio::test]
-async fn closing_a_listener_closes_its_port_and_its_sessions() {
+async fn b50_closing_a_listener_closes_its_port_and_its_sessions() {
     let Site { server, listener, mut events } = Site::of(builder(Arc::default())).await;
     let address = listener.local_addr();
     let report = soon(listener.until(future::ready(()))).await;
@@ -180,7 +180,7 @@ async fn closing_a_listener_closes_its_port_and_its_sessions() {
 }
 
 #[tokio::test]
-async fn closing_a_listener_ends_connections_that_never_asked_for_anything_whole() {
+async fn b50_closing_a_listener_ends_connections_that_never_asked_for_anything_whole() {
     let site = Site::of(builder(Arc::default()).handshake_deadline(Duration::from_secs(3600))).await;
     let mut clients = [site.dial().await, site.dial().await, site.dial().await];
     let [_, idle, half] = &mut clients;
@@ -204,7 +204,7 @@ async fn sessions_outlive_a_listener_that_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_client_sees_the_close_frame_although_it_has_sent_more_than_was_read() {
+async fn b51_a_client_sees_the_close_frame_although_it_has_sent_more_than_was_read() {
     let site = Site::of(builder(Arc::default())).await;
     let (station, _) = enter(&site, "CP").await;
     let mut stream = station.ws.into_inner();

@@ -1,19 +1,71 @@
 //! A charging station for tests: any WebSocket client that says exactly what it is told to, over a stream in
 //! memory, so that time can be paused.
 
-use std::time::Duration;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use ocpp_rpc::RpcServer;
+use ocpp_rpc::{
+    CallError, EventKind, Options, RpcRouter, RpcServer, Session,
+    extract::{Params, State},
+};
+use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream},
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest, http::HeaderValue, protocol::CloseFrame},
 };
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// A server with default options.
+pub fn server<S: Send + Sync + 'static>(router: RpcRouter<S>) -> RpcServer {
+    server_with(router, Options::server())
+}
+
+/// A server with these options.
+pub fn server_with<S: Send + Sync + 'static>(router: RpcRouter<S>, options: Options) -> RpcServer {
+    let protocols = ["ocpp2.1", "ocpp2.0.1", "ocpp1.6"];
+    RpcServer::builder(router).protocols(protocols).options(options).build().expect("a sound configuration")
+}
+
+/// A station and its session, once the server has it.
+pub async fn connected(server: &RpcServer, protocol: &str) -> (Station, Session) {
+    let mut events = server.events();
+    let station = Station::connect(server, "CP-1", protocol).await;
+    while !matches!(events.next().await.expect("more").kind, EventKind::Opened { .. }) {}
+    (station, server.session("CP-1").expect("registered"))
+}
+
+/// A handler that gives back what it gets.
+pub async fn echo(Params(params): Params<Value>) -> Result<Value, Infallible> {
+    Ok(params)
+}
+
+/// A router with a handler, `Wait`, that waits until it is let go, and one, `Echo`, that does not.
+pub fn gated() -> (RpcRouter<Arc<Semaphore>>, Arc<Semaphore>) {
+    async fn wait(State(gate): State<Arc<Semaphore>>) -> Result<(), CallError> {
+        gate.acquire().await.map_err(CallError::internal)?.forget();
+        Ok(())
+    }
+    let gate = Arc::new(Semaphore::new(0));
+    (RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo), gate)
+}
+
+/// What has arrived already.
+pub trait NextNow {
+    fn next_now(&mut self) -> Option<Message>;
+}
+
+impl<S: futures_util::Stream<Item = Result<Message, E>> + Unpin, E> NextNow for S {
+    fn next_now(&mut self) -> Option<Message> {
+        futures_util::StreamExt::next(self).now_or_never().flatten().and_then(Result::ok)
+    }
+}
 
 pub struct Station<S = DuplexStream> {
     pub ws: WebSocketStream<S>,

@@ -1,0 +1,157 @@
+//! The client: what becomes of calls, handlers and options over its connections.
+
+use std::{convert::Infallible, sync::Arc};
+
+use futures_util::StreamExt;
+use ocpp_rpc::{
+    CallError, Cause, ClientState, Close, Error, Options, RpcRouter, RpcServer,
+    extract::{CancellationToken, Session, State},
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    csms::{Csms, accept, becomes, client, connected, connecting, reconnect},
+    support::{SECOND, echo, serve},
+};
+
+#[tokio::test]
+async fn both_ends_call_each_other() {
+    let server = RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"]).build().expect("sound");
+    let (builder, mut dials) = client();
+    let (client, attempt) = connecting(builder.router(RpcRouter::new().on("Echo", echo)));
+    serve(&server, dials.next().await);
+    attempt.await.expect("no panic").expect("connected");
+    assert_eq!((client.state(), client.protocol().as_deref()), (ClientState::Open, Some("ocpp1.6")));
+    assert_eq!(client.call::<Value>("Echo", &json!({"a": 1})).await.expect("an answer"), json!({"a": 1}));
+    let session = server.session("CP-1").expect("registered");
+    assert_eq!(session.call::<Value>("Echo", &json!({"b": 2})).await.expect("an answer"), json!({"b": 2}));
+    let closed = client.close(Close::new(1000).reason("bye")).await;
+    assert_eq!((closed.code, closed.cause, client.state()), (1000, Cause::Local, ClientState::Closed));
+    assert_eq!((session.closed().await.code, &*session.closed().await.reason), (1000, "bye"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b28_calls_wait_while_connecting_and_go_out_in_order() {
+    let (builder, mut dials) = client();
+    let (client, attempt) = connecting(builder);
+    let stream = dials.next().await;
+    let calls = ["A", "B", "C"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
+    let late = tokio::spawn(client.call::<Value>("Late", &()).within(2 * SECOND));
+    let dropped = tokio::spawn(client.call::<Value>("Dropped", &()));
+    tokio::task::yield_now().await;
+    dropped.abort();
+    assert!(matches!(late.await.expect("no panic"), Err(Error::NeverSent)));
+    let mut csms = Csms(accept(stream, "ocpp1.6").await);
+    for action in ["A", "B", "C"] {
+        csms.answer(action).await;
+    }
+    attempt.await.expect("no panic").expect("connected");
+    for call in calls {
+        call.await.expect("no panic").expect("an answer");
+    }
+    let more = timeout(20 * SECOND, csms.receive()).await;
+    assert!(more.is_err(), "what was dropped or late is never sent: {more:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b29_a_lost_connection_fails_what_was_written_and_keeps_what_waits() {
+    let (builder, mut dials) = client();
+    let (client, mut csms) = connected(builder, &mut dials).await;
+    let written = tokio::spawn(client.call::<Value>("Written", &()));
+    csms.receive_call("Written").await;
+    let waiting = ["A", "B"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
+    tokio::task::yield_now().await;
+    drop(csms);
+    assert!(written.await.expect("no panic").expect_err("lost").maybe_delivered());
+    assert_eq!(client.state(), ClientState::Connecting);
+    let during = tokio::spawn(client.call::<Value>("C", &()));
+    let mut csms = dials.accept("ocpp1.6").await;
+    for action in ["A", "B", "C"] {
+        csms.answer(action).await;
+    }
+    for call in waiting.into_iter().chain([during]) {
+        call.await.expect("no panic").expect("an answer");
+    }
+    becomes(&client, ClientState::Open).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b52_handlers_live_on_and_answer_on_the_next_connection_or_not_at_all() {
+    async fn wait(gone: CancellationToken, State(gate): State<Arc<Semaphore>>) -> Result<Value, CallError> {
+        gone.cancelled().await;
+        gate.acquire().await.map_err(CallError::internal)?.forget();
+        Ok(json!({"late": true}))
+    }
+    for keeps in [true, false] {
+        for finished_offline in [true, false] {
+            let gate = Arc::new(Semaphore::new(0));
+            let router = RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo);
+            let policy = if keeps { reconnect() } else { reconnect().drop_answers() };
+            let (builder, mut dials) = client();
+            let (client, mut csms) = connected(builder.router(router).reconnect(policy), &mut dials).await;
+            csms.send(json!([2, "1", "Wait", {}])).await;
+            csms.send(json!([2, "2", "Echo", {}])).await;
+            assert_eq!(csms.receive().await, json!([3, "2", {}]));
+            drop(csms);
+            becomes(&client, ClientState::Connecting).await;
+            if finished_offline {
+                gate.add_permits(1);
+            }
+            let mut csms = dials.accept("ocpp1.6").await;
+            // The id is free on this connection, whatever the old handler does.
+            csms.send(json!([2, "1", "Echo", {}])).await;
+            let mut seen = vec![csms.receive().await];
+            gate.add_permits(1);
+            csms.send(json!([2, "3", "Echo", {}])).await;
+            while seen.last() != Some(&json!([3, "3", {}])) {
+                seen.push(csms.receive().await);
+            }
+            if let Ok(more) = timeout(SECOND, csms.receive()).await {
+                seen.push(more);
+            }
+            assert!(seen.contains(&json!([3, "1", {}])), "{seen:?}");
+            assert_eq!(seen.contains(&json!([3, "1", {"late": true}])), keeps, "{seen:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b04_options_and_handlers_change_on_an_open_connection() {
+    let (builder, mut dials) = client();
+    let (client, mut csms) = connected(builder.router(RpcRouter::new().on("Echo", echo)), &mut dials).await;
+    let options = Options::client().call_concurrency(2).call_timeout(3 * SECOND).ping_interval(5 * SECOND);
+    client.set_options(options).expect("sound");
+    assert!(client.set_options(Options::client().call_concurrency(0)).is_err());
+    let start = Instant::now();
+    let calls = ["A", "B"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
+    csms.receive_call("A").await;
+    csms.receive_call("B").await;
+    for call in calls {
+        assert!(call.await.expect("no panic").expect_err("silence").is_timeout());
+    }
+    assert_eq!(start.elapsed().as_secs(), 3);
+    assert!(matches!(csms.0.next().await, Some(Ok(Message::Ping(_)))));
+    assert_eq!(start.elapsed().as_secs(), 5);
+
+    client.set_router(RpcRouter::new().on("New", echo));
+    csms.send(json!([2, "1", "Echo", {}])).await;
+    assert_eq!(csms.receive().await[0], 4);
+    csms.send(json!([2, "2", "New", {}])).await;
+    assert_eq!(csms.receive().await, json!([3, "2", {}]));
+}
+
+#[tokio::test]
+async fn a_session_asked_for_by_a_clients_handler_is_an_error_and_no_panic() {
+    async fn session(_: Session) -> Result<(), Infallible> {
+        Ok(())
+    }
+    let (builder, mut dials) = client();
+    let (_client, mut csms) = connected(builder.router(RpcRouter::new().on("Any", session)), &mut dials).await;
+    csms.send(json!([2, "1", "Any", {}])).await;
+    assert_eq!(csms.receive().await[2], "InternalError");
+}

@@ -1,0 +1,245 @@
+//! The client: what it asks for, and what it makes of every kind of answer.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use ocpp_rpc::{
+    Accept, Backoff, ClientState, Close, ConnectError, Error, Handshake, Options, Reconnect, Reject, RpcClient,
+    RpcRouter, RpcServer, Target,
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
+
+use crate::{
+    csms::{UPGRADE, client, connecting, reconnect},
+    support::{echo, serve},
+};
+
+#[tokio::test]
+async fn b07_a_handshake_says_what_it_was_told_to() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let tell = seen.clone();
+    let server = RpcServer::builder(RpcRouter::new())
+        .protocols(["ocpp1.6"])
+        .auth(move |handshake: Handshake| {
+            let header = |name| handshake.headers().get(name).cloned();
+            tell.lock().expect("no panic").push((
+                handshake.identity().to_owned(),
+                handshake.endpoint().to_owned(),
+                handshake.query().map(str::to_owned),
+                handshake.password(),
+                header("host"),
+                header("user-agent"),
+                header("x-more"),
+            ));
+            async { Ok::<_, Reject>(Accept::new()) }
+        })
+        .build()
+        .expect("sound");
+    let (near, far) = duplex(4096);
+    let near = Mutex::new(Some(near));
+    serve(&server, far);
+    let client = RpcClient::builder("ws://csms.test:8080/a/b/?x=1", "CP:1/ü")
+        .protocols(["ocpp1.6"])
+        .password([0, 0xff, b':'])
+        .query("tag", "a&b")
+        .header("x-more".parse().expect("a name"), HeaderValue::from_static("1"))
+        .connector(move |target: Target| {
+            assert_eq!((target.host(), target.port(), target.is_secure()), ("csms.test", 8080, false));
+            let near = near.lock().expect("no panic").take();
+            async { near.ok_or_else(|| io::ErrorKind::NotConnected.into()) }
+        })
+        .connect()
+        .await
+        .expect("connected");
+    let seen = seen.lock().expect("no panic").pop().expect("a handshake");
+    let text = |text| Some(HeaderValue::from_static(text));
+    assert_eq!(seen.0, "CP:1/ü");
+    assert_eq!((&*seen.1, seen.2.as_deref()), ("/a/b", Some("x=1&tag=a%26b")));
+    assert_eq!(seen.3.as_deref(), Some(&[0, 0xff, b':'][..]));
+    assert_eq!((seen.4, seen.6), (text("csms.test:8080"), text("1")));
+    assert!(seen.5.expect("an agent").to_str().expect("text").starts_with("ocpp-rpc/"));
+    assert!(!format!("{client:?}").contains("255"), "no password in Debug");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b53_what_is_no_websocket_server_is_an_error_and_not_dialled_again() {
+    for (answer, expected) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "refused with HTTP status 200"),
+        ("HTTP/1.1 302 Found\r\nLocation: ws://other/\r\nContent-Length: 0\r\n\r\n", "refused with HTTP status 302"),
+        ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "refused with HTTP status 401"),
+        ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "refused with HTTP status 404"),
+        ("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", "refused with HTTP status 503"),
+        ("SSH-2.0-OpenSSH\r\n\r\n", "the server does not speak HTTP"),
+        ("", "no connection in time"),
+        ("HTTP/1.1 101 Switching Protocols\r\nConnection: Upg", "no connection in time"),
+        (&format!("{UPGRADE}Sec-WebSocket-Accept: d3Jvbmc=\r\n\r\n"), "the server does not speak WebSocket"),
+        (&format!("{UPGRADE}\r\n"), "the server does not speak WebSocket"),
+        ("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "does not speak WebSocket"),
+    ] {
+        let (builder, mut dials) = client();
+        let (client, attempt) = connecting(builder);
+        let start = Instant::now();
+        let mut stream = dials.answer(answer).await;
+        let error = attempt.await.expect("no panic").expect_err(answer);
+        assert!(error.to_string().contains(expected), "{answer:?}: {error}");
+        let due = if expected.contains("in time") { 30 } else { 0 };
+        assert_eq!(start.elapsed().as_secs(), due, "{answer:?}");
+        assert_eq!(client.state(), ClientState::Closed);
+        assert_eq!(stream.read(&mut [0; 1]).await.expect("an end"), 0, "the socket is closed");
+        assert!(dials.none(), "{answer:?}");
+        assert!(matches!(client.call::<Value>("Any", &()).await, Err(Error::Closed)));
+    }
+}
+
+#[tokio::test]
+async fn b53_a_server_that_leaves_in_the_handshake_is_an_error() {
+    for read_first in [false, true] {
+        let (builder, mut dials) = client();
+        let (client, attempt) = connecting(builder);
+        let stream = if read_first { dials.answer("HTTP/1.1 101 Sw").await } else { dials.next().await };
+        drop(stream);
+        let error = attempt.await.expect("no panic").expect_err("nobody there");
+        assert!(matches!(error, ConnectError::Http(_)), "{error:?}");
+        assert_eq!(client.state(), ClientState::Closed);
+        assert!(dials.none());
+    }
+}
+
+#[tokio::test]
+async fn b53_a_refusal_comes_with_status_headers_and_a_bounded_body() {
+    let (builder, mut dials) = client();
+    let (_client, attempt) = connecting(builder);
+    let long = "x".repeat(100_000);
+    let head = format!("HTTP/1.1 403 Forbidden\r\nX-Why: unpaid\r\nContent-Length: {}\r\n\r\n", long.len());
+    let mut stream = dials.answer(&head).await;
+    // The client may leave before it has heard it all.
+    tokio::spawn(async move { drop(stream.write_all(long.as_bytes()).await) });
+    match attempt.await.expect("no panic").expect_err("refused") {
+        ConnectError::Refused { status, headers, body, .. } => {
+            assert_eq!((status.as_u16(), body.len()), (403, 64 << 10));
+            assert_eq!(headers["x-why"], "unpaid");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn b53_a_protocol_that_was_not_offered_or_none_is_an_error() {
+    for (named, expected) in [("ocpp2.1", Some("ocpp2.1")), ("", Some(""))] {
+        let (builder, mut dials) = client();
+        let (_client, attempt) = connecting(builder);
+        dials.accept(if named.is_empty() { "" } else { "ocpp2.1" }).await;
+        match attempt.await.expect("no panic").expect_err("another protocol") {
+            ConnectError::Protocol { named, .. } => assert_eq!(named.as_deref(), expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Our own server finishes the handshake without a protocol before it closes.
+    let server = RpcServer::builder(RpcRouter::new()).protocols(["acme"]).build().expect("sound");
+    let (builder, mut dials) = client();
+    let (_client, attempt) = connecting(builder);
+    serve(&server, dials.next().await);
+    let error = attempt.await.expect("no panic").expect_err("nothing in common");
+    assert!(matches!(error, ConnectError::Protocol { named: None, .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b53_the_first_connect_is_tried_again_where_that_is_wanted() {
+    let (builder, mut dials) = client();
+    let (client, attempt) = connecting(builder.reconnect(reconnect().first_connect_too()));
+    let start = Instant::now();
+    for waited in [0, 1, 3, 7, 15, 25, 35] {
+        drop(dials.next().await);
+        assert_eq!(start.elapsed().as_secs(), waited);
+    }
+    dials.accept("ocpp1.6").await;
+    attempt.await.expect("no panic").expect("connected in the end");
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_panics_is_an_error_and_no_end_of_waiting() {
+    let connector = |_: Target| async {
+        assert_eq!(1, 2, "a bug of the user's");
+        Err::<DuplexStream, _>(io::ErrorKind::Other.into())
+    };
+    let client = RpcClient::builder("ws://csms.test/ocpp", "CP-1").connector(connector).build().expect("sound");
+    for _ in 0..2 {
+        assert!(matches!(client.connect().await, Err(ConnectError::Io(_))));
+        assert_eq!(client.state(), ClientState::Closed);
+    }
+}
+
+#[test]
+fn b10_client_settings_that_could_never_work_are_refused() {
+    for (endpoint, identity, why) in [
+        ("http://csms.test", "CP", "neither ws:// nor wss://"),
+        ("csms.test", "CP", "neither ws:// nor wss://"),
+        ("ws://", "CP", "is no URL"),
+        ("ws://user:secret@csms.test", "CP", "a user"),
+        ("wss://csms.test", "CP", "TLS"),
+        ("ws://csms.test", "", "identity"),
+        ("ws://csms.test", "C\nP", "identity"),
+    ] {
+        let error = RpcClient::builder(endpoint, identity).build().expect_err(endpoint).to_string();
+        assert!(error.contains(why), "{endpoint}: {error}");
+    }
+    let base = || RpcClient::builder("ws://csms.test", "CP");
+    assert!(base().protocols(["a b"]).build().is_err());
+    assert!(base().protocols(["a"]).dialect("b", ocpp_rpc::Dialect::OCPP_1_6).build().is_err());
+    for own in ["host", "upgrade", "sec-websocket-extensions"] {
+        let error = base().header(own.parse().expect("a name"), HeaderValue::from_static("x")).build();
+        assert!(error.expect_err(own).to_string().contains(own));
+    }
+    assert!(base().connect_deadline(Duration::ZERO).build().is_err());
+    assert!(base().options(Options::client().max_message_size(0)).build().is_err());
+    assert!(base().reconnect(Reconnect::always().backoff(Backoff::exponential().factor(0.1))).build().is_err());
+}
+
+#[tokio::test]
+async fn tcp_is_dialled_straight_or_through_a_proxy() {
+    let server = RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"]).build().expect("sound");
+    let listener = server.listen("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("ws://localhost:{}/ocpp", listener.local_addr().port());
+
+    // A proxy for one connection (RFC 9110 §9.3.6).
+    let proxy = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let proxy_address = proxy.local_addr().expect("an address");
+    let upstream = listener.local_addr();
+    tokio::spawn(async move {
+        let (mut near, _) = proxy.accept().await.expect("a client");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(near.read_u8().await.expect("a head"));
+        }
+        assert!(head.starts_with(b"CONNECT localhost:"));
+        let mut far = TcpStream::connect(upstream).await.expect("the server");
+        near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("open");
+        tokio::io::copy_bidirectional(&mut near, &mut far).await
+    });
+    let through_proxy = move |target: Target| async move {
+        let mut stream = TcpStream::connect(proxy_address).await?;
+        stream.write_all(format!("CONNECT {target} HTTP/1.1\r\n\r\n").as_bytes()).await?;
+        let mut answer = [0; 19];
+        stream.read_exact(&mut answer).await?;
+        Ok(stream)
+    };
+    let base = || RpcClient::builder(&endpoint, "CP-1").protocols(["ocpp1.6"]);
+    for builder in [base(), base().connector(through_proxy)] {
+        let client = builder.connect().await.expect("connected");
+        assert_eq!(client.call::<Value>("Echo", &json!({"a": 1})).await.expect("an answer"), json!({"a": 1}));
+        client.close(Close::normal()).await;
+    }
+    listener.close(Close::going_away()).await;
+    let error = base().connect().await.expect_err("nobody there");
+    assert!(matches!(error, ConnectError::Io(_)), "{error:?}");
+}

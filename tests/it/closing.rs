@@ -1,0 +1,181 @@
+//! How a session ends.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ocpp_rpc::{
+    Cause, Close, Error, Options, RpcRouter,
+    extract::{CancellationToken, State},
+};
+use serde_json::Value;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::support::{SECOND, Station, connected, dial, echo, gated, server, server_with};
+
+#[tokio::test]
+async fn b51_both_sides_see_who_closed_and_why() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let (ours, theirs) = tokio::join!(session.close(Close::new(1012).reason("update")), station.closed());
+    assert_eq!(theirs, (1012, "update".to_owned()));
+    assert_eq!((ours.code, &*ours.reason, ours.cause), (1012, "update", Cause::Local));
+
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    station.close(1001, "rebooting").await;
+    let closed = session.closed().await;
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "rebooting", Cause::Remote));
+    assert_eq!(station.closed().await, (1001, "rebooting".to_owned()), "the close is answered");
+    assert!(server.session("CP-1").is_none());
+}
+
+#[tokio::test]
+async fn b47_a_close_at_once_fails_calls_and_tells_handlers() {
+    let told = Arc::new(Notify::new());
+    async fn wait(gone: CancellationToken, State(told): State<Arc<Notify>>) -> Result<(), Infallible> {
+        gone.cancelled().await;
+        told.notify_one();
+        Ok(())
+    }
+    let server = server(RpcRouter::with_state(told.clone()).on("Wait", wait).on("Echo", echo));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    station.send(r#"[2,"1","Wait",{}]"#).await;
+    let call = tokio::spawn(session.call::<Value>("Reset", &()));
+    station.receive_call().await;
+    let (_, theirs) = tokio::join!(session.close(Close::normal()), station.closed());
+    assert_eq!(theirs.0, 1000);
+    assert!(call.await.expect("no panic").expect_err("closed").maybe_delivered());
+    told.notified().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b47_a_waiting_close_lets_both_directions_end() {
+    let (router, gate) = gated();
+    let server = server(router);
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    station.send(r#"[2,"1","Wait",{}]"#).await;
+    let calls = [session.call::<Value>("First", &()), session.call("Second", &())].map(tokio::spawn);
+    let (first, _) = station.receive_call().await;
+    let closing = tokio::spawn({
+        let session = session.clone();
+        async move { session.close(Close::going_away().after_pending()).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(matches!(session.call::<Value>("Third", &()).await, Err(Error::Closing)));
+    // A call that was in line when the close began still goes out, and the station's calls are still answered.
+    station.send(format!(r#"[3,"{first}",{{}}]"#)).await;
+    let (second, _) = station.receive_call().await;
+    assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
+    station.send(format!(r#"[3,"{second}",{{}}]"#)).await;
+    for call in calls {
+        call.await.expect("no panic").expect("an answer");
+    }
+    assert!(!closing.is_finished());
+    gate.add_permits(1);
+    assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
+    assert_eq!(station.closed().await.0, 1001);
+    drop(station);
+    assert_eq!(closing.await.expect("no panic").code, 1001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b49_every_close_ends_within_its_deadline() {
+    let options = Options::server().close_timeout(5 * SECOND).ping_interval(Duration::ZERO);
+    for (close, code, seconds) in [
+        (Close::normal(), 1000, 5..=6),
+        (Close::normal().within(10 * SECOND), 1000, 15..=16),
+        (Close::forced(), 1006, 0..=0),
+    ] {
+        let (router, _gate) = gated();
+        let server = server_with(router, options.clone());
+        let (mut station, session) = connected(&server, "ocpp1.6").await;
+        station.send(r#"[2,"1","Wait",{}]"#).await;
+        let call = tokio::spawn(session.call::<Value>("Reset", &()));
+        station.receive_call().await;
+        let start = Instant::now();
+        // The station is silent from here on. The first close decides.
+        let (first, second) = tokio::join!(session.close(close.clone()), session.close(Close::new(4000)));
+        assert_eq!((first.code, first.cause), (code, Cause::Local), "{close:?}");
+        assert_eq!(first, second);
+        let elapsed = start.elapsed().as_secs();
+        assert!(seconds.contains(&elapsed), "{close:?}: {elapsed} s");
+        assert!(call.await.expect("no panic").expect_err("closed").maybe_delivered());
+        drop(station);
+    }
+}
+
+#[tokio::test]
+async fn times_without_end_are_no_panic() {
+    let options =
+        Options::server().call_timeout(Duration::MAX).close_timeout(Duration::MAX).ping_interval(Duration::MAX);
+    let server = server_with(RpcRouter::new(), options);
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let call = tokio::spawn(session.call::<Value>("Any", &()).timeout(Duration::MAX).within(Duration::MAX));
+    let (id, _) = station.receive_call().await;
+    let closing = tokio::spawn(async move { session.close(Close::normal().within(Duration::MAX)).await });
+    station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    call.await.expect("no panic").expect("an answer");
+    assert_eq!(station.closed().await.0, 1000);
+    drop(station);
+    assert_eq!(closing.await.expect("no panic").code, 1000);
+    server.close(Close::normal().within(Duration::MAX)).await;
+}
+
+#[tokio::test]
+async fn b37_a_lost_connection_lets_handlers_finish_and_a_forced_close_does_not() {
+    let finished = Arc::new(AtomicUsize::new(0));
+    async fn work(gone: CancellationToken, State(finished): State<Arc<AtomicUsize>>) -> Result<(), Infallible> {
+        gone.cancelled().await;
+        tokio::task::yield_now().await;
+        finished.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+    let server = server(RpcRouter::with_state(finished.clone()).on("Work", work).on("Echo", echo));
+    for (forced, expected) in [(true, 0), (false, 10)] {
+        let (mut station, session) = connected(&server, "ocpp1.6").await;
+        for id in 0..10 {
+            station.send(format!(r#"[2,"{id}","Work",{{}}]"#)).await;
+        }
+        station.ask(r#"[2,"x","Echo",{}]"#).await;
+        match forced {
+            true => drop(session.close(Close::forced()).await),
+            false => drop(station),
+        }
+        if !forced {
+            session.closed().await;
+            while finished.load(Ordering::Relaxed) < 10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(finished.load(Ordering::Relaxed), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b50_a_server_that_closes_waits_for_its_sessions_and_then_drops_them() {
+    let (router, _gate) = gated();
+    let server = server_with(router, Options::server().ping_interval(Duration::ZERO));
+    let mut polite = Station::connect(&server, "polite", "ocpp1.6").await;
+    let mut stuck = Station::connect(&server, "stuck", "ocpp1.6").await;
+    stuck.send(r#"[2,"1","Wait",{}]"#).await;
+    stuck.ask(r#"[2,"2","Echo",{}]"#).await;
+    polite.ask(r#"[2,"2","Echo",{}]"#).await;
+    let (report, closed) = tokio::join!(server.close(Close::going_away()), polite.closed());
+    assert_eq!(closed.0, 1001);
+    assert_eq!((report.clean, report.forced), (1, 1), "a handler never ended");
+    assert!(server.sessions().is_empty());
+    assert_eq!(server.close(Close::normal()).await, report);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_dropped_in_the_handshake_leaves_nothing() {
+    let server = server(RpcRouter::new());
+    drop(dial(&server));
+    let report = server.close(Close::normal()).await;
+    assert_eq!((report.clean, report.forced), (0, 0));
+}

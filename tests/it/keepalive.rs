@@ -1,0 +1,66 @@
+//! Pings, and signs of life.
+
+use std::time::Duration;
+
+use futures_util::{FutureExt, SinkExt};
+use ocpp_rpc::{Cause, EventKind, Options, RpcRouter};
+use tokio::time::{Instant, advance};
+use tokio_tungstenite::tungstenite::{Bytes, Message};
+
+use crate::support::{SECOND, Station, connected, echo, server, server_with};
+
+#[tokio::test(start_paused = true)]
+async fn b51_a_silent_peer_is_dropped_after_two_intervals() {
+    let server = server_with(RpcRouter::new(), Options::server().ping_interval(30 * SECOND));
+    let (station, session) = connected(&server, "ocpp1.6").await;
+    let start = Instant::now();
+    // The station reads nothing, so no pong goes out.
+    let closed = session.closed().await;
+    assert_eq!((closed.code, closed.cause), (1006, Cause::PingTimeout));
+    let lived = start.elapsed();
+    assert!((60 * SECOND..=91 * SECOND).contains(&lived), "{lived:?}");
+    drop(station);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b02_pings_go_out_every_thirty_seconds_and_pongs_keep_a_connection_alive() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let mut events = server.events();
+    station.silent().await;
+    assert!(session.peer().is_open());
+    let pongs = async {
+        let mut pongs = 0;
+        while let Some(Some(event)) = events.next().now_or_never() {
+            pongs += usize::from(matches!(event.kind, EventKind::Pong(_)));
+        }
+        pongs
+    };
+    assert!(pongs.await >= 119, "one in 30 s for an hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b02_no_interval_no_pings() {
+    let server = server_with(RpcRouter::new(), Options::server().ping_interval(Duration::ZERO));
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    let heard = tokio::time::timeout(3600 * SECOND, station.next()).await;
+    assert!(heard.is_err(), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_ping_of_the_peer_is_answered() {
+    let server = server(RpcRouter::new());
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    station.ws.send(Message::Ping(Bytes::from_static(b"you?"))).await.expect("open");
+    assert_eq!(station.next().await, Message::Pong(Bytes::from_static(b"you?")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_tell_when_they_were_seen() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    advance(10 * SECOND).await;
+    station.ask(r#"[2,"1","Echo",{}]"#).await;
+    let seen = session.last_seen_at().duration_since(session.connected_at()).expect("later");
+    assert_eq!(seen.as_secs(), 10);
+}
