@@ -29,19 +29,22 @@ pub const UPGRADE: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgra
 /// The far ends of a client's dials, one after the other.
 pub struct Dials(pub mpsc::UnboundedReceiver<DuplexStream>);
 
-/// A client that dials into memory.
+/// A client that dials into memory, with waits that are known.
 pub fn client() -> (RpcClientBuilder, Dials) {
+    let (client, dials) = client_with_defaults();
+    (client.reconnect(reconnect()), dials)
+}
+
+/// A client that dials into memory, and is left as it is made.
+pub fn client_with_defaults() -> (RpcClientBuilder, Dials) {
     let (tell, told) = mpsc::unbounded_channel();
     let connector = move |_: Target| {
         let (near, far) = duplex(64 << 10);
         let dialled = tell.send(far).map(|()| near).map_err(|_| io::ErrorKind::ConnectionRefused.into());
         async { dialled }
     };
-    let backoff = Backoff::exponential().jitter(0.0);
-    let client = RpcClient::builder("ws://csms.test/ocpp", "CP-1")
-        .protocols(["ocpp2.0.1", "ocpp1.6"])
-        .reconnect(Reconnect::always().backoff(backoff))
-        .connector(connector);
+    let client =
+        RpcClient::builder("ws://csms.test/ocpp", "CP-1").protocols(["ocpp2.0.1", "ocpp1.6"]).connector(connector);
     (client, Dials(told))
 }
 
@@ -105,6 +108,14 @@ impl Csms {
 
     pub async fn send(&mut self, message: Value) {
         self.0.send(Message::text(message.to_string())).await.expect("open");
+    }
+
+    /// Asserts that nothing but pings comes for an hour. For tests with a paused clock.
+    pub async fn silent(&mut self) {
+        let heard = timeout(3600 * SECOND, self.receive()).await;
+        if let Ok(message) = heard {
+            panic!("not silent: {message}");
+        }
     }
 
     pub async fn close(&mut self, code: u16, reason: &'static str) {

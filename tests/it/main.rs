@@ -13,6 +13,7 @@ mod client_handshake;
 mod client_life;
 mod closing;
 mod csms;
+mod defaults;
 mod handshake;
 mod keepalive;
 mod layers;
