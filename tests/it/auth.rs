@@ -3,14 +3,28 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use ocpp_rpc::{
-    Accept, Authenticate, Close, Handshake, Reject, RpcRouter, RpcServer, RpcServerBuilder, extract::Extension,
+    Accept, Authenticate, Close, EventKind, Handshake, Reject, RpcRouter, RpcServer, RpcServerBuilder,
+    extract::Extension,
 };
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::Instant,
+};
+use tower::Service;
 
-use crate::tcp::{Site, frame, head, offering, soon, with};
+use crate::{
+    support::{dial, dial_with_buffer},
+    tcp::{Site, frame, head, offering, soon, with},
+};
 
 /// A server that judges handshakes so.
 fn judged_by(hook: impl Authenticate) -> RpcServerBuilder {
@@ -237,6 +251,8 @@ async fn b11_the_hook_is_shown_the_whole_request() {
     let site = Site::of(judged_by(hook)).await;
     let mut client = site.dial().await;
     let head = with(&offering("/a%2Fb//tenant/CP%201?x=%201&y", "ocpp2.0.1,,ocpp1.6"), "User-Agent: station/1");
+    let credentials = BASE64_STANDARD.encode([&b"CP 1:"[..], &[0, 0xff]].concat());
+    let head = with(&head, &format!("Authorization: Basic {credentials}"));
     assert_eq!(client.ask(&head).await.status, 101);
     let handshake = soon(handshakes.recv()).await.expect("shown");
     assert_eq!((handshake.identity(), handshake.endpoint()), ("CP 1", "/a%2Fb//tenant"));
@@ -244,8 +260,9 @@ async fn b11_the_hook_is_shown_the_whole_request() {
     assert_eq!(handshake.protocols(), ["ocpp2.0.1", "ocpp1.6"]);
     assert_eq!(handshake.headers()[header::USER_AGENT], "station/1");
     assert_eq!(handshake.parts().uri.path(), "/a%2Fb//tenant/CP%201");
+    assert_eq!(handshake.parts().method, "GET");
     assert_eq!(handshake.remote_address(), Some(client.address()));
-    assert_eq!(handshake.password(), None);
+    assert_eq!(handshake.password().as_deref(), Some(&[0, 0xff][..]));
 }
 
 #[tokio::test]
@@ -276,4 +293,112 @@ async fn b14_the_password_is_the_bytes_behind_the_identity_and_never_printed() {
         let printed = format!("{handshake:?} {:?} {:?}", handshake.headers(), handshake.parts());
         assert!(!printed.contains("secret") && !printed.contains(&encoded), "{printed}");
     }
+}
+
+#[tokio::test]
+async fn b14_credentials_that_cannot_be_read_are_no_password_and_no_error() {
+    let hook = async |handshake: Handshake| match handshake.password() {
+        None => Ok(Accept::new()),
+        Some(_) => Err(Reject::unauthorized()),
+    };
+    let site = Site::of(judged_by(hook)).await;
+    for unreadable in
+        ["", "Basic", "Basic ", "BasicQ1A6c2VjcmV0", "Basic !!!", "Basic Q1A6c2VjcmV0=", "Basic Q1A6c2VjcmV0 x"]
+    {
+        assert_eq!(
+            site.ask(&with(&head("/CP"), &format!("Authorization: {unreadable}"))).await.status,
+            101,
+            "{unreadable}"
+        );
+    }
+    assert_eq!(site.ask(&with(&head("/CP"), "Authorization: Basic Q1A6c2VjcmV0")).await.status, 401, "CP:secret");
+}
+
+#[tokio::test]
+async fn b12_without_a_hook_everybody_is_let_in() {
+    let site = Site::of(RpcServer::builder(RpcRouter::new())).await;
+    for head in [head("/CP"), with(&head("/other"), "Authorization: Basic !!!")] {
+        assert_eq!(site.ask(&head).await.status, 101);
+    }
+}
+
+// Over streams in memory, where time can be paused.
+
+/// Sends a sound handshake and gives the first line of the answer.
+async fn first_line(mut stream: DuplexStream) -> String {
+    stream.write_all(head("/CP").as_bytes()).await.expect("open");
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).await.expect("an answer");
+    line.trim_end().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn b13_a_hook_has_ten_seconds() {
+    let (gate, mut keeper) = Gate::new();
+    let server = judged_by(gate).build().expect("sound");
+    let start = Instant::now();
+    assert_eq!(first_line(dial(&server)).await, "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(start.elapsed().as_secs(), 10);
+    keeper.dropped.recv().await.expect("dropped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b13_no_more_than_1024_handshakes_wait_for_the_hook() {
+    let (gate, mut keeper) = Gate::new();
+    let server = judged_by(gate).build().expect("sound");
+    let mut waiting = JoinSet::new();
+    for _ in 0..1024 {
+        waiting.spawn(first_line(dial_with_buffer(&server, 1024)));
+        keeper.entered.recv().await.expect("entered");
+    }
+    assert_eq!(first_line(dial(&server)).await, "HTTP/1.1 503 Service Unavailable");
+    keeper.open.add_permits(1024);
+    for line in waiting.join_all().await {
+        assert_eq!(line, "HTTP/1.1 101 Switching Protocols");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b17_a_client_that_does_not_take_its_answer_is_an_event() {
+    for leaves in [true, false] {
+        let server = RpcServer::builder(RpcRouter::new()).build().expect("sound");
+        let mut events = server.events();
+        // So small a buffer that the answer does not fit.
+        let mut stream = dial_with_buffer(&server, 16);
+        stream.write_all(head("/CP").as_bytes()).await.expect("open");
+        stream.read_u8().await.expect("the answer begins");
+        let expected = if leaves { "the client left" } else { "the response could not be sent" };
+        let stays = Some(stream).filter(|_| !leaves);
+        let event = events.next().await.expect("an event");
+        let EventKind::Refused { status, reason, .. } = event.kind else { panic!("{event:?}") };
+        assert_eq!((event.identity.as_deref(), status), (Some("CP"), None));
+        assert!(reason.starts_with(expected), "{reason}");
+        assert!(server.sessions().is_empty());
+        drop(stays);
+    }
+}
+
+#[tokio::test]
+async fn b62_dropping_the_future_of_a_handshake_drops_the_hook() {
+    let (gate, mut keeper) = Gate::new();
+    let server = judged_by(gate).build().expect("sound");
+    let mut events = server.events();
+    let inner = server.clone();
+    // An HTTP server that loses patience at once.
+    let impatient = tower::service_fn(move |request: Request<Incoming>| {
+        let mut handshake = inner.clone().call(request);
+        async move {
+            assert!(futures_util::poll!(&mut handshake).is_pending());
+            drop(handshake);
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("later")))
+        }
+    });
+    let (near, far) = tokio::io::duplex(4096);
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(far), TowerToHyperService::new(impatient));
+    tokio::spawn(connection.with_upgrades());
+    assert_eq!(first_line(near).await, "HTTP/1.1 200 OK");
+    keeper.entered.recv().await.expect("entered");
+    keeper.dropped.recv().await.expect("dropped");
+    let event = events.next().await.expect("an event");
+    assert!(matches!(event.kind, EventKind::Refused { status: None, .. }), "{event:?}");
 }

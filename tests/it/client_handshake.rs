@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use crate::{
-    csms::{UPGRADE, client, connecting, reconnect},
-    support::{echo, serve},
+    csms::{Dials, UPGRADE, client, connected, connecting, reconnect},
+    support::{SECOND, echo, serve},
 };
 
 #[tokio::test]
@@ -242,4 +242,108 @@ async fn tcp_is_dialled_straight_or_through_a_proxy() {
     listener.close(Close::going_away()).await;
     let error = base().connect().await.expect_err("nobody there");
     assert!(matches!(error, ConnectError::Io(_)), "{error:?}");
+}
+
+/// The head of the handshake that comes next, as it is on the wire.
+async fn asked(dials: &mut Dials) -> String {
+    let mut stream = dials.next().await;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("a head"));
+    }
+    String::from_utf8(head).expect("text")
+}
+
+#[tokio::test]
+async fn b07_the_identity_is_one_segment_of_the_path_whatever_is_in_it() {
+    for (identity, segment) in [
+        ("CP-1", "CP-1"),
+        ("a/b", "a%2Fb"),
+        ("a b?c#d%e", "a%20b%3Fc%23d%25e"),
+        ("..", ".."),
+        ("Straße 7", "Stra%C3%9Fe%207"),
+        ("CP:1", "CP%3A1"),
+    ] {
+        let (builder, mut dials) = client();
+        let client = builder.build().expect("sound");
+        client.set_target("ws://csms.test/ocpp/", identity).expect("sound");
+        let attempt = tokio::spawn(async move { client.connect().await });
+        let head = asked(&mut dials).await;
+        assert!(head.starts_with(&format!("GET /ocpp/{segment} HTTP/1.1\r\n")), "{identity}: {head}");
+        assert!(attempt.await.expect("no panic").is_err());
+    }
+    for nobody in ["", "C\nP", "\u{7f}", "CP\0"] {
+        assert!(RpcClient::builder("ws://csms.test", nobody).build().is_err(), "{nobody:?}");
+    }
+}
+
+#[tokio::test]
+async fn b07_credentials_query_headers_and_agent_go_out_as_they_were_given() {
+    let (builder, mut dials) = client();
+    let builder = builder
+        .password("open sesame")
+        .query("a", "1 2")
+        .query("b", "ü")
+        .header(http::header::USER_AGENT, HeaderValue::from_static("station/7"))
+        .header(http::HeaderName::from_static("x-site"), HeaderValue::from_static("north"))
+        .header(http::HeaderName::from_static("x-site"), HeaderValue::from_static("gate"));
+    let (_client, _attempt) = connecting(builder);
+    let head = asked(&mut dials).await;
+    assert!(head.starts_with("GET /ocpp/CP-1?a=1%202&b=%C3%BC HTTP/1.1\r\n"), "{head}");
+    for line in [
+        "host: csms.test",
+        // CP-1:open sesame
+        "authorization: Basic Q1AtMTpvcGVuIHNlc2FtZQ==",
+        "user-agent: station/7",
+        "x-site: north",
+        "x-site: gate",
+        "sec-websocket-version: 13",
+        "sec-websocket-protocol: ocpp2.0.1, ocpp1.6",
+    ] {
+        assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
+    }
+    assert_eq!(head.matches("user-agent").count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b09_another_target_holds_from_the_next_connect_after_a_close_on() {
+    let (builder, mut dials) = client();
+    let (client, csms) = connected(builder, &mut dials).await;
+    client.set_target("ws://elsewhere.test:8080/other", "CP-2").expect("sound");
+    assert!(client.set_target("http://elsewhere.test", "CP-2").is_err(), "and nothing is changed");
+    // A reconnect is no connect.
+    drop(csms);
+    let head = asked(&mut dials).await;
+    assert!(head.starts_with("GET /ocpp/CP-1 ") && head.contains("host: csms.test\r\n"), "{head}");
+    assert_eq!(client.peer().expect("a life").identity(), "CP-1");
+
+    client.close(Close::normal()).await;
+    while !dials.none() {}
+    let attempt = tokio::spawn({
+        let client = client.clone();
+        async move { client.connect().await }
+    });
+    let head = asked(&mut dials).await;
+    assert!(head.starts_with("GET /other/CP-2 ") && head.contains("host: elsewhere.test:8080\r\n"), "{head}");
+    assert_eq!(client.peer().expect("a life").identity(), "CP-2");
+    assert!(attempt.await.expect("no panic").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b09_other_options_hold_for_the_open_connection_and_for_all_later_ones() {
+    let (builder, mut dials) = client();
+    let (client, mut csms) = connected(builder, &mut dials).await;
+    client.set_options(Options::client().call_timeout(3 * SECOND).call_concurrency(2)).expect("sound");
+    for _ in 0..2 {
+        let start = Instant::now();
+        let calls = ["A", "B"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
+        csms.receive_call("A").await;
+        csms.receive_call("B").await;
+        for call in calls {
+            assert!(call.await.expect("no panic").expect_err("silence").is_timeout());
+        }
+        assert_eq!(start.elapsed().as_secs(), 3);
+        drop(csms);
+        csms = dials.accept("ocpp1.6").await;
+    }
 }

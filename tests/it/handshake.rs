@@ -8,7 +8,7 @@ use std::{
 
 use http::Request;
 use ocpp_rpc::{
-    Dialect, EventKind, Options, RpcRouter, RpcServer, RpcServerBuilder, Session,
+    Close, Dialect, EventKind, Options, RpcRouter, RpcServer, RpcServerBuilder, Session,
     extract::{Params, State},
 };
 use serde_json::{Value, json};
@@ -289,4 +289,39 @@ async fn b16_a_request_whose_connection_cannot_be_upgraded_is_refused() {
         .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
     let response = soon(server.oneshot(request.body(()).expect("a request"))).await.expect("infallible");
     assert_eq!(response.status(), 400);
+}
+
+#[tokio::test]
+async fn b15_a_wrong_version_of_websocket_is_told_the_right_one_in_plain_words() {
+    let site = Site::of(builder()).await;
+    for version in ["8", "14", "x"] {
+        let answer = site.ask(&head("/CP").replace("Version: 13", &format!("Version: {version}"))).await;
+        assert_eq!((answer.status, answer.header("sec-websocket-version")), (426, "13"), "{version}");
+        assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
+        assert_eq!(answer.body, "the WebSocket version is not 13");
+    }
+}
+
+#[tokio::test]
+async fn b08_one_server_may_have_several_listeners() {
+    let server = builder().build().expect("a sound configuration");
+    let mut stations = Vec::new();
+    for identity in ["A", "B", "C"] {
+        let listener = server.listen("127.0.0.1:0").await.expect("a port");
+        let mut client = Client::dial(listener.local_addr()).await;
+        let answer = client.ask(&head(&format!("/{identity}"))).await;
+        let mut station = client.upgraded(&answer).await;
+        assert_eq!(who(&mut station).await.0, identity);
+        stations.push((listener, station));
+    }
+    assert_eq!(server.sessions().len(), 3);
+    let addresses: Vec<_> = stations.iter().map(|(listener, _)| listener.local_addr()).collect();
+    let (listener, _) = stations.remove(0);
+    soon(listener.close(Close::going_away())).await;
+    for (_, station) in &mut stations {
+        assert_eq!(soon(station.closed()).await.0, 1001);
+    }
+    for address in addresses {
+        assert!(soon(tokio::net::TcpStream::connect(address)).await.is_err(), "they stop together");
+    }
 }
