@@ -109,7 +109,7 @@ async fn a_result_that_the_peer_cannot_read_is_an_event() {
     station.ask(r#"[2,"1","Echo",{}]"#).await;
     station.send(r#"[5,"1","FormatViolation","no status",{}]"#).await;
     loop {
-        if let EventKind::ResultError { id, error, .. } = events.next().await.expect("more").kind {
+        if let EventKind::CallResultError { id, error, .. } = events.next().await.expect("more").kind {
             assert_eq!((id.as_str(), error.code()), ("1", &ErrorCode::FORMAT_VIOLATION));
             return;
         }
