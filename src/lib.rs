@@ -46,6 +46,8 @@ pub use server::{
     RpcUpgrade, Session, UpgradeError,
 };
 pub use tolerance::{Deviation, Tolerance};
+#[cfg(feature = "strict")]
+pub use validate::Strict;
 pub use validate::{PayloadKind, Subject, Valid, Validation, Validator, Violation};
 pub use wire::Fault;
 

@@ -1,5 +1,8 @@
 //! Whether payloads are what their action allows: the trait of those who know, and where they are asked.
 
+#[cfg(feature = "strict")]
+mod strict;
+
 use std::{
     any::Any,
     error::Error as StdError,
@@ -9,6 +12,8 @@ use std::{
 
 use serde::Serialize;
 
+#[cfg(feature = "strict")]
+pub use self::strict::Strict;
 use crate::{
     error::{CallError, ErrorCode},
     options::BuildError,

@@ -1,0 +1,190 @@
+//! The formats that the official schemas name.
+
+/// A date and time of RFC 3339 §5.6, in which the offset may not be missing.
+pub(super) fn is_date_time(text: &str) -> bool {
+    parse_date_time(text.as_bytes()).is_some()
+}
+
+fn parse_date_time(text: &[u8]) -> Option<()> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let (time, rest) = rest.split_at_checked(9)?;
+    let &[_, _, _, _, b'-', _, _, b'-', _, _] = date else { return None };
+    let &[b'T' | b't', _, _, b':', _, _, b':', _, _] = time else { return None };
+    let (year, month, day) = (number(&date[..4])?, number(&date[5..7])?, number(&date[8..])?);
+    let (hour, minute, second) = (number(&time[1..3])?, number(&time[4..6])?, number(&time[7..])?);
+
+    let offset = match rest.split_first()? {
+        (b'.', fraction) => {
+            let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            (digits > 0).then(|| &fraction[digits..])?
+        }
+        _ => rest,
+    };
+    // The minutes by which local time is ahead of UTC.
+    let ahead = match offset {
+        [b'Z' | b'z'] => 0,
+        [sign @ (b'+' | b'-'), offset @ ..] => {
+            let &[_, _, b':', _, _] = offset else { return None };
+            let (hours, minutes) = (number(&offset[..2])?, number(&offset[3..])?);
+            let size = (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)?;
+            if *sign == b'+' { size } else { -size }
+        }
+        _ => return None,
+    };
+
+    // A leap second is the last of a day in UTC.
+    let last_minute = (hour * 60 + minute - ahead).rem_euclid(24 * 60) == 24 * 60 - 1;
+    let in_range = hour < 24
+        && minute < 60
+        && (second < 60 || (second == 60 && last_minute))
+        && (1..=12).contains(&month)
+        && (1..=days(year, month)).contains(&day);
+    in_range.then_some(())
+}
+
+fn number(digits: &[u8]) -> Option<i32> {
+    digits.iter().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + i32::from(byte - b'0')))
+}
+
+fn days(year: i32, month: i32) -> i32 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// A URI of RFC 3986, which begins with its scheme.
+pub(super) fn is_uri(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once(':') else { return false };
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (hierarchy, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = match hierarchy.strip_prefix("//") {
+        Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+        None => ("", hierarchy),
+    };
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        && is_authority(authority)
+        && consists_of(path, b":@/")
+        && consists_of(query, b":@/?")
+        && consists_of(fragment, b":@/?")
+}
+
+fn is_authority(authority: &str) -> bool {
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    // The colon before a port is outside of the brackets around an address.
+    let (host, port) = match host.rfind(':') {
+        Some(colon) if !host[colon..].contains(']') => (&host[..colon], &host[colon + 1..]),
+        _ => (host, ""),
+    };
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok() || is_future_address(address),
+        None => consists_of(host, b""),
+    };
+    is_host && consists_of(user, b":") && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// An address of a version yet to come: `v1.fe80`.
+fn is_future_address(address: &str) -> bool {
+    let Some((version, address)) = address.strip_prefix(['v', 'V']).and_then(|rest| rest.split_once('.')) else {
+        return false;
+    };
+    let is_version = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_version && !address.is_empty() && !address.contains('%') && consists_of(address, b":")
+}
+
+/// Whether there are only unreserved characters, sub-delims, percent-encoded bytes, and `others`.
+fn consists_of(text: &str, others: &[u8]) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let fits = match byte {
+            b'%' => {
+                let digits = [bytes.next(), bytes.next()];
+                digits.iter().all(|digit| digit.is_some_and(|digit| digit.is_ascii_hexdigit()))
+            }
+            _ => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte) || others.contains(&byte),
+        };
+        if !fits {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_and_times_are_those_of_rfc_3339() {
+        for text in [
+            "2024-02-29T12:00:00Z",
+            "2023-01-01t00:00:00z",
+            "2023-12-31T23:59:59.1+01:00",
+            "2023-12-31T23:59:59.123456789012-23:59",
+            "2016-12-31T23:59:60Z",
+            "2017-01-01T00:59:60+01:00",
+        ] {
+            assert!(is_date_time(text), "{text}");
+        }
+        for text in [
+            "",
+            "2023-01-01",
+            "2023-01-01T00:00:00",
+            "2023-01-01 00:00:00Z",
+            "2023-01-01T00:00Z",
+            "2023-01-01T00:00:00.Z",
+            "2023-01-01T00:00:00,5Z",
+            "2023-01-01T00:00:00+01",
+            "2023-01-01T00:00:00+0100",
+            "2023-01-01T00:00:00+24:00",
+            "2023-01-01T00:00:00Z[UTC]",
+            "2023-01-01T24:00:00Z",
+            "2023-01-01T12:00:60Z",
+            "2023-02-29T12:00:00Z",
+            "2023-13-01T12:00:00Z",
+            "2023-00-01T12:00:00Z",
+            "2023-01-00T12:00:00Z",
+            "+002023-01-01T12:00:00Z",
+            "20230101T120000Z",
+            "2023-01-01T12:00:0éZ",
+        ] {
+            assert!(!is_date_time(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn uris_are_those_of_rfc_3986() {
+        for text in [
+            "ftp://user:secret@example.com:21/in/firmware%20a.bin",
+            "https://example.com",
+            "https://[2001:db8::1]:8443/?a=b/c?d#e",
+            "https://[v1.a:b]/",
+            "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+            "file:///tmp/x",
+            "a:",
+        ] {
+            assert!(is_uri(text), "{text}");
+        }
+        for text in [
+            "",
+            "example.com/a",
+            "//example.com/a",
+            "1http://example.com",
+            "http://example.com/a b",
+            "http://example.com/%zz",
+            "http://example.com/%4",
+            "http://example.com:a/",
+            "http://[2001:db8::1/",
+            "http://[::g]/",
+            "http://a[b]/",
+            "http://example.com/#a#b",
+            "http://example.com/é",
+            "http://example.com/<a>",
+        ] {
+            assert!(!is_uri(text), "{text}");
+        }
+    }
+}
