@@ -49,6 +49,8 @@ pub use tolerance::{Deviation, Tolerance};
 #[cfg(feature = "strict")]
 pub use validate::Strict;
 pub use validate::{PayloadKind, Subject, Valid, Validation, Validator, Violation};
+#[cfg(feature = "json-schema")]
+pub use validate::{SchemaError, Schemas};
 pub use wire::Fault;
 
 /// What handlers can ask for.

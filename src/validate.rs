@@ -1,5 +1,7 @@
 //! Whether payloads are what their action allows: the trait of those who know, and where they are asked.
 
+#[cfg(feature = "json-schema")]
+mod schema;
 #[cfg(feature = "strict")]
 mod strict;
 
@@ -12,6 +14,8 @@ use std::{
 
 use serde::Serialize;
 
+#[cfg(feature = "json-schema")]
+pub use self::schema::{SchemaError, Schemas};
 #[cfg(feature = "strict")]
 pub use self::strict::Strict;
 use crate::{

@@ -1,0 +1,503 @@
+//! JSON Schemas for protocols that are not built in, or in place of those that are.
+
+use std::{
+    collections::HashMap,
+    error::Error as StdError,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use jsonschema::{Draft, ValidationError, error::ValidationErrorKind};
+use serde_json::Value;
+
+use super::{PayloadKind, Subject, Valid, Validator, Violation};
+use crate::error::ErrorCode;
+
+/// Checks payloads against JSON Schemas of draft 4, 6 or 7 (or later ones), by protocol and action.
+///
+/// A payload without a schema is refused with [`ErrorCode::NOT_IMPLEMENTED`]. A schema says itself which draft it is
+/// written in; without `$schema`, it is draft 7. It stands alone: a `$ref` leads to places within it. What is read of a
+/// payload that passes is a [`Value`], and a handler that takes one gets it.
+///
+/// ```
+/// use ocpp_rpc::{ErrorCode, Payload, PayloadKind, Schemas, Subject, Validator};
+/// use serde_json::json;
+///
+/// let schema = json!({
+///     "type": "object",
+///     "properties": {"level": {"type": "integer", "maximum": 7}},
+///     "required": ["level"],
+/// });
+/// let schemas = Schemas::new().schema("acme1", "SetLevel", PayloadKind::Request, schema)?;
+///
+/// let payload = Payload::encode(&json!({"level": 8}))?;
+/// let subject = Subject::new("acme1", "SetLevel", PayloadKind::Request, &payload);
+/// let violation = schemas.validate(&subject).expect_err("too high");
+/// assert_eq!(*violation.code(), ErrorCode::PROPERTY_CONSTRAINT_VIOLATION);
+/// assert_eq!(violation.pointer(), "/level");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Schemas {
+    protocols: HashMap<String, HashMap<String, Action>>,
+    formats: bool,
+    codes: Box<Codes>,
+}
+
+type Codes = dyn Fn(&str) -> Option<ErrorCode> + Send + Sync;
+
+impl Schemas {
+    /// No schema, of no protocol.
+    pub fn new() -> Self {
+        Self { protocols: HashMap::new(), formats: true, codes: Box::new(|_| None) }
+    }
+
+    /// Adds the schema of one payload, in place of one that was there.
+    ///
+    /// # Errors
+    /// When it is not a schema of its draft. What shows only when it is [compiled](Self::compile) is not found yet.
+    pub fn schema(
+        mut self,
+        protocol: impl Into<String>,
+        action: impl Into<String>,
+        kind: PayloadKind,
+        schema: Value,
+    ) -> Result<Self, SchemaError> {
+        let (protocol, action) = (protocol.into(), action.into());
+        let unfit =
+            |error: ValidationError<'_>| SchemaError::unfit(&protocol, &action, kind, error.masked().to_string());
+        let known = schema.get("$schema").is_some();
+        match known {
+            true => jsonschema::meta::validate(&schema),
+            false => jsonschema::draft7::meta::validate(&schema),
+        }
+        .map_err(unfit)?;
+        let action = self.protocols.entry(protocol).or_default().entry(action).or_default();
+        *action.of(kind) = Some(Schema { source: schema, compiled: OnceLock::new() });
+        Ok(self)
+    }
+
+    /// Adds the schema of a file, whose name says what it is of: `<Action>Request.json` or `<Action>.json`, and
+    /// `<Action>Response.json`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has another name, is not JSON or not a schema.
+    pub fn file(self, protocol: impl Into<String>, path: impl AsRef<Path>) -> Result<Self, SchemaError> {
+        let path = path.as_ref();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
+        let name = name.ok_or_else(|| SchemaError::Name(path.to_owned()))?;
+        let (action, kind) = match (name.strip_suffix("Response"), name.strip_suffix("Request")) {
+            (Some(action), _) => (action, PayloadKind::Response),
+            (None, Some(action)) => (action, PayloadKind::Request),
+            (None, None) => (name, PayloadKind::Request),
+        };
+        let text = fs::read_to_string(path).map_err(|error| SchemaError::Read(path.to_owned(), error))?;
+        let schema = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+            .map_err(|error| SchemaError::NotJson(path.to_owned(), error))?;
+        self.schema(protocol, action, kind, schema)
+    }
+
+    /// Adds the schemas of a folder, as the Open Charge Alliance publishes them: see [`file`](Self::file). Files that do
+    /// not end in `.json`, and folders inside, are left out.
+    ///
+    /// # Errors
+    /// As with [`file`](Self::file), and when there is no schema in it.
+    pub fn folder(self, protocol: impl Into<String>, path: impl AsRef<Path>) -> Result<Self, SchemaError> {
+        let (protocol, folder) = (protocol.into(), path.as_ref());
+        let unread = |error| SchemaError::Read(folder.to_owned(), error);
+        let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(unread)?;
+        let mut paths: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
+        paths.retain(|path| path.is_file() && path.extension().is_some_and(|extension| extension == "json"));
+        if paths.is_empty() {
+            return Err(SchemaError::Empty(folder.to_owned()));
+        }
+        paths.sort();
+        paths.iter().try_fold(self, |schemas, path| schemas.file(protocol.as_str(), path))
+    }
+
+    /// Lets `format` be a remark: dates, URIs and the like are not looked at.
+    #[must_use]
+    pub fn without_formats(self) -> Self {
+        Self { formats: false, ..self }
+    }
+
+    /// Sets the code for a violation of a keyword, such as `maxLength`. Where `codes` has none, the code is that of the
+    /// table in [`Validation`](crate::Validation).
+    ///
+    /// ```
+    /// use ocpp_rpc::{ErrorCode, Schemas};
+    ///
+    /// let lenient = |keyword: &str| (keyword == "additionalProperties").then_some(ErrorCode::PROTOCOL_ERROR);
+    /// let schemas = Schemas::new().codes(lenient);
+    /// ```
+    #[must_use]
+    pub fn codes(self, codes: impl Fn(&str) -> Option<ErrorCode> + Send + Sync + 'static) -> Self {
+        Self { codes: Box::new(codes), ..self }
+    }
+
+    /// Compiles every schema now. Without it, each is compiled by the first connection that needs it, which takes some
+    /// milliseconds, and one that does not compile lets nothing pass.
+    ///
+    /// # Errors
+    /// When a schema does not compile: a `$ref` that leads nowhere, or a pattern that is none.
+    pub fn compile(&self) -> Result<(), SchemaError> {
+        for (protocol, actions) in &self.protocols {
+            for (name, action) in actions {
+                for (kind, schema) in
+                    [(PayloadKind::Request, &action.request), (PayloadKind::Response, &action.response)]
+                {
+                    let Some(Err(reason)) = schema.as_ref().map(|schema| schema.compiled(self.formats)) else {
+                        continue;
+                    };
+                    return Err(SchemaError::unfit(protocol, name, kind, reason.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn violation(&self, error: &ValidationError<'_>) -> Violation {
+        let mut pointer = error.instance_path().as_str().to_owned();
+        let code = (self.codes)(error.kind().keyword()).unwrap_or_else(|| code(error.kind().keyword(), &pointer));
+        // The member itself, not the object that lacks it or has it.
+        let member = match error.kind() {
+            ValidationErrorKind::Required { property } => property.as_str(),
+            ValidationErrorKind::AdditionalProperties { unexpected }
+            | ValidationErrorKind::UnevaluatedProperties { unexpected } => unexpected.first().map(String::as_str),
+            _ => None,
+        };
+        if let Some(member) = member {
+            pointer = format!("{pointer}/{}", member.replace('~', "~0").replace('/', "~1"));
+        }
+        // Without the value: it may be long, or a secret.
+        Violation::new(code, pointer, error.masked().to_string())
+    }
+}
+
+impl Default for Schemas {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Validator for Schemas {
+    fn knows(&self, protocol: &str) -> bool {
+        self.protocols.contains_key(protocol)
+    }
+
+    fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation> {
+        let action = self.protocols.get(subject.protocol).and_then(|actions| actions.get(subject.action));
+        let schema = action.and_then(|action| match subject.kind {
+            PayloadKind::Request => action.request.as_ref(),
+            PayloadKind::Response => action.response.as_ref(),
+        });
+        let Some(schema) = schema else {
+            return Err(Violation::new(ErrorCode::NOT_IMPLEMENTED, "", "there is no schema for it"));
+        };
+        let validator = schema.compiled(self.formats).as_ref().map_err(|reason| {
+            Violation::new(ErrorCode::INTERNAL_ERROR, "", format!("the schema does not compile: {reason}"))
+        })?;
+        let unreadable = |error: serde_json::Error| Violation::new(ErrorCode::FORMAT_VIOLATION, "", error.to_string());
+        let value: Value = subject.payload.decode().map_err(unreadable)?;
+        validator.validate(&value).map_err(|error| self.violation(&error))?;
+        Ok(Valid::read(value))
+    }
+}
+
+impl fmt::Debug for Schemas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocols: Vec<_> = self.protocols.keys().collect();
+        f.debug_struct("Schemas").field("protocols", &protocols).field("formats", &self.formats).finish_non_exhaustive()
+    }
+}
+
+/// Why something is not a schema that can be used.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SchemaError {
+    /// The file or folder cannot be read.
+    Read(PathBuf, io::Error),
+    /// The file is not JSON.
+    NotJson(PathBuf, serde_json::Error),
+    /// The file's name does not end in `.json`.
+    Name(PathBuf),
+    /// There is no schema in the folder.
+    Empty(PathBuf),
+    /// It is JSON, but not a schema of its draft, or leads nowhere.
+    Unfit {
+        /// The subprotocol that it was given for.
+        protocol: String,
+        /// The action that it was given for.
+        action: String,
+        /// The payload that it was given for.
+        kind: PayloadKind,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl SchemaError {
+    fn unfit(protocol: &str, action: &str, kind: PayloadKind, reason: String) -> Self {
+        Self::Unfit { protocol: protocol.to_owned(), action: action.to_owned(), kind, reason }
+    }
+}
+
+impl fmt::Display for SchemaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(path, error) => write!(f, "{} cannot be read: {error}", path.display()),
+            Self::NotJson(path, error) => write!(f, "{} is not JSON: {error}", path.display()),
+            Self::Name(path) => write!(f, "{} is not named like a schema", path.display()),
+            Self::Empty(path) => write!(f, "there is no schema in {}", path.display()),
+            Self::Unfit { protocol, action, kind, reason } => {
+                let kind = match kind {
+                    PayloadKind::Request => "request",
+                    PayloadKind::Response => "response",
+                };
+                write!(f, "the schema of the {kind} of {action} ({protocol}) is none: {reason}")
+            }
+        }
+    }
+}
+
+impl StdError for SchemaError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Read(_, error) => Some(error),
+            Self::NotJson(_, error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// The schemas of an action.
+#[derive(Default)]
+struct Action {
+    request: Option<Schema>,
+    response: Option<Schema>,
+}
+
+impl Action {
+    fn of(&mut self, kind: PayloadKind) -> &mut Option<Schema> {
+        match kind {
+            PayloadKind::Request => &mut self.request,
+            PayloadKind::Response => &mut self.response,
+        }
+    }
+}
+
+struct Schema {
+    source: Value,
+    compiled: OnceLock<Result<jsonschema::Validator, String>>,
+}
+
+impl Schema {
+    fn compiled(&self, formats: bool) -> &Result<jsonschema::Validator, String> {
+        self.compiled.get_or_init(|| {
+            let options = jsonschema::options().should_validate_formats(formats);
+            let options = match self.source.get("$schema") {
+                Some(_) => options,
+                None => options.with_draft(Draft::Draft7),
+            };
+            options.build(&self.source).map_err(|error| error.masked().to_string())
+        })
+    }
+}
+
+/// Which code says that a keyword was violated at a place.
+fn code(keyword: &str, pointer: &str) -> ErrorCode {
+    match keyword {
+        // The payload itself is no object.
+        "type" if pointer.is_empty() => ErrorCode::FORMAT_VIOLATION,
+        "type" => ErrorCode::TYPE_CONSTRAINT_VIOLATION,
+        "additionalProperties" | "unevaluatedProperties" | "propertyNames" | "falseSchema" => {
+            ErrorCode::FORMAT_VIOLATION
+        }
+        "required" | "minItems" | "maxItems" | "additionalItems" | "unevaluatedItems" | "contains"
+        | "minProperties" | "maxProperties" => ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION,
+        _ => ErrorCode::PROPERTY_CONSTRAINT_VIOLATION,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::payload::Payload;
+
+    const FORMAT: ErrorCode = ErrorCode::FORMAT_VIOLATION;
+    const OCCURRENCE: ErrorCode = ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION;
+    const TYPE: ErrorCode = ErrorCode::TYPE_CONSTRAINT_VIOLATION;
+    const PROPERTY: ErrorCode = ErrorCode::PROPERTY_CONSTRAINT_VIOLATION;
+
+    /// The schema of one request.
+    fn schemas(schema: Value) -> Schemas {
+        Schemas::new().schema("acme1", "Set", PayloadKind::Request, schema).expect("a schema")
+    }
+
+    fn set(schemas: &Schemas, json: &str) -> Result<Valid, Violation> {
+        schemas.validate(&Subject::new("acme1", "Set", PayloadKind::Request, &Payload(json.into())))
+    }
+
+    #[test]
+    fn a_violation_names_its_code_and_its_place() {
+        let schemas = schemas(json!({
+            "type": "object",
+            "properties": {
+                "list": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "a/b": {"type": "string", "maxLength": 3},
+                            "unit": {"enum": ["A", "W"]},
+                            "level": {"type": "integer", "minimum": 1, "maximum": 7},
+                            "date": {"type": "string", "format": "date-time"},
+                        },
+                        "required": ["a/b"],
+                        "additionalProperties": false,
+                    },
+                    "minItems": 1,
+                    "maxItems": 2,
+                },
+            },
+            "additionalProperties": false,
+        }));
+        let item = |members: &str| format!(r#"{{"list":[{{"a/b":"x"}},{{{members}}}]}}"#);
+        assert!(set(&schemas, &item(r#""a/b":"x","unit":"W","level":7,"date":"2026-01-01T00:00:00Z""#)).is_ok());
+        for (json, code, pointer) in [
+            ("[]".to_owned(), FORMAT, ""),
+            ("{".to_owned(), FORMAT, ""),
+            (r#"{"lists":[]}"#.to_owned(), FORMAT, "/lists"),
+            (r#"{"list":{}}"#.to_owned(), TYPE, "/list"),
+            (r#"{"list":[]}"#.to_owned(), OCCURRENCE, "/list"),
+            (r#"{"list":[{"a/b":""},{"a/b":""},{"a/b":""}]}"#.to_owned(), OCCURRENCE, "/list"),
+            (r#"{"list":[7]}"#.to_owned(), TYPE, "/list/0"),
+            (item(""), OCCURRENCE, "/list/1/a~1b"),
+            (item(r#""a/b":null"#), TYPE, "/list/1/a~1b"),
+            (item(r#""a/b":"xxxx""#), PROPERTY, "/list/1/a~1b"),
+            (item(r#""a/b":"x","c~d":1"#), FORMAT, "/list/1/c~0d"),
+            (item(r#""a/b":"x","unit":"V""#), PROPERTY, "/list/1/unit"),
+            (item(r#""a/b":"x","level":8"#), PROPERTY, "/list/1/level"),
+            (item(r#""a/b":"x","level":0"#), PROPERTY, "/list/1/level"),
+            (item(r#""a/b":"x","date":"tomorrow""#), PROPERTY, "/list/1/date"),
+        ] {
+            let violation = set(&schemas, &json).expect_err(&json);
+            assert_eq!((violation.code(), violation.pointer()), (&code, pointer), "{violation}");
+        }
+    }
+
+    #[test]
+    fn tenths_are_not_fooled_by_floating_point() {
+        let schemas = schemas(json!({"properties": {"limit": {"type": "number", "multipleOf": 0.1}}}));
+        for number in ["0.1", "0.3", "21.4", "1e-1", "100000000.1", "-0.7", "16", "0"] {
+            assert!(set(&schemas, &format!(r#"{{"limit":{number}}}"#)).is_ok(), "{number}");
+        }
+        for number in ["0.15", "21.45", "1e-2", "0.1000000001"] {
+            let violation = set(&schemas, &format!(r#"{{"limit":{number}}}"#)).expect_err(number);
+            assert_eq!((violation.code(), violation.pointer()), (&PROPERTY, "/limit"));
+        }
+    }
+
+    #[test]
+    fn a_schema_is_of_the_draft_that_it_names() {
+        let draft = |number: &str, rule: &Value| {
+            let name = format!("http://json-schema.org/draft-{number}/schema#");
+            schemas(json!({"$schema": name, "properties": {"level": rule}}))
+        };
+        let level = |schemas: Schemas, level: &str| set(&schemas, &format!(r#"{{"level":{level}}}"#)).is_ok();
+
+        assert!(!level(draft("04", &json!({"minimum": 1, "exclusiveMinimum": true})), "1"));
+        assert!(!level(draft("04", &json!({"type": "integer"})), "1.0"));
+        for number in ["06", "07"] {
+            assert!(!level(draft(number, &json!({"exclusiveMinimum": 1})), "1"));
+            assert!(level(draft(number, &json!({"type": "integer"})), "1.0"));
+        }
+        let conditional = json!({"if": {"minimum": 5}, "then": {"maximum": 6}});
+        assert!(level(draft("06", &conditional), "7"));
+        assert!(!level(draft("07", &conditional), "7"));
+        assert!(!level(schemas(json!({"properties": {"level": conditional}})), "7"));
+    }
+
+    #[test]
+    fn formats_can_be_a_remark() {
+        let dated = || schemas(json!({"properties": {"date": {"type": "string", "format": "date-time"}}}));
+        assert!(set(&dated(), r#"{"date":"tomorrow"}"#).is_err());
+        assert!(set(&dated().without_formats(), r#"{"date":"tomorrow"}"#).is_ok());
+    }
+
+    #[test]
+    fn codes_can_be_others() {
+        let codes = |keyword: &str| (keyword == "required").then_some(ErrorCode::PROTOCOL_ERROR);
+        let schemas = schemas(json!({"type": "object", "required": ["a"]})).codes(codes);
+        assert_eq!(*set(&schemas, "{}").expect_err("missing").code(), ErrorCode::PROTOCOL_ERROR);
+        assert_eq!(*set(&schemas, "[]").expect_err("an array").code(), FORMAT);
+    }
+
+    #[test]
+    fn a_payload_without_a_schema_is_not_implemented() {
+        let schemas = schemas(json!({}));
+        assert!(schemas.knows("acme1") && !schemas.knows("acme2"));
+        let payload = Payload::default();
+        for (protocol, action, kind) in [
+            ("acme2", "Set", PayloadKind::Request),
+            ("acme1", "Get", PayloadKind::Request),
+            ("acme1", "Set", PayloadKind::Response),
+        ] {
+            let violation = schemas.validate(&Subject::new(protocol, action, kind, &payload)).expect_err("no schema");
+            assert_eq!(*violation.code(), ErrorCode::NOT_IMPLEMENTED);
+        }
+    }
+
+    #[test]
+    fn what_is_no_schema_is_found_at_once_or_when_it_is_compiled() {
+        let schema = |schema| Schemas::new().schema("acme1", "Set", PayloadKind::Response, schema);
+        let error = schema(json!({"type": "text"})).expect_err("no type").to_string();
+        assert!(error.starts_with("the schema of the response of Set (acme1) is none: "), "{error}");
+
+        for nowhere in ["#/definitions/a", "other.json", "http://127.0.0.1:9/schema.json"] {
+            let schemas = schemas(json!({"$ref": nowhere}));
+            assert!(matches!(schemas.compile(), Err(SchemaError::Unfit { .. })), "{nowhere}");
+            assert_eq!(*set(&schemas, "{}").expect_err("not compiled").code(), ErrorCode::INTERNAL_ERROR);
+        }
+        assert!(schemas(json!({"$ref": "#"})).compile().is_ok());
+    }
+
+    #[test]
+    fn files_are_named_after_what_they_are_of() {
+        let folder = std::env::temp_dir().join(format!("ocpp-rpc-schemas-{}", std::process::id()));
+        fs::create_dir_all(folder.join("inside.json")).expect("a folder");
+        let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("written");
+        let read = || Schemas::new().folder("acme1", &folder);
+
+        assert!(matches!(read(), Err(SchemaError::Empty(path)) if path == folder));
+        write("readme.txt", "no schema");
+        write("Set.json", "\u{feff}{\"required\": [\"a\"]}");
+        write("SetResponse.json", "{\"required\": [\"b\"]}");
+        write("GetRequest.json", "{\"required\": [\"c\"]}");
+        let (schemas, empty) = (read().expect("schemas"), Payload::default());
+        for (action, kind, pointer) in [
+            ("Set", PayloadKind::Request, "/a"),
+            ("Set", PayloadKind::Response, "/b"),
+            ("Get", PayloadKind::Request, "/c"),
+        ] {
+            let subject = Subject::new("acme1", action, kind, &empty);
+            assert_eq!(schemas.validate(&subject).expect_err("missing").pointer(), pointer);
+        }
+
+        write("Broken.json", "{");
+        assert!(matches!(read(), Err(SchemaError::NotJson(path, _)) if path.ends_with("Broken.json")));
+        fs::remove_dir_all(&folder).expect("removed");
+        assert!(matches!(read(), Err(SchemaError::Read(path, _)) if path == folder));
+        let file = |path: &str| Schemas::new().file("acme1", path);
+        assert!(matches!(file("Set.yaml"), Err(SchemaError::Name(_))));
+        assert!(matches!(file("Set.json"), Err(SchemaError::Read(..))));
+    }
+
+    #[test]
+    fn the_value_goes_along() {
+        let valid = set(&schemas(json!({})), r#"{"a":1}"#).expect("valid");
+        assert_eq!(valid.into_value::<Value>(), Some(json!({"a": 1})));
+    }
+}
