@@ -245,12 +245,14 @@ impl Driver {
         {
             tracing::warn!(id = %done.id, error = source, "a handler failed");
         }
-        match &done.reply {
+        let text = match &done.reply {
             _ if !done.wants_answer => None,
             Reply::Result(payload) => Some(self.exchange.result(&done.action, &done.id, payload)),
             Reply::Error(error) => Some(self.exchange.refusal(Some(&done.id), error)),
             Reply::Nothing | Reply::Given => None,
-        }
+        };
+        self.tell_news();
+        text
     }
 
     /// Tells those who read events what the exchange has to tell.
@@ -294,6 +296,7 @@ impl Driver {
                 }
             }
             self.commands = commands;
+            self.tell_news();
         }
     }
 

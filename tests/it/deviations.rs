@@ -1,0 +1,219 @@
+//! What charging stations really send, under the preset that puts up with it and under one that does not.
+
+use futures_util::SinkExt;
+use ocpp_rpc::{
+    CallError, Cause, Deviation, Error, ErrorCode, EventKind, Events, Fault, Options, Payload, RpcRouter, RpcServer,
+    Session, Tolerance,
+    Tolerance::{Salvage, Strict, Tolerant},
+};
+use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{SECOND, Station, connected, echo, server_with};
+
+async fn tolerating(tolerance: Tolerance, protocol: &str) -> (RpcServer, Station, Session, Events) {
+    let options = Options::server().tolerance(tolerance).call_timeout(10 * SECOND);
+    let server = server_with(RpcRouter::new().on("Echo", echo), options);
+    let (station, session) = connected(&server, protocol).await;
+    let events = server.events();
+    (server, station, session, events)
+}
+
+/// The deviations and faults that have been told of so far.
+async fn strayed(server: RpcServer, mut events: Events) -> (Vec<Deviation>, Vec<Fault>) {
+    server.close(ocpp_rpc::Close::forced()).await;
+    let (mut deviations, mut faults) = (Vec::new(), Vec::new());
+    while let Some(event) = events.next().await {
+        match event.kind {
+            EventKind::Deviation { deviation, .. } => deviations.push(deviation),
+            EventKind::BadMessage { fault, .. } => faults.push(fault),
+            _ => {}
+        }
+    }
+    (deviations, faults)
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_calls_that_stray_are_served_as_far_as_the_preset_goes() {
+    use Deviation::*;
+    let served = |id: &str, payload: &str| Some(format!(r#"[3,{id},{payload}]"#));
+    let (one, escaped) = (served("\"1\"", "{}"), served("\"1\"", r#"{"s":"a\u0000b"}"#));
+    // What is sent, from which preset on it is served, the answer and the deviation.
+    for (text, from, answer, deviation) in [
+        ("\u{feff}[2,\"1\",\"Echo\",{}]", Tolerant, &one, ByteOrderMark),
+        ("[2,\"1\",\"Echo\",null]", Tolerant, &one, NoPayload),
+        ("[2,\"1\",\"Echo\"]", Tolerant, &one, NoPayload),
+        ("[2,17,\"Echo\",{}]", Salvage, &served("17", "{}"), NumericMessageId),
+        ("[2,1.50,\"Echo\",{}]", Salvage, &served("1.50", "{}"), NumericMessageId),
+        ("[2,\"1\",\"Echo\",{\"s\":\"a\0b\"}]", Salvage, &escaped, ControlCharacters),
+        ("[2,\"1\",\"Echo\",{}]\0\0", Salvage, &one, ControlCharacters),
+    ] {
+        for tolerance in [Strict, Tolerant, Salvage] {
+            let (server, mut station, _session, events) = tolerating(tolerance, "ocpp1.6").await;
+            station.send(text).await;
+            station.send(r#"[2,"next","Echo",{}]"#).await;
+            let first = station.receive().await;
+            let (deviations, faults) = strayed(server, events).await;
+            match tolerance >= from {
+                true => {
+                    assert_eq!(Some(&first), answer.as_ref(), "{text:?}");
+                    assert_eq!((&deviations[..], &faults[..]), (&[deviation][..], &[][..]), "{text:?} {tolerance:?}");
+                }
+                false => {
+                    let is_refused =
+                        first.starts_with(r#"[4,"1","FormationViolation","#) || first == r#"[3,"next",{}]"#;
+                    assert!(is_refused, "{text:?}: {first}");
+                    assert_eq!((deviations.len(), faults.len()), (0, 1), "{text:?} {tolerance:?}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_white_space_is_no_deviation() {
+    let (server, mut station, _session, events) = tolerating(Strict, "ocpp1.6").await;
+    let text = "\r\n [ 2 ,\t\"1\" , \"Echo\" ,\r\n{ \"a\" : 1 } ]\r\n";
+    assert_eq!(station.ask(text).await, r#"[3,"1",{"a":1}]"#);
+    assert_eq!(strayed(server, events).await, (vec![], vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b39_an_empty_message_is_put_up_with_but_by_the_strict() {
+    for (tolerance, deviations, faults) in
+        [(Strict, vec![], vec![Fault::NotJson]), (Tolerant, vec![Deviation::EmptyMessage], vec![])]
+    {
+        let (server, mut station, _session, events) = tolerating(tolerance, "ocpp1.6").await;
+        station.send("").await;
+        assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#);
+        assert_eq!(strayed(server, events).await, (deviations, faults));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b35_a_number_that_is_being_worked_on_is_a_duplicate_and_another_id_than_its_text() {
+    let (router, gate) = crate::support::gated();
+    let server = server_with(router, Options::server().tolerance(Salvage));
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    station.send(r#"[2,7,"Wait",{}]"#).await;
+    let answer = station.ask(r#"[2,7,"Echo",{}]"#).await;
+    assert!(answer.starts_with(r#"[4,7,"GenericError","#), "{answer}");
+    assert_eq!(station.ask(r#"[2,"7","Echo",{}]"#).await, r#"[3,"7",{}]"#);
+    gate.add_permits(1);
+    assert_eq!(station.receive().await, "[3,7,{}]");
+}
+
+/// The outcome of a call that is answered with this text, in which `ID` stands for its id.
+async fn outcome(tolerance: Tolerance, answer: &str) -> (Result<Value, Error>, Vec<Deviation>, Vec<Fault>) {
+    let (server, mut station, session, events) = tolerating(tolerance, "ocpp1.6").await;
+    let call = tokio::spawn(session.call::<Value>("GetConfiguration", &()));
+    let (id, _) = station.receive_call().await;
+    station.send(answer.replace("ID", &id)).await;
+    let outcome = call.await.expect("no panic");
+    assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "it stays open");
+    let (deviations, faults) = strayed(server, events).await;
+    (outcome, deviations, faults)
+}
+
+#[tokio::test(start_paused = true)]
+async fn b26_answers_that_stray_end_their_call_as_far_as_the_preset_goes() {
+    use Deviation::*;
+    let seen = |error: &CallError| {
+        (error.code().to_string(), error.description().to_owned(), error.details().map(|d| d.as_str().to_owned()))
+    };
+    // Four elements, or a text for details.
+    for (answer, description, details, deviation) in [
+        (r#"[4,"ID","NotSupported","no"]"#, "no", None, IncompleteError),
+        (r#"[4,"ID","NotSupported"]"#, "", None, IncompleteError),
+        (r#"[4,"ID","NotSupported","no","why"]"#, "no", Some(r#""why""#.to_owned()), DetailsNotAnObject),
+    ] {
+        let (Err(Error::Rejected(error)), deviations, faults) = outcome(Tolerant, answer).await else {
+            panic!("{answer}")
+        };
+        assert_eq!(seen(&error), ("NotSupported".to_owned(), description.to_owned(), details), "{answer}");
+        assert_eq!((deviations, faults), (vec![deviation], vec![]), "{answer}");
+        let (failed, deviations, faults) = outcome(Strict, answer).await;
+        assert!(failed.expect_err("no answer").is_timeout(), "{answer}");
+        assert_eq!((deviations, faults), (vec![], vec![Fault::Deviation(deviation)]), "{answer}");
+    }
+    // Cut short, and quotes that are not escaped.
+    for answer in [r#"[3,"ID",{"configurationKey":[]"#, r#"[4,"ID","NotSupported","say "no"",{}]"#] {
+        let (failed, deviations, faults) = outcome(Tolerant, answer).await;
+        assert!(failed.expect_err("no answer").is_timeout(), "{answer}");
+        assert_eq!((deviations, faults), (vec![], vec![Fault::NotJson]), "{answer}");
+        let (failed, deviations, faults) = outcome(Salvage, answer).await;
+        match failed.expect_err("no answer") {
+            Error::Rejected(error) => assert_eq!(*error.code(), ErrorCode::NOT_SUPPORTED),
+            Error::Decode(_) => assert!(answer.starts_with("[3"), "{answer}"),
+            other => panic!("{answer}: {other}"),
+        }
+        assert_eq!((deviations, faults), (vec![UnreadableAnswer], vec![]), "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b40_answers_to_nobody_are_events_and_are_not_answered() {
+    for protocol in ["ocpp1.6", "ocpp2.0.1", "ocpp2.1"] {
+        let (server, mut station, _session, events) = tolerating(Salvage, protocol).await;
+        assert_eq!(station.ask(r#"[2,"theirs","Echo",{}]"#).await, r#"[3,"theirs",{}]"#);
+        // The third answers our result to their call; the last two cannot even be read.
+        let answers = [
+            r#"[3,"",{}]"#,
+            r#"[4,"","InternalError","",{}]"#,
+            r#"[4,"theirs","FormationViolation","",{}]"#,
+            r#"[3,"nobody",{"cut":["#,
+            r#"[4,"nobody","X","say "no"",{}]"#,
+        ];
+        for answer in answers {
+            station.send(answer).await;
+        }
+        assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#);
+        let (deviations, faults) = strayed(server, events).await;
+        let unknown = Fault::UnknownMessageId;
+        assert_eq!((deviations, faults), (vec![], vec![unknown, unknown, unknown, Fault::NotJson, Fault::NotJson]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b51_binary_frames_end_a_connection_unless_they_are_salvaged() {
+    for tolerance in [Strict, Tolerant, Salvage] {
+        let (server, mut station, session, events) = tolerating(tolerance, "ocpp1.6").await;
+        station.ws.send(Message::binary(&br#"[2,"1","Echo",{}]"#[..])).await.expect("open");
+        if tolerance == Salvage {
+            assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
+            station.ws.send(Message::binary(&b"\xff\xfe"[..])).await.expect("open");
+        }
+        assert_eq!(station.closed().await, (1003, "OCPP-J is text".to_owned()));
+        assert_eq!(session.closed().await.cause, Cause::ProtocolError);
+        let (deviations, _) = strayed(server, events).await;
+        assert_eq!(deviations, if tolerance == Salvage { &[Deviation::Binary][..] } else { &[] });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b20_a_station_that_tries_one_protocol_and_then_another_gets_the_dialect_of_the_connection() {
+    let server = server_with(RpcRouter::new(), Options::server());
+    for (protocol, spelling) in [("ocpp1.6", "FormationViolation"), ("ocpp2.0.1", "FormatViolation")] {
+        let mut station = Station::connect(&server, "CP-1", protocol).await;
+        assert_eq!(station.protocol.as_deref(), Some(protocol));
+        let answer = station.ask(r#"[2,"1","A",["m"]]"#).await;
+        assert!(answer.starts_with(&format!(r#"[4,"1","{spelling}","#)), "{answer}");
+        assert_eq!(server.session("CP-1").expect("there").protocol(), Some(protocol));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b22_a_result_of_many_kilobytes_is_read_and_the_limit_can_be_changed() {
+    let big = format!(r#"{{"configurationKey":"{}"}}"#, "x".repeat(20_000));
+    let (answered, ..) = outcome(Strict, &format!(r#"[3,"ID",{big}]"#)).await;
+    assert_eq!(Payload::encode(&answered.expect("a result")).expect("an object").as_str(), big);
+
+    let server = server_with(RpcRouter::new(), Options::server().max_message_size(10_000));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let call = tokio::spawn(session.call::<Value>("GetConfiguration", &()));
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[3,"{id}",{big}]"#)).await;
+    assert_eq!(station.closed().await.0, 1009);
+    assert!(call.await.expect("no panic").expect_err("too large").maybe_delivered());
+    assert_eq!(session.closed().await.cause, Cause::TooLarge);
+}

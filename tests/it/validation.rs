@@ -1,0 +1,234 @@
+//! Payloads that are checked, by a validator of a private protocol.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use ocpp_rpc::{
+    CallError, Direction, Error, ErrorCode, EventKind, Events, Options, Payload, PayloadKind, RpcRouter, RpcServer,
+    Subject, Valid, Validation, Validator, Violation,
+    extract::{Params, State},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    csms::{accept, client, connecting},
+    support::{SECOND, Station, connected, echo},
+};
+
+/// Requests have a number `n`, responses a truth value `ok`, and there are two actions.
+struct Acme;
+
+impl Validator for Acme {
+    fn knows(&self, protocol: &str) -> bool {
+        protocol == "acme1"
+    }
+
+    fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation> {
+        if !["Do", "Panic"].contains(&subject.action) {
+            return Err(Violation::new(ErrorCode::NOT_IMPLEMENTED, "", "no such action"));
+        }
+        let value: Value = subject.payload.decode().expect("JSON");
+        match subject.kind {
+            PayloadKind::Request if subject.action == "Panic" => panic!("a broken validator"),
+            PayloadKind::Request if value.get("n").is_none() => {
+                Err(Violation::new(ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION, "/n", "is missing"))
+            }
+            PayloadKind::Response if !value["ok"].is_boolean() => {
+                Err(Violation::new(ErrorCode::TYPE_CONSTRAINT_VIOLATION, "/ok", "is no truth value"))
+            }
+            _ => Ok(Valid::read(value)),
+        }
+    }
+}
+
+/// A server of the private protocol and one other, whose handlers count their calls.
+fn server(validation: Validation) -> (RpcServer, Arc<AtomicUsize>) {
+    async fn act(Params(params): Params<Value>, State(calls): State<Arc<AtomicUsize>>) -> Result<Value, Infallible> {
+        calls.fetch_add(1, Ordering::Relaxed);
+        Ok(json!({"ok": params["result"]}))
+    }
+    let calls = Arc::new(AtomicUsize::new(0));
+    let router = RpcRouter::with_state(calls.clone()).on("Do", act).fallback(act);
+    let server = RpcServer::builder(router).protocols(["acme1", "other"]);
+    let server = server.options(Options::server().validation(validation)).build().expect("sound");
+    (server, calls)
+}
+
+/// The next violation: direction, kind, action, id, pointer, and whether it was stopped.
+async fn violation(events: &mut Events) -> (Direction, PayloadKind, String, String, String, bool) {
+    loop {
+        let event = events.next().await.expect("more").kind;
+        if let EventKind::Invalid { direction, kind, action, id, violation, enforced, .. } = event {
+            let (action, id, pointer) = (action.to_string(), id.to_string(), violation.pointer().to_owned());
+            return (direction, kind, action, id, pointer, enforced);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b41_payloads_are_checked_in_all_four_places() {
+    use {Direction::*, PayloadKind::*};
+    let (server, calls) = server(Validation::new(Acme).only(["acme1"]));
+    let (mut station, session) = connected(&server, "acme1").await;
+    let mut events = server.events();
+    let seen = |direction, kind, id: &str, pointer: &str| {
+        (direction, kind, "Do".to_owned(), id.to_owned(), pointer.to_owned(), true)
+    };
+
+    // A call in: answered, and no handler runs.
+    assert_eq!(
+        station.ask(r#"[2,"1","Do",{}]"#).await,
+        r#"[4,"1","OccurrenceConstraintViolation","/n: is missing",{"pointer":"/n"}]"#
+    );
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+    assert_eq!(violation(&mut events).await, seen(In, Request, "1", "/n"));
+    // A result out: replaced, and the peer learns nothing of it.
+    let answer = station.ask(r#"[2,"2","Do",{"n":1,"result":"text"}]"#).await;
+    assert_eq!(answer, r#"[4,"2","InternalError","An internal error occurred",{}]"#);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    assert_eq!(violation(&mut events).await, seen(Out, Response, "2", "/ok"));
+    // What is valid passes.
+    assert_eq!(station.ask(r#"[2,"3","Do",{"n":1,"result":true}]"#).await, r#"[3,"3",{"ok":true}]"#);
+    // A result in: the call fails.
+    let call = tokio::spawn(session.call::<Value>("Do", &json!({"n": 1})));
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[3,"{id}",{{"ok":1}}]"#)).await;
+    match call.await.expect("no panic") {
+        Err(Error::Invalid(violation)) => assert_eq!(violation.to_string(), "/ok: is no truth value"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(violation(&mut events).await, seen(In, Response, &id, "/ok"));
+    // A call out: fails here, and nothing is sent.
+    let error = session.call::<Value>("Do", &()).await.expect_err("no n");
+    assert!(matches!(&error, Error::Invalid(violation) if violation.pointer() == "/n"));
+    assert!(!error.maybe_delivered());
+    let (direction, kind, .., pointer, _) = violation(&mut events).await;
+    assert_eq!((direction, kind, &*pointer), (Out, Request, "/n"));
+    station.silent().await;
+}
+
+#[tokio::test]
+async fn b41_a_validator_that_panics_refuses_and_ends_nothing() {
+    let (server, calls) = server(Validation::new(Acme).only(["acme1"]));
+    let mut station = Station::connect(&server, "CP-1", "acme1").await;
+    let answer = station.ask(r#"[2,"1","Panic",{}]"#).await;
+    assert!(answer.starts_with(r#"[4,"1","InternalError","#), "{answer}");
+    assert_eq!(station.ask(r#"[2,"2","Do",{"n":1,"result":true}]"#).await, r#"[3,"2",{"ok":true}]"#);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_validation_holds_for_named_protocols_or_only_reports() {
+    let named = Validation::new(Acme).only(["acme1"]);
+    for (validation, protocol, reports) in
+        [(named.clone(), "other", false), (named.clone().report_only(), "acme1", true)]
+    {
+        let (server, calls) = server(validation);
+        let (mut station, session) = connected(&server, protocol).await;
+        let mut events = server.events();
+        assert_eq!(station.ask(r#"[2,"1","Do",{"result":"text"}]"#).await, r#"[3,"1",{"ok":"text"}]"#);
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+        let call = tokio::spawn(session.call::<Value>("Do", &()));
+        let (id, _) = station.receive_call().await;
+        station.send(format!(r#"[3,"{id}",{{"ok":1}}]"#)).await;
+        assert_eq!(call.await.expect("no panic").expect("a result"), json!({"ok": 1}));
+        drop((station, session));
+        server.close(ocpp_rpc::Close::normal()).await;
+        let mut violations = Vec::new();
+        while let Some(event) = events.next().await {
+            if let EventKind::Invalid { direction, kind, enforced, .. } = event.kind {
+                violations.push((direction, kind));
+                assert!(!enforced);
+            }
+        }
+        use {Direction::*, PayloadKind::*};
+        let all = [(In, Request), (Out, Response), (Out, Request), (In, Response)];
+        assert_eq!(violations, if reports { &all[..] } else { &[] }, "{protocol}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_calls_that_are_made_while_connecting_are_checked_too() {
+    let settings = |client: ocpp_rpc::RpcClientBuilder| {
+        client.protocols(["acme1"]).options(Options::client().validation(Validation::new(Acme)))
+    };
+    let (builder, mut dials) = client();
+    let (client, attempt) = connecting(settings(builder));
+    let stream = dials.next().await;
+    let bad = tokio::spawn(client.call::<Value>("Do", &()));
+    let good = tokio::spawn(client.call::<Value>("Do", &json!({"n": 1})));
+    let mut csms = crate::csms::Csms(accept(stream, "acme1").await);
+    attempt.await.expect("no panic").expect("connected");
+    assert!(matches!(bad.await.expect("no panic"), Err(Error::Invalid(_))));
+    let id = csms.receive_call("Do").await;
+    csms.send(json!([3, id, {"ok": true}])).await;
+    assert_eq!(good.await.expect("no panic").expect("answered"), json!({"ok": true}));
+
+    // And while it reconnects: at once, because the protocol is known.
+    drop(csms);
+    crate::csms::becomes(&client, ocpp_rpc::ClientState::Connecting).await;
+    let failed = tokio::time::timeout(SECOND / 10, client.call::<Value>("Do", &())).await.expect("at once");
+    assert!(matches!(failed, Err(Error::Invalid(_))));
+}
+
+#[tokio::test]
+async fn b45_an_action_that_the_protocol_does_not_have_is_not_implemented_whatever_the_fallback_says() {
+    let (server, calls) = server(Validation::new(Acme).only(["acme1"]));
+    let mut station = Station::connect(&server, "CP-1", "acme1").await;
+    let answer = station.ask(r#"[2,"1","Dance",{"n":1}]"#).await;
+    assert_eq!(answer, r#"[4,"1","NotImplemented","no such action",{"pointer":""}]"#);
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn b10_validation_that_could_never_be_is_refused_when_it_is_built() {
+    let build = |protocols: &[&str], validation: Validation| {
+        let options = Options::server().validation(validation.clone());
+        let server = RpcServer::builder(RpcRouter::new()).protocols(protocols).options(options);
+        let options = Options::client().validation(validation);
+        let client = ocpp_rpc::RpcClient::builder("ws://h", "CP").protocols(protocols).options(options);
+        (server.build().map(drop).map_err(|e| e.to_string()), client.build().map(drop).map_err(|e| e.to_string()))
+    };
+    for (protocols, validation, why) in [
+        (&[][..], Validation::new(Acme), "without a protocol"),
+        (&["acme1", "other"], Validation::new(Acme), "does not know the protocol \"other\""),
+        (&["acme1"], Validation::new(Acme).only(["other"]), "none of the protocols"),
+        (&["acme1", "other"], Validation::new(Acme).only(["other"]), "does not know"),
+    ] {
+        let (server, client) = build(protocols, validation);
+        assert_eq!(server, client);
+        assert!(server.expect_err(why).contains(why), "{protocols:?}");
+    }
+    assert_eq!(build(&["acme1", "other"], Validation::new(Acme).only(["acme1"])), (Ok(()), Ok(())));
+}
+
+#[tokio::test]
+async fn b26_a_result_that_is_of_no_use_is_complained_of_where_the_protocol_has_words_for_that() {
+    for (protocol, complains) in [("ocpp2.0.1", false), ("ocpp2.1", true)] {
+        let server = crate::support::server(RpcRouter::new().on("Echo", echo));
+        let (mut station, session) = connected(&server, protocol).await;
+        let call = tokio::spawn(session.call::<Vec<u8>>("Do", &()));
+        let (id, _) = station.receive_call().await;
+        station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+        assert!(matches!(call.await.expect("no panic"), Err(Error::Decode(_))));
+        station.send(r#"[2,"1","Echo",{}]"#).await;
+        let first = station.receive().await;
+        match complains {
+            true => assert!(first.starts_with(&format!(r#"[5,"{id}","FormatViolation","invalid type"#)), "{first}"),
+            false => assert_eq!(first, r#"[3,"1",{}]"#),
+        }
+    }
+}
+
+#[test]
+fn b41_a_violation_is_an_answer_with_its_pointer() {
+    let violation = Violation::new(ErrorCode::PROPERTY_CONSTRAINT_VIOLATION, "/a/0", "is too long");
+    let error = CallError::from(violation);
+    assert_eq!(error.to_string(), "PropertyConstraintViolation: /a/0: is too long");
+    assert_eq!(error.details().map(Payload::as_str), Some(r#"{"pointer":"/a/0"}"#));
+}
