@@ -156,16 +156,23 @@ impl Schemas {
         Ok(())
     }
 
-    fn violation(&self, error: &ValidationError<'_>) -> Violation {
+    fn violation(&self, error: &ValidationError<'_>, payload: &Value) -> Violation {
         let mut pointer = error.instance_path().as_str().to_owned();
-        let code = (self.codes)(error.kind().keyword()).unwrap_or_else(|| code(error.kind().keyword(), &pointer));
         // The member itself, not the object that lacks it or has it.
-        let member = match error.kind() {
-            ValidationErrorKind::Required { property } => property.as_str(),
+        let (keyword, member) = match error.kind() {
+            ValidationErrorKind::Required { property } => ("required", property.as_str()),
             ValidationErrorKind::AdditionalProperties { unexpected }
-            | ValidationErrorKind::UnevaluatedProperties { unexpected } => unexpected.first().map(String::as_str),
-            _ => None,
+            | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+                (error.kind().keyword(), unexpected.first().map(String::as_str))
+            }
+            // An object that may have no members at all: any of them is one too many.
+            ValidationErrorKind::FalseSchema if error.schema_path().as_str().ends_with("/additionalProperties") => {
+                let object = payload.pointer(&pointer).and_then(Value::as_object);
+                ("additionalProperties", object.and_then(|object| object.keys().next().map(String::as_str)))
+            }
+            kind => (kind.keyword(), None),
         };
+        let code = (self.codes)(keyword).unwrap_or_else(|| code(keyword, &pointer));
         if let Some(member) = member {
             pointer = format!("{pointer}/{}", member.replace('~', "~0").replace('/', "~1"));
         }
@@ -199,7 +206,7 @@ impl Validator for Schemas {
         })?;
         let unreadable = |error: serde_json::Error| Violation::new(ErrorCode::FORMAT_VIOLATION, "", error.to_string());
         let value: Value = subject.payload.decode().map_err(unreadable)?;
-        validator.validate(&value).map_err(|error| self.violation(&error))?;
+        validator.validate(&value).map_err(|error| self.violation(&error, &value))?;
         Ok(Valid::read(value))
     }
 }
@@ -386,6 +393,14 @@ mod tests {
             let violation = set(&schemas, &json).expect_err(&json);
             assert_eq!((violation.code(), violation.pointer()), (&code, pointer), "{violation}");
         }
+    }
+
+    #[test]
+    fn an_object_that_may_have_no_members_has_one_too_many() {
+        let none = || json!({"type": "object", "additionalProperties": false});
+        let schemas = schemas(json!({"properties": {"list": {"items": none()}}}));
+        let violation = set(&schemas, r#"{"list":[{},{"a":1}]}"#).expect_err("a member");
+        assert_eq!((violation.code(), violation.pointer()), (&FORMAT, "/list/1/a"));
     }
 
     #[test]

@@ -1,0 +1,148 @@
+//! Both validators against the official schemas: every action of every version, with payloads that are right and
+//! payloads that are wrong in one place.
+//!
+//! The schemas are those in the PyPI package `ocpp`, which `tests/run` fetches. The judge is a plain validator of JSON
+//! Schema, which knows neither codes nor types.
+
+mod generate;
+mod mutate;
+mod random;
+
+use std::{env, fs, path::PathBuf, thread};
+
+use ocpp_rpc::{ErrorCode, Payload, PayloadKind, Schemas, Strict, Subject, Valid, Validator, Violation};
+use serde_json::Value;
+
+use self::{generate::Generator, mutate::Rule, random::Random};
+
+const VALID: usize = 200;
+const WRONG: usize = 20;
+
+#[test]
+fn ocpp_1_6() {
+    check("ocpp1.6", "v16", 39 + 39);
+}
+
+#[test]
+fn ocpp_2_0_1() {
+    check("ocpp2.0.1", "v201", 64 + 64);
+}
+
+#[test]
+fn ocpp_2_1() {
+    // A SEND has no response.
+    check("ocpp2.1", "v21", 91 + 90);
+}
+
+fn check(protocol: &'static str, folder: &str, count: usize) {
+    let folder = official(folder);
+    let schemas = Schemas::new().folder(protocol, &folder).expect("the official schemas");
+    schemas.compile().expect("the official schemas compile");
+
+    let mut paths: Vec<_> =
+        fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("a file").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    assert_eq!(paths.len(), count, "schemas in {}", folder.display());
+
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let disagreements = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|first| {
+                let (schemas, paths) = (&schemas, paths.iter().skip(first).step_by(threads));
+                scope.spawn(move || {
+                    paths.flat_map(|path| Judge::new(protocol, path, schemas).judge()).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a judgement")).collect::<Vec<_>>()
+    });
+    let shown = disagreements.iter().take(50).map(String::as_str).collect::<Vec<_>>().join("\n");
+    assert!(disagreements.is_empty(), "{} disagreements:\n{shown}", disagreements.len());
+}
+
+/// Where the official schemas of a version are.
+fn official(version: &str) -> PathBuf {
+    let peers = env::var_os("OCPP_RPC_PEERS").expect("tests/run fetches the schemas and says where they are");
+    let lib = PathBuf::from(peers).join("python/lib");
+    let pythons = fs::read_dir(&lib).unwrap_or_else(|error| panic!("{}: {error}: run tests/run", lib.display()));
+    let mut folders =
+        pythons.map(|python| python.expect("a folder").path().join("site-packages/ocpp").join(version).join("schemas"));
+    folders.find(|folder| folder.is_dir()).unwrap_or_else(|| panic!("no schemas in {}: run tests/run", lib.display()))
+}
+
+/// One schema, and all who have an opinion on payloads of it.
+struct Judge<'a> {
+    protocol: &'a str,
+    action: String,
+    kind: PayloadKind,
+    schema: Value,
+    plain: jsonschema::Validator,
+    schemas: &'a Schemas,
+    disagreements: Vec<String>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(protocol: &'a str, path: &std::path::Path, schemas: &'a Schemas) -> Self {
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+        let (action, kind) = match name.strip_suffix("Response") {
+            Some(action) => (action, PayloadKind::Response),
+            None => (name.strip_suffix("Request").unwrap_or(name), PayloadKind::Request),
+        };
+        let text = fs::read_to_string(path).expect("a schema");
+        let schema = serde_json::from_str(text.trim_start_matches('\u{feff}')).expect("JSON");
+        let plain = jsonschema::options().should_validate_formats(true).build(&schema).expect("a schema");
+        Self { protocol, action: action.to_owned(), kind, schema, plain, schemas, disagreements: Vec::new() }
+    }
+
+    fn judge(mut self) -> Vec<String> {
+        let schema = self.schema.clone();
+        let mut random = Random::new(&format!("{} {} {:?}", self.protocol, self.action, self.kind));
+        for _ in 0..VALID {
+            let value = Generator::some(&schema, &mut random).value(&schema);
+            self.expect(&value, None);
+        }
+        for rule in Rule::ALL {
+            for _ in 0..WRONG {
+                let value = Generator::most(&schema, &mut random).value(&schema);
+                match rule.mutate(&schema, &value, &mut random) {
+                    Some((value, wrong)) => self.expect(&value, Some(wrong)),
+                    // No payload of this schema can be wrong in that way.
+                    None => break,
+                }
+            }
+        }
+        self.disagreements
+    }
+
+    /// Asks all for their opinion of a payload that is right, or wrong in this way at this place.
+    fn expect(&mut self, value: &Value, wrong: Option<(ErrorCode, String)>) {
+        let text = value.to_string();
+        if self.plain.is_valid(value) != wrong.is_none() {
+            self.disagree("the plain validator", &text, &format!("does not find {wrong:?}"));
+        }
+        // Unlike `Payload::encode`, this takes what is no object.
+        let payload: Payload = serde_json::from_str(&text).expect("JSON");
+        let subject = Subject::new(self.protocol, &self.action, self.kind, &payload);
+        let opinions = [("Strict", Strict.validate(&subject)), ("Schemas", self.schemas.validate(&subject))];
+        for (who, opinion) in opinions {
+            let found = found(opinion);
+            if found.as_ref().map(|(place, _)| place) != wrong.as_ref() {
+                self.disagree(who, &text, &format!("found {found:?}, not {wrong:?}"));
+            }
+        }
+    }
+
+    fn disagree(&mut self, who: &str, payload: &str, what: &str) {
+        let Self { protocol, action, kind, .. } = self;
+        let payload: String = payload.chars().take(2000).collect();
+        self.disagreements.push(format!("{who} on the {kind:?} of {action} ({protocol}): {what} in {payload}"));
+    }
+}
+
+type Place = (ErrorCode, String);
+
+fn found(opinion: Result<Valid, Violation>) -> Option<(Place, String)> {
+    let violation = opinion.err()?;
+    Some(((violation.code().clone(), violation.pointer().to_owned()), violation.reason().to_owned()))
+}
