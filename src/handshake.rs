@@ -1,11 +1,12 @@
 //! What the opening handshake says, read out of its HTTP parts: is it one, who calls, and what does it offer.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use headers::{HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts, response};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
 
 use crate::{dialect::Dialect, options::BuildError};
 
@@ -106,7 +107,6 @@ pub(crate) fn basic_credentials(identity: &str, password: &[u8]) -> Result<Heade
 pub(crate) fn identity(path: &str) -> Result<(&str, String), Refusal> {
     const NONE: Refusal = refusal(StatusCode::NOT_FOUND, "the path ends in no identity");
     const UNDECODABLE: Refusal = refusal(StatusCode::NOT_FOUND, "the identity is not percent-encoded UTF-8");
-    const UNFIT: Refusal = refusal(StatusCode::NOT_FOUND, "the identity has control characters");
     let trimmed = path.trim_end_matches('/');
     let start = trimmed.rfind('/').map_or(0, |slash| slash + 1);
     let (before, segment) = trimmed.split_at(start);
@@ -119,10 +119,17 @@ pub(crate) fn identity(path: &str) -> Result<(&str, String), Refusal> {
         return Err(UNDECODABLE);
     }
     let identity = percent_decode_str(segment).decode_utf8().map_err(|_| UNDECODABLE)?;
-    if identity.chars().any(char::is_control) {
-        return Err(UNFIT);
-    }
+    check_identity(&identity)?;
     Ok((before.trim_end_matches('/'), identity.into_owned()))
+}
+
+/// Refuses an identity that nobody could have.
+pub(crate) fn check_identity(identity: &str) -> Result<(), Refusal> {
+    const UNFIT: Refusal = refusal(StatusCode::NOT_FOUND, "the identity is empty or has control characters");
+    match identity.is_empty() || identity.chars().any(char::is_control) {
+        true => Err(UNFIT),
+        false => Ok(()),
+    }
 }
 
 /// The subprotocols that the client offers, in its order: the lines of the header are one list, empty elements are
@@ -157,6 +164,34 @@ pub(crate) fn basic_password(headers: &HeaderMap, identity: &str) -> Option<Vec<
     }
     let decoded = BASE64_STANDARD.decode(encoded.trim_ascii()).ok()?;
     Some(decoded.strip_prefix(identity.as_bytes())?.strip_prefix(b":")?.to_vec())
+}
+
+/// Whether two passwords are the same, either as bytes or as the forty hexadecimal digits of twenty bytes.
+///
+/// How long that takes tells no more than their lengths, and whether they are such digits.
+pub(crate) fn is_same_password(one: &[u8], other: &[u8]) -> bool {
+    key(one).ct_eq(&key(other)).into()
+}
+
+/// The bytes that a password stands for.
+fn key(password: &[u8]) -> Cow<'_, [u8]> {
+    /// The value of a hexadecimal digit, found without a branch or a table.
+    fn digit(byte: u8) -> (u8, Choice) {
+        let (number, letter) = (byte.wrapping_sub(b'0'), (byte | 0x20).wrapping_sub(b'a'));
+        let (is_number, is_letter) = (number.ct_lt(&10), letter.ct_lt(&6));
+        (u8::conditional_select(&letter.wrapping_add(10), &number, is_number), is_number | is_letter)
+    }
+    let mut key = Vec::with_capacity(20);
+    let mut is_spelled = Choice::from(u8::from(password.len() == 40));
+    for pair in password.chunks_exact(2).take(20) {
+        let [(high, is_high), (low, is_low)] = [digit(pair[0]), digit(pair[1])];
+        key.push(high << 4 | low);
+        is_spelled &= is_high & is_low;
+    }
+    match is_spelled.into() {
+        true => Cow::Owned(key),
+        false => Cow::Borrowed(password),
+    }
 }
 
 /// Refuses protocols that could never be named in a handshake, or that are named twice, and dialects of others.
@@ -271,6 +306,31 @@ mod tests {
             assert_eq!(basic_password(&basic(&value), name).as_deref(), password, "{value}");
         }
         assert_eq!(basic_password(&HeaderMap::new(), "CP"), None);
+    }
+
+    #[test]
+    fn passwords_are_the_same_as_bytes_and_as_forty_digits() {
+        let key = [0, 1, 2, 3, 4, 5, 6, 7, 0xab, 0xcd, 0xef, 255, 255, 255, 255, 255, 255, 255, 255, 255];
+        let digits = b"0001020304050607abcdefFFFFFFFFffffffffff";
+        for (one, other, same) in [
+            (&b"secret"[..], &b"secret"[..], true),
+            (b"secret", b"Secret", false),
+            (b"secret", b"secret ", false),
+            (b"", b"", true),
+            (&key, &key, true),
+            (&key, digits, true),
+            (digits, &key, true),
+            (digits, &digits.to_ascii_uppercase(), true),
+            (digits, &digits[..39], false),
+            (&digits[..38], &key[..19], false),
+            (b"g001020304050607abcdefFFFFFFFFffffffffff", &key, false),
+            (b"/001020304050607abcdefFFFFFFFFffffffffff", &key, false),
+            (b":001020304050607abcdefFFFFFFFFffffffffff", &key, false),
+            (b"`001020304050607abcdefFFFFFFFFffffffffff", &key, false),
+            (b"1001020304050607abcdefFFFFFFFFffffffffff", &key, false),
+        ] {
+            assert_eq!(is_same_password(one, other), same, "{one:?} {other:?}");
+        }
     }
 
     #[test]

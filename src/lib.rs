@@ -1,6 +1,6 @@
 #![doc = include_str!("docs/crate.md")]
 #![cfg_attr(
-    not(all(feature = "client", feature = "server")),
+    not(all(feature = "client", feature = "listen")),
     allow(dead_code, reason = "each end uses its part of the engine that both share")
 )]
 
@@ -42,8 +42,8 @@ pub use rpc::{Handler, IncomingCall, IntoReply, NoReply, Outcome, Route, RouteFu
 pub use server::Listener;
 #[cfg(feature = "server")]
 pub use server::{
-    Accept, Authenticate, CloseReport, Handshake, HandshakeFuture, Reject, RemoteAddress, RpcServer, RpcServerBuilder,
-    RpcUpgrade, Session, UpgradeError,
+    Accept, Authenticate, CloseReport, ConnectionFacts, Handshake, HandshakeFuture, Identity, NoCommonProtocol, Reject,
+    RemoteAddress, RpcServer, RpcServerBuilder, RpcUpgrade, SameIdentity, Session, TlsFacts, TlsVersion, UpgradeError,
 };
 pub use tolerance::{Deviation, Tolerance};
 #[cfg(feature = "strict")]

@@ -5,9 +5,13 @@ mod auth;
 #[cfg(feature = "axum")]
 mod axum;
 mod builder;
+mod facts;
+mod judge;
 #[cfg(feature = "listen")]
 mod listen;
+mod negotiation;
 mod registry;
+mod serve;
 mod service;
 mod session;
 mod upgrade;
@@ -33,28 +37,28 @@ pub use self::listen::Listener;
 pub use self::{
     auth::{Accept, Authenticate, Handshake, Reject},
     builder::RpcServerBuilder,
+    facts::{ConnectionFacts, Identity, RemoteAddress, TlsFacts, TlsVersion},
+    negotiation::NoCommonProtocol,
+    registry::SameIdentity,
     service::HandshakeFuture,
     session::Session,
-    upgrade::{RemoteAddress, RpcUpgrade, UpgradeError},
+    upgrade::{RpcUpgrade, UpgradeError},
 };
 
 use std::{
     fmt,
-    net::SocketAddr,
-    panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::Response;
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -62,12 +66,16 @@ use crate::{
     close::{Close, Manner},
     connection::Dispatch,
     dialect::Dialect,
-    event::{Event, EventKind, Events, Hub},
-    options::Options,
+    event::{Events, Hub},
+    options::{BuildError, Options},
     rpc::RpcRouter,
 };
 
-use self::{auth::AnyAuth, registry::Registry};
+use self::{
+    auth::AnyAuth,
+    negotiation::{NONE, Negotiation},
+    registry::Registry,
+};
 
 /// A server of OCPP-J: upgrades requests to sessions, and knows them by identity.
 ///
@@ -95,9 +103,11 @@ use self::{auth::AnyAuth, registry::Registry};
 /// | the hook panics | 500 |
 /// | the hook takes longer than [`handshake_deadline`](RpcServerBuilder::handshake_deadline) | 503 |
 /// | too many handshakes are under way, or the server closes | 503 |
+/// | there are as many sessions as there may be | 503; 429 from one address |
+/// | the identity is connected, and [`OldestStays`](SameIdentity::OldestStays) | 409 |
 ///
-/// A client that offers no protocol that the server has is upgraded without one and closed with 1002, as the
-/// standards want it (OCPP-J 1.6 §3.2, OCPP 2.0.1 part 4 §3.2).
+/// A client that offers no protocol that the server has is upgraded without one and closed with 1002, unless
+/// [`NoCommonProtocol`] says otherwise.
 #[derive(Clone)]
 pub struct RpcServer {
     inner: Arc<Inner>,
@@ -105,14 +115,18 @@ pub struct RpcServer {
 
 struct Inner {
     dispatch: Arc<dyn Dispatch>,
-    protocols: Vec<Arc<str>>,
+    negotiation: Negotiation,
     dialects: Vec<(Arc<str>, Dialect)>,
     auth: Option<Box<dyn AnyAuth>>,
-    options: Options,
+    options: RwLock<Options>,
     handshake_deadline: Duration,
     max_identity: usize,
+    /// Of the head of a request.
+    max_head: usize,
+    max_headers: usize,
+    max_connections: usize,
     pending: Semaphore,
-    registry: Registry,
+    registry: Arc<Registry>,
     hub: Arc<Hub>,
     tasks: TaskTracker,
     /// Fires when closing begins.
@@ -164,14 +178,37 @@ impl RpcServer {
     ///
     /// `B` is the body of the response: axum's `Body`, or anything else that is made from bytes.
     pub fn accept<B: From<Bytes>>(&self, upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
-        let known = upgrade.handshake.clone();
-        match self.inner.check_identity(&known).and_then(|()| self.inner.open(upgrade, accept)) {
-            Ok(response) => response,
-            Err(reject) => {
-                self.inner.refused(&known, Some(reject.status()), reject.reason());
-                reject.into_response()
-            }
-        }
+        self.inner.accept(upgrade, accept)
+    }
+
+    /// Answers a request that is no handshake as the service does, and makes it an event.
+    ///
+    /// ```
+    /// use axum::{extract::State, response::Response};
+    /// use ocpp_rpc::{Accept, RpcServer, RpcUpgrade, UpgradeError};
+    ///
+    /// async fn connect(upgrade: Result<RpcUpgrade, UpgradeError>, State(server): State<RpcServer>) -> Response {
+    ///     match upgrade {
+    ///         Ok(upgrade) => server.accept(upgrade, Accept::new()),
+    ///         Err(error) => server.refuse(error),
+    ///     }
+    /// }
+    /// # let _: axum::Router<RpcServer> = axum::Router::new().route("/ocpp/{*identity}", axum::routing::any(connect));
+    /// ```
+    pub fn refuse<B: From<Bytes>>(&self, error: UpgradeError) -> Response<B> {
+        self.inner.emit_refused(None, error.remote_address(), Some(error.status()), error.reason());
+        error.into_response()
+    }
+
+    /// Changes times and limits of the sessions that open from now on. Those that are open keep theirs; see
+    /// [`Peer::set_options`](crate::Peer::set_options).
+    ///
+    /// # Errors
+    /// When they could never work; nothing is changed then.
+    pub fn set_options(&self, options: Options) -> Result<(), BuildError> {
+        options.check_for(&self.inner.negotiation.protocols)?;
+        *self.inner.options.write().unwrap_or_else(PoisonError::into_inner) = options;
+        Ok(())
     }
 
     /// Closes the server: its listeners stop, no new sessions open, every session is closed as asked, and all of their
@@ -202,49 +239,12 @@ impl RpcServer {
             Manner::AfterPending(pending) => pending,
             Manner::AtOnce | Manner::Forced => Duration::ZERO,
         };
-        pending + self.inner.options.close_timeout + GRACE
+        pending + self.inner.options().close_timeout + GRACE
     }
 
     /// Whether [`close`](Self::close) has begun.
     pub fn is_closing(&self) -> bool {
         self.inner.closing.is_cancelled()
-    }
-
-    /// Answers a handshake, with everything that the service does.
-    async fn handshake(&self, upgrade: Result<RpcUpgrade, UpgradeError>) -> Response<http_body_util::Full<Bytes>> {
-        let inner = &self.inner;
-        let upgrade = match upgrade {
-            Ok(upgrade) => upgrade,
-            Err(error) => {
-                inner.emit_refused(None, error.remote_address(), Some(error.status()), error.reason());
-                return error.into_response();
-            }
-        };
-        let mut judgement = Judgement { inner, handshake: upgrade.handshake.clone(), is_open: true };
-        let judged = inner.judge(upgrade).await;
-        judgement.is_open = false;
-        match judged {
-            Ok(response) => response,
-            Err(reject) => {
-                inner.refused(&judgement.handshake, Some(reject.status()), reject.reason());
-                reject.into_response()
-            }
-        }
-    }
-}
-
-/// A handshake that is being judged; one that is dropped by then was broken off by its client.
-struct Judgement<'a> {
-    inner: &'a Inner,
-    handshake: Handshake,
-    is_open: bool,
-}
-
-impl Drop for Judgement<'_> {
-    fn drop(&mut self) {
-        if self.is_open {
-            self.inner.refused(&self.handshake, None, "the client left before it was judged");
-        }
     }
 }
 
@@ -252,97 +252,15 @@ impl Drop for Judgement<'_> {
 const GRACE: Duration = Duration::from_secs(2);
 
 impl Inner {
-    /// Asks the hook, then opens the session.
-    async fn judge<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade) -> Result<Response<B>, Reject> {
-        self.check_identity(&upgrade.handshake)?;
-        let Ok(_place) = self.pending.try_acquire() else { return Err(unavailable("too many handshakes")) };
-        let accept = match &self.auth {
-            None => Accept::new(),
-            Some(auth) => {
-                let handshake = upgrade.handshake.clone();
-                // A closure may panic before there is a future.
-                let hook = AssertUnwindSafe(async { auth.authenticate(handshake).await }).catch_unwind();
-                let hook = self.closing.run_until_cancelled(timeout(self.handshake_deadline, hook));
-                match hook.await {
-                    None => return Err(unavailable("the server is closing")),
-                    Some(Err(_)) => return Err(unavailable("authentication took too long")),
-                    Some(Ok(Err(_))) => {
-                        tracing::error!("the authentication hook panicked");
-                        return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("authentication failed"));
-                    }
-                    Some(Ok(Ok(judgement))) => judgement?,
-                }
-            }
-        };
-        self.open(upgrade, accept)
-    }
-
-    fn check_identity(&self, handshake: &Handshake) -> Result<(), Reject> {
-        match handshake.identity().len() > self.max_identity {
-            true => Err(Reject::not_found().body("the identity is too long")),
-            false => Ok(()),
-        }
-    }
-
-    /// Negotiates the protocol and lets a task wait for the socket.
-    fn open<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade, accept: Accept) -> Result<Response<B>, Reject> {
-        // A close that begins now waits for this token, and so for the task.
-        let _token = self.tasks.token();
-        if self.closing.is_cancelled() {
-            return Err(unavailable("the server is closing"));
-        }
-        let (protocol, extensions) = accept.into_parts();
-        let agreement = self.negotiate(&upgrade.handshake, protocol)?;
-        let mut response = Response::new(B::from(Bytes::new()));
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        upgrade.answer(headers);
-        if let Agreement::Protocol(protocol) = &agreement {
-            insert(headers, header::SEC_WEBSOCKET_PROTOCOL, protocol)?;
-        }
-        let task = session::run(self.clone(), upgrade, agreement, extensions);
-        let kill = self.kill.clone();
-        self.tasks.spawn(async move { kill.run_until_cancelled(task).await });
-        Ok(response)
-    }
-
-    /// The first protocol of the client's list that the server has, or the one that the hook chose.
-    fn negotiate(&self, handshake: &Handshake, chosen: Option<Arc<str>>) -> Result<Agreement, Reject> {
-        let offered = handshake.protocols();
-        match chosen {
-            Some(chosen) if offered.iter().any(|offer| **offer == *chosen) => Ok(Agreement::Protocol(chosen)),
-            Some(_) => Err(Reject::new(StatusCode::BAD_REQUEST).body("the accepted protocol was not offered")),
-            None if self.protocols.is_empty() => Ok(Agreement::Unnamed),
-            None => {
-                let common = offered.iter().find_map(|offer| self.protocols.iter().find(|mine| ***mine == **offer));
-                Ok(common.map_or(Agreement::None, |common| Agreement::Protocol(common.clone())))
-            }
-        }
+    /// The options of sessions to come.
+    fn options(&self) -> Options {
+        // Nothing that runs under the lock can leave it half done.
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn dialect(&self, protocol: Option<&str>) -> Dialect {
         let own = self.dialects.iter().find(|(name, _)| Some(&**name) == protocol);
         own.map_or_else(|| Dialect::of(protocol), |(_, dialect)| *dialect)
-    }
-
-    fn refused(&self, handshake: &Handshake, status: Option<StatusCode>, reason: &str) {
-        self.emit_refused(Some(handshake.identity()), handshake.remote_address(), status, reason);
-    }
-
-    fn emit_refused(
-        &self,
-        identity: Option<&str>,
-        remote_address: Option<SocketAddr>,
-        status: Option<StatusCode>,
-        reason: &str,
-    ) {
-        tracing::debug!(identity, ?remote_address, ?status, reason, "handshake refused");
-        self.hub.emit(|| Event {
-            at: SystemTime::now(),
-            identity: identity.map(Into::into),
-            remote_address,
-            kind: EventKind::Refused { status: status.map(|status| status.as_u16()), reason: reason.to_owned() },
-        });
     }
 }
 
@@ -352,31 +270,11 @@ impl Drop for Inner {
     }
 }
 
-/// What came of the negotiation.
-enum Agreement {
-    Protocol(Arc<str>),
-    /// The server has no protocols and takes whoever comes.
-    Unnamed,
-    /// Nothing in common.
-    None,
-}
-
-fn unavailable(reason: &'static str) -> Reject {
-    Reject::new(StatusCode::SERVICE_UNAVAILABLE).header(header::RETRY_AFTER, HeaderValue::from_static("5")).body(reason)
-}
-
-fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) -> Result<(), Reject> {
-    // Tokens were checked when they were offered or configured.
-    let value = HeaderValue::from_str(value).map_err(|_| Reject::new(StatusCode::BAD_REQUEST))?;
-    headers.insert(name, value);
-    Ok(())
-}
-
 impl fmt::Debug for RpcServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RpcServer")
-            .field("protocols", &self.inner.protocols)
-            .field("options", &self.inner.options)
+            .field("protocols", &self.inner.negotiation.protocols)
+            .field("options", &self.inner.options())
             .field("closing", &self.is_closing())
             .finish_non_exhaustive()
     }

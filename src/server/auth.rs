@@ -5,72 +5,71 @@ use std::{borrow::Cow, fmt, net::SocketAddr, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 
-use crate::handshake;
+use super::TlsFacts;
+use crate::{handshake, options::Options};
 
 /// A request that wants to become a session, as the [hook](Authenticate) sees it. Cheap to clone.
 ///
 /// Neither the password nor any header is in its `Debug`.
 #[derive(Clone)]
 pub struct Handshake {
-    facts: Arc<Facts>,
+    request: Arc<Upgrading>,
+    pub(super) remote_address: Option<SocketAddr>,
+    pub(super) tls: Option<TlsFacts>,
 }
 
-struct Facts {
-    parts: Parts,
-    identity: Arc<str>,
-    endpoint: String,
-    protocols: Vec<String>,
-    remote_address: Option<SocketAddr>,
+/// What the request says.
+pub(super) struct Upgrading {
+    pub(super) parts: Parts,
+    pub(super) identity: Arc<str>,
+    pub(super) endpoint: String,
+    pub(super) protocols: Vec<String>,
 }
 
 impl Handshake {
-    pub(super) fn new(
-        mut parts: Parts,
-        identity: Arc<str>,
-        endpoint: String,
-        protocols: Vec<String>,
-        remote_address: Option<SocketAddr>,
-    ) -> Self {
-        for (name, value) in &mut parts.headers {
-            if name == header::AUTHORIZATION {
+    pub(super) fn new(mut request: Upgrading, remote_address: Option<SocketAddr>) -> Self {
+        for (name, value) in &mut request.parts.headers {
+            if [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(name) {
                 value.set_sensitive(true);
             }
         }
-        Self { facts: Arc::new(Facts { parts, identity, endpoint, protocols, remote_address }) }
+        let tls = request.parts.extensions.get().cloned();
+        Self { request: Arc::new(request), remote_address, tls }
     }
 
-    /// The identity of the charging station: the last segment of the path, decoded.
+    /// The identity of the charging station: the last segment of the path, decoded, or the
+    /// [`Identity`](super::Identity) that a layer put into the request's extensions.
     pub fn identity(&self) -> &str {
-        &self.facts.identity
+        &self.request.identity
     }
 
     pub(super) fn shared_identity(&self) -> Arc<str> {
-        self.facts.identity.clone()
+        self.request.identity.clone()
     }
 
     /// The path in front of the identity, as it was sent; of the whole request, even where the server is nested.
     pub fn endpoint(&self) -> &str {
-        &self.facts.endpoint
+        &self.request.endpoint
     }
 
     /// The query of the request, as it was sent.
     pub fn query(&self) -> Option<&str> {
-        self.facts.parts.uri.query()
+        self.request.parts.uri.query()
     }
 
     /// The subprotocols that the client offers, in its order.
     pub fn protocols(&self) -> &[String] {
-        &self.facts.protocols
+        &self.request.protocols
     }
 
     /// The headers of the request.
     pub fn headers(&self) -> &HeaderMap {
-        &self.facts.parts.headers
+        &self.request.parts.headers
     }
 
     /// The whole head of the request, with whatever earlier layers put into its extensions.
     pub fn parts(&self) -> &Parts {
-        &self.facts.parts
+        &self.request.parts
     }
 
     /// The password of Basic credentials whose user name is the identity: bytes, perhaps none, perhaps not UTF-8.
@@ -81,11 +80,36 @@ impl Handshake {
         handshake::basic_password(self.headers(), self.identity())
     }
 
+    /// Whether this is the password that was sent, which takes as long for a wrong one as for the right one.
+    ///
+    /// Both may be bytes or the forty hexadecimal digits that 1.6 stations have for a key of twenty bytes; some send
+    /// the one, some the other (`AuthorizationKey`, 1.6 security whitepaper §2.3). No password is no match.
+    ///
+    /// ```
+    /// use ocpp_rpc::{Accept, Handshake, Reject};
+    ///
+    /// async fn gate(handshake: Handshake) -> Result<Accept, Reject> {
+    ///     match handshake.password_is(b"0001020304050607ffffffffffffffffffffffff") {
+    ///         true => Ok(Accept::new()),
+    ///         false => Err(Reject::unauthorized()),
+    ///     }
+    /// }
+    /// ```
+    pub fn password_is(&self, password: &[u8]) -> bool {
+        self.password().is_some_and(|sent| handshake::is_same_password(&sent, password))
+    }
+
     /// The address at the other end, where it is known: the built-in listener knows it, and axum where the
     /// application is served with `ConnectInfo`. Others can put a [`RemoteAddress`](super::RemoteAddress) into the
     /// request's extensions.
     pub fn remote_address(&self) -> Option<SocketAddr> {
-        self.facts.remote_address
+        self.remote_address
+    }
+
+    /// What is known of the TLS below: version, and the client's certificates. None where there is no TLS, or where
+    /// nobody says so; see [`TlsFacts`].
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        self.tls.as_ref()
     }
 }
 
@@ -96,6 +120,7 @@ impl fmt::Debug for Handshake {
             .field("endpoint", &self.endpoint())
             .field("protocols", &self.protocols())
             .field("remote_address", &self.remote_address())
+            .field("tls", &self.tls())
             .finish_non_exhaustive()
     }
 }
@@ -117,9 +142,9 @@ impl fmt::Debug for Handshake {
 ///
 /// impl Authenticate for Gate {
 ///     async fn authenticate(&self, handshake: Handshake) -> Result<Accept, Reject> {
-///         match handshake.password() {
-///             Some(password) if password == self.password => Ok(Accept::new().extension(Tenant(7))),
-///             _ => Err(Reject::unauthorized()),
+///         match handshake.password_is(&self.password) {
+///             true => Ok(Accept::new().extension(Tenant(7))),
+///             false => Err(Reject::unauthorized()),
 ///         }
 ///     }
 /// }
@@ -188,8 +213,9 @@ impl<A: Authenticate> AnyAuth for A {
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct Accept {
-    protocol: Option<Arc<str>>,
-    extensions: Extensions,
+    pub(super) protocol: Option<Arc<str>>,
+    pub(super) options: Option<Box<Options>>,
+    pub(super) extensions: Extensions,
 }
 
 impl Accept {
@@ -206,13 +232,15 @@ impl Accept {
         self
     }
 
+    /// Gives the session times and limits of its own, in place of the
+    /// [server's](super::RpcServerBuilder::options). Those that could never work are a 500, and an error in the log.
+    pub fn options(self, options: Options) -> Self {
+        Self { options: Some(Box::new(options)), ..self }
+    }
+
     /// Chooses the protocol, which the client must have offered: else it is answered with 400.
     pub fn protocol(self, protocol: &str) -> Self {
         Self { protocol: Some(protocol.into()), ..self }
-    }
-
-    pub(super) fn into_parts(self) -> (Option<Arc<str>>, Extensions) {
-        (self.protocol, self.extensions)
     }
 }
 

@@ -2,14 +2,19 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{Arc, RwLock, atomic::AtomicUsize},
     time::Duration,
 };
 
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Authenticate, Inner, RpcServer, auth::AnyAuth, registry::Registry};
+use super::{
+    Authenticate, Inner, NoCommonProtocol, RpcServer, SameIdentity,
+    auth::AnyAuth,
+    negotiation::{Negotiation, Order},
+    registry::{Registry, Rules},
+};
 use crate::{
     connection::Dispatch,
     dialect::Dialect,
@@ -23,40 +28,79 @@ use crate::{
 /// | Setting | Default |
 /// |---|---|
 /// | [`protocols`](Self::protocols) | none: any client is taken, and none is named |
+/// | [`default_protocol`](Self::default_protocol) | none: who offers nothing has nothing in common |
+/// | [`server_order_decides`](Self::server_order_decides) | off: the client's order does |
+/// | [`no_common_protocol`](Self::no_common_protocol) | [`NoCommonProtocol::Close`] |
 /// | [`auth`](Self::auth) | lets everybody in |
+/// | [`same_identity`](Self::same_identity) | [`SameIdentity::NewestWins`] |
 /// | [`options`](Self::options) | [`Options::server`] |
 /// | [`handshake_deadline`](Self::handshake_deadline) | 10 s |
 /// | [`max_pending_handshakes`](Self::max_pending_handshakes) | 1024 |
 /// | [`max_identity`](Self::max_identity) | 255 bytes |
+/// | [`max_sessions`](Self::max_sessions) | no limit |
+/// | [`max_sessions_per_address`](Self::max_sessions_per_address) | no limit |
+/// | [`max_head`](Self::max_head) | 64 KiB |
+/// | [`max_headers`](Self::max_headers) | 100 |
+/// | [`max_connections`](Self::max_connections) | 4096 |
 #[must_use]
 pub struct RpcServerBuilder {
     dispatch: Arc<dyn Dispatch>,
-    protocols: Vec<Arc<str>>,
+    negotiation: Negotiation,
     dialects: Vec<(Arc<str>, Dialect)>,
     auth: Option<Box<dyn AnyAuth>>,
     options: Options,
+    rules: Rules,
     handshake_deadline: Duration,
     max_pending_handshakes: usize,
     max_identity: usize,
+    max_head: usize,
+    max_headers: usize,
+    max_connections: usize,
 }
 
 impl RpcServerBuilder {
     pub(super) fn new(dispatch: Arc<dyn Dispatch>) -> Self {
+        let no_common = NoCommonProtocol::default();
         Self {
             dispatch,
-            protocols: Vec::new(),
+            negotiation: Negotiation { protocols: Vec::new(), order: Order::Client, no_common, default: None },
             dialects: Vec::new(),
             auth: None,
             options: Options::server(),
+            rules: Rules::default(),
             handshake_deadline: Duration::from_secs(10),
             max_pending_handshakes: 1024,
             max_identity: 255,
+            max_head: 64 << 10,
+            max_headers: 100,
+            max_connections: 4096,
         }
     }
 
-    /// The subprotocols that the server speaks. Among them the client's order decides (OCPP 2.1 part 4 §3.1.2).
+    /// The subprotocols that the server speaks, the preferred one first. Among them the client's order decides (OCPP
+    /// 2.1 part 4 §3.1.2), unless [`server_order_decides`](Self::server_order_decides).
     pub fn protocols<P: AsRef<str>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
-        self.protocols = protocols.into_iter().map(|protocol| protocol.as_ref().into()).collect();
+        self.negotiation.protocols = protocols.into_iter().map(|protocol| protocol.as_ref().into()).collect();
+        self
+    }
+
+    /// The protocol that is spoken with clients that offer none at all, as some in the field do. It is one of
+    /// [`protocols`](Self::protocols); the answer does not name it.
+    pub fn default_protocol(mut self, protocol: &str) -> Self {
+        self.negotiation.default = Some(protocol.into());
+        self
+    }
+
+    /// Takes the first of the server's protocols that the client offers, not the first of the client's that the
+    /// server has.
+    pub fn server_order_decides(mut self) -> Self {
+        self.negotiation.order = Order::Server;
+        self
+    }
+
+    /// What is done with a client that offers none of the protocols.
+    pub fn no_common_protocol(mut self, answer: NoCommonProtocol) -> Self {
+        self.negotiation.no_common = answer;
         self
     }
 
@@ -72,12 +116,21 @@ impl RpcServerBuilder {
         self
     }
 
-    /// Times, limits and habits of the sessions.
+    /// What becomes of a station that connects a second time.
+    pub fn same_identity(mut self, rule: SameIdentity) -> Self {
+        self.rules.same_identity = rule;
+        self
+    }
+
+    /// Times, limits and habits of the sessions. [`RpcServer::set_options`] changes them later,
+    /// [`Accept::options`](super::Accept::options) for one session.
     pub fn options(self, options: Options) -> Self {
         Self { options, ..self }
     }
 
-    /// How long the authentication hook may take. The built-in listener gives the head of the request as long.
+    /// How long a handshake may take, and with it the authentication hook. At the built-in listener the time begins
+    /// when the client is accepted, and TLS, the head of the request and the hook share it; elsewhere it begins with
+    /// the hook.
     pub fn handshake_deadline(self, deadline: Duration) -> Self {
         Self { handshake_deadline: deadline, ..self }
     }
@@ -93,33 +146,80 @@ impl RpcServerBuilder {
         Self { max_identity: bytes, ..self }
     }
 
+    /// How many sessions there may be; more are answered with 503. A station that returns may take the place of its
+    /// old session also where there is no other.
+    pub fn max_sessions(mut self, sessions: usize) -> Self {
+        self.rules.max_sessions = Some(sessions);
+        self
+    }
+
+    /// How many sessions there may be from one remote address, or from one network of 64 bits of IPv6; more are
+    /// answered with 429. Mind stations that share the address of a site's router.
+    pub fn max_sessions_per_address(mut self, sessions: usize) -> Self {
+        self.rules.max_sessions_per_address = Some(sessions);
+        self
+    }
+
+    /// The largest head of a request at the built-in listener, in bytes, at least 8 KiB; a larger one is answered
+    /// with 431.
+    pub fn max_head(self, bytes: usize) -> Self {
+        Self { max_head: bytes, ..self }
+    }
+
+    /// How many header lines a request may have at the built-in listener; more are answered with 431.
+    pub fn max_headers(self, lines: usize) -> Self {
+        Self { max_headers: lines, ..self }
+    }
+
+    /// How many HTTP connections each built-in listener has open at once, those in the midst of a TLS handshake
+    /// included; further clients wait in the system's backlog until one of them has ended. Sessions do not count: a
+    /// connection that was upgraded makes room.
+    pub fn max_connections(self, connections: usize) -> Self {
+        Self { max_connections: connections, ..self }
+    }
+
     /// The server.
     ///
     /// # Errors
     /// When settings contradict each other or could never work.
     pub fn build(self) -> Result<RpcServer, BuildError> {
-        let Self { dispatch, protocols, dialects, auth, options, .. } = self;
-        handshake::check_protocols(&protocols, &dialects)?;
-        options.check_for(&protocols)?;
+        let Self { dispatch, negotiation, dialects, auth, options, rules, .. } = self;
+        handshake::check_protocols(&negotiation.protocols, &dialects)?;
+        options.check_for(&negotiation.protocols)?;
+        if let Some(default) = negotiation.default.as_ref().filter(|&default| !negotiation.protocols.contains(default))
+        {
+            return Err(BuildError(format!("the default protocol {default:?} is none of the protocols")));
+        }
         let Some(handshake_deadline) = options::some(self.handshake_deadline) else {
             return Err(BuildError("handshake_deadline is zero or without end".into()));
         };
-        if self.max_pending_handshakes == 0 {
-            return Err(BuildError("max_pending_handshakes is zero: nobody could ever come in".into()));
+        let zero = [
+            (self.max_pending_handshakes, "max_pending_handshakes"),
+            (self.max_identity, "max_identity"),
+            (rules.max_sessions.unwrap_or(1), "max_sessions"),
+            (rules.max_sessions_per_address.unwrap_or(1), "max_sessions_per_address"),
+            (self.max_headers, "max_headers"),
+            (self.max_connections, "max_connections"),
+        ];
+        if let Some((_, name)) = zero.into_iter().find(|(limit, _)| *limit == 0) {
+            return Err(BuildError(format!("{name} is zero: nobody could ever come in")));
         }
-        if self.max_identity == 0 {
-            return Err(BuildError("max_identity is zero: nobody could ever come in".into()));
+        if self.max_head < 8 << 10 {
+            return Err(BuildError("max_head is less than 8 KiB".into()));
         }
         let inner = Inner {
             dispatch,
-            protocols,
+            negotiation,
             dialects,
             auth,
-            options,
+            options: RwLock::new(options),
             handshake_deadline,
             max_identity: self.max_identity,
+            max_head: self.max_head,
+            max_headers: self.max_headers,
+            max_connections: self.max_connections.min(Semaphore::MAX_PERMITS),
             pending: Semaphore::new(self.max_pending_handshakes.min(Semaphore::MAX_PERMITS)),
-            registry: Registry::default(),
+            registry: Arc::new(Registry::new(rules)),
             hub: Arc::new(Hub::default()),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -135,7 +235,7 @@ impl RpcServerBuilder {
 impl fmt::Debug for RpcServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RpcServerBuilder")
-            .field("protocols", &self.protocols)
+            .field("protocols", &self.negotiation.protocols)
             .field("auth", &self.auth.is_some())
             .field("options", &self.options)
             .finish_non_exhaustive()

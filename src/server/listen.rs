@@ -1,25 +1,23 @@
 //! The built-in listener: hyper on a port, with the limits that a server on the open network needs.
 
-use std::{convert::Infallible, error::Error as StdError, io, net::SocketAddr, pin::pin, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Incoming;
 use tokio::{
     net::{TcpListener, TcpStream, ToSocketAddrs},
-    time::{sleep, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{Service, ServiceExt};
+use tower::Service;
 
-use super::{CloseReport, RemoteAddress, RpcServer};
-use crate::{close::Close, handshake};
-
-/// The largest head of a request; a larger one is answered with 431.
-const MAX_HEAD: usize = 64 << 10;
+use super::{
+    CloseReport, ConnectionFacts, RpcServer,
+    serve::{self, BodyError},
+};
+use crate::close::Close;
 
 /// How long the listener rests when the system gives it no more sockets.
 const REST: Duration = Duration::from_millis(100);
@@ -43,19 +41,7 @@ impl RpcServer {
     /// # Errors
     /// When the address cannot be bound.
     pub async fn listen(&self, address: impl ToSocketAddrs) -> io::Result<Listener> {
-        let server = self.clone();
-        let only_stations = tower::service_fn(move |request: Request<Incoming>| {
-            let server = server.clone();
-            async move {
-                if handshake::wants_upgrade(request.headers()) {
-                    return server.oneshot(request).await;
-                }
-                let mut response = Response::new(Full::<Bytes>::default());
-                *response.status_mut() = StatusCode::NOT_FOUND;
-                Ok(response)
-            }
-        });
-        self.listen_with(address, only_stations).await
+        self.listen_with(address, self.for_stations_only()).await
     }
 
     /// Serves a whole application, such as an axum router that this server is mounted on, with what `axum::serve`
@@ -64,7 +50,8 @@ impl RpcServer {
     /// | | |
     /// |---|---|
     /// | the head of a request | must be there within [`handshake_deadline`](super::RpcServerBuilder::handshake_deadline), else the connection is closed |
-    /// | its size | at most 64 KiB, else 431 |
+    /// | its size | at most [`max_head`](super::RpcServerBuilder::max_head) and [`max_headers`](super::RpcServerBuilder::max_headers), else 431 |
+    /// | open connections | at most [`max_connections`](super::RpcServerBuilder::max_connections), the others wait |
     /// | sockets run out | the listener rests and goes on |
     /// | [`Handshake::remote_address`](super::Handshake::remote_address) | is known |
     ///
@@ -74,7 +61,7 @@ impl RpcServer {
     where
         H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         H::Future: Send,
-        B: Body<Data: Send, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + 'static,
+        B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
     {
         let socket = TcpListener::bind(address).await?;
         let local_addr = socket.local_addr()?;
@@ -82,15 +69,25 @@ impl RpcServer {
         let stop = self.inner.closing.child_token();
         let tasks = TaskTracker::new();
         let kill = CancellationToken::new();
-        let head_deadline = self.inner.handshake_deadline;
         let serve = {
-            let (stop, kill) = (stop.clone(), kill.clone());
-            move |stream, remote| {
-                let serving = serve(stream, remote, http.clone(), head_deadline, stop.clone());
+            let (server, stop, kill) = (self.clone(), stop.clone(), kill.clone());
+            move |stream: TcpStream, remote, place| {
+                let (server, stop, http) = (server.clone(), stop.clone(), http.clone());
+                let serving = async move {
+                    let _place: OwnedSemaphorePermit = place;
+                    let began = Instant::now();
+                    // Answers are small and wanted now.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        return tracing::debug!(%error, "the client left");
+                    }
+                    let facts = ConnectionFacts::new().remote_address(remote);
+                    serve::serve(&server, stream, facts, began, http, &stop).await;
+                };
                 kill.clone().run_until_cancelled_owned(serving)
             }
         };
-        tasks.spawn(accept(socket, serve, stop.clone(), tasks.clone()));
+        let places = Arc::new(Semaphore::new(self.inner.max_connections));
+        tasks.spawn(accept(socket, serve, places, stop.clone(), tasks.clone()));
         Ok(Listener { server: self.clone(), local_addr, stop, kill, tasks })
     }
 }
@@ -144,14 +141,21 @@ impl Drop for Listener {
 
 async fn accept<F: Future<Output: Send> + Send + 'static>(
     socket: TcpListener,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
+    serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
+    places: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    while let Some(accepted) = stop.run_until_cancelled(socket.accept()).await {
+    let next = async || {
+        // Never closed, so there is an end to the waiting.
+        let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let (stream, remote) = socket.accept().await?;
+        Ok((stream, remote, place))
+    };
+    while let Some(accepted) = stop.run_until_cancelled(next()).await {
         match accepted {
-            Ok((stream, remote)) => {
-                tasks.spawn(serve(stream, remote));
+            Ok((stream, remote, place)) => {
+                tasks.spawn(serve(stream, remote, place));
             }
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
@@ -167,38 +171,4 @@ async fn accept<F: Future<Output: Send> + Send + 'static>(
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-async fn serve<H, B>(stream: TcpStream, remote: SocketAddr, http: H, head_deadline: Duration, stop: CancellationToken)
-where
-    H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    H::Future: Send,
-    B: Body<Data: Send, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + 'static,
-{
-    // Answers are small and wanted now.
-    if let Err(error) = stream.set_nodelay(true) {
-        return tracing::debug!(%error, "the client left");
-    }
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(RemoteAddress(remote));
-        http.clone().oneshot(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(head_deadline)
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let ended = match stop.run_until_cancelled(connection.as_mut()).await {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%remote, %error, "an HTTP connection failed");
-    }
 }

@@ -1,28 +1,69 @@
-//! The sessions of a server, by identity.
+//! The sessions of a server, by identity, and how many there may be.
 //!
-//! A new session of an identity takes the place of the old one, which is closed. Each entry has a generation, so
-//! that an old session that leaves late does not take its successor with it.
+//! A place is taken before the client is answered, so that a limit can still be told in HTTP, and given back when the
+//! session has ended. Each place has a generation, so that an old session that leaves late does not take its
+//! successor with it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use http::{HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 
-use super::Session;
+use super::{Reject, Session};
 use crate::close::{Cause, Close};
 
-#[derive(Debug, Default)]
+/// What becomes of a station that connects while there is a session of its identity already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SameIdentity {
+    /// The newcomer takes the place of the old session, which is closed with 1008 and
+    /// [`Cause::Replaced`](crate::Cause::Replaced) once the newcomer's socket is there. A station whose connection
+    /// broke without a word comes back at once.
+    #[default]
+    NewestWins,
+    /// The newcomer is answered with 409 until the old session has ended. A station whose connection broke without a
+    /// word comes back when its old session has missed its pings.
+    OldestStays,
+    /// Both are sessions. [`RpcServer::session`](super::RpcServer::session) gives the newest,
+    /// [`RpcServer::sessions`](super::RpcServer::sessions) all of them.
+    Both,
+}
+
+#[derive(Debug)]
 pub(super) struct Registry {
+    rules: Rules,
     state: Mutex<State>,
+}
+
+/// Who gets a place.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Rules {
+    pub(super) same_identity: SameIdentity,
+    pub(super) max_sessions: Option<usize>,
+    pub(super) max_sessions_per_address: Option<usize>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    sessions: HashMap<Arc<str>, (u64, Session)>,
+    /// In the order in which their sockets came; never an empty list.
+    seats: HashMap<Arc<str>, Vec<Seat>>,
+    /// How many places are taken, those of sessions that were replaced and have not ended yet included.
+    taken: usize,
+    /// The same for each address, where that is limited.
+    addresses: HashMap<IpAddr, usize>,
     generation: u64,
     closing: Option<Closing>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    generation: u64,
+    /// None until the client's socket is there.
+    session: Option<Session>,
 }
 
 /// A close of all sessions, those that are still to come included.
@@ -33,37 +74,63 @@ struct Closing {
 }
 
 /// A session's place in the registry, until it is dropped.
-pub(super) struct Entry<'a> {
-    registry: &'a Registry,
+#[derive(Debug)]
+pub(super) struct Place {
+    registry: Arc<Registry>,
     identity: Arc<str>,
+    address: Option<IpAddr>,
     generation: u64,
 }
 
 impl Registry {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self { rules, state: Mutex::default() }
+    }
+
     pub(super) fn get(&self, identity: &str) -> Option<Session> {
-        self.state().sessions.get(identity).map(|(_, session)| session.clone())
+        self.state().seats.get(identity)?.iter().rev().find_map(|seat| seat.session.clone())
     }
 
     pub(super) fn all(&self) -> Vec<Session> {
-        self.state().sessions.values().map(|(_, session)| session.clone()).collect()
+        self.state().sessions().cloned().collect()
     }
 
-    /// Registers a session; an older one of the same identity is closed.
-    pub(super) fn enter(&self, session: Session) -> Entry<'_> {
-        let identity = session.link().about.identity.clone();
+    /// Takes a place for a session that is about to open.
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        identity: Arc<str>,
+        remote_address: Option<SocketAddr>,
+    ) -> Result<Place, Reject> {
+        let Rules { same_identity, max_sessions, max_sessions_per_address } = self.rules;
+        let address = remote_address.filter(|_| max_sessions_per_address.is_some()).map(|address| block(address.ip()));
         let mut state = self.state();
+        let seats = state.seats.get(&identity).map_or(&[][..], Vec::as_slice);
+        if same_identity == SameIdentity::OldestStays && !seats.is_empty() {
+            return Err(Reject::new(StatusCode::CONFLICT).body("the identity is connected already"));
+        }
+        // Who is going to be replaced makes room.
+        let replaced = seats.iter().rev().find_map(|seat| seat.session.as_ref());
+        let replaced = replaced.filter(|_| same_identity == SameIdentity::NewestWins);
+        if replaced.is_none() && max_sessions.is_some_and(|most| state.taken >= most) {
+            return Err(full(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"));
+        }
+        if let (Some(address), Some(most)) = (address, max_sessions_per_address) {
+            let makes_room = replaced.and_then(Session::remote_address).is_some_and(|old| block(old.ip()) == address);
+            if !makes_room && state.addresses.get(&address).is_some_and(|taken| *taken >= most) {
+                return Err(full(StatusCode::TOO_MANY_REQUESTS, "too many sessions from this address"));
+            }
+            *state.addresses.entry(address).or_default() += 1;
+        }
+        state.taken += 1;
         state.generation += 1;
         let generation = state.generation;
-        if let Some(closing) = &state.closing {
-            // It came in while the others were being closed already.
-            session.link().close(closing.close.clone());
+        let seat = Seat { generation, session: None };
+        match state.seats.entry(identity.clone()) {
+            Entry::Occupied(seats) => seats.into_mut().push(seat),
+            // As large as one needs: most identities have one session.
+            Entry::Vacant(none) => drop(none.insert(vec![seat])),
         }
-        let older = state.sessions.insert(identity.clone(), (generation, session));
-        drop(state);
-        if let Some((_, older)) = older {
-            older.link().close(Close::new(1008).reason("replaced by a newer connection").because(Cause::Replaced));
-        }
-        Entry { registry: self, identity, generation }
+        Ok(Place { registry: self.clone(), identity, address, generation })
     }
 
     /// Asks every session to close. The first close decides, also on the deadline, which is given back.
@@ -73,7 +140,7 @@ impl Registry {
             return closing.deadline;
         }
         state.closing = Some(Closing { close: close.clone(), deadline });
-        let sessions: Vec<_> = state.sessions.values().map(|(_, session)| session.clone()).collect();
+        let sessions: Vec<_> = state.sessions().cloned().collect();
         drop(state);
         for session in sessions {
             session.link().close(close.clone());
@@ -87,11 +154,69 @@ impl Registry {
     }
 }
 
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        let mut state = self.registry.state();
-        if state.sessions.get(&self.identity).is_some_and(|(generation, _)| *generation == self.generation) {
-            state.sessions.remove(&self.identity);
+impl State {
+    fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.seats.values().flatten().filter_map(|seat| seat.session.as_ref())
+    }
+
+    /// Takes a seat out, if it is still there.
+    fn leave(&mut self, identity: &Arc<str>, generation: u64) {
+        let Entry::Occupied(mut seats) = self.seats.entry(identity.clone()) else { return };
+        seats.get_mut().retain(|seat| seat.generation != generation);
+        if seats.get().is_empty() {
+            seats.remove();
         }
     }
+}
+
+impl Place {
+    /// Registers the session, as the newest of its identity; an older one may have to go.
+    pub(super) fn enter(&self, session: Session) {
+        let mut state = self.registry.state();
+        if let Some(closing) = &state.closing {
+            // It came in while the others were being closed already.
+            session.link().close(closing.close.clone());
+        }
+        let mut older = Vec::new();
+        if let Some(seats) = state.seats.get_mut(&self.identity) {
+            seats.retain_mut(|seat| match self.registry.rules.same_identity {
+                _ if seat.generation == self.generation => false,
+                SameIdentity::NewestWins => seat.session.take().map(|session| older.push(session)).is_none(),
+                SameIdentity::OldestStays | SameIdentity::Both => true,
+            });
+            seats.push(Seat { generation: self.generation, session: Some(session) });
+        }
+        drop(state);
+        for older in older {
+            older.link().close(Close::new(1008).reason("replaced by a newer connection").because(Cause::Replaced));
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.registry.state();
+        state.leave(&self.identity, self.generation);
+        state.taken -= 1;
+        if let Some(address) = self.address
+            && let Entry::Occupied(mut taken) = state.addresses.entry(address)
+        {
+            *taken.get_mut() -= 1;
+            if *taken.get() == 0 {
+                taken.remove();
+            }
+        }
+    }
+}
+
+/// What counts as one address: of version 6 the first 64 bits, because that is what one customer has.
+fn block(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
+fn full(status: StatusCode, reason: &'static str) -> Reject {
+    Reject::new(status).header(header::RETRY_AFTER, HeaderValue::from_static("5")).body(reason)
 }

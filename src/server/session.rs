@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use super::{Agreement, Inner, RpcUpgrade, upgrade};
+use super::{Inner, NONE, RpcUpgrade, TlsFacts, registry::Place, upgrade};
 use crate::{
     close::{Cause, Close, Closed},
     connection::{
@@ -21,6 +21,7 @@ use crate::{
     },
     error::CallError,
     event::EventKind,
+    options::Options,
     peer::{Call, Peer},
     rpc::{IncomingCall, extract::FromCall},
 };
@@ -77,6 +78,11 @@ impl Session {
         self.link().about.remote_address
     }
 
+    /// What is known of the TLS below: version, and the client's certificates.
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        self.extension()
+    }
+
     /// When the connection was opened.
     pub fn connected_at(&self) -> SystemTime {
         self.link().about.opened_at
@@ -111,29 +117,37 @@ impl<S: Sync> FromCall<S> for Session {
 #[derive(Clone)]
 struct IsSession;
 
+/// What a session is to be, once the client's socket is there.
+pub(super) struct Plan {
+    /// The session's place, and the protocol that it speaks; none where the client is only told to go.
+    pub(super) place: Option<(Place, Option<Arc<str>>)>,
+    pub(super) options: Options,
+    pub(super) extensions: Extensions,
+}
+
 /// Waits for the client's socket and begins to serve it.
-pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agreement, mut extensions: Extensions) {
+pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) {
+    let Plan { place, options, mut extensions } = plan;
     let handshake = upgrade.handshake.clone();
     let upgraded = match timeout(server.handshake_deadline, upgrade.into_socket()).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => return server.refused(&handshake, None, &format!("the client left: {error}")),
         Err(_) => return server.refused(&handshake, None, "the response could not be sent"),
     };
-    let (io, early) = upgrade::stream(upgraded);
-    let socket = Socket::server(io, &early, &server.options).await;
+    let below = handshake.parts().extensions.get().copied().unwrap_or_default();
+    let (io, early) = upgrade::stream(upgraded, below);
+    let socket = Socket::server(io, &early, &options).await;
     drop(early);
-    let agreed = match agreement {
-        Agreement::Protocol(protocol) => Some(protocol),
-        Agreement::Unnamed => None,
-        Agreement::None => {
-            const REASON: &str = "no common subprotocol";
-            server.refused(&handshake, Some(StatusCode::SWITCHING_PROTOCOLS), REASON);
-            let close = Close::new(1002).reason(REASON).because(Cause::ProtocolError);
-            socket.part(Farewell::close(&close), server.options.close_timeout).await;
-            return;
-        }
+    let Some((place, protocol)) = place else {
+        server.refused(&handshake, Some(StatusCode::SWITCHING_PROTOCOLS), NONE);
+        let close = Close::new(1002).reason(NONE).because(Cause::ProtocolError);
+        socket.part(Farewell::close(&close), options.close_timeout).await;
+        return;
     };
     extensions.insert(IsSession);
+    if let Some(tls) = handshake.tls() {
+        extensions.insert(tls.clone());
+    }
     let about = About {
         identity: handshake.shared_identity(),
         remote_address: handshake.remote_address(),
@@ -142,7 +156,7 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agre
     };
     // The headers of the request are not needed any more.
     drop(handshake);
-    let agreed = Agreed { dialect: server.dialect(agreed.as_deref()), protocol: agreed };
+    let agreed = Agreed { dialect: server.dialect(protocol.as_deref()), protocol };
     let span = tracing::info_span!(
         "connection",
         identity = &*about.identity,
@@ -151,22 +165,23 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, agreement: Agre
     );
     // A task of its own, as large as a session needs and no larger: what the handshake took is given back.
     let kill = server.kill.clone();
-    let session = kill.run_until_cancelled_owned(serve(server.clone(), about, agreed, socket).instrument(span));
+    let session =
+        kill.run_until_cancelled_owned(serve(server.clone(), about, agreed, options, place, socket).instrument(span));
     server.tasks.spawn(session);
 }
 
-async fn serve(server: Arc<Inner>, about: About, agreed: Agreed, socket: Box<Socket>) {
+async fn serve(server: Arc<Inner>, about: About, agreed: Agreed, options: Options, place: Place, socket: Box<Socket>) {
     server.active.fetch_add(1, Ordering::Relaxed);
     let _active = Active(&server);
-    let link = Link::new(about, server.options.call_queue, Meanwhile::Wait, server.hub.clone());
+    let link = Link::new(about, options.call_queue, Meanwhile::Wait, server.hub.clone());
     let protocol = link.agree(agreed).protocol.clone();
-    let driver = Driver::new(link.clone(), server.dispatch.clone(), server.options.clone());
-    let entry = server.registry.enter(Session::new(link.clone()));
+    let driver = Driver::new(link.clone(), server.dispatch.clone(), options);
+    place.enter(Session::new(link.clone()));
     tracing::debug!("session opened");
     link.emit(|| EventKind::Opened { protocol });
     let mut server_closes = false;
     let leave = |closed: &Closed| {
-        drop(entry);
+        drop(place);
         server_closes = server.closing.is_cancelled();
         tracing::debug!(%closed, "session closed");
         link.emit(|| EventKind::Closed(closed.clone()));

@@ -10,25 +10,21 @@ use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::net::TcpStream;
 
 use super::{
-    auth::{Handshake, Reject},
+    auth::{Handshake, Reject, Upgrading},
     axum,
+    facts::{Identity, RemoteAddress},
 };
 use crate::{
     connection::socket::Io,
     handshake::{self, Refusal},
 };
 
-/// The address of a request's client, for a [`Handshake`] to find in its extensions.
-///
-/// The built-in listener puts it there. Where another server accepts connections, a layer can do so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RemoteAddress(pub SocketAddr);
-
 /// A WebSocket handshake that somebody else has still to decide about: give it to
 /// [`RpcServer::accept`](super::RpcServer::accept), or answer the request in another way.
 ///
 /// An axum extractor; for any other stack it is made from a request by `TryFrom`. A request that it cannot be made
-/// from is answered with an [`UpgradeError`], and is no event of any server.
+/// from is answered with an [`UpgradeError`]. That is no event of any server, unless the handler takes
+/// `Result<RpcUpgrade, UpgradeError>` and gives the error to [`RpcServer::refuse`](super::RpcServer::refuse).
 ///
 /// ```
 /// use axum::{extract::State, http::StatusCode, response::{IntoResponse, Response}};
@@ -57,11 +53,15 @@ impl RpcUpgrade {
         let fail = |refusal| UpgradeError { refusal, remote_address };
         let accept = handshake::check(&parts).map_err(fail)?;
         let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
-        let uri = axum::original_uri(&parts.extensions).unwrap_or(&parts.uri);
-        let (endpoint, identity) = handshake::identity(uri.path()).map_err(fail)?;
-        let (endpoint, identity) = (endpoint.to_owned(), identity.into());
+        let path = axum::original_uri(&parts.extensions).unwrap_or(&parts.uri).path();
+        let (endpoint, identity) = match parts.extensions.get() {
+            Some(Identity(identity)) => handshake::check_identity(identity).map(|()| (path, identity.clone())),
+            None => handshake::identity(path),
+        }
+        .map_err(fail)?;
+        let (endpoint, identity) = (endpoint.trim_end_matches('/').to_owned(), identity.into());
         let protocols = handshake::offered_protocols(&parts.headers).map_err(fail)?;
-        let handshake = Handshake::new(parts, identity, endpoint, protocols, remote_address);
+        let handshake = Handshake::new(Upgrading { parts, identity, endpoint, protocols }, remote_address);
         Ok(Self { handshake, accept, on_upgrade })
     }
 
@@ -143,21 +143,42 @@ impl std::error::Error for UpgradeError {}
 
 /// The stream below an upgraded connection, and what was read of it already.
 ///
-/// A TCP socket is taken out of hyper's wrappers, whichever of its two servers made them: an idle connection then
-/// keeps nothing of them in memory.
-pub(super) fn stream(upgraded: Upgraded) -> (Box<dyn Io>, Bytes) {
-    match tcp(upgraded) {
-        Ok((socket, early)) => (Box::new(socket), early),
-        Err(upgraded) => (Box::new(TokioIo::new(upgraded)), Bytes::new()),
+/// It is taken out of hyper's wrappers where its type is known, whichever of hyper's two servers made them: an idle
+/// connection then keeps nothing of them in memory.
+pub(super) fn stream(upgraded: Upgraded, below: Below) -> Taken {
+    let Below(take_out) = below;
+    take_out(upgraded).unwrap_or_else(|upgraded| (Box::new(TokioIo::new(upgraded)), Bytes::new()))
+}
+
+/// Takes the stream out of an upgraded connection, if it is of the type that it is thought to be: in the extensions of
+/// a request, from whoever serves the connection.
+#[derive(Clone, Copy)]
+pub(super) struct Below(fn(Upgraded) -> Result<Taken, Upgraded>);
+
+type Taken = (Box<dyn Io>, Bytes);
+
+impl Below {
+    pub(super) fn of<T: Io>() -> Self {
+        Self(|upgraded| {
+            let (io, early) = take_out::<T>(upgraded)?;
+            Ok((Box::new(io), early))
+        })
     }
 }
 
-fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
-    let upgraded = match downcast::<TokioIo<TcpStream>>(upgraded) {
+/// What other people's listeners accept, most likely.
+impl Default for Below {
+    fn default() -> Self {
+        Self::of::<TcpStream>()
+    }
+}
+
+fn take_out<T: Io>(upgraded: Upgraded) -> Result<(T, Bytes), Upgraded> {
+    let upgraded = match downcast::<TokioIo<T>>(upgraded) {
         Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
         Err(upgraded) => upgraded,
     };
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>()?;
+    let parts = upgraded.downcast::<TokioIo<T>>()?;
     Ok((parts.io.into_inner(), parts.read_buf))
 }
 
@@ -184,7 +205,9 @@ mod tests {
             let (tell, mut told) = mpsc::unbounded_channel();
             let service = service_fn(move |request: Request<Incoming>| {
                 let tell = tell.clone();
-                tokio::spawn(async move { tell.send(tcp(hyper::upgrade::on(request).await.expect("upgraded"))) });
+                tokio::spawn(async move {
+                    tell.send(take_out::<TcpStream>(hyper::upgrade::on(request).await.expect("upgraded")))
+                });
                 let mut response = Response::new(Empty::<Bytes>::new());
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));

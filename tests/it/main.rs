@@ -15,6 +15,7 @@ mod closing;
 mod csms;
 mod defaults;
 mod deviations;
+mod edge;
 mod handshake;
 mod keepalive;
 mod layers;

@@ -1,0 +1,158 @@
+//! From a handshake to a session: what is asked, in which order, and how the client is answered.
+
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Accept, Handshake, Inner, Reject, RpcServer, RpcUpgrade, UpgradeError,
+    facts::Began,
+    negotiation::Agreement,
+    session::{self, Plan},
+};
+use crate::event::{Event, EventKind};
+
+impl RpcServer {
+    /// Answers a handshake, with everything that the service does.
+    pub(super) async fn handshake(&self, upgrade: Result<RpcUpgrade, UpgradeError>) -> Response<Full<Bytes>> {
+        let upgrade = match upgrade {
+            Ok(upgrade) => upgrade,
+            Err(error) => return self.refuse(error),
+        };
+        let inner = &self.inner;
+        let mut judgement = Judgement { inner, handshake: upgrade.handshake.clone(), is_open: true };
+        let judged = inner.judge(upgrade).await;
+        judgement.is_open = false;
+        judged.unwrap_or_else(|reject| inner.reject(&judgement.handshake, reject))
+    }
+}
+
+/// A handshake that is being judged; one that is dropped by then was broken off by its client.
+struct Judgement<'a> {
+    inner: &'a Inner,
+    handshake: Handshake,
+    is_open: bool,
+}
+
+impl Drop for Judgement<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.inner.refused(&self.handshake, None, "the client left before it was judged");
+        }
+    }
+}
+
+impl Inner {
+    /// Lets a client in that somebody else has judged.
+    pub(super) fn accept<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
+        let known = upgrade.handshake.clone();
+        let opened = self.check_identity(&known).and_then(|()| self.open(upgrade, accept));
+        opened.unwrap_or_else(|reject| self.reject(&known, reject))
+    }
+
+    /// Asks the hook, then opens the session.
+    async fn judge<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade) -> Result<Response<B>, Reject> {
+        self.check_identity(&upgrade.handshake)?;
+        let Ok(_place) = self.pending.try_acquire() else { return Err(unavailable("too many handshakes")) };
+        let accept = match &self.auth {
+            None => Accept::new(),
+            Some(auth) => {
+                let handshake = upgrade.handshake.clone();
+                // What TLS and the head took is over.
+                let began = handshake.parts().extensions.get().map_or_else(Instant::now, |&Began(began)| began);
+                // A closure may panic before there is a future.
+                let hook = AssertUnwindSafe(async { auth.authenticate(handshake).await }).catch_unwind();
+                let hook = timeout_at(began + self.handshake_deadline, hook);
+                match self.closing.run_until_cancelled(hook).await {
+                    None => return Err(unavailable("the server is closing")),
+                    Some(Err(_)) => return Err(unavailable("authentication took too long")),
+                    Some(Ok(Err(_))) => {
+                        tracing::error!("the authentication hook panicked");
+                        return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("authentication failed"));
+                    }
+                    Some(Ok(Ok(judgement))) => judgement?,
+                }
+            }
+        };
+        self.open(upgrade, accept)
+    }
+
+    fn check_identity(&self, handshake: &Handshake) -> Result<(), Reject> {
+        match handshake.identity().len() > self.max_identity {
+            true => Err(Reject::not_found().body("the identity is too long")),
+            false => Ok(()),
+        }
+    }
+
+    /// Negotiates the protocol, takes a place, and lets a task wait for the socket.
+    fn open<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade, accept: Accept) -> Result<Response<B>, Reject> {
+        // A close that begins now waits for this token, and so for the task.
+        let _token = self.tasks.token();
+        if self.closing.is_cancelled() {
+            return Err(unavailable("the server is closing"));
+        }
+        let Accept { protocol, options, extensions } = accept;
+        let options = options.map_or_else(|| self.options(), |options| *options);
+        if let Err(error) = options.check_for(&self.negotiation.protocols) {
+            tracing::error!(%error, "the options of a session");
+            return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be opened"));
+        }
+        let handshake = &upgrade.handshake;
+        let agreement = self.negotiation.negotiate(handshake.protocols(), protocol)?;
+        let mut response = Response::new(B::from(Bytes::new()));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        upgrade.answer(headers);
+        if let Agreement::Named(protocol) = &agreement {
+            // Tokens were checked when they were offered or configured.
+            let value = HeaderValue::from_str(protocol).map_err(|_| Reject::new(StatusCode::BAD_REQUEST))?;
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+        }
+        let place = match agreement {
+            Agreement::None => None,
+            Agreement::Named(protocol) => Some((self.reserve(handshake)?, Some(protocol))),
+            Agreement::Silent(protocol) => Some((self.reserve(handshake)?, protocol)),
+        };
+        let task = session::run(self.clone(), upgrade, Plan { place, options, extensions });
+        let kill = self.kill.clone();
+        self.tasks.spawn(async move { kill.run_until_cancelled(task).await });
+        Ok(response)
+    }
+
+    fn reserve(&self, handshake: &Handshake) -> Result<super::registry::Place, Reject> {
+        self.registry.reserve(handshake.shared_identity(), handshake.remote_address())
+    }
+
+    fn reject<B: From<Bytes>>(&self, handshake: &Handshake, reject: Reject) -> Response<B> {
+        self.refused(handshake, Some(reject.status()), reject.reason());
+        reject.into_response()
+    }
+
+    pub(super) fn refused(&self, handshake: &Handshake, status: Option<StatusCode>, reason: &str) {
+        self.emit_refused(Some(handshake.identity()), handshake.remote_address(), status, reason);
+    }
+
+    pub(super) fn emit_refused(
+        &self,
+        identity: Option<&str>,
+        remote_address: Option<SocketAddr>,
+        status: Option<StatusCode>,
+        reason: &str,
+    ) {
+        tracing::debug!(identity, ?remote_address, ?status, reason, "handshake refused");
+        self.hub.emit(|| Event {
+            at: SystemTime::now(),
+            identity: identity.map(Into::into),
+            remote_address,
+            kind: EventKind::Refused { status: status.map(|status| status.as_u16()), reason: reason.to_owned() },
+        });
+    }
+}
+
+fn unavailable(reason: &'static str) -> Reject {
+    Reject::new(StatusCode::SERVICE_UNAVAILABLE).header(header::RETRY_AFTER, HeaderValue::from_static("5")).body(reason)
+}

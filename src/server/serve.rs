@@ -1,0 +1,157 @@
+//! One HTTP connection of the built-in listener, or of whoever accepts connections himself, and its limits.
+
+use std::{
+    convert::Infallible,
+    error::Error as StdError,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt};
+
+use super::{ConnectionFacts, RemoteAddress, RpcServer, facts::Began, upgrade::Below};
+use crate::handshake;
+
+/// The body of a response, and what can go wrong with it.
+pub(super) type BodyError = Box<dyn StdError + Send + Sync>;
+
+impl RpcServer {
+    /// Serves one connection that was accepted elsewhere, over any stream: HTTP/1.1 up to the upgrade, with the limits
+    /// of the [listener](Self::listen_with). What is known of the client is said here.
+    ///
+    /// This is the way to TLS that rustls does not speak. The security whitepaper of 1.6 names two cipher suites
+    /// without forward secrecy, `TLS_RSA_WITH_AES_128_GCM_SHA256` and `TLS_RSA_WITH_AES_256_GCM_SHA384`, and some
+    /// stations know no other: OpenSSL does, and so do most proxies.
+    ///
+    /// The future ends with the HTTP connection, be it by an upgrade, after which the session is a task of its own, or
+    /// because the server closes.
+    ///
+    /// ```no_run
+    /// use ocpp_rpc::{ConnectionFacts, RpcServer, TlsFacts, TlsVersion};
+    /// # use tokio::net::TcpStream;
+    /// # async fn handshake(stream: TcpStream) -> std::io::Result<(TcpStream, Vec<u8>)> { Ok((stream, Vec::new())) }
+    ///
+    /// # async fn example(server: RpcServer) -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = tokio::net::TcpListener::bind("0.0.0.0:9221").await?;
+    /// loop {
+    ///     let (stream, address) = listener.accept().await?;
+    ///     let server = server.clone();
+    ///     tokio::spawn(async move {
+    ///         // A TLS of your own; mind a deadline.
+    ///         let Ok((stream, certificate)) = handshake(stream).await else { return };
+    ///         let tls = TlsFacts::new().with_version(TlsVersion::Tls12).with_peer_chain([certificate]);
+    ///         server.serve_connection(stream, ConnectionFacts::new().remote_address(address).tls(tls)).await;
+    ///     });
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the HTTP connection; a session that has come of it lives on.
+    pub async fn serve_connection<T>(&self, io: T, facts: ConnectionFacts)
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.serve_connection_with(io, facts, self.for_stations_only()).await;
+    }
+
+    /// The same for a whole application, as [`listen_with`](Self::listen_with) serves it.
+    pub async fn serve_connection_with<T, H, B>(&self, io: T, facts: ConnectionFacts, http: H)
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        H::Future: Send,
+        B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+    {
+        serve(self, io, facts, Instant::now(), http, &self.inner.closing).await;
+    }
+
+    /// This server as an application: what is no handshake is not found.
+    pub(super) fn for_stations_only(
+        &self,
+    ) -> impl Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static {
+        let server = self.clone();
+        tower::service_fn(move |request: Request<Incoming>| {
+            let server = server.clone();
+            async move {
+                if handshake::wants_upgrade(request.headers()) {
+                    return server.oneshot(request).await;
+                }
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::NOT_FOUND;
+                Ok(response)
+            }
+        })
+    }
+}
+
+/// Serves a connection whose client's time began at `began`, and lets it end when `stop` fires.
+pub(super) async fn serve<T, H, B>(
+    server: &RpcServer,
+    io: T,
+    facts: ConnectionFacts,
+    began: Instant,
+    http: H,
+    stop: &CancellationToken,
+) where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    H::Future: Send,
+    B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+{
+    let inner = &server.inner;
+    let remote_address = facts.remote_address;
+    let is_first = Arc::new(AtomicBool::new(true));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let extensions = request.extensions_mut();
+        extensions.insert(Below::of::<T>());
+        if let Some(address) = facts.remote_address {
+            extensions.insert(RemoteAddress(address));
+        }
+        if let Some(tls) = &facts.tls {
+            extensions.insert(tls.clone());
+        }
+        if is_first.swap(false, Ordering::Relaxed) {
+            extensions.insert(Began(began));
+        }
+        http.clone().oneshot(request)
+    });
+    let left = (began + inner.handshake_deadline).saturating_duration_since(Instant::now());
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(left.max(Duration::from_millis(1)))
+        .max_headers(inner.max_headers)
+        .max_header_size(inner.max_head)
+        .max_buf_size(inner.max_head)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = match stop.run_until_cancelled(connection.as_mut()).await {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(?remote_address, %error, "an HTTP connection failed");
+    }
+}
