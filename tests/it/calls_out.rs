@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use ocpp_rpc::{Cause, Error, ErrorCode, EventKind, Options, Payload, RpcRouter, extract::CancellationToken};
+use futures_util::{FutureExt, future::join_all};
+use ocpp_rpc::{
+    Cause, Close, Error, ErrorCode, EventKind, Fault, Options, Payload, RpcRouter, extract::CancellationToken,
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -203,4 +205,155 @@ async fn calls_that_time_out_in_a_row_are_counted() {
     station.send(format!(r#"[4,"{id}","NotSupported","",{{}}]"#)).await;
     assert!(call.await.expect("no panic").is_err());
     assert_eq!(session.peer().consecutive_timeouts(), 0, "a refusal is an answer too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b26_an_error_says_which_it_is_and_what_may_have_come_of_the_call() {
+    /// What is to be seen of an error: whether it is a time that ran out, whether the call may be made again, and
+    /// whether it may have been delivered.
+    fn facts(outcome: Result<Value, Error>) -> (Error, [bool; 3]) {
+        let error = outcome.expect_err("no answer");
+        let facts = [error.is_timeout(), error.is_retryable(), error.maybe_delivered()];
+        (error, facts)
+    }
+    const NONE: [bool; 3] = [false; 3];
+    const TIMEOUT_DELIVERED: [bool; 3] = [true, false, true];
+    const TIMEOUT_RETRY: [bool; 3] = [true, true, false];
+    const RETRY: [bool; 3] = [false, true, false];
+    const DELIVERED: [bool; 3] = [false, false, true];
+
+    let server = server_with(RpcRouter::new(), Options::server().call_queue(1));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let call = |action: &str| session.call::<Value>(action, &()).timeout(3 * SECOND);
+    assert!(matches!(facts(session.call("List", &[1]).await), (Error::Encode(_), NONE)));
+
+    let rejected = tokio::spawn(call("Rejected"));
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[4,"{id}","Teapot","short and stout",{{"handle":1}}]"#)).await;
+    let (error, none) = facts(rejected.await.expect("no panic"));
+    let Error::Rejected(error) = error else { panic!("{error:?}") };
+    assert_eq!((error.code().as_str(), error.description(), none), ("Teapot", "short and stout", NONE));
+    assert_eq!(error.details().map(Payload::as_str), Some(r#"{"handle":1}"#));
+
+    let decoded = tokio::spawn(call("Decode"));
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[3,"{id}",[]]"#)).await;
+    assert!(matches!(facts(decoded.await.expect("no panic")), (Error::Decode(_), NONE)));
+
+    assert!(matches!(facts(call("Slow").await), (Error::Timeout, TIMEOUT_DELIVERED)));
+    station.receive_call().await;
+
+    let token = CancellationToken::new();
+    let ahead = tokio::spawn(call("Ahead").cancelled_by(&token).timeout(Duration::ZERO));
+    station.receive_call().await;
+    assert!(matches!(facts(call("Waits").within(SECOND).await), (Error::NeverSent, TIMEOUT_RETRY)));
+    let waiting = tokio::spawn(call("Waits"));
+    tokio::task::yield_now().await;
+    assert!(matches!(facts(call("Full").await), (Error::QueueFull, RETRY)));
+    token.cancel();
+    assert!(matches!(facts(ahead.await.expect("no panic")), (Error::Cancelled, DELIVERED)));
+
+    station.receive_call().await;
+    let behind = tokio::spawn(call("Behind"));
+    tokio::task::yield_now().await;
+    let closing = tokio::spawn({
+        let session = session.clone();
+        async move { session.close(Close::normal().within(SECOND)).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(matches!(facts(call("Closing").await), (Error::Closing, RETRY)));
+    let maybe = facts(waiting.await.expect("no panic"));
+    assert!(matches!(maybe, (Error::Disconnected { maybe_delivered: true }, DELIVERED)), "{maybe:?}");
+    let never = facts(behind.await.expect("no panic"));
+    assert!(matches!(never, (Error::Disconnected { maybe_delivered: false }, RETRY)), "{never:?}");
+    drop(station);
+    closing.await.expect("no panic");
+    assert!(matches!(facts(call("Closed").await), (Error::Closed, RETRY)));
+}
+
+#[tokio::test]
+async fn b27_an_answer_that_nobody_waits_for_is_late_and_the_last_sixteen_are_known() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let mut ids = Vec::new();
+    for _ in 0..17 {
+        // Done when written, one after the other, although none is answered.
+        session.call::<Value>("Forget", &()).without_answer().await.expect("written");
+        ids.push(station.receive_call().await.0);
+    }
+    let mut events = server.events();
+    for id in &ids {
+        station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    }
+    let mut late = Vec::new();
+    let mut bad = Vec::new();
+    while late.len() + bad.len() < ids.len() {
+        match events.next().await.expect("more").kind {
+            EventKind::LateAnswer(id) => late.push(id.to_string()),
+            EventKind::BadMessage { text, fault: Fault::UnknownMessageId, answer: None, .. } => {
+                bad.push(text.to_string())
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(late, ids[1..]);
+    assert_eq!(bad, [format!(r#"[3,"{}",{{}}]"#, ids[0])]);
+}
+
+#[tokio::test]
+async fn b27_a_call_without_answer_goes_out_in_its_turn() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let _first = tokio::spawn(session.call::<Value>("First", &()));
+    let (id, _) = station.receive_call().await;
+    let forgotten = tokio::spawn(session.call::<Value>("Forget", &()).without_answer());
+    tokio::task::yield_now().await;
+    assert!(station.ws.next_now().is_none() && !forgotten.is_finished());
+    station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    assert_eq!(station.receive_call().await.1[0], "Forget");
+    forgotten.await.expect("no panic").expect("written");
+}
+
+#[tokio::test]
+async fn b28_calls_are_refused_at_once_while_closing_and_once_closed() {
+    let server = server(RpcRouter::new());
+    for close in [Close::normal(), Close::normal().after_pending()] {
+        let (mut station, session) = connected(&server, "ocpp1.6").await;
+        let pending = tokio::spawn(session.call::<Value>("Pending", &()));
+        station.receive_call().await;
+        let mut closing = Box::pin(session.close(close));
+        // From the moment that close is called; nobody else has run yet.
+        assert!(futures_util::poll!(&mut closing).is_pending());
+        assert!(matches!(session.call::<Value>("Any", &()).now_or_never(), Some(Err(Error::Closing))));
+        drop(station);
+        closing.await;
+        assert!(matches!(session.call::<Value>("Any", &()).now_or_never(), Some(Err(Error::Closed))));
+        assert!(pending.await.expect("no panic").is_err());
+    }
+}
+
+#[tokio::test]
+async fn b29_a_thousand_calls_may_wait() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let _ahead = tokio::spawn(session.call::<Value>("Ahead", &()));
+    let (id, _) = station.receive_call().await;
+    let mut waiting: Vec<_> = (0..1000).map(|n| Box::pin(session.call::<Value>("Wait", &json!({"n": n})))).collect();
+    for call in &mut waiting {
+        assert!(futures_util::poll!(call).is_pending());
+    }
+    assert!(matches!(session.call::<Value>("Full", &()).await, Err(Error::QueueFull)));
+    // One that is dropped makes room for another.
+    waiting.pop();
+    tokio::task::yield_now().await;
+    let mut fits = Box::pin(session.call::<Value>("Fits", &()));
+    assert!(futures_util::poll!(&mut fits).is_pending());
+    assert!(matches!(session.call::<Value>("Full", &()).await, Err(Error::QueueFull)));
+    station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    for n in 0..999 {
+        let (id, call) = station.receive_call().await;
+        assert_eq!(call, json!(["Wait", {"n": n}]));
+        station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    }
+    assert_eq!(station.receive_call().await.1[0], "Fits");
 }

@@ -164,12 +164,17 @@ pub async fn connected(client: RpcClientBuilder, dials: &mut Dials) -> (RpcClien
 
 /// Answers a handshake.
 pub async fn accept(stream: DuplexStream, protocol: &'static str) -> WebSocketStream<DuplexStream> {
+    try_accept(stream, protocol).await.expect("a handshake")
+}
+
+/// Answers a handshake, if the client still wants it.
+pub async fn try_accept(stream: DuplexStream, protocol: &'static str) -> Option<WebSocketStream<DuplexStream>> {
     #[expect(clippy::result_large_err, reason = "tungstenite's signature")]
     let name = |_: &Request, mut response: Response| {
         response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(protocol));
         Ok(response)
     };
-    accept_hdr_async(stream, name).await.expect("a handshake")
+    accept_hdr_async(stream, name).await.ok()
 }
 
 /// A client whose only connection is lost.

@@ -21,6 +21,7 @@ mod keepalive;
 mod layers;
 mod limits;
 mod mounting;
+mod queue;
 mod redirects;
 mod registry;
 mod support;
