@@ -1,12 +1,16 @@
 //! Handlers that call their own peer.
 
 use ocpp_rpc::{
-    CallError, RpcRouter,
+    CallError, Options, RpcClient, RpcRouter, RpcServer, Session,
     extract::{Params, Peer},
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::support::{Station, server};
+use crate::{
+    csms,
+    support::{SECOND, Station, connected, serve, server, server_with},
+};
 
 #[tokio::test]
 async fn b30_a_handler_may_call_back_and_await_the_answer() {
@@ -29,4 +33,87 @@ async fn b30_a_handler_may_call_back_and_await_the_answer() {
     }
     ids.dedup();
     assert_eq!(ids.len(), 9, "no id is used twice");
+}
+
+/// Calls its peer, whose handler calls back, and so on, as deep as it is told to.
+async fn down(peer: Peer, Params(params): Params<Value>) -> Result<Value, CallError> {
+    match params["left"].as_u64().unwrap_or_default() {
+        0 => Ok(json!({"depth": 0})),
+        left => {
+            let answer: Value = peer.call("Down", &json!({"left": left - 1})).await?;
+            Ok(json!({"depth": answer["depth"].as_u64().unwrap_or_default() + 1}))
+        }
+    }
+}
+
+/// Both ends of a connection in memory.
+async fn both_ends<S: Clone + Send + Sync + 'static>(
+    router: RpcRouter<S>,
+    calls: usize,
+) -> (RpcServer, RpcClient, Session) {
+    let server = server_with(router.clone(), Options::server().call_concurrency(calls));
+    let (builder, mut dials) = csms::client();
+    let options = Options::client().call_concurrency(calls);
+    let (client, attempt) = csms::connecting(builder.router(router).options(options));
+    serve(&server, dials.next().await);
+    attempt.await.expect("no panic").expect("connected");
+    let session = server.session("CP-1").expect("registered");
+    (server, client, session)
+}
+
+#[tokio::test(start_paused = true)]
+async fn b30_handlers_call_each_other_ten_deep_from_both_ends_at_once() {
+    // Each end has six calls of its own chain out, and five of the other's.
+    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", down), 11).await;
+    let start = Instant::now();
+    let params = json!({"left": 10});
+    let (ours, theirs) = tokio::join!(client.call::<Value>("Down", &params), session.call::<Value>("Down", &params));
+    for answer in [ours, theirs] {
+        assert_eq!(answer.expect("an answer"), json!({"depth": 10}));
+    }
+    assert!(start.elapsed().is_zero(), "nothing waited for anybody's time to run out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b30_handlers_of_both_ends_call_back_one_call_at_a_time() {
+    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", down), 1).await;
+    let start = Instant::now();
+    for _ in 0..10 {
+        for call in [client.call::<Value>("Down", &json!({"left": 1})), session.call("Down", &json!({"left": 1}))] {
+            assert_eq!(call.await.expect("an answer"), json!({"depth": 1}));
+        }
+    }
+    assert!(start.elapsed().is_zero(), "nothing waited for anybody's time to run out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b30_ten_handlers_at_once_call_back_one_call_at_a_time() {
+    let server = server(RpcRouter::new().on("Down", down).on("Echo", crate::support::echo));
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    for id in 0..10 {
+        station.send(format!(r#"[2,"{id}","Down",{{"left":{}}}]"#, id + 1)).await;
+    }
+    for id in 0..10 {
+        let (back, call) = station.receive_call().await;
+        assert_eq!(call, json!(["Down", {"left": id}]));
+        // The station's own calls are served all the while.
+        assert_eq!(station.ask(r#"[2,"x","Echo",{}]"#).await, r#"[3,"x",{}]"#);
+        station.send(format!(r#"[3,"{back}",{{"depth":{id}}}]"#)).await;
+        assert_eq!(station.receive().await, format!(r#"[3,"{id}",{{"depth":{}}}]"#, id + 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b30_call_backs_that_wait_for_each_other_in_line_end_with_their_time_and_leave_nothing_behind() {
+    // One call at a time: the second call of each chain at one end waits behind the first, which waits for it.
+    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", down), 1).await;
+    let start = Instant::now();
+    let params = json!({"left": 10});
+    let (ours, theirs) = tokio::join!(client.call::<Value>("Down", &params), session.call::<Value>("Down", &params));
+    assert!(ours.is_err() && theirs.is_err());
+    assert!(start.elapsed() <= 60 * SECOND, "{:?}", start.elapsed());
+    // What the handlers still have in line runs out as well.
+    while client.call::<Value>("Down", &json!({"left": 1})).await.is_err() {
+        assert!(start.elapsed() <= 600 * SECOND, "{:?}", start.elapsed());
+    }
 }

@@ -1,17 +1,21 @@
-//! Calls that come in: who answers them, with what, and how many at once.
+//! Calls that come in: who answers them, in which order, and how many at once.
 
-use std::convert::Infallible;
+use std::{
+    collections::{HashMap, HashSet},
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::SinkExt;
 use ocpp_rpc::{
-    CallError, ErrorCode, EventKind, NoReply, Options, Payload, RpcRouter, RpcServer, Session,
-    extract::{Action, CancellationToken, MessageId, Params, Peer, State},
+    CallError, EventKind, Options, RpcRouter, RpcServer,
+    extract::{Action, MessageId, State},
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{SECOND, Station, dial_with_buffer, echo, gated, server, server_with};
+use crate::support::{Station, connected, dial_with_buffer, echo, gated, server, server_with};
 
 #[tokio::test]
 async fn b31_a_call_is_answered_by_the_handler_of_its_action() {
@@ -19,104 +23,6 @@ async fn b31_a_call_is_answered_by_the_handler_of_its_action() {
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
     assert_eq!(station.ask(r#"[2,"a\"1","Echo",{"x":[1,2]}]"#).await, r#"[3,"a\"1",{"x":[1,2]}]"#);
     assert_eq!(station.ask(r#"[2,"2","Echo"]"#).await, r#"[3,"2",{}]"#);
-}
-
-#[tokio::test]
-async fn b32_handlers_get_what_they_ask_for() {
-    async fn all(
-        State(greeting): State<&'static str>,
-        action: Action,
-        id: MessageId,
-        session: Session,
-        peer: Peer,
-        payload: Payload,
-        gone: CancellationToken,
-    ) -> Result<Value, Infallible> {
-        Ok(json!([greeting, action.as_str(), id.as_str(), session.identity(), peer.protocol(), payload])
-            .as_array()
-            .map(|seen| json!({"seen": seen, "gone": gone.is_cancelled()}))
-            .unwrap_or_default())
-    }
-    let server = server(RpcRouter::with_state("hello").fallback(all));
-    let mut station = Station::connect(&server, "CP-1", "ocpp2.0.1").await;
-    let answer = station.ask(r#"[2,"7","Any",{"p":1}]"#).await;
-    assert_eq!(answer, r#"[3,"7",{"gone":false,"seen":["hello","Any","7","CP-1","ocpp2.0.1",{"p":1}]}]"#);
-}
-
-#[tokio::test]
-async fn b33_errors_are_answered_as_the_protocol_spells_them() {
-    async fn fail(Params(kind): Params<Value>) -> Result<Value, CallError> {
-        match kind["kind"].as_str() {
-            Some("call") => Err(CallError::new(ErrorCode::FORMAT_VIOLATION, "why").with_details(&json!({"at": 1}))),
-            Some("panic") => panic!("a bug"),
-            Some("list") => Ok(json!([1])),
-            _ => Err(CallError::from(Box::<dyn std::error::Error + Send + Sync>::from("secret"))),
-        }
-    }
-    let server = server(RpcRouter::new().on("Fail", fail));
-    let mut old = Station::connect(&server, "CP-1", "ocpp1.6").await;
-    let mut new = Station::connect(&server, "CP-2", "ocpp2.0.1").await;
-    let internal = r#"[4,"1","InternalError","An internal error occurred",{}]"#;
-    for (kind, v16, v201) in [
-        ("call", r#"[4,"1","FormationViolation","why",{"at":1}]"#, r#"[4,"1","FormatViolation","why",{"at":1}]"#),
-        ("panic", internal, internal),
-        ("list", internal, internal),
-        ("other", internal, internal),
-    ] {
-        let call = format!(r#"[2,"1","Fail",{{"kind":"{kind}"}}]"#);
-        assert_eq!(old.ask(&call).await, v16);
-        assert_eq!(new.ask(&call).await, v201);
-    }
-    assert_eq!(old.ask(r#"[2,"2","Nobody",{}]"#).await, r#"[4,"2","NotImplemented","",{}]"#);
-}
-
-#[tokio::test]
-async fn b32_parameters_that_do_not_fit_are_refused_with_a_reason() {
-    async fn typed(Params(_): Params<std::collections::HashMap<String, u8>>) -> Result<(), Infallible> {
-        Ok(())
-    }
-    let server = server(RpcRouter::new().on("Typed", typed));
-    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
-    let answer = station.ask(r#"[2,"1","Typed",{"x":"\"no"}]"#).await;
-    let (kind, _, code, why, _): (u8, String, String, String, Value) = serde_json::from_str(&answer).expect("JSON");
-    assert_eq!((kind, &*code), (4, "FormationViolation"));
-    assert!(why.contains("invalid type: string"), "{why}");
-}
-
-#[tokio::test]
-async fn b34_detailed_errors_tell_what_an_internal_error_was_about() {
-    async fn fail() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Err("the database is down".into())
-    }
-    let server = server_with(RpcRouter::new().on("Fail", fail), Options::server().detailed_errors());
-    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
-    assert!(station.ask(r#"[2,"1","Fail",{}]"#).await.contains("the database is down"));
-}
-
-#[tokio::test]
-async fn b33_a_handler_may_leave_a_call_unanswered() {
-    async fn silent() -> Result<NoReply, Infallible> {
-        Ok(NoReply)
-    }
-    let server = server(RpcRouter::new().on("Silent", silent).on("Echo", echo));
-    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
-    station.send(r#"[2,"1","Silent",{}]"#).await;
-    assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
-}
-
-#[tokio::test]
-async fn layers_wrap_handlers() {
-    tokio::time::pause();
-    async fn slow() -> Result<(), Infallible> {
-        tokio::time::sleep(60 * SECOND).await;
-        Ok(())
-    }
-    let layer = tower::timeout::TimeoutLayer::new(20 * SECOND);
-    let server = server(RpcRouter::new().on("Slow", slow).layer(layer).on("Echo", echo));
-    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
-    let start = Instant::now();
-    assert!(station.ask(r#"[2,"1","Slow",{}]"#).await.starts_with(r#"[4,"1","InternalError""#));
-    assert_eq!(start.elapsed().as_secs(), 20);
 }
 
 #[tokio::test]
@@ -207,4 +113,125 @@ async fn a_send_is_handled_and_never_answered() {
             return assert_eq!(action.as_str(), "Nobody");
         }
     }
+}
+
+#[tokio::test]
+async fn b31_an_action_without_handler_goes_to_the_fallback_or_is_not_implemented() {
+    async fn fallback(action: Action) -> Result<Value, Infallible> {
+        Ok(json!({"fallback": action.as_str()}))
+    }
+    let bare = server(RpcRouter::new().on("Echo", echo));
+    let whole = server(RpcRouter::new().on("Echo", echo).fallback(fallback));
+    for (server, answer) in [(bare, r#"[4,"1","NotImplemented","",{}]"#), (whole, r#"[3,"1",{"fallback":"Other"}]"#)] {
+        let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+        assert_eq!(station.ask(r#"[2,"1","Other",{}]"#).await, answer);
+        assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
+    }
+}
+
+/// Notes in which order its calls begin, and ends them in the order in which they are told to.
+#[derive(Clone, Default)]
+struct Stage {
+    begun: Arc<Mutex<Vec<String>>>,
+    exits: Arc<Mutex<HashMap<String, oneshot::Receiver<()>>>>,
+}
+
+impl Stage {
+    fn router(&self) -> RpcRouter<Self> {
+        async fn act(id: MessageId, State(stage): State<Stage>) -> Result<(), CallError> {
+            stage.begun.lock().expect("no panic").push(id.to_string());
+            let exit = stage.exits.lock().expect("no panic").remove(id.as_str());
+            exit.ok_or("no such act").map_err(CallError::internal)?.await.map_err(CallError::internal)
+        }
+        RpcRouter::with_state(self.clone()).on("Act", act).on("Echo", echo)
+    }
+
+    fn exit(&self, id: u32) -> oneshot::Sender<()> {
+        let (exit, exited) = oneshot::channel();
+        self.exits.lock().expect("no panic").insert(id.to_string(), exited);
+        exit
+    }
+
+    fn begun(&self) -> Vec<String> {
+        self.begun.lock().expect("no panic").clone()
+    }
+}
+
+#[tokio::test]
+async fn b31_sixty_four_handlers_run_at_once_and_begin_in_the_order_of_their_calls() {
+    let stage = Stage::default();
+    let server = server(stage.router());
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let mut exits: Vec<_> = (0..70).map(|id| stage.exit(id)).collect();
+    for id in 0..70 {
+        station.send(format!(r#"[2,"{id}","Act",{{}}]"#)).await;
+    }
+    while stage.begun().len() < 64 {
+        tokio::task::yield_now().await;
+    }
+    let names = |range: std::ops::Range<u32>| range.map(|id| id.to_string()).collect::<Vec<_>>();
+    assert_eq!(stage.begun(), names(0..64));
+    // The last one ends first; its place is taken by the first in line.
+    exits.swap_remove(63).send(()).expect("it runs");
+    assert_eq!(station.receive().await, r#"[3,"63",{}]"#);
+    assert_eq!(stage.begun(), names(0..65));
+    for exit in exits {
+        let _ = exit.send(());
+        station.receive().await;
+    }
+    assert_eq!(stage.begun(), names(0..70));
+}
+
+#[tokio::test]
+async fn b31_two_hundred_and_fifty_six_calls_wait_for_a_handler_and_one_more_is_refused() {
+    let (router, gate) = gated();
+    let server = server(router);
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    for id in 0..=64 + 256 {
+        station.send(format!(r#"[2,"{id}","Wait",{{}}]"#)).await;
+    }
+    let refused = r#"[4,"320","GenericError","too many calls are waiting to be handled",{}]"#;
+    assert_eq!(station.receive().await, refused);
+    gate.add_permits(320);
+    let mut unanswered: HashSet<_> = (0..320).map(|id| format!(r#"[3,"{id}",{{}}]"#)).collect();
+    while !unanswered.is_empty() {
+        let answer = station.receive().await;
+        assert!(unanswered.remove(&answer), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn b31_one_handler_at_a_time_keeps_strict_order() {
+    let stage = Stage::default();
+    let server = server_with(stage.router(), Options::server().handler_concurrency(1));
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let exits: Vec<_> = (0..5).map(|id| stage.exit(id)).collect();
+    for id in 0..5 {
+        station.send(format!(r#"[2,"{id}","Act",{{}}]"#)).await;
+    }
+    station.send(r#"[2,"last","Echo",{}]"#).await;
+    for (id, exit) in exits.into_iter().enumerate() {
+        while stage.begun().len() <= id {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(stage.begun().len(), id + 1, "the next one waits");
+        exit.send(()).expect("it runs");
+        assert_eq!(station.receive().await, format!(r#"[3,"{id}",{{}}]"#));
+    }
+    assert_eq!(station.receive().await, r#"[3,"last",{}]"#);
+}
+
+#[tokio::test]
+async fn b31_answers_to_our_calls_are_read_although_no_handler_is_free_and_the_line_is_full() {
+    let (router, _gate) = gated();
+    let server = server_with(router, Options::server().handler_concurrency(1).handler_queue(1));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    for id in 0..2 {
+        station.send(format!(r#"[2,"{id}","Wait",{{}}]"#)).await;
+    }
+    assert!(station.ask(r#"[2,"2","Echo",{}]"#).await.starts_with(r#"[4,"2","GenericError""#));
+    let call = tokio::spawn(session.call::<Value>("Reset", &()));
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[3,"{id}",{{"status":"Accepted"}}]"#)).await;
+    assert_eq!(call.await.expect("no panic").expect("an answer"), json!({"status": "Accepted"}));
 }

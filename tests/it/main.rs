@@ -16,6 +16,7 @@ mod csms;
 mod defaults;
 mod deviations;
 mod edge;
+mod handlers;
 mod handshake;
 mod keepalive;
 mod layers;

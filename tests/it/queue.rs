@@ -108,7 +108,7 @@ enum Side {
     Nothing,
     Dialled(DuplexStream),
     /// With the id of a call that is not answered yet.
-    Open(Csms, Option<String>),
+    Open(Box<Csms>, Option<String>),
 }
 
 /// Brings a client to where a call will stand at this place, once it is made.
@@ -125,14 +125,14 @@ async fn reach(place: Place) -> (RpcClient, Dials, Side) {
         InLine => {
             tokio::spawn(client.call::<Value>("Ahead", &()));
             let ahead = csms.receive_call("Ahead").await;
-            Side::Open(csms, Some(ahead))
+            Side::Open(Box::new(csms), Some(ahead))
         }
         Reconnecting => {
             drop(csms);
             becomes(&client, ClientState::Connecting).await;
             Side::Nothing
         }
-        Connecting | Written => Side::Open(csms, None),
+        Connecting | Written => Side::Open(Box::new(csms), None),
     };
     (client, dials, side)
 }
@@ -149,7 +149,7 @@ async fn survey(mut dials: Dials, side: Side) -> Vec<String> {
             if let Some(id) = unanswered {
                 answer(&mut csms, id).await;
             }
-            Some(csms)
+            Some(*csms)
         }
     };
     loop {

@@ -1,0 +1,299 @@
+//! Handlers: what they get, what they give, and what becomes of them when their connection goes.
+
+use std::{convert::Infallible, sync::Arc};
+
+use futures_util::FutureExt;
+use ocpp_rpc::{
+    CallError, Close, ErrorCode, EventKind, NoReply, Options, Payload, RpcRouter, Session,
+    extract::{Action, CancellationToken, MessageId, Params, Peer, State},
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+
+use crate::support::{SECOND, Station, connected, echo, gated, server, server_with};
+
+#[tokio::test]
+async fn b32_handlers_get_what_they_ask_for() {
+    async fn all(
+        State(greeting): State<&'static str>,
+        action: Action,
+        id: MessageId,
+        session: Session,
+        peer: Peer,
+        payload: Payload,
+        gone: CancellationToken,
+    ) -> Result<Value, Infallible> {
+        Ok(json!([greeting, action.as_str(), id.as_str(), session.identity(), peer.protocol(), payload])
+            .as_array()
+            .map(|seen| json!({"seen": seen, "gone": gone.is_cancelled()}))
+            .unwrap_or_default())
+    }
+    let server = server(RpcRouter::with_state("hello").fallback(all));
+    let mut station = Station::connect(&server, "CP-1", "ocpp2.0.1").await;
+    let answer = station.ask(r#"[2,"7","Any",{"p":1}]"#).await;
+    assert_eq!(answer, r#"[3,"7",{"gone":false,"seen":["hello","Any","7","CP-1","ocpp2.0.1",{"p":1}]}]"#);
+}
+
+#[tokio::test]
+async fn b33_errors_are_answered_as_the_protocol_spells_them() {
+    async fn fail(Params(kind): Params<Value>) -> Result<Value, CallError> {
+        match kind["kind"].as_str() {
+            Some("call") => Err(CallError::new(ErrorCode::FORMAT_VIOLATION, "why").with_details(&json!({"at": 1}))),
+            Some("panic") => panic!("a bug"),
+            Some("list") => Ok(json!([1])),
+            _ => Err(CallError::from(Box::<dyn std::error::Error + Send + Sync>::from("secret"))),
+        }
+    }
+    let server = server(RpcRouter::new().on("Fail", fail));
+    let mut old = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let mut new = Station::connect(&server, "CP-2", "ocpp2.0.1").await;
+    let internal = r#"[4,"1","InternalError","An internal error occurred",{}]"#;
+    for (kind, v16, v201) in [
+        ("call", r#"[4,"1","FormationViolation","why",{"at":1}]"#, r#"[4,"1","FormatViolation","why",{"at":1}]"#),
+        ("panic", internal, internal),
+        ("list", internal, internal),
+        ("other", internal, internal),
+    ] {
+        let call = format!(r#"[2,"1","Fail",{{"kind":"{kind}"}}]"#);
+        assert_eq!(old.ask(&call).await, v16);
+        assert_eq!(new.ask(&call).await, v201);
+    }
+    assert_eq!(old.ask(r#"[2,"2","Nobody",{}]"#).await, r#"[4,"2","NotImplemented","",{}]"#);
+}
+
+#[tokio::test]
+async fn b32_parameters_that_do_not_fit_are_refused_with_a_reason() {
+    async fn typed(Params(_): Params<std::collections::HashMap<String, u8>>) -> Result<(), Infallible> {
+        Ok(())
+    }
+    let server = server(RpcRouter::new().on("Typed", typed));
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let answer = station.ask(r#"[2,"1","Typed",{"x":"\"no"}]"#).await;
+    let (kind, _, code, why, _): (u8, String, String, String, Value) = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!((kind, &*code), (4, "FormationViolation"));
+    assert!(why.contains("invalid type: string"), "{why}");
+}
+
+#[tokio::test]
+async fn b34_detailed_errors_tell_what_an_internal_error_was_about() {
+    async fn fail() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Err("the database is down".into())
+    }
+    let server = server_with(RpcRouter::new().on("Fail", fail), Options::server().detailed_errors());
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    assert!(station.ask(r#"[2,"1","Fail",{}]"#).await.contains("the database is down"));
+}
+
+#[tokio::test]
+async fn b33_a_handler_may_leave_a_call_unanswered() {
+    async fn silent() -> Result<NoReply, Infallible> {
+        Ok(NoReply)
+    }
+    let server = server(RpcRouter::new().on("Silent", silent).on("Echo", echo));
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    station.send(r#"[2,"1","Silent",{}]"#).await;
+    assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
+}
+
+#[tokio::test]
+async fn layers_wrap_handlers() {
+    tokio::time::pause();
+    async fn slow() -> Result<(), Infallible> {
+        tokio::time::sleep(60 * SECOND).await;
+        Ok(())
+    }
+    let layer = tower::timeout::TimeoutLayer::new(20 * SECOND);
+    let server = server(RpcRouter::new().on("Slow", slow).layer(layer).on("Echo", echo));
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let start = Instant::now();
+    assert!(station.ask(r#"[2,"1","Slow",{}]"#).await.starts_with(r#"[4,"1","InternalError""#));
+    assert_eq!(start.elapsed().as_secs(), 20);
+}
+
+#[tokio::test]
+async fn b32_typed_parameters_are_read_from_the_wire() {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Start {
+        id_tag: String,
+        #[serde(default)]
+        connector_id: Option<u8>,
+    }
+    async fn start(Params(start): Params<Start>) -> Result<Value, Infallible> {
+        Ok(json!({"tag": start.id_tag, "connector": start.connector_id}))
+    }
+    let server = server(RpcRouter::new().on("Start", start));
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let answer = station.ask(r#"[2,"1","Start",{"idTag":"\u00fc","connectorId":2,"more":[]}]"#).await;
+    assert_eq!(answer, r#"[3,"1",{"connector":2,"tag":"ü"}]"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b32_the_token_fires_with_the_end_of_the_connection_and_not_while_a_close_waits() {
+    async fn watch(
+        gone: CancellationToken,
+        State((told, gate)): State<(mpsc::UnboundedSender<bool>, Arc<Semaphore>)>,
+    ) -> Result<(), CallError> {
+        tokio::select! {
+            () = gone.cancelled() => {}
+            permit = gate.acquire() => permit.map_err(CallError::internal)?.forget(),
+        }
+        told.send(gone.is_cancelled()).map_err(CallError::internal)
+    }
+    for (how, fires) in [("lost", true), ("left", true), ("at once", true), ("after pending", false)] {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let gate = Arc::new(Semaphore::new(0));
+        let server = server(RpcRouter::with_state((tell, gate.clone())).on("Watch", watch).on("Echo", echo));
+        let (mut station, session) = connected(&server, "ocpp1.6").await;
+        station.send(r#"[2,"1","Watch",{}]"#).await;
+        assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
+        let close = |close| {
+            let session = session.clone();
+            tokio::spawn(async move { session.close(close).await })
+        };
+        match how {
+            "lost" => drop(station),
+            "left" => station.close(1000, "").await,
+            "at once" => drop(close(Close::normal())),
+            _ => {
+                close(Close::normal().after_pending());
+                assert_eq!(station.ask(r#"[2,"3","Echo",{}]"#).await, r#"[3,"3",{}]"#, "while it waits");
+                gate.add_permits(1);
+                assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
+            }
+        }
+        assert_eq!(told.recv().await, Some(fires), "{how}");
+    }
+}
+
+#[tokio::test]
+async fn b34_any_error_that_becomes_a_call_error_works_with_a_question_mark() {
+    #[derive(Debug)]
+    struct NoSuchTag(String);
+    impl From<NoSuchTag> for CallError {
+        fn from(NoSuchTag(tag): NoSuchTag) -> Self {
+            Self::new(ErrorCode::PROPERTY_CONSTRAINT_VIOLATION, "no such tag").with_details(&json!({"tag": tag}))
+        }
+    }
+    fn look_up(tag: &str) -> Result<(), NoSuchTag> {
+        Err(NoSuchTag(tag.to_owned()))
+    }
+    async fn own() -> Result<Value, CallError> {
+        look_up("A1")?;
+        Ok(json!({}))
+    }
+    async fn own_type() -> Result<Value, NoSuchTag> {
+        Err(NoSuchTag("A2".to_owned()))
+    }
+    async fn anything() -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+        let port: u16 = "hunter2".parse()?;
+        Ok(json!({"port": port}))
+    }
+    async fn boxed() -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+        Err(CallError::new(ErrorCode::NOT_SUPPORTED, "not here"))?
+    }
+    let router = RpcRouter::new().on("Own", own).on("OwnType", own_type).on("Anything", anything).on("Boxed", boxed);
+    let server = server(router);
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    for (action, answer) in [
+        ("Own", r#"[4,"1","PropertyConstraintViolation","no such tag",{"tag":"A1"}]"#),
+        ("OwnType", r#"[4,"1","PropertyConstraintViolation","no such tag",{"tag":"A2"}]"#),
+        ("Anything", r#"[4,"1","InternalError","An internal error occurred",{}]"#),
+        ("Boxed", r#"[4,"1","NotSupported","not here",{}]"#),
+    ] {
+        assert_eq!(station.ask(format!(r#"[2,"1","{action}",{{}}]"#)).await, answer);
+    }
+}
+
+#[tokio::test]
+async fn b34_a_panic_is_an_internal_error_and_ends_neither_the_connection_nor_other_handlers() {
+    async fn at_once() -> Result<(), Infallible> {
+        panic!("hunter2")
+    }
+    async fn later() -> Result<(), Infallible> {
+        tokio::task::yield_now().await;
+        panic!("hunter2")
+    }
+    for detailed in [false, true] {
+        let (router, gate) = gated();
+        let options = if detailed { Options::server().detailed_errors() } else { Options::server() };
+        let server = server_with(router.on("AtOnce", at_once).on("Later", later), options);
+        let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+        station.send(r#"[2,"1","Wait",{}]"#).await;
+        for action in ["AtOnce", "Later", "AtOnce"] {
+            let answer = station.ask(format!(r#"[2,"2","{action}",{{}}]"#)).await;
+            assert_eq!(answer, r#"[4,"2","InternalError","An internal error occurred",{}]"#);
+        }
+        gate.add_permits(1);
+        assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
+    }
+}
+
+#[tokio::test]
+async fn b36_another_router_answers_from_now_on_and_calls_under_way_keep_their_handler() {
+    async fn new() -> Result<Value, Infallible> {
+        Ok(json!({"new": true}))
+    }
+    let (router, gate) = gated();
+    let old = router.clone();
+    let server = server(router);
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let mut other = Station::connect(&server, "CP-2", "ocpp1.6").await;
+    station.send(r#"[2,"1","Wait",{}]"#).await;
+    assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
+
+    session.peer().set_router(RpcRouter::new().on("Wait", new));
+    assert_eq!(station.ask(r#"[2,"3","Wait",{}]"#).await, r#"[3,"3",{"new":true}]"#);
+    assert!(station.ask(r#"[2,"4","Echo",{}]"#).await.contains("NotImplemented"));
+    gate.add_permits(1);
+    assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
+    assert_eq!(other.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "of one connection alone");
+
+    // All but one of the old ones.
+    session.peer().set_router(old.without("Wait"));
+    assert_eq!(station.ask(r#"[2,"5","Echo",{}]"#).await, r#"[3,"5",{}]"#);
+    assert!(station.ask(r#"[2,"6","Wait",{}]"#).await.contains("NotImplemented"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b37_handlers_of_a_lost_connection_are_told_and_finish_and_nothing_is_sent() {
+    async fn work(
+        gone: CancellationToken,
+        id: MessageId,
+        State(tell): State<mpsc::UnboundedSender<(String, bool)>>,
+    ) -> Result<Value, CallError> {
+        gone.cancelled().await;
+        // There is still something to put in order.
+        tokio::time::sleep(5 * SECOND).await;
+        tell.send((id.to_string(), gone.is_cancelled())).map_err(CallError::internal)?;
+        Ok(json!({"done": true}))
+    }
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let server = server(RpcRouter::with_state(tell).on("Work", work).on("Echo", echo));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    for id in 0..10 {
+        station.send(format!(r#"[2,"{id}","Work",{{}}]"#)).await;
+    }
+    station.ask(r#"[2,"x","Echo",{}]"#).await;
+    drop(station);
+    session.closed().await;
+    // The station is back before they have finished.
+    let mut events = server.events();
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    assert_eq!(station.ask(r#"[2,"0","Echo",{}]"#).await, r#"[3,"0",{}]"#, "the id is free");
+    let mut finished = Vec::new();
+    for _ in 0..10 {
+        finished.push(told.recv().await.expect("it finishes"));
+    }
+    finished.sort();
+    assert_eq!(finished, (0..10).map(|id| (id.to_string(), true)).collect::<Vec<_>>());
+    station.silent().await;
+    while let Some(Some(event)) = events.next().now_or_never() {
+        if let EventKind::Sent(text) = event.kind {
+            assert_eq!(text.as_str(), r#"[3,"0",{}]"#);
+        }
+    }
+}
