@@ -16,6 +16,7 @@ mod csms;
 mod defaults;
 mod deviations;
 mod edge;
+mod events;
 mod handlers;
 mod handshake;
 mod keepalive;

@@ -1,0 +1,174 @@
+//! What an application sees of its connections.
+
+use ocpp_rpc::{
+    Close, Direction, EventKind, Events, Options, RpcRouter,
+    extract::{Params, Session},
+};
+use serde_json::{Value, json};
+
+use crate::support::{SECOND, Station, connected, echo, server, server_with};
+
+fn arrow(direction: Direction) -> &'static str {
+    match direction {
+        Direction::In => "in",
+        Direction::Out => "out",
+    }
+}
+
+/// An event in a line, with `ID` for an id of ours. Raw messages are read over.
+async fn line(events: &mut Events) -> Option<String> {
+    let ours = |id: &str| if id.len() == 36 { "ID".to_owned() } else { id.to_owned() };
+    loop {
+        return Some(match events.next().await?.kind {
+            EventKind::Received(_) | EventKind::Sent(_) => continue,
+            EventKind::Opened { protocol, .. } => format!("opened {}", protocol.as_deref().unwrap_or("without")),
+            EventKind::Closing => "closing".to_owned(),
+            EventKind::Closed(closed) => format!("closed {closed}"),
+            EventKind::Call { direction, id, action, params, .. } => {
+                format!("{} call {} {action} {params:?}", arrow(direction), ours(id.as_str()))
+            }
+            EventKind::CallResult { direction, id, result, .. } => {
+                format!("{} result {} {result:?}", arrow(direction), ours(id.as_str()))
+            }
+            EventKind::CallError { direction, id, error, .. } => {
+                format!("{} error {} {error}", arrow(direction), ours(id.as_str()))
+            }
+            EventKind::CallResultError { direction, id, error, .. } => {
+                format!("{} result error {} {error}", arrow(direction), ours(id.as_str()))
+            }
+            EventKind::Send { direction, id, action, params, .. } => {
+                format!("{} send {} {action} {params:?}", arrow(direction), ours(id.as_str()))
+            }
+            EventKind::AnswerWritten(id) => format!("written {id}"),
+            EventKind::LateAnswer(id) => format!("late {}", ours(id.as_str())),
+            EventKind::UnhandledSend { action, .. } => format!("unhandled {action}"),
+            EventKind::Pong(time) => format!("pong {time:?}"),
+            other => format!("{other:?}"),
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b60_everything_that_is_said_on_a_connection_is_an_event_in_order() {
+    let server = server_with(RpcRouter::new().on("Echo", echo), Options::server().ping_interval(SECOND * 0));
+    let mut events = server.events();
+    let (mut station, session) = connected(&server, "ocpp2.1").await;
+    let mut seen = async || line(&mut events).await.expect("more");
+    assert_eq!(seen().await, "opened ocpp2.1");
+
+    station.ask(r#"[2,"1","Echo",{"a":1}]"#).await;
+    assert_eq!(seen().await, r#"in call 1 Echo {"a":1}"#);
+    assert_eq!(seen().await, r#"out result 1 {"a":1}"#);
+    assert_eq!(seen().await, "written 1");
+
+    station.ask(r#"[2,"2","Nothing",{}]"#).await;
+    assert_eq!(seen().await, "in call 2 Nothing {}");
+    assert_eq!(seen().await, "out error 2 NotImplemented");
+    assert_eq!(seen().await, "written 2");
+
+    for (answer, event) in
+        [(r#"[3,"ID",{"b":2}]"#, r#"in result ID {"b":2}"#), (r#"[4,"ID","Code","why",{}]"#, "in error ID Code: why")]
+    {
+        let call = tokio::spawn(session.call::<Value>("Do", &json!({"c": 3})));
+        let (id, _) = station.receive_call().await;
+        station.send(answer.replace("ID", &id)).await;
+        let _ = call.await.expect("no panic");
+        assert_eq!(seen().await, r#"out call ID Do {"c":3}"#);
+        assert_eq!(seen().await, event);
+    }
+
+    let late = session.call::<Value>("Slow", &()).timeout(SECOND).await;
+    assert!(late.expect_err("silence").is_timeout());
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    assert_eq!(seen().await, "out call ID Slow {}");
+    assert_eq!(seen().await, "in result ID {}");
+    assert_eq!(seen().await, "late ID");
+
+    session.send("Notify", &json!({"d": 4})).await.expect("written");
+    station.receive().await;
+    assert_eq!(seen().await, r#"out send ID Notify {"d":4}"#);
+    station.send(r#"[6,"3","Report",{}]"#).await;
+    assert_eq!(seen().await, "in send 3 Report {}");
+    assert_eq!(seen().await, "unhandled Report");
+    station.send(r#"[5,"1","FormatViolation","no status",{}]"#).await;
+    assert_eq!(seen().await, "in result error 1 FormatViolation: no status");
+
+    let closing = tokio::spawn(async move { session.close(Close::normal().reason("enough")).await });
+    station.closed().await;
+    drop(station);
+    closing.await.expect("no panic");
+    assert_eq!(seen().await, "closing");
+    assert_eq!(seen().await, "closed 1000 \"enough\" (local)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b60_raw_messages_come_with_time_identity_and_direction() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    let mut events = server.events();
+    let before = std::time::SystemTime::now();
+    station.ask(" [2, \"1\", \"Echo\", {}]\n").await;
+    station.send("garbage").await;
+    for expected in ["in  [2, \"1\", \"Echo\", {}]\n", "out [3,\"1\",{}]", "in garbage"] {
+        let text = loop {
+            let event = events.next().await.expect("more");
+            assert_eq!(event.identity.as_deref(), Some("CP-1"));
+            assert!(event.at >= before && event.at <= std::time::SystemTime::now());
+            match event.kind {
+                EventKind::Received(text) => break format!("in {text}"),
+                EventKind::Sent(text) => break format!("out {text}"),
+                _ => {}
+            }
+        };
+        assert_eq!(text, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b60_a_ping_that_is_answered_tells_its_round_trip_time() {
+    let server = server_with(RpcRouter::new(), Options::server().ping_interval(10 * SECOND));
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    let mut events = server.events();
+    let answering = tokio::spawn(async move { station.closed().await });
+    assert_eq!(line(&mut events).await.expect("more"), "pong 0ns");
+    answering.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn b60_a_session_that_is_replaced_says_so() {
+    let server = server(RpcRouter::new());
+    let (mut old, _) = connected(&server, "ocpp1.6").await;
+    let mut events = server.events();
+    let _new = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    assert_eq!(line(&mut events).await.expect("more"), "opened ocpp1.6");
+    assert_eq!(old.closed().await.0, 1008);
+    drop(old);
+    assert_eq!(line(&mut events).await.expect("more"), "closing");
+    assert_eq!(line(&mut events).await.expect("more"), "closed 1008 \"replaced by a newer connection\" (replaced)");
+}
+
+#[tokio::test]
+async fn b60_a_slow_reader_loses_events_knows_how_many_and_slows_nothing() {
+    async fn calls(Params(_): Params<Value>, session: Session) -> Result<Value, std::convert::Infallible> {
+        Ok(json!({"to": session.identity()}))
+    }
+    let server = server(RpcRouter::new().on("Who", calls));
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    let mut slow = server.events();
+    let mut quick = server.events();
+    let mut read = 0;
+    // Five events each: raw and read, in and out, and that the answer was written.
+    for call in 0..1000 {
+        let answer = station.ask(format!(r#"[2,"{call}","Who",{{}}]"#)).await;
+        assert_eq!(answer, format!(r#"[3,"{call}",{{"to":"CP-1"}}]"#));
+        while let Some(Some(event)) = futures_util::FutureExt::now_or_never(quick.next()) {
+            assert!(!matches!(event.kind, EventKind::Missed(_)));
+            read += 1;
+        }
+    }
+    assert_eq!(read, 5000);
+    let EventKind::Missed(missed) = slow.next().await.expect("more").kind else { panic!("nothing was missed") };
+    assert_eq!(missed, 5000 - Events::CAPACITY as u64);
+    assert!(!matches!(slow.next().await.expect("more").kind, EventKind::Missed(_)));
+}
