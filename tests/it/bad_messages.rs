@@ -2,43 +2,108 @@
 
 use futures_util::SinkExt;
 use ocpp_rpc::{Cause, ErrorCode, EventKind, Fault, Options, RpcRouter};
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Station, connected, echo, server, server_with};
+use crate::support::{SECOND, Station, connected, echo, server, server_with};
 
 #[tokio::test]
 async fn b38_a_message_that_is_no_ocpp_gets_the_dialects_answer_and_an_event() {
-    let rpc = |id| Some(format!(r#"[4,"{id}","RpcFrameworkError""#));
-    for (text, fault, v16, v201) in [
-        ("hello", Fault::NotJson, None, rpc("-1")),
-        ("{}", Fault::NotAnArray, None, rpc("-1")),
-        (r#"[2,"1"]"#, Fault::NoAction, Some(r#"[4,"1","FormationViolation""#.to_owned()), rpc("1")),
-        (r#"[2,5,"A",{}]"#, Fault::NoMessageId, None, rpc("-1")),
-        (r#"[9,"1","A",{}]"#, Fault::UnknownMessageType, None, Some(r#"[4,"1","MessageTypeNotSupported""#.to_owned())),
-        (r#"[3,"nobody",{}]"#, Fault::UnknownMessageId, None, None),
-        (r#"[4,"","X","",{}]"#, Fault::UnknownMessageId, None, None),
-        (r#"[3,"1",{"cut":"#, Fault::NotJson, None, None),
+    const NOTHING: Option<(&str, &str)> = None;
+    let formation = Some(("1", "FormationViolation"));
+    let format = Some(("1", "FormatViolation"));
+    let unknown = Some(("1", "MessageTypeNotSupported"));
+    let rpc = |id| Some((id, "RpcFrameworkError"));
+    // The answers, id and code, in 1.6, 2.0.1 and 2.1.
+    for (text, fault, v16, v201, v21) in [
+        ("hello", Fault::NotJson, NOTHING, rpc("-1"), rpc("-1")),
+        ("{}", Fault::NotAnArray, NOTHING, rpc("-1"), rpc("-1")),
+        (r#"["2","1","A",{}]"#, Fault::NoMessageType, NOTHING, rpc("1"), rpc("1")),
+        (r#"[2,5,"A",{}]"#, Fault::NoMessageId, NOTHING, rpc("-1"), rpc("-1")),
+        (r#"[2,"1"]"#, Fault::NoAction, formation, rpc("1"), rpc("1")),
+        (r#"[2,"1",7,{}]"#, Fault::NoAction, formation, rpc("1"), rpc("1")),
+        (r#"[2,"1","A",["m"]]"#, Fault::PayloadNotAnObject, formation, format, format),
+        (r#"[2,"1","A",{},{}]"#, Fault::TooManyElements, formation, rpc("1"), rpc("1")),
+        (r#"[9,"1","A",{}]"#, Fault::UnknownMessageType, NOTHING, unknown, NOTHING),
+        (r#"[3,"1",{"cut":"#, Fault::NotJson, NOTHING, NOTHING, NOTHING),
     ] {
-        for (protocol, expected) in [("ocpp1.6", v16), ("ocpp2.0.1", v201)] {
+        for (protocol, expected) in [("ocpp1.6", v16), ("ocpp2.0.1", v201), ("ocpp2.1", v21)] {
             let server = server(RpcRouter::new().on("Echo", echo));
             let (mut station, _session) = connected(&server, protocol).await;
             let mut events = server.events();
             station.send(text).await;
-            if let Some(expected) = &expected {
-                let answer = station.receive().await;
-                assert!(answer.starts_with(expected), "{protocol} {text}: {answer}");
+            if let Some((id, code)) = expected {
+                let answer: Value = serde_json::from_str(&station.receive().await).expect("JSON");
+                assert_eq!(answer, json!([4, id, code, fault.to_string(), {}]), "{protocol} {text}");
             }
             assert_eq!(station.ask(r#"[2,"9","Echo",{}]"#).await, r#"[3,"9",{}]"#, "{protocol} {text}: it lives");
             loop {
                 if let EventKind::BadMessage { text: seen, fault: why, answer, .. } =
                     events.next().await.expect("more").kind
                 {
-                    assert_eq!((seen.as_str(), why, answer.is_some()), (text, fault, expected.is_some()));
+                    assert_eq!((seen.as_str(), why), (text, fault));
+                    assert_eq!(answer, expected.map(|(_, code)| ErrorCode::new(code)), "{protocol} {text}");
                     break;
                 }
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b40_an_answer_to_an_unknown_id_is_a_bad_message_and_not_answered() {
+    for text in [r#"[3,"nobody",{}]"#, r#"[4,"nobody","X","",{}]"#, r#"[3,"",{}]"#, r#"[4,"","X",""]"#] {
+        for protocol in ["ocpp1.6", "ocpp2.0.1", "ocpp2.1"] {
+            let server = server_with(RpcRouter::new(), Options::server().max_bad_messages(1));
+            let (mut station, session) = connected(&server, protocol).await;
+            let mut events = server.events();
+            station.send(text).await;
+            station.silent().await;
+            let event = loop {
+                let event = events.next().await.expect("more");
+                if let EventKind::BadMessage { .. } = event.kind {
+                    break event.kind;
+                }
+            };
+            let EventKind::BadMessage { text: seen, fault, answer, .. } = event else { unreachable!() };
+            assert_eq!((seen.as_str(), fault, answer), (text, Fault::UnknownMessageId, None));
+            // It is counted like any other.
+            station.send(text).await;
+            assert_eq!(station.closed().await.0, 1002);
+            drop(station);
+            assert_eq!(session.closed().await.cause, Cause::ProtocolError);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b39_late_answers_and_empty_messages_are_not_counted() {
+    let server = server_with(RpcRouter::new(), Options::server().max_bad_messages(1));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let mut late = Vec::new();
+    for _ in 0..10 {
+        let call = tokio::spawn(session.call::<Value>("Slow", &()).timeout(SECOND));
+        late.push(station.receive_call().await.0);
+        assert!(call.await.expect("no panic").is_err());
+    }
+    for id in &late {
+        station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+        station.send("").await;
+    }
+    station.send("bad").await;
+    station.send("").await;
+    station.silent().await;
+    assert!(session.peer().is_open(), "one bad message in all, and that is borne");
+    station.send("bad").await;
+    assert_eq!(station.closed().await, (1002, "too many bad messages".to_owned()), "an empty message is no good one");
+}
+
+#[tokio::test]
+async fn b39_zero_bears_none() {
+    let server = server_with(RpcRouter::new(), Options::server().max_bad_messages(0));
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    station.send("bad").await;
+    assert_eq!(station.closed().await.0, 1002);
 }
 
 #[tokio::test]

@@ -2,21 +2,29 @@
 
 use std::{
     convert::Infallible,
+    io,
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use ocpp_rpc::{
     Cause, Close, Error, Options, RpcRouter,
     extract::{CancellationToken, State},
 };
 use serde_json::Value;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf},
+    sync::Notify,
+    time::Instant,
+};
 
-use crate::support::{SECOND, Station, connected, dial, echo, gated, server, server_with};
+use crate::support::{SECOND, Station, connected, dial, echo, gated, serve, server, server_with};
 
 #[tokio::test]
 async fn b51_both_sides_see_who_closed_and_why() {
@@ -178,4 +186,156 @@ async fn a_stream_that_is_dropped_in_the_handshake_leaves_nothing() {
     drop(dial(&server));
     let report = server.close(Close::normal()).await;
     assert_eq!((report.clean, report.forced), (0, 0));
+}
+
+#[tokio::test]
+async fn b46_invalid_and_reserved_codes_become_1000_and_long_reasons_are_cut() {
+    let cut = "é".repeat(61);
+    for (code, sent) in [(0, 1000), (999, 1000), (1005, 1000), (1006, 1000), (1015, 1000), (5000, 1000), (4999, 4999)] {
+        let server = server(RpcRouter::new());
+        let (mut station, session) = connected(&server, "ocpp1.6").await;
+        let close = Close::new(code).reason("é".repeat(100));
+        let (ours, theirs) = tokio::join!(session.close(close), async {
+            let seen = station.closed().await;
+            drop(station);
+            seen
+        });
+        assert_eq!(theirs, (sent, cut.clone()), "{code}");
+        assert_eq!((ours.code, ours.reason), (sent, cut.clone()), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn b46_the_code_is_1000_for_a_session_and_1001_for_a_server() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let (ours, theirs) = tokio::join!(session.close(Close::normal()), station.closed());
+    assert_eq!((ours.code, theirs), (1000, (1000, String::new())));
+
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    let listener = server.listen("127.0.0.1:0").await.expect("a port");
+    let (report, theirs) = tokio::join!(listener.until(std::future::ready(())), station.closed());
+    assert_eq!((report.clean, theirs), (1, (1001, String::new())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b46_pending_calls_have_thirty_seconds_unless_told_otherwise() {
+    for (close, seconds) in
+        [(Close::normal().after_pending(), 30), (Close::normal().within(7 * SECOND), 7), (Close::normal(), 0)]
+    {
+        let (router, _gate) = gated();
+        let server = server_with(router, Options::server().ping_interval(Duration::ZERO));
+        let (mut station, session) = connected(&server, "ocpp1.6").await;
+        station.send(r#"[2,"1","Wait",{}]"#).await;
+        assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
+        let start = Instant::now();
+        let (_, sent) = tokio::join!(session.close(close), async {
+            station.closed().await;
+            drop(station);
+            start.elapsed()
+        });
+        assert_eq!(sent.as_secs(), seconds);
+    }
+}
+
+#[tokio::test]
+async fn b47_when_the_close_frame_comes_calls_have_failed_and_tokens_have_fired() {
+    async fn wait(gone: CancellationToken, State(fired): State<Arc<AtomicUsize>>) -> Result<(), Infallible> {
+        gone.cancelled().await;
+        fired.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+    let fired = Arc::new(AtomicUsize::new(0));
+    let server = server(RpcRouter::with_state(fired.clone()).on("Wait", wait).on("Echo", echo));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    for id in 0..3 {
+        station.send(format!(r#"[2,"{id}","Wait",{{}}]"#)).await;
+    }
+    station.ask(r#"[2,"x","Echo",{}]"#).await;
+    let mut call = Box::pin(session.call::<Value>("Reset", &()));
+    assert!(futures_util::poll!(&mut call).is_pending());
+    station.receive_call().await;
+    let mut closing = Box::pin(session.close(Close::normal()));
+    assert!(futures_util::poll!(&mut closing).is_pending());
+    assert_eq!(station.closed().await.0, 1000);
+    assert_eq!(fired.load(Ordering::Relaxed), 3);
+    assert!(matches!(call.now_or_never(), Some(Err(Error::Disconnected { maybe_delivered: true }))));
+    drop(station);
+    closing.await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b48_a_forced_close_drops_the_socket_and_aborts_handlers() {
+    /// Counts the handlers that are dropped before their end.
+    struct Guard(Arc<AtomicUsize>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    async fn work(gone: CancellationToken, State(dropped): State<Arc<AtomicUsize>>) -> Result<(), Infallible> {
+        let guard = Guard(dropped);
+        gone.cancelled().await;
+        tokio::time::sleep(SECOND).await;
+        std::mem::forget(guard);
+        Ok(())
+    }
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let server = server(RpcRouter::with_state(dropped.clone()).on("Work", work).on("Echo", echo));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    for id in 0..10 {
+        station.send(format!(r#"[2,"{id}","Work",{{}}]"#)).await;
+    }
+    station.ask(r#"[2,"x","Echo",{}]"#).await;
+    let closed = session.close(Close::forced()).await;
+    assert_eq!((closed.code, closed.cause), (1006, Cause::Local));
+    assert_eq!(dropped.load(Ordering::Relaxed), 10);
+    let mut rest = Vec::new();
+    station.ws.into_inner().read_to_end(&mut rest).await.expect("an end");
+    assert!(rest.is_empty(), "no close frame, nothing: {rest:?}");
+}
+
+/// A stream in memory that fails once it is told to.
+struct Breakable {
+    io: DuplexStream,
+    broken: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Breakable {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.broken.load(Ordering::Relaxed) {
+            true => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            false => Pin::new(&mut self.io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Breakable {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn b51_a_transport_that_fails_is_the_cause() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let (near, far) = tokio::io::duplex(4096);
+    let broken = Arc::new(AtomicBool::new(false));
+    serve(&server, Breakable { io: far, broken: broken.clone() });
+    let mut station = Station::open(near, "CP-1", "ocpp1.6").await;
+    assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#);
+    let session = server.session("CP-1").expect("registered");
+    broken.store(true, Ordering::Relaxed);
+    station.send(r#"[2,"2","Echo",{}]"#).await;
+    let closed = session.closed().await;
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (1006, "", Cause::Transport));
+    assert!(server.session("CP-1").is_none());
 }

@@ -12,6 +12,7 @@ mod client_closing;
 mod client_handshake;
 mod client_life;
 mod closing;
+mod closing_table;
 mod csms;
 mod defaults;
 mod deviations;

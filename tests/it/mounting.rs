@@ -16,7 +16,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use ocpp_rpc::{
-    Accept, EventKind, Handshake, RemoteAddress, RpcRouter, RpcServer, RpcUpgrade, Session, extract::Extension,
+    Accept, Close, EventKind, Handshake, RemoteAddress, RpcRouter, RpcServer, RpcUpgrade, Session, extract::Extension,
 };
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -221,4 +221,30 @@ async fn b08_served_by_hyper_for_either_version_with_the_address_put_in_by_a_lay
         }
     });
     works(&server, address, Remote::Known).await;
+}
+
+#[tokio::test]
+async fn b50_a_close_waits_for_upgraded_sockets_and_leaves_the_users_http_server_alone() {
+    let server = server();
+    let app = Router::new().route("/", get(async || "hello")).nest_service("/ocpp", server.clone());
+    let address = axum(app).await;
+    let stream = soon(TcpStream::connect(address)).await.expect("a listener");
+    let mut station = soon(Station::open(stream, "CP", "ocpp1.6")).await;
+    assert!(soon(station.ask(WHO)).await.contains(r#""identity":"CP""#));
+    let session = server.session("CP").expect("registered");
+    let call = session.call::<Value>("Reset", &json!({}));
+    let closing = server.close(Close::going_away().after_pending());
+    let station_answers = async {
+        let (id, _) = station.receive_call().await;
+        station.send(json!([3, id, {}]).to_string()).await;
+        station.closed().await
+    };
+    // In this order: the call is made before the close, which waits for it.
+    let (call, report, seen) = soon(async { tokio::join!(call, closing, station_answers) }).await;
+    assert!(call.is_ok(), "{call:?}");
+    assert_eq!(((report.clean, report.forced), seen.0), ((1, 0), 1001));
+    let mut client = Client::dial(address).await;
+    let answer = client.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!((answer.status, &*answer.body), (200, "hello"), "it goes on");
+    assert_eq!(client.ask(&offering("/ocpp/CP", "ocpp1.6")).await.status, 503);
 }

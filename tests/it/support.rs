@@ -86,7 +86,7 @@ pub fn dial_with_buffer(server: &RpcServer, bytes: usize) -> DuplexStream {
 }
 
 /// Has `server` serve one end of a connection in memory.
-pub fn serve(server: &RpcServer, far: DuplexStream) {
+pub fn serve(server: &RpcServer, far: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
     let connection = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(far), TowerToHyperService::new(server.clone()))
         .with_upgrades();
