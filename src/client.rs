@@ -4,7 +4,24 @@ mod builder;
 mod connect;
 mod redirect;
 mod supervisor;
+#[cfg(feature = "tls")]
+mod tls;
 
+/// Stands in for TLS, where there is none.
+#[cfg(not(feature = "tls"))]
+mod tls {
+    use std::sync::Arc;
+
+    use super::connect::AnyConnector;
+    use crate::options::BuildError;
+
+    pub(super) fn connector() -> Result<Arc<dyn AnyConnector>, BuildError> {
+        Err(BuildError("a wss:// endpoint needs the feature `tls`, or a connector that speaks TLS".into()))
+    }
+}
+
+#[cfg(feature = "tls")]
+pub use self::tls::{ClientTls, ClientTlsBuilder};
 pub use self::{
     builder::{Reconnect, RpcClientBuilder},
     connect::{ConnectError, Connector, Target},

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "client")]
 mod backoff;
+#[cfg(feature = "tls")]
+mod certificate;
 #[cfg(feature = "client")]
 mod client;
 mod close;
@@ -62,6 +64,18 @@ pub mod extract {
     };
     #[cfg(feature = "server")]
     pub use crate::server::Session;
+}
+
+/// TLS by rustls: certificates, and the two ends of it (OCPP security profiles 2 and 3).
+#[cfg(feature = "tls")]
+pub mod tls {
+    pub use tokio_rustls::rustls;
+
+    pub use crate::certificate::{Authorities, Certificate};
+    #[cfg(feature = "client")]
+    pub use crate::client::{ClientTls, ClientTlsBuilder};
+    #[cfg(feature = "listen")]
+    pub use crate::server::{ServerTls, ServerTlsBuilder};
 }
 
 /// The README's examples are tests.

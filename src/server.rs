@@ -14,6 +14,8 @@ mod registry;
 mod serve;
 mod service;
 mod session;
+#[cfg(all(feature = "listen", feature = "tls"))]
+mod tls;
 mod upgrade;
 
 /// Stands in for what axum knows of a request, where there is no axum.
@@ -34,6 +36,8 @@ mod axum {
 
 #[cfg(feature = "listen")]
 pub use self::listen::Listener;
+#[cfg(all(feature = "listen", feature = "tls"))]
+pub use self::tls::{ServerTls, ServerTlsBuilder};
 pub use self::{
     auth::{Accept, Authenticate, Handshake, Reject},
     builder::RpcServerBuilder,

@@ -7,8 +7,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
     RpcClient,
-    connect::{AnyConnector, ConnectError, Connector, Plan, Tcp},
-    redirect,
+    connect::{AnyConnector, ConnectError, Connector, Plain, Plan},
+    redirect, tls,
 };
 use crate::{
     backoff::Backoff,
@@ -30,7 +30,7 @@ use crate::{
 /// | [`reconnect`](Self::reconnect) | [`Reconnect::always`] |
 /// | [`connect_deadline`](Self::connect_deadline) | 30 s |
 /// | [`max_redirects`](Self::max_redirects) | 0: a redirect is an error |
-/// | [`connector`](Self::connector) | TCP |
+/// | [`connector`](Self::connector) | TCP, and TLS for `wss://` endpoints with the feature `tls` |
 #[derive(Clone)]
 #[must_use]
 pub struct RpcClientBuilder {
@@ -130,7 +130,7 @@ impl RpcClientBuilder {
         Self { max_redirects: redirects, ..self }
     }
 
-    /// Dials over something else than TCP.
+    /// Dials over something else than TCP, and TLS where the endpoint wants it.
     pub fn connector(mut self, connector: impl Connector) -> Self {
         self.connector = Some(Arc::new(connector));
         self
@@ -175,8 +175,8 @@ impl RpcClientBuilder {
         let (target, authority) = redirect::locate(&endpoint).map_err(wrong)?;
         let connector = match &self.connector {
             Some(connector) => connector.clone(),
-            None if target.is_secure() => return Err(wrong("needs a connector that speaks TLS")),
-            None => Arc::new(Tcp),
+            None if target.is_secure() => tls::connector()?,
+            None => Arc::new(Plain),
         };
 
         let mut path = handshake::path_of(endpoint.path(), &self.identity);

@@ -124,14 +124,25 @@ impl Connector for Tcp {
     type Stream = TcpStream;
 
     async fn connect(&self, target: Target) -> io::Result<TcpStream> {
-        if target.is_secure() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS needs a connector that speaks it"));
-        }
         let address = format!("http://{target}").parse::<Uri>().map_err(io::Error::other)?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let stream = connector.oneshot(address).await.map_err(io::Error::other)?;
         Ok(stream.into_inner())
+    }
+}
+
+/// Dials TCP for `ws` endpoints, and refuses to follow where TLS is spoken.
+pub(super) struct Plain;
+
+impl Connector for Plain {
+    type Stream = TcpStream;
+
+    async fn connect(&self, target: Target) -> io::Result<TcpStream> {
+        match target.is_secure() {
+            true => Err(io::Error::new(io::ErrorKind::Unsupported, "TLS needs a connector that speaks it")),
+            false => Connector::connect(&Tcp, target).await,
+        }
     }
 }
 

@@ -8,16 +8,16 @@ use hyper::body::Incoming;
 use tokio::{
     net::{TcpListener, TcpStream, ToSocketAddrs},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
 use super::{
-    CloseReport, ConnectionFacts, RpcServer,
+    CloseReport, ConnectionFacts, RpcServer, TlsFacts,
     serve::{self, BodyError},
 };
-use crate::close::Close;
+use crate::{close::Close, connection::socket::Io};
 
 /// How long the listener rests when the system gives it no more sockets.
 const REST: Duration = Duration::from_millis(100);
@@ -63,6 +63,17 @@ impl RpcServer {
         H::Future: Send,
         B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
     {
+        self.open(address, Plain, http).await
+    }
+
+    /// Listens for whatever the streams turn into.
+    pub(super) async fn open<T, H, B>(&self, address: impl ToSocketAddrs, transport: T, http: H) -> io::Result<Listener>
+    where
+        T: Transport,
+        H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        H::Future: Send,
+        B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+    {
         let socket = TcpListener::bind(address).await?;
         let local_addr = socket.local_addr()?;
         // A server that closes takes its listeners with it.
@@ -72,16 +83,14 @@ impl RpcServer {
         let serve = {
             let (server, stop, kill) = (self.clone(), stop.clone(), kill.clone());
             move |stream: TcpStream, remote, place| {
-                let (server, stop, http) = (server.clone(), stop.clone(), http.clone());
+                let (server, stop) = (server.clone(), stop.clone());
+                let (transport, http) = (transport.clone(), http.clone());
                 let serving = async move {
                     let _place: OwnedSemaphorePermit = place;
                     let began = Instant::now();
-                    // Answers are small and wanted now.
-                    if let Err(error) = stream.set_nodelay(true) {
-                        return tracing::debug!(%error, "the client left");
-                    }
-                    let facts = ConnectionFacts::new().remote_address(remote);
-                    serve::serve(&server, stream, facts, began, http, &stop).await;
+                    let accepted = stop.run_until_cancelled(server.secure(stream, remote, began, &transport)).await;
+                    let Some(Some((io, facts))) = accepted else { return };
+                    serve::serve(&server, io, facts, began, http, &stop).await;
                 };
                 kill.clone().run_until_cancelled_owned(serving)
             }
@@ -89,6 +98,52 @@ impl RpcServer {
         let places = Arc::new(Semaphore::new(self.inner.max_connections));
         tasks.spawn(accept(socket, serve, places, stop.clone(), tasks.clone()));
         Ok(Listener { server: self.clone(), local_addr, stop, kill, tasks })
+    }
+
+    /// Turns a socket into what is served, in the time that a client has.
+    async fn secure<T: Transport>(
+        &self,
+        socket: TcpStream,
+        remote: SocketAddr,
+        began: Instant,
+        transport: &T,
+    ) -> Option<(T::Stream, ConnectionFacts)> {
+        let refused = |reason: &str| self.inner.emit_refused(None, Some(remote), None, reason);
+        let accepting = async {
+            // Answers are small and wanted now.
+            socket.set_nodelay(true)?;
+            transport.accept(socket).await
+        };
+        match timeout_at(began + self.inner.handshake_deadline, accepting).await {
+            Ok(Ok((io, tls))) => Some((io, ConnectionFacts { remote_address: Some(remote), tls })),
+            Ok(Err(error)) => {
+                refused(&format!("no connection: {error}"));
+                None
+            }
+            Err(_) => {
+                refused("the TLS handshake took too long");
+                None
+            }
+        }
+    }
+}
+
+/// What a listener makes of a socket.
+pub(super) trait Transport: Clone + Send + Sync + 'static {
+    type Stream: Io;
+
+    fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<(Self::Stream, Option<TlsFacts>)>> + Send;
+}
+
+/// Nothing: the socket is served as it is.
+#[derive(Clone)]
+struct Plain;
+
+impl Transport for Plain {
+    type Stream = TcpStream;
+
+    async fn accept(&self, socket: TcpStream) -> io::Result<(TcpStream, Option<TlsFacts>)> {
+        Ok((socket, None))
     }
 }
 

@@ -4,7 +4,19 @@ use std::{collections::HashMap, fs, path::Path};
 
 /// From the bottom up; modules of one line may know each other, but for server and client.
 const LAYERS: &[&[&str]] = &[
-    &["backoff", "close", "dialect", "error", "handshake", "options", "payload", "tolerance", "validate", "wire"],
+    &[
+        "backoff",
+        "certificate",
+        "close",
+        "dialect",
+        "error",
+        "handshake",
+        "options",
+        "payload",
+        "tolerance",
+        "validate",
+        "wire",
+    ],
     &["event"],
     &["connection"],
     &["peer"],

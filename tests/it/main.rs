@@ -29,4 +29,6 @@ mod redirects;
 mod registry;
 mod support;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 mod validation;

@@ -1,0 +1,154 @@
+//! TLS of a client: whom it believes, and the certificate that it shows.
+
+use std::{fmt, io, sync::Arc};
+
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{ClientConfig, client::Resumption, pki_types::ServerName, sign::SingleCertAndKey},
+};
+use tokio_util::either::Either;
+
+use super::{
+    RpcClientBuilder,
+    connect::{AnyConnector, Connector, Target, Tcp},
+};
+use crate::{
+    certificate::{Authorities, Certificate, provider, wrong},
+    options::BuildError,
+};
+
+/// The client's side of TLS: versions 1.2 and 1.3 (OCPP security profiles 2 and 3).
+///
+/// A client of a `wss://` endpoint without one believes the [system's authorities](Authorities::of_system) and shows no
+/// certificate. Cheap to clone; clients that share one resume each other's sessions.
+///
+/// ```no_run
+/// use ocpp_rpc::{
+///     RpcClient,
+///     tls::{Authorities, Certificate, ClientTls},
+/// };
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let tls = ClientTls::builder()
+///     .authorities(Authorities::from_pem_file("csms-ca.pem")?)
+///     .certificate(Certificate::from_pem_files("station.pem", "station.key")?)
+///     .build()?;
+/// let client = RpcClient::builder("wss://csms.example/ocpp", "CP-0001").protocols(["ocpp2.0.1"]).tls(tls).connect().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl ClientTls {
+    /// Puts one together.
+    pub fn builder() -> ClientTlsBuilder {
+        ClientTlsBuilder { authorities: None, certificate: None, server_name: None }
+    }
+
+    /// Takes a configuration of rustls as it is. It names no protocol by ALPN but `http/1.1`.
+    pub fn from_config(config: impl Into<Arc<ClientConfig>>) -> Self {
+        Self { config: config.into(), server_name: None }
+    }
+
+    /// TLS over the streams of another connector, such as one that goes through a proxy. For `ws://` endpoints it adds
+    /// nothing.
+    pub fn over<C: Connector>(self, connector: C) -> impl Connector {
+        Over { tls: self, connector }
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+/// Puts a [`ClientTls`] together.
+#[must_use]
+#[derive(Debug)]
+pub struct ClientTlsBuilder {
+    authorities: Option<Authorities>,
+    certificate: Option<Certificate>,
+    server_name: Option<String>,
+}
+
+impl ClientTlsBuilder {
+    /// Whom to believe; the [system's authorities](Authorities::of_system) by default.
+    pub fn authorities(self, authorities: Authorities) -> Self {
+        Self { authorities: Some(authorities), ..self }
+    }
+
+    /// The certificate to show where the server asks for one.
+    pub fn certificate(self, certificate: Certificate) -> Self {
+        Self { certificate: Some(certificate), ..self }
+    }
+
+    /// The name that the server's certificate has to have, where it is not the host of the endpoint.
+    pub fn server_name(self, name: impl Into<String>) -> Self {
+        Self { server_name: Some(name.into()), ..self }
+    }
+
+    /// The client's side of TLS.
+    ///
+    /// # Errors
+    /// When there is nobody to believe, or the name is none.
+    pub fn build(self) -> Result<ClientTls, BuildError> {
+        let Authorities(roots) = self.authorities.map_or_else(Authorities::of_system, Ok)?;
+        let server_name = self.server_name.map(ServerName::try_from).transpose();
+        let server_name = server_name.map_err(|error| wrong("the server name", &error))?;
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| wrong("TLS", &error))?
+            .with_root_certificates(roots);
+        let mut config = match self.certificate {
+            Some(Certificate(key)) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // A station has one server.
+        config.resumption = Resumption::in_memory_sessions(8);
+        Ok(ClientTls { config: Arc::new(config), server_name })
+    }
+}
+
+impl RpcClientBuilder {
+    /// Dials TCP, and speaks TLS where the endpoint is a `wss://` one. Takes the place of a
+    /// [`connector`](Self::connector), see [`ClientTls::over`] for both.
+    pub fn tls(self, tls: ClientTls) -> Self {
+        self.connector(tls.over(Tcp))
+    }
+}
+
+/// Dials `wss://` endpoints where nothing else was said.
+pub(super) fn connector() -> Result<Arc<dyn AnyConnector>, BuildError> {
+    Ok(Arc::new(ClientTls::builder().build()?.over(Tcp)))
+}
+
+struct Over<C> {
+    tls: ClientTls,
+    connector: C,
+}
+
+impl<C: Connector> Connector for Over<C> {
+    type Stream = Either<C::Stream, Box<TlsStream<C::Stream>>>;
+
+    async fn connect(&self, target: Target) -> io::Result<Self::Stream> {
+        let name = match &self.tls.server_name {
+            Some(name) => Ok(name.clone()),
+            None => ServerName::try_from(target.host().to_owned()),
+        };
+        let is_secure = target.is_secure();
+        let stream = self.connector.connect(target).await?;
+        if !is_secure {
+            return Ok(Either::Left(stream));
+        }
+        let stream =
+            TlsConnector::from(self.tls.config.clone()).connect(name.map_err(io::Error::other)?, stream).await?;
+        Ok(Either::Right(Box::new(stream)))
+    }
+}

@@ -1,0 +1,539 @@
+//! TLS at both ends, over real sockets: certificates of either side, chosen, replaced, wanted and refused.
+
+use std::{convert::Infallible, net::SocketAddr, process::Command, sync::Arc, time::Duration};
+
+use ocpp_rpc::{
+    Accept, BuildError, Close, ConnectError, ConnectionFacts, Handshake, Options, Reconnect, Reject, RpcClient,
+    RpcClientBuilder, RpcRouter, RpcServer, RpcServerBuilder, Session, TlsVersion,
+    tls::{
+        Authorities, Certificate, ClientTls, ServerTls, ServerTlsBuilder,
+        rustls::{
+            self, ClientConfig, DigitallySignedStruct, DistinguishedName, HandshakeKind, RootCertStore,
+            SignatureScheme,
+            client::danger::HandshakeSignatureValid,
+            crypto::{CryptoProvider, ring},
+            pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+            server::danger::{ClientCertVerified, ClientCertVerifier},
+        },
+    },
+};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::tcp::{Client, Site, head, soon};
+
+/// An authority, made up for one test.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+/// A certificate of an authority, and its key.
+#[derive(Clone)]
+pub struct Issued {
+    pub chain: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new([]).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "an authority");
+        let key = KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// An ECDSA certificate of this name.
+    pub fn issue(&self, name: &str) -> Issued {
+        self.issue_for(name, &KeyPair::generate().expect("a key"), |_| {})
+    }
+
+    /// An RSA certificate, whose key ring cannot make.
+    fn issue_rsa(&self, name: &str) -> Issued {
+        let arguments = ["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
+        let made = Command::new("openssl").args(arguments).output().expect("openssl");
+        let key = String::from_utf8(made.stdout).expect("PEM");
+        self.issue_for(name, &KeyPair::from_pem(&key).expect("a key"), |_| {})
+    }
+
+    fn issue_for(&self, name: &str, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
+        let certificate = params.signed_by(key, &self.issuer).expect("a certificate");
+        Issued { chain: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    pub fn authorities(&self) -> Authorities {
+        Authorities::from_pem(self.pem.as_bytes()).expect("an authority")
+    }
+}
+
+impl Issued {
+    pub fn certificate(&self) -> Certificate {
+        Certificate::from_pem(self.chain.as_bytes(), self.key.as_bytes()).expect("a certificate")
+    }
+
+    fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.chain.as_bytes()).expect("PEM")
+    }
+}
+
+fn builder() -> RpcServerBuilder {
+    async fn who(session: Session) -> Result<Value, Infallible> {
+        let tls = session.tls().map(|tls| (tls.version().map(|version| version.to_string()), tls.peer_chain().len()));
+        Ok(json!({"identity": session.identity(), "tls": tls}))
+    }
+    RpcServer::builder(RpcRouter::new().on("Who", who))
+        .protocols(["ocpp1.6"])
+        .options(Options::server().close_timeout(Duration::from_millis(100)))
+}
+
+/// A site whose only listener speaks TLS.
+async fn site(builder: RpcServerBuilder, tls: ServerTls) -> Site {
+    let server = builder.build().expect("sound");
+    let listener = server.listen_tls("127.0.0.1:0", tls).await.expect("a port");
+    Site { events: server.events(), listener, server }
+}
+
+fn local(authority: &Authority) -> ServerTlsBuilder {
+    ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate())
+}
+
+fn plain(builder: ServerTlsBuilder) -> ServerTls {
+    builder.build().expect("sound")
+}
+
+fn believing(authority: &Authority) -> ClientTls {
+    ClientTls::builder().authorities(authority.authorities()).build().expect("sound")
+}
+
+/// A client of this site that dials once.
+fn client(site: &Site, tls: ClientTls) -> RpcClientBuilder {
+    let endpoint = format!("wss://{}/ocpp", site.listener.local_addr());
+    RpcClient::builder(endpoint, "CP").protocols(["ocpp1.6"]).reconnect(Reconnect::never()).tls(tls)
+}
+
+async fn who(client: &RpcClient) -> Value {
+    soon(client.call("Who", &())).await.expect("an answer")
+}
+
+/// A connection that speaks what this configuration says, for a look at what the server shows.
+async fn tls_to(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = soon(TcpStream::connect(address)).await?;
+    let name = ServerName::try_from("127.0.0.1").expect("a name");
+    soon(TlsConnector::from(config).connect(name, stream)).await
+}
+
+/// A client's configuration, with this cryptography.
+fn config(
+    authority: &Authority,
+    provider: CryptoProvider,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("an authority");
+    ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[version])
+        .expect("sound")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().expect("a certificate")[0].clone().into_owned()
+}
+
+// Profile 2: the server has a certificate.
+
+#[tokio::test]
+async fn a_client_of_a_wss_endpoint_calls_and_is_called() {
+    let authority = Authority::new();
+    let site = site(builder(), plain(local(&authority))).await;
+    let client = soon(client(&site, believing(&authority)).password("secret").connect()).await.expect("connected");
+    assert_eq!(who(&client).await, json!({"identity": "CP", "tls": ["TLS 1.3", 0]}));
+    let session = site.server.session("CP").expect("registered");
+    let called = soon(session.call::<Value>("Any", &())).await.expect_err("there is no handler");
+    assert!(called.to_string().contains("NotImplemented"), "{called}");
+    let closed = soon(client.close(Close::new(3000).reason("enough"))).await;
+    assert_eq!((closed.code, soon(session.closed()).await.code), (3000, 3000));
+}
+
+#[tokio::test]
+async fn a_large_message_goes_both_ways_in_one_piece() {
+    async fn echo(ocpp_rpc::extract::Params(params): ocpp_rpc::extract::Params<Value>) -> Result<Value, Infallible> {
+        Ok(params)
+    }
+    let authority = Authority::new();
+    let builder = RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"]);
+    let site = site(builder, plain(local(&authority))).await;
+    let client = soon(client(&site, believing(&authority)).connect()).await.expect("connected");
+    let params = json!({"x": "x".repeat(900_000)});
+    assert_eq!(soon(client.call::<Value>("Echo", &params)).await.expect("an answer"), params);
+}
+
+#[tokio::test]
+async fn frames_right_behind_the_head_are_not_lost_below_tls() {
+    let authority = Authority::new();
+    let site = site(builder(), plain(local(&authority))).await;
+    let config = config(&authority, ring::default_provider(), &rustls::version::TLS12);
+    let mut client = Client::over(tls_to(site.listener.local_addr(), Arc::new(config)).await.expect("a stream"));
+    let early = crate::tcp::frame(r#"[2,"1","Who",{}]"#);
+    client.send([crate::tcp::offering("/CP", "ocpp1.6").into_bytes(), early].concat()).await;
+    let answer = client.answer().await;
+    let mut station = client.upgraded(&answer).await;
+    assert_eq!(soon(station.receive()).await, r#"[3,"1",{"identity":"CP","tls":["TLS 1.2",0]}]"#);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_believed_is_not_talked_to() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let mut site = site(builder(), plain(local(&authority))).await;
+    let other_name = ClientTls::builder().authorities(authority.authorities()).server_name("csms.example");
+    for tls in [believing(&other), other_name.build().expect("sound")] {
+        let error = soon(client(&site, tls).connect()).await.expect_err("not believed");
+        assert!(matches!(error, ConnectError::Io(_)), "{error:?}");
+        assert!(error.to_string().contains("invalid peer certificate"), "{error}");
+        let (identity, status, reason) = site.refused().await;
+        assert_eq!((identity, status), (None, None));
+        assert!(reason.starts_with("no connection: "), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn the_name_of_the_server_may_be_another_than_its_host() {
+    let authority = Authority::new();
+    let tls = plain(ServerTls::builder().certificate(authority.issue("csms.example").certificate()));
+    let site = site(builder(), tls).await;
+    let tls = ClientTls::builder().authorities(authority.authorities()).server_name("csms.example").build();
+    who(&soon(client(&site, tls.expect("sound")).connect()).await.expect("connected")).await;
+}
+
+#[tokio::test]
+async fn a_client_gets_the_certificate_that_it_can_verify() {
+    let authority = Authority::new();
+    let (ecdsa, rsa) = (authority.issue("127.0.0.1"), authority.issue_rsa("127.0.0.1"));
+    let both = ServerTls::builder().certificate(ecdsa.certificate()).certificate(rsa.certificate());
+    let site = site(builder(), plain(both)).await;
+    let only = |suite: fn(&rustls::SupportedCipherSuite) -> bool| {
+        let mut provider = ring::default_provider();
+        provider.cipher_suites.retain(suite);
+        provider
+    };
+    let is_rsa = |suite: &rustls::SupportedCipherSuite| format!("{suite:?}").contains("_RSA_");
+    let is_ecdsa = |suite: &rustls::SupportedCipherSuite| format!("{suite:?}").contains("_ECDSA_");
+    let mut no_ecdsa = ring::default_provider();
+    // As a client says it in TLS 1.3, where suites say nothing of certificates: but the authority's own signature has
+    // to be verified.
+    no_ecdsa.signature_verification_algorithms.mapping = Box::leak(
+        no_ecdsa
+            .signature_verification_algorithms
+            .mapping
+            .iter()
+            .filter(|(scheme, _)| format!("{scheme:?}").starts_with("RSA"))
+            .copied()
+            .collect(),
+    );
+    let (tls12, tls13) = (&rustls::version::TLS12, &rustls::version::TLS13);
+    for (provider, version, expected) in [
+        (ring::default_provider(), tls12, &ecdsa),
+        (ring::default_provider(), tls13, &ecdsa),
+        (only(is_ecdsa), tls12, &ecdsa),
+        (only(is_rsa), tls12, &rsa),
+        (no_ecdsa, tls13, &rsa),
+    ] {
+        let stream = tls_to(site.listener.local_addr(), Arc::new(config(&authority, provider, version))).await;
+        assert_eq!(shown(&stream.expect("a stream")), expected.der());
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_replaced_and_nobody_is_disconnected() {
+    let authority = Authority::new();
+    let (old, new) = (authority.issue("127.0.0.1"), authority.issue("127.0.0.1"));
+    let tls = plain(ServerTls::builder().certificate(old.certificate()));
+    let site = site(builder(), tls.clone()).await;
+    let connected = soon(client(&site, believing(&authority)).connect()).await.expect("connected");
+    let config = Arc::new(config(&authority, ring::default_provider(), &rustls::version::TLS13));
+    let before = tls_to(site.listener.local_addr(), config.clone()).await.expect("a stream");
+    assert_eq!(shown(&before), old.der());
+    tls.replace(&plain(ServerTls::builder().certificate(new.certificate())));
+    let after = tls_to(site.listener.local_addr(), config).await.expect("a stream");
+    assert_eq!(shown(&after), new.der());
+    who(&connected).await;
+    // What began before goes on as well.
+    let mut before = Client::over(before);
+    assert_eq!(before.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.status, 404);
+}
+
+#[tokio::test]
+async fn sessions_are_resumed_unless_client_certificates_are_asked_for() {
+    let authority = Authority::new();
+    let asking = local(&authority).client_certificates_asked_for(authority.authorities());
+    for (tls, second) in [(local(&authority), HandshakeKind::Resumed), (asking, HandshakeKind::Full)] {
+        let site = site(builder(), plain(tls)).await;
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let config = Arc::new(config(&authority, ring::default_provider(), version));
+            for kind in [HandshakeKind::Full, second] {
+                let stream = tls_to(site.listener.local_addr(), config.clone()).await.expect("a stream");
+                assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind), "{version:?}");
+                // A ticket comes behind the handshake.
+                let mut client = Client::over(stream);
+                client.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_speaks_no_tls_is_an_event_and_holds_nobody_up() {
+    let authority = Authority::new();
+    let builder = builder().handshake_deadline(Duration::from_millis(300));
+    let mut site = site(builder, plain(local(&authority))).await;
+    // Plain HTTP, noise, nothing at all, and the beginning of a hello that is never finished.
+    let hello = [0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00];
+    for (sent, late) in [(head("/CP").as_bytes(), false), (&[0xff; 100], false), (&[], true), (&hello, true)] {
+        let mut client = Client::dial(site.listener.local_addr()).await;
+        let address = client.address();
+        client.send(sent).await;
+        let event = soon(site.events.next()).await.expect("an event");
+        assert_eq!(event.remote_address, Some(address));
+        let text = format!("{:?}", event.kind);
+        assert_eq!(text.contains("the TLS handshake took too long"), late, "{text}");
+        assert!(text.contains("no connection") || late, "{text}");
+        client.rest().await;
+    }
+    who(&soon(client(&site, believing(&authority)).connect()).await.expect("connected")).await;
+}
+
+#[tokio::test]
+async fn a_listener_that_closes_waits_for_no_tls_handshake() {
+    let authority = Authority::new();
+    let builder = builder().handshake_deadline(Duration::from_secs(3600));
+    let site = site(builder, plain(local(&authority))).await;
+    let silent = Client::dial(site.listener.local_addr()).await;
+    soon(site.listener.close(Close::going_away())).await;
+    assert!(silent.rest().await.is_empty());
+}
+
+// Profile 3: the client has one, too.
+
+/// A hook that shows what it is shown.
+fn showing() -> (impl ocpp_rpc::Authenticate, mpsc::UnboundedReceiver<Handshake>) {
+    let (shown, handshakes) = mpsc::unbounded_channel();
+    let hook = move |handshake: Handshake| {
+        let certified = handshake.tls().is_some_and(|tls| !tls.peer_chain().is_empty());
+        shown.send(handshake).expect("a test");
+        async move { if certified { Ok(Accept::new()) } else { Err(Reject::unauthorized()) } }
+    };
+    (hook, handshakes)
+}
+
+fn certified(authority: &Authority, certificate: &Issued) -> ClientTls {
+    let tls = ClientTls::builder().authorities(authority.authorities()).certificate(certificate.certificate());
+    tls.build().expect("sound")
+}
+
+#[tokio::test]
+async fn a_client_certificate_reaches_the_hook_and_the_session() {
+    let (authority, stations) = (Authority::new(), Authority::new());
+    let (hook, mut handshakes) = showing();
+    let tls = plain(local(&authority).client_certificates_required(stations.authorities()));
+    let site = site(builder().auth(hook), tls).await;
+    let mut issued = stations.issue("SN-0815");
+    let own = issued.der();
+    issued.chain.push_str(&stations.pem);
+    let connected = soon(client(&site, certified(&authority, &issued)).connect()).await.expect("connected");
+    assert_eq!(who(&connected).await["tls"], json!(["TLS 1.3", 2]));
+    let handshake = soon(handshakes.recv()).await.expect("shown");
+    let tls = handshake.tls().expect("known");
+    assert_eq!((tls.version(), &tls.peer_chain()[0][..]), (Some(TlsVersion::Tls13), &own[..]));
+    let session = site.server.session("CP").expect("registered");
+    assert_eq!(session.tls(), Some(tls));
+}
+
+#[tokio::test]
+async fn without_a_client_certificate_there_is_no_handshake_where_one_is_required() {
+    let (authority, stations) = (Authority::new(), Authority::new());
+    let tls = plain(local(&authority).client_certificates_required(stations.authorities()));
+    let mut site = site(builder(), tls).await;
+    // Of TLS 1.3 a client learns only afterwards that it was refused.
+    for tls in [believing(&authority), certified(&authority, &Authority::new().issue("SN-0815"))] {
+        assert!(soon(client(&site, tls).connect()).await.is_err());
+        let (identity, status, reason) = site.refused().await;
+        assert_eq!((identity, status), (None, None));
+        assert!(reason.contains("certificate") || reason.contains("Certificate"), "{reason}");
+    }
+    assert!(site.server.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn the_hook_decides_where_client_certificates_are_asked_for() {
+    let (authority, stations) = (Authority::new(), Authority::new());
+    let (hook, _handshakes) = showing();
+    let tls = plain(local(&authority).client_certificates_asked_for(stations.authorities()));
+    let site = site(builder().auth(hook), tls).await;
+    let error = soon(client(&site, believing(&authority)).connect()).await.expect_err("refused");
+    assert_eq!(error.status().map(|status| status.as_u16()), Some(401));
+    let known = certified(&authority, &stations.issue("SN-0815"));
+    who(&soon(client(&site, known).connect()).await.expect("connected")).await;
+}
+
+/// Believes everybody, also those whose time is over: the hook will know.
+#[derive(Debug)]
+struct Lenient;
+
+impl ClientCertVerifier for Lenient {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test]
+async fn a_verifier_of_ones_own_may_believe_a_certificate_that_has_expired() {
+    let (authority, stations) = (Authority::new(), Authority::new());
+    let expired = stations.issue_for("SN-0815", &KeyPair::generate().expect("a key"), |params| {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    });
+    let strict = local(&authority).client_certificates_required(stations.authorities());
+    let lenient = local(&authority).client_verifier(Arc::new(Lenient));
+    for (tls, believed) in [(strict, false), (lenient, true)] {
+        let site = site(builder(), plain(tls)).await;
+        let connected = soon(client(&site, certified(&authority, &expired)).connect()).await;
+        assert_eq!(connected.is_ok(), believed);
+        if let Ok(connected) = connected {
+            assert_eq!(who(&connected).await["tls"], json!(["TLS 1.3", 1]));
+        }
+    }
+}
+
+// Streams of other people's.
+
+#[tokio::test]
+async fn tls_over_any_stream_can_be_accepted_and_dialled() {
+    let (authority, stations) = (Authority::new(), Authority::new());
+    let tls = plain(local(&authority).client_certificates_required(stations.authorities()));
+    let server = builder().build().expect("sound");
+    let (dialled, mut accepted) = mpsc::unbounded_channel();
+    tokio::spawn({
+        let server = server.clone();
+        async move {
+            while let Some(stream) = accepted.recv().await {
+                let (stream, facts): (_, ocpp_rpc::TlsFacts) = tls.accept::<tokio::io::DuplexStream>(stream).await?;
+                let facts = ConnectionFacts::new().tls(facts);
+                server.serve_connection(stream, facts).await;
+            }
+            Ok::<_, std::io::Error>(())
+        }
+    });
+    let in_memory = move |_| {
+        let (near, far) = tokio::io::duplex(4096);
+        dialled.send(far).expect("a server");
+        async { Ok(near) }
+    };
+    let tls = certified(&authority, &stations.issue("SN-0815"));
+    let client = RpcClient::builder("wss://127.0.0.1/ocpp", "CP").protocols(["ocpp1.6"]);
+    let client = soon(client.connector(tls.over(in_memory)).connect()).await.expect("connected");
+    assert_eq!(who(&client).await, json!({"identity": "CP", "tls": ["TLS 1.3", 1]}));
+}
+
+#[tokio::test]
+async fn a_ws_endpoint_stays_one_whatever_tls_there_is() {
+    let authority = Authority::new();
+    let site = Site::of(builder()).await;
+    let endpoint = format!("ws://{}/ocpp", site.listener.local_addr());
+    let client = RpcClient::builder(endpoint, "CP").protocols(["ocpp1.6"]).tls(believing(&authority));
+    let client = soon(client.connect()).await.expect("connected");
+    assert_eq!(who(&client).await["tls"], Value::Null);
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_is_told_below_the_close_frame_as_well() {
+    let authority = Authority::new();
+    let site = site(builder(), plain(local(&authority))).await;
+    let config = config(&authority, ring::default_provider(), &rustls::version::TLS13);
+    let mut client = Client::over(tls_to(site.listener.local_addr(), Arc::new(config)).await.expect("a stream"));
+    let answer = client.ask(&crate::tcp::offering("/CP", "ocpp1.6")).await;
+    let mut station = client.upgraded(&answer).await;
+    soon(station.ask(r#"[2,"1","Who",{}]"#)).await;
+    let session = site.server.session("CP").expect("registered");
+    let (_, seen) = soon(async { tokio::join!(session.close(Close::restart()), station.closed()) }).await;
+    assert_eq!(seen.0, 1012);
+    let mut stream = station.ws.into_inner().into_inner();
+    let mut rest = Vec::new();
+    // Without a close_notify, rustls says that the end may be an attacker's.
+    soon(stream.read_to_end(&mut rest)).await.expect("a clean end");
+    let _ = stream.shutdown().await;
+}
+
+// Mistakes.
+
+#[test]
+fn what_cannot_work_is_said_when_it_is_set_up() {
+    let authority = Authority::new();
+    let (one, other) = (authority.issue("one"), authority.issue("other"));
+    let says = |error: BuildError, what: &str| assert!(error.to_string().contains(what), "{error}");
+    let pem = |chain: &str, key: &str| Certificate::from_pem(chain.as_bytes(), key.as_bytes()).expect_err("wrong");
+    says(pem(&one.chain, &other.key), "keys may not be consistent");
+    says(pem("", &one.key), "a certificate");
+    says(pem(&one.chain, ""), "a private key");
+    says(Certificate::from_pem_files("/nowhere/at.all", "/nowhere").expect_err("wrong"), "/nowhere/at.all");
+    says(Authorities::from_pem_file("/nowhere/at.all").expect_err("wrong"), "/nowhere/at.all");
+    says(Authorities::from_pem(b"").expect_err("wrong"), "no certificate of an authority");
+    says(ServerTls::builder().build().expect_err("wrong"), "needs a certificate");
+    let named = ClientTls::builder().authorities(authority.authorities()).server_name("not a name");
+    says(named.build().expect_err("wrong"), "the server name");
+}
+
+#[test]
+fn keys_are_not_printed() {
+    let authority = Authority::new();
+    let issued = authority.issue("one");
+    let key: String = issued.key.lines().filter(|line| !line.starts_with("-----")).take(1).collect();
+    let server = ServerTls::builder().certificate(issued.certificate());
+    let client = ClientTls::builder().authorities(authority.authorities()).certificate(issued.certificate());
+    let printed = format!("{:?} {server:?} {client:?}", issued.certificate());
+    assert!(printed.contains("Certificate { chain: 1, .. }"), "{printed}");
+    assert!(!printed.contains(&key) && printed.len() < 400, "{printed}");
+}
