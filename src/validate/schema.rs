@@ -513,6 +513,6 @@ mod tests {
     #[test]
     fn the_value_goes_along() {
         let valid = set(&schemas(json!({})), r#"{"a":1}"#).expect("valid");
-        assert_eq!(valid.into_value::<Value>(), Some(json!({"a": 1})));
+        assert_eq!(valid.take::<Value>(), Some(json!({"a": 1})));
     }
 }

@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn the_value_goes_along() {
         let valid = request("ocpp1.6", "Authorize", r#"{"idTag":"tag"}"#).expect("valid");
-        assert_eq!(valid.into_value::<v1_6::AuthorizeRequest>().expect("read").id_tag, "tag");
+        assert_eq!(valid.take::<v1_6::AuthorizeRequest>().expect("read").id_tag, "tag");
     }
 
     #[test]

@@ -186,13 +186,14 @@ fn b10_client_settings_that_could_never_work_are_refused() {
         ("csms.test", "CP", "neither ws:// nor wss://"),
         ("ws://", "CP", "is no URL"),
         ("ws://user:secret@csms.test", "CP", "a user"),
-        ("wss://csms.test", "CP", "TLS"),
         ("ws://csms.test", "", "identity"),
         ("ws://csms.test", "C\nP", "identity"),
     ] {
         let error = RpcClient::builder(endpoint, identity).build().expect_err(endpoint).to_string();
         assert!(error.contains(why), "{endpoint}: {error}");
     }
+    let speaks_tls = RpcClient::builder("wss://csms.test", "CP").build().is_ok();
+    assert_eq!(speaks_tls, cfg!(feature = "tls"), "there is TLS, or a connector that speaks it");
     let base = || RpcClient::builder("ws://csms.test", "CP");
     assert!(base().protocols(["a b"]).build().is_err());
     assert!(base().protocols(["a"]).dialect("b", ocpp_rpc::Dialect::OCPP_1_6).build().is_err());
