@@ -247,6 +247,8 @@ impl Link {
             }
             Phase::Open => {}
             Phase::Closing => return Err(Error::Closing),
+            // The close frame is out, and the peer has yet to answer it.
+            Phase::Lost if mailbox.close.is_some() => return Err(Error::Closing),
             Phase::Lost | Phase::Closed => return Err(Error::Closed),
         }
         // Only added to under the lock, so the bound holds.
