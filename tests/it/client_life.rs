@@ -1,8 +1,8 @@
 //! The client: how it stays connected, when it gives up, and in which order it tells.
 
-use ocpp_rpc::{Cause, ClientState, Close, ConnectError, Error, EventKind, Reconnect};
+use ocpp_rpc::{Cause, ClientState, Close, ConnectError, Error, EventKind, Events, Reconnect};
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{io::AsyncReadExt, time::Instant};
 
 use crate::{
     csms::{Csms, UPGRADE, accept, becomes, client, connected, connected_once, connecting, reconnect},
@@ -184,4 +184,217 @@ async fn b59_events_come_in_order() {
     let expected =
         ["connecting", "open ocpp1.6", "disconnect 1006", "connecting", "open ocpp1.6", "closing", "close 1000"];
     assert_eq!(seen, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b54_a_connect_joins_a_reconnect_and_fails_where_that_is_given_up_or_closed() {
+    for (refused, closed) in [(false, false), (true, false), (false, true)] {
+        let (client, mut dials) = connected_once(reconnect()).await;
+        becomes(&client, ClientState::Connecting).await;
+        let joined = tokio::spawn({
+            let client = client.clone();
+            async move { client.connect().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!joined.is_finished());
+        match (refused, closed) {
+            (true, _) => drop(dials.answer("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await),
+            (_, true) => drop(client.close(Close::normal()).await),
+            _ => {
+                let _csms = dials.accept("ocpp1.6").await;
+                joined.await.expect("no panic").expect("connected");
+                continue;
+            }
+        }
+        assert!(matches!(joined.await.expect("no panic"), Err(ConnectError::Aborted)));
+        assert_eq!(client.state(), ClientState::Closed);
+        assert!(dials.none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b55_only_what_cannot_get_better_is_given_up() {
+    let refusal = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+    for (answer, gives_up) in [
+        (refusal("401 Unauthorized"), true),
+        (refusal("403 Forbidden"), true),
+        (refusal("404 Not Found"), true),
+        (format!("{UPGRADE}Sec-WebSocket-Accept: d3Jvbmc=\r\n\r\n"), true),
+        (refusal("400 Bad Request"), false),
+        (refusal("429 Too Many Requests"), false),
+        (refusal("500 Internal Server Error"), false),
+        (refusal("503 Service Unavailable"), false),
+        ("SSH-2.0-OpenSSH\r\n\r\n".to_owned(), false),
+    ] {
+        let (client, mut dials) = connected_once(reconnect()).await;
+        drop(dials.answer(&answer).await);
+        if gives_up {
+            let closed = client.closed().await.expect("a life");
+            assert_eq!((closed.code, closed.cause), (1006, Cause::GaveUp), "{answer}");
+            assert!(dials.none());
+        } else {
+            let _csms = dials.accept("ocpp1.6").await;
+            becomes(&client, ClientState::Open).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b55_the_protocol_of_the_first_connection_is_offered_alone_from_then_on_and_must_not_vanish() {
+    let (client, mut dials) = connected_once(reconnect()).await;
+    let mut stream = dials.next().await;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("a head"));
+    }
+    let head = String::from_utf8(head).expect("text");
+    assert!(head.contains("\r\nsec-websocket-protocol: ocpp1.6\r\n"), "{head}");
+    drop(stream);
+    assert_eq!(client.protocol().as_deref(), Some("ocpp1.6"));
+
+    // The server upgrades, and names none any more.
+    dials.accept_without_protocol().await;
+    let closed = client.closed().await.expect("a life");
+    assert_eq!((closed.code, closed.cause), (1006, Cause::GaveUp));
+    assert!(closed.reason.contains("no subprotocol"), "{closed}");
+    assert!(dials.none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b55_attempts_in_a_row_are_counted_and_a_connection_that_lived_begins_anew() {
+    let (builder, mut dials) = client();
+    let (client, csms) = connected(builder.reconnect(reconnect().attempts(3)), &mut dials).await;
+    // Three connections that do not live are three failed attempts.
+    tokio::time::advance(11 * SECOND).await;
+    drop(csms);
+    for _ in 0..2 {
+        drop(dials.next().await);
+    }
+    let csms = dials.accept("ocpp1.6").await;
+    becomes(&client, ClientState::Open).await;
+    tokio::time::advance(11 * SECOND).await;
+    drop(csms);
+    for _ in 0..3 {
+        drop(dials.accept("ocpp1.6").await);
+    }
+    // The last that is allowed has failed.
+    drop(dials.next().await);
+    let closed = client.closed().await.expect("a life");
+    assert_eq!((closed.code, closed.cause), (1006, Cause::GaveUp));
+    assert!(dials.none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b56_a_close_before_the_first_connection_ends_at_once_with_1001_whatever_was_asked_for() {
+    for close in [Close::new(4000).reason("mine"), Close::normal().after_pending(), Close::forced()] {
+        for dialled in [false, true] {
+            let (builder, mut dials) = client();
+            let (client, attempt) = connecting(builder.reconnect(reconnect().first_connect_too()));
+            let stream = dials.next().await;
+            let stream = Some(stream).filter(|_| dialled);
+            if !dialled {
+                // It failed, and the client waits before it tries again.
+                tokio::time::sleep(SECOND / 2).await;
+            }
+            let call = tokio::spawn(client.call::<Value>("Any", &()));
+            tokio::task::yield_now().await;
+            let start = Instant::now();
+            let closed = client.close(close.clone()).await;
+            assert!(start.elapsed().is_zero());
+            assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "connection aborted", Cause::Local));
+            assert_eq!(client.state(), ClientState::Closed);
+            assert!(matches!(attempt.await.expect("no panic"), Err(ConnectError::Aborted)));
+            assert!(call.await.expect("no panic").expect_err("closed").is_retryable());
+            drop(stream);
+            tokio::time::sleep(60 * SECOND).await;
+            assert!(dials.none());
+        }
+    }
+}
+
+/// What a client tells of its life, until it has ended.
+async fn life(mut events: Events) -> Vec<String> {
+    let mut seen = Vec::new();
+    loop {
+        seen.push(match events.next().await.expect("more").kind {
+            EventKind::Connecting => "connecting".to_owned(),
+            EventKind::Opened { protocol, .. } => format!("open {}", protocol.expect("named")),
+            EventKind::Disconnected(closed) => format!("disconnect {} {}", closed.code, closed.cause),
+            EventKind::Closing => "closing".to_owned(),
+            EventKind::Closed(closed) => {
+                seen.push(format!("close {} {}", closed.code, closed.cause));
+                return seen;
+            }
+            _ => continue,
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b59_every_kind_of_life_tells_its_events_in_order() {
+    const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+    // A first connect that fails.
+    let (builder, mut dials) = client();
+    let new = builder.build().expect("sound");
+    let events = new.events();
+    let attempt = tokio::spawn(async move { new.connect().await });
+    drop(dials.next().await);
+    assert!(attempt.await.expect("no panic").is_err());
+    assert_eq!(life(events).await, ["connecting", "close 1006 gave up"]);
+
+    // A first connect that is closed.
+    let (builder, mut dials) = client();
+    let new = builder.build().expect("sound");
+    let events = new.events();
+    let attempt = tokio::spawn({
+        let client = new.clone();
+        async move { client.connect().await }
+    });
+    let _stream = dials.next().await;
+    new.close(Close::normal()).await;
+    assert!(attempt.await.expect("no panic").is_err());
+    assert_eq!(life(events).await, ["connecting", "closing", "close 1001 local"]);
+
+    // A server that is killed, is away for a while, accepts and closes at once, and knows the client no more.
+    let (builder, mut dials) = client();
+    let (client, csms) = connected(builder, &mut dials).await;
+    let events = client.events();
+    drop(csms);
+    drop(dials.next().await);
+    let mut csms = dials.accept("ocpp1.6").await;
+    csms.close(1001, "too busy").await;
+    csms.closed().await;
+    drop(csms);
+    drop(dials.answer(UNAUTHORIZED).await);
+    client.closed().await;
+    let expected = [
+        "disconnect 1006 remote",
+        "connecting",
+        "connecting",
+        "open ocpp1.6",
+        "disconnect 1001 remote",
+        "connecting",
+        "close 1006 gave up",
+    ];
+    assert_eq!(life(events).await, expected);
+
+    // A close while the client backs off.
+    let (builder, mut dials) = self::client();
+    let (client, csms) = connected(builder, &mut dials).await;
+    let events = client.events();
+    drop(csms);
+    becomes(&client, ClientState::Connecting).await;
+    tokio::time::sleep(SECOND / 2).await;
+    client.close(Close::normal()).await;
+    assert_eq!(life(events).await, ["disconnect 1006 remote", "closing", "close 1000 local"]);
+
+    // The only connection is lost.
+    let (builder, mut dials) = self::client();
+    let (client, mut csms) = connected(builder.reconnect(Reconnect::never()), &mut dials).await;
+    let events = client.events();
+    csms.close(1012, "update").await;
+    csms.closed().await;
+    drop(csms);
+    assert_eq!(life(events).await, ["close 1012 remote"]);
+    assert_eq!(client.state(), ClientState::Closed);
 }

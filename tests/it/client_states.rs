@@ -138,6 +138,8 @@ async fn b52_every_state_does_with_every_call_answer_connect_and_close_as_the_ta
         for column in [Column::Call, Column::CallOfTheServer, Column::AnswerOfAHandler, Column::Connect, Column::Close]
         {
             let scene = Scene::reach(row).await;
+            // Shown where one fails.
+            println!("{row:?}, {column:?}");
             match column {
                 Column::Call => call(row, scene).await,
                 Column::CallOfTheServer => call_of_the_server(row, scene).await,

@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_tungstenite::{
-    WebSocketStream, accept_hdr_async,
+    WebSocketStream, accept_async, accept_hdr_async,
     tungstenite::{
         Message,
         handshake::server::{Request, Response},
@@ -63,6 +63,11 @@ impl Dials {
     /// Accepts the next dial.
     pub async fn accept(&mut self, protocol: &'static str) -> Csms {
         Csms(accept(self.next().await, protocol).await)
+    }
+
+    /// Accepts the next dial without a word on the subprotocol.
+    pub async fn accept_without_protocol(&mut self) {
+        let _ = accept_async(self.next().await).await;
     }
 
     /// Answers the next dial with a text in place of a handshake.
