@@ -1,0 +1,222 @@
+//! What holds in any order of calls, answers, drops, time, disconnects and reconnects.
+
+use std::time::Duration;
+
+use proptest::{collection::vec, option, prelude::*, sample::Index};
+use serde_json::Value;
+
+use super::*;
+use crate::connection::calls_out::{CallKey, Kind, Timeout};
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// The timeout and the deadline are in seconds; a timeout of zero is none.
+    Call(Kind, Option<u64>, Option<u64>),
+    /// Writes so many messages, if there are as many.
+    Write(usize),
+    /// Answers a call of any time with a result or an error, if it was ever written.
+    Answer(Index, bool),
+    Drop(Index),
+    Pass(u64),
+    Disconnect,
+    Reconnect,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let kind = prop_oneof![6 => Just(Kind::Call), 1 => Just(Kind::Forgotten), 1 => Just(Kind::Send)];
+    let call = (kind, option::weighted(0.3, 0_u64..20), option::weighted(0.3, 0_u64..20));
+    let step = prop_oneof![
+        5 => call.prop_map(|(kind, timeout, deadline)| Step::Call(kind, timeout, deadline)),
+        5 => (1_usize..4).prop_map(Step::Write),
+        4 => (any::<Index>(), any::<bool>()).prop_map(|(which, result)| Step::Answer(which, result)),
+        2 => any::<Index>().prop_map(Step::Drop),
+        2 => (1_u64..15).prop_map(Step::Pass),
+        1 => Just(Step::Disconnect),
+        2 => Just(Step::Reconnect),
+    ];
+    vec(step, 0..80)
+}
+
+/// A call as its caller knows it.
+struct Made {
+    id: MessageId,
+    kind: Kind,
+    timeout: Option<u64>,
+    deadline: Option<Instant>,
+    written: Option<Instant>,
+    /// It has ended, or was dropped.
+    is_over: bool,
+}
+
+impl Made {
+    /// When it is out of time.
+    fn due(&self) -> Option<Instant> {
+        let timeout = self.written.zip(self.timeout).map(|(written, timeout)| written + seconds(timeout));
+        timeout.into_iter().chain(self.deadline).min()
+    }
+
+    fn is_in_flight(&self) -> bool {
+        self.written.is_some() && !self.is_over && self.kind == Kind::Call
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const TIMEOUT: u64 = 10;
+
+struct World {
+    exchange: Exchange<usize>,
+    concurrency: usize,
+    now: Instant,
+    is_connected: bool,
+    calls: Vec<Made>,
+}
+
+impl World {
+    fn new(concurrency: usize) -> Self {
+        let options = Options::server().call_concurrency(concurrency).call_timeout(seconds(TIMEOUT));
+        let exchange = Exchange::new(None, options);
+        Self { exchange, concurrency, now: Instant::now(), is_connected: true, calls: Vec::new() }
+    }
+
+    fn end(&mut self, call: usize) {
+        assert!(!self.calls[call].is_over, "call {call} ends a second time, or was dropped");
+        self.calls[call].is_over = true;
+    }
+
+    fn take(&mut self, step: &Step) {
+        match step {
+            &Step::Call(kind, timeout, deadline) => self.call(kind, timeout, deadline),
+            Step::Write(_) if !self.is_connected => {}
+            Step::Write(messages) => _ = (0..*messages).take_while(|_| self.write()).count(),
+            Step::Answer(which, is_result) if !self.calls.is_empty() => {
+                self.answer(which.index(self.calls.len()), *is_result);
+            }
+            Step::Drop(which) if !self.calls.is_empty() => {
+                let call = which.index(self.calls.len());
+                if !self.calls[call].is_over {
+                    self.exchange.calls_out.cancel(CallKey(call as u64));
+                    self.calls[call].is_over = true;
+                }
+            }
+            Step::Answer(..) | Step::Drop(_) => {}
+            Step::Pass(time) => self.pass(*time),
+            Step::Disconnect => self.disconnect(),
+            Step::Reconnect => self.is_connected = true,
+        }
+    }
+
+    fn call(&mut self, kind: Kind, timeout: Option<u64>, deadline: Option<u64>) {
+        let (n, id) = (self.calls.len(), MessageId::random());
+        let deadline = deadline.map(|deadline| self.now + seconds(deadline));
+        let (set, timeout) = match timeout {
+            None => (Timeout::Default, Some(TIMEOUT)),
+            Some(0) => (Timeout::Never, None),
+            Some(timeout) => (Timeout::After(seconds(timeout)), Some(timeout)),
+        };
+        let (key, action, params) = (CallKey(n as u64), n.to_string().into(), Payload::default());
+        self.calls.push(Made { id: id.clone(), kind, timeout, deadline, written: None, is_over: false });
+        let call = Outgoing { key, id, action, params, kind, timeout: set, deadline, ticket: n };
+        assert!(self.exchange.submit(call).is_none(), "nothing is validated");
+    }
+
+    /// Writes a message, if one may be written.
+    fn write(&mut self) -> bool {
+        let Some((text, ticket)) = self.exchange.next_write(self.now) else { return false };
+        let (number, id, action, _): (u8, String, String, Value) = serde_json::from_str(&text).expect("a call");
+        let call: usize = action.parse().expect("a number");
+        let made = &self.calls[call];
+        assert!(!made.is_over, "call {call} was dropped or has ended, and is written");
+        assert!(made.written.is_none(), "the id of call {call} repeats");
+        assert_eq!((id.as_str(), number), (made.id.as_str(), if made.kind == Kind::Send { 6 } else { 2 }));
+        // All that are in the same queue and were made earlier have left it.
+        let is_send = made.kind == Kind::Send;
+        let has_waited = |earlier: &Made| (earlier.kind == Kind::Send) == is_send && earlier.written.is_none();
+        assert!(
+            !self.calls[..call].iter().any(|earlier| has_waited(earlier) && !earlier.is_over),
+            "{call} jumps the queue"
+        );
+        self.calls[call].written = Some(self.now);
+        assert_eq!(ticket, (self.calls[call].kind != Kind::Call).then_some(call));
+        if let Some(call) = ticket {
+            self.end(call);
+        }
+        assert!(self.calls.iter().filter(|call| call.is_in_flight()).count() <= self.concurrency);
+        true
+    }
+
+    fn answer(&mut self, call: usize, is_result: bool) {
+        let made = &self.calls[call];
+        if made.written.is_none() || !self.is_connected {
+            return;
+        }
+        let text = match is_result {
+            true => format!(r#"[3,"{}",{{"to":{call}}}]"#, made.id),
+            false => format!(r#"[4,"{}","GenericError","{call}",{{}}]"#, made.id),
+        };
+        let awaited = made.is_in_flight();
+        match self.exchange.receive(&text.into(), self.now) {
+            Received::Outcome(ticket, outcome, None) => {
+                assert!(awaited && ticket == call, "an answer to {call} is given to {ticket}");
+                match outcome {
+                    Ok(answered) => assert_eq!(answered.payload.as_str(), format!(r#"{{"to":{call}}}"#)),
+                    Err(Error::Rejected(error)) => assert_eq!(error.description(), call.to_string()),
+                    Err(other) => panic!("{other}"),
+                }
+                self.end(call);
+            }
+            Received::Nothing => assert!(!awaited, "the answer to {call} is lost"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pass(&mut self, time: u64) {
+        self.now += seconds(time);
+        let next = self.exchange.calls_out.next_deadline();
+        while let Some((call, error)) = self.exchange.calls_out.expired(self.now) {
+            assert!(self.calls[call].due().is_some_and(|due| due <= self.now), "call {call} ends before its time");
+            assert_eq!(matches!(error, Error::Timeout), self.calls[call].written.is_some(), "{error}");
+            assert!(next.is_some_and(|next| next <= self.now), "the alarm would have come too late");
+            self.end(call);
+        }
+        for (n, call) in self.calls.iter().enumerate() {
+            assert!(call.is_over || call.due().is_none_or(|due| due > self.now), "call {n} has outlived its time");
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.is_connected = false;
+        for (call, error) in self.exchange.calls_out.fail_written() {
+            assert!(self.calls[call].is_in_flight() && error.maybe_delivered());
+            self.end(call);
+        }
+        assert!(!self.calls.iter().any(Made::is_in_flight), "a call waits for an answer that cannot come");
+    }
+
+    fn close(mut self) {
+        self.disconnect();
+        for (call, error) in self.exchange.calls_out.fail_unwritten() {
+            assert!(self.calls[call].written.is_none() && !error.maybe_delivered());
+            self.end(call);
+        }
+        assert!(self.calls.iter().all(|call| call.is_over), "a call never ends");
+        assert!(self.exchange.is_settled() && !self.write());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Every call ends exactly once, nothing that was dropped is written, calls are written in the order in which
+    /// they were made, no more are in flight than may be, and no id is written twice.
+    #[test]
+    fn b24_calls_keep_their_promises_in_any_order_of_events(steps in steps(), concurrency in 1_usize..4) {
+        let mut world = World::new(concurrency);
+        for step in &steps {
+            world.take(step);
+        }
+        world.close();
+    }
+}

@@ -1,0 +1,266 @@
+//! Cases of the rules, one by one.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    connection::calls_out::{CallKey, Kind, Timeout},
+    tolerance::Tolerance,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn exchange(options: Options) -> Exchange<u64> {
+    speaking("ocpp1.6", options)
+}
+
+fn speaking(protocol: &str, options: Options) -> Exchange<u64> {
+    let agreed = Agreed { protocol: Some(protocol.into()), dialect: Dialect::of(Some(protocol)) };
+    Exchange::new(Some(agreed), options)
+}
+
+fn call(n: u64) -> Outgoing<u64> {
+    let (action, params) = (format!("Call{n}").into(), Payload::default());
+    let (kind, timeout) = (Kind::Call, Timeout::Default);
+    Outgoing { key: CallKey(n), id: MessageId::random(), action, params, kind, timeout, deadline: None, ticket: n }
+}
+
+/// The number of the call that is written next.
+fn written(exchange: &mut Exchange<u64>, now: Instant) -> Option<u64> {
+    let (text, _) = exchange.next_write(now)?;
+    let action = text.split('"').nth(3).expect("an action");
+    Some(action.strip_prefix("Call").expect("ours").parse().expect("a number"))
+}
+
+fn answer(exchange: &mut Exchange<u64>, id: &MessageId) -> Received<u64> {
+    receive(exchange, &format!(r#"[3,"{id}",{{}}]"#))
+}
+
+fn receive(exchange: &mut Exchange<u64>, text: &str) -> Received<u64> {
+    exchange.receive(&text.into(), Instant::now())
+}
+
+/// The only thing there is to tell.
+fn only_news(exchange: &mut Exchange<u64>) -> EventKind {
+    let mut news = exchange.news();
+    assert_eq!(news.len(), 1, "{news:?}");
+    news.remove(0)
+}
+
+#[test]
+fn calls_go_out_in_order_and_one_at_a_time() {
+    let now = Instant::now();
+    let mut exchange = exchange(Options::server());
+    let calls = [call(1), call(2), call(3)];
+    let ids = calls.each_ref().map(|call| call.id.clone());
+    calls.into_iter().for_each(|call| assert!(exchange.submit(call).is_none()));
+    for (n, id) in (1..).zip(&ids) {
+        assert_eq!(written(&mut exchange, now), Some(n));
+        assert_eq!(written(&mut exchange, now), None, "one is in flight");
+        assert!(matches!(answer(&mut exchange, id), Received::Outcome(ticket, Ok(_), None) if ticket == n));
+    }
+    assert!(exchange.is_settled());
+}
+
+#[test]
+fn concurrency_lets_more_out() {
+    let now = Instant::now();
+    let mut exchange = exchange(Options::server().call_concurrency(2));
+    (1..=3).for_each(|n| assert!(exchange.submit(call(n)).is_none()));
+    assert_eq!([1, 2, 3].map(|_| written(&mut exchange, now)), [Some(1), Some(2), None]);
+}
+
+#[test]
+fn a_cancelled_call_leaves_no_trace_or_a_late_answer() {
+    let now = Instant::now();
+    let mut exchange = exchange(Options::server());
+    let calls = [call(1), call(2), call(3)];
+    let first = calls[0].id.clone();
+    calls.into_iter().for_each(|call| assert!(exchange.submit(call).is_none()));
+    assert_eq!(written(&mut exchange, now), Some(1));
+    exchange.calls_out.cancel(CallKey(2));
+    exchange.calls_out.cancel(CallKey(1));
+    assert_eq!(written(&mut exchange, now), Some(3));
+    answer(&mut exchange, &first);
+    assert!(matches!(only_news(&mut exchange), EventKind::LateAnswer(id) if id == first));
+    answer(&mut exchange, &first);
+    let news = only_news(&mut exchange);
+    assert!(matches!(news, EventKind::BadMessage { fault: Fault::UnknownMessageId, answer: None, .. }));
+}
+
+#[test]
+fn the_timeout_starts_when_a_call_leaves_the_queue() {
+    let start = Instant::now();
+    let mut exchange = exchange(Options::server().call_timeout(10 * SECOND));
+    exchange.submit(call(1));
+    exchange.submit(Outgoing { deadline: Some(start + 15 * SECOND), ..call(2) });
+    exchange.submit(Outgoing { deadline: Some(start + 11 * SECOND), ..call(3) });
+    written(&mut exchange, start);
+    assert!(exchange.calls_out.expired(start + 9 * SECOND).is_none());
+    let at = start + 10 * SECOND;
+    assert!(matches!(exchange.calls_out.expired(at), Some((1, Error::Timeout))));
+    assert!(exchange.calls_out.expired(at).is_none());
+    assert_eq!(written(&mut exchange, at), Some(2));
+    assert_eq!(exchange.calls_out.next_deadline(), Some(start + 11 * SECOND));
+    assert!(matches!(exchange.calls_out.expired(start + 11 * SECOND), Some((3, Error::NeverSent))));
+    assert!(exchange.calls_out.expired(start + 11 * SECOND).is_none());
+    assert_eq!(exchange.calls_out.next_deadline(), Some(start + 15 * SECOND));
+    assert!(matches!(exchange.calls_out.expired(start + 15 * SECOND), Some((2, Error::Timeout))));
+}
+
+#[test]
+fn a_call_can_wait_for_ever() {
+    let now = Instant::now();
+    let mut exchange = exchange(Options::server());
+    exchange.submit(Outgoing { timeout: Timeout::Never, ..call(1) });
+    written(&mut exchange, now);
+    assert_eq!(exchange.calls_out.next_deadline(), None);
+}
+
+#[test]
+fn a_lost_connection_says_what_may_have_been_delivered() {
+    let mut exchange = exchange(Options::server());
+    (1..=2).for_each(|n| assert!(exchange.submit(call(n)).is_none()));
+    written(&mut exchange, Instant::now());
+    let failed: Vec<_> = exchange.calls_out.fail_written().collect();
+    assert!(matches!(failed[..], [(1, Error::Disconnected { maybe_delivered: true })]));
+    let failed: Vec<_> = exchange.calls_out.fail_unwritten().collect();
+    assert!(matches!(failed[..], [(2, Error::Disconnected { maybe_delivered: false })]));
+}
+
+#[test]
+fn a_send_waits_for_nobody() {
+    let now = Instant::now();
+    let mut exchange = exchange(Options::server());
+    (1..=2).for_each(|n| assert!(exchange.submit(call(n)).is_none()));
+    assert_eq!(written(&mut exchange, now), Some(1));
+    exchange.submit(Outgoing { kind: Kind::Send, ..call(3) });
+    assert!(matches!(exchange.next_write(now), Some((_, Some(3)))));
+    assert!(exchange.next_write(now).is_none());
+}
+
+#[test]
+fn a_forgotten_call_is_done_when_written_and_answered_late() {
+    let mut exchange = exchange(Options::server());
+    let forgotten = Outgoing { kind: Kind::Forgotten, ..call(1) };
+    let id = forgotten.id.clone();
+    exchange.submit(forgotten);
+    assert!(matches!(exchange.next_write(Instant::now()), Some((_, Some(1)))));
+    answer(&mut exchange, &id);
+    assert!(matches!(only_news(&mut exchange), EventKind::LateAnswer(late) if late == id));
+}
+
+#[test]
+fn only_an_id_that_is_still_being_worked_on_is_a_duplicate() {
+    let mut exchange = exchange(Options::server());
+    let text = r#"[2,"1","A",{}]"#;
+    let Received::Call(first) = receive(&mut exchange, text) else { panic!("a call") };
+    exchange.calls_in.started(&first.id, true);
+    match receive(&mut exchange, text) {
+        Received::Refused(answer) => assert!(answer.starts_with(r#"[4,"1","GenericError","#), "{answer}"),
+        other => panic!("{other:?}"),
+    }
+    exchange.calls_in.finished(&first.id, true);
+    assert!(matches!(receive(&mut exchange, text), Received::Call(_)));
+}
+
+#[test]
+fn calls_wait_in_line_and_a_full_line_refuses() {
+    let mut exchange = exchange(Options::server().handler_concurrency(1).handler_queue(1));
+    let text = |n| format!(r#"[2,"{n}","A",{{}}]"#);
+    let Received::Call(first) = receive(&mut exchange, &text(1)) else { panic!("a call") };
+    exchange.calls_in.started(&first.id, true);
+    assert!(matches!(receive(&mut exchange, &text(2)), Received::Nothing));
+    assert!(matches!(receive(&mut exchange, &text(3)), Received::Refused(_)));
+    assert!(exchange.news().is_empty(), "neither is a bad message");
+    receive(&mut exchange, &text(2));
+    assert!(matches!(only_news(&mut exchange), EventKind::BadMessage { fault: Fault::DuplicateMessageId, .. }));
+    assert!(exchange.next_in_line().is_none());
+    exchange.calls_in.finished(&first.id, true);
+    assert_eq!(exchange.next_in_line().expect("the second").id.as_str(), "2");
+    assert!(exchange.is_settled());
+}
+
+#[test]
+fn calls_beyond_the_rate_are_refused_until_time_has_passed() {
+    let start = Instant::now();
+    let mut exchange = exchange(Options::server().call_rate(2, 10 * SECOND));
+    let mut calls_at = |seconds| match exchange.receive(&r#"[2,"1","A",{}]"#.into(), start + seconds * SECOND) {
+        Received::Call(_) => true,
+        Received::Refused(answer) => !answer.contains(r#""GenericError","more than 2 calls in 10s""#),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        [0, 0, 0, 4, 5, 5, 30, 30, 30].map(&mut calls_at),
+        [true, true, false, false, true, false, true, true, false]
+    );
+}
+
+#[test]
+fn bad_messages_count_in_a_row() {
+    let mut exchange = exchange(Options::server().max_bad_messages(1));
+    let mut unbearable = |text| matches!(receive(&mut exchange, text), Received::Unbearable(_));
+    assert!(!unbearable("bad"));
+    assert!(!unbearable(r#"[2,"1","A",{}]"#));
+    assert!(!unbearable("bad"));
+    assert!(!unbearable(""), "an empty message is neither good nor bad");
+    assert!(unbearable("bad"));
+}
+
+#[test]
+fn a_result_that_is_no_object_fails_its_call_and_is_complained_of_where_that_can_be() {
+    for (protocol, complaint) in [("ocpp1.6", None), ("ocpp2.1", Some("FormatViolation"))] {
+        let mut exchange = speaking(protocol, Options::server());
+        let first = call(1);
+        let id = first.id.clone();
+        exchange.submit(first);
+        exchange.next_write(Instant::now());
+        match receive(&mut exchange, &format!(r#"[3,"{id}",["m"]]"#)) {
+            Received::Outcome(1, Err(Error::Decode(_)), told) => {
+                let expected =
+                    complaint.map(|code| format!(r#"[5,"{id}","{code}","the payload is not an object",{{}}]"#));
+                assert_eq!(told, expected);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn types_5_and_6_are_a_matter_of_dialect() {
+    let (send, error) = (r#"[6,"1","A",{}]"#, r#"[5,"1","X","",{}]"#);
+    let mut old = exchange(Options::server());
+    for text in [send, error] {
+        receive(&mut old, text);
+        let news = only_news(&mut old);
+        assert!(matches!(news, EventKind::BadMessage { fault: Fault::UnknownMessageType, answer: None, .. }));
+    }
+    let mut new = speaking("ocpp2.1", Options::server());
+    assert!(matches!(receive(&mut new, send), Received::Call(Inbound { wants_answer: false, .. })));
+    assert!(matches!(receive(&mut new, error), Received::Nothing));
+    assert!(new.news().is_empty());
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_ends_its_call_where_that_is_wanted() {
+    for (tolerance, ends) in [(Tolerance::Tolerant, false), (Tolerance::Salvage, true)] {
+        let mut exchange = exchange(Options::server().tolerance(tolerance).call_concurrency(2));
+        let calls = [call(1), call(2)];
+        let [first, second] = calls.each_ref().map(|call| call.id.clone());
+        for call in calls {
+            exchange.submit(call);
+            exchange.next_write(Instant::now());
+        }
+        let outcome = receive(&mut exchange, &format!(r#"[3,"{first}",{{"configurationKey":[]"#));
+        assert_eq!(matches!(outcome, Received::Outcome(1, Err(Error::Decode(_)), None)), ends);
+        let outcome = receive(&mut exchange, &format!(r#"[4,"{second}","NotSupported","say "no"",{{}}]"#));
+        assert_eq!(
+            matches!(&outcome, Received::Outcome(2, Err(Error::Rejected(error)), None)
+            if *error.code() == ErrorCode::NOT_SUPPORTED),
+            ends
+        );
+        receive(&mut exchange, r#"[3,"nobody",{"cut":["#);
+        let deviations = exchange.news().iter().filter(|news| matches!(news, EventKind::Deviation { .. })).count();
+        assert_eq!(deviations, if ends { 2 } else { 0 });
+    }
+}
