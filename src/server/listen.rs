@@ -167,6 +167,9 @@ impl Listener {
 
     /// Closes the listener and its server: no new connections, HTTP requests under way get their answers, and
     /// [`RpcServer::close`] does the rest. HTTP connections have as long as sessions have.
+    ///
+    /// # Cancel safety
+    /// Once polled, closing goes on even if the future is dropped; only the last resort is not taken.
     pub async fn close(self, close: Close) -> CloseReport {
         self.stop.cancel();
         self.tasks.close();
@@ -182,6 +185,10 @@ impl Listener {
     }
 
     /// Listens until `signal` is there, then [closes](Self::close) with 1001 and lets calls under way end.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before the signal drops the listener, and its sessions live on; after it, see
+    /// [`close`](Self::close).
     pub async fn until(self, signal: impl Future<Output = ()>) -> CloseReport {
         signal.await;
         self.close(Close::going_away().after_pending()).await

@@ -7,6 +7,7 @@ mod bad_messages;
 mod call_back;
 mod calls_in;
 mod calls_out;
+mod cancel_safety;
 mod client_calls;
 mod client_closing;
 mod client_handshake;
