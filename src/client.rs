@@ -10,13 +10,32 @@ mod tls;
 /// Stands in for TLS, where there is none.
 #[cfg(not(feature = "tls"))]
 mod tls {
-    use std::sync::Arc;
+    use std::{io, sync::Arc};
 
-    use super::connect::AnyConnector;
+    use tokio::net::TcpStream;
+
+    use super::connect::{AnyConnector, Connector, Target, Tcp};
     use crate::options::BuildError;
 
-    pub(super) fn connector() -> Result<Arc<dyn AnyConnector>, BuildError> {
-        Err(BuildError("a wss:// endpoint needs the feature `tls`, or a connector that speaks TLS".into()))
+    pub(super) fn connector(target: &Target) -> Result<Arc<dyn AnyConnector>, BuildError> {
+        match target.is_secure() {
+            true => Err(BuildError("a wss:// endpoint needs the feature `tls`, or a connector that speaks TLS".into())),
+            false => Ok(Arc::new(Plain)),
+        }
+    }
+
+    /// Dials TCP for `ws` endpoints, and refuses to follow where TLS is spoken.
+    struct Plain;
+
+    impl Connector for Plain {
+        type Stream = TcpStream;
+
+        async fn connect(&self, target: Target) -> io::Result<TcpStream> {
+            match target.is_secure() {
+                true => Err(io::Error::new(io::ErrorKind::Unsupported, "TLS needs a connector that speaks it")),
+                false => Connector::connect(&Tcp, target).await,
+            }
+        }
     }
 }
 

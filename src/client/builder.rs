@@ -7,7 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
     RpcClient,
-    connect::{AnyConnector, ConnectError, Connector, Plain, Plan},
+    connect::{AnyConnector, ConnectError, Connector, Plan},
     redirect, tls,
 };
 use crate::{
@@ -175,8 +175,7 @@ impl RpcClientBuilder {
         let (target, authority) = redirect::locate(&endpoint).map_err(wrong)?;
         let connector = match &self.connector {
             Some(connector) => connector.clone(),
-            None if target.is_secure() => tls::connector()?,
-            None => Arc::new(Plain),
+            None => tls::connector(&target)?,
         };
 
         let mut path = handshake::path_of(endpoint.path(), &self.identity);

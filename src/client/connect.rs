@@ -132,20 +132,6 @@ impl Connector for Tcp {
     }
 }
 
-/// Dials TCP for `ws` endpoints, and refuses to follow where TLS is spoken.
-pub(super) struct Plain;
-
-impl Connector for Plain {
-    type Stream = TcpStream;
-
-    async fn connect(&self, target: Target) -> io::Result<TcpStream> {
-        match target.is_secure() {
-            true => Err(io::Error::new(io::ErrorKind::Unsupported, "TLS needs a connector that speaks it")),
-            false => Connector::connect(&Tcp, target).await,
-        }
-    }
-}
-
 /// A connector with its type forgotten.
 pub(super) trait AnyConnector: Send + Sync {
     fn connect(&self, target: Target) -> Dialling<'_>;

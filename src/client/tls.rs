@@ -1,7 +1,11 @@
 //! TLS of a client: whom it believes, and the certificate that it shows.
 
-use std::{fmt, io, sync::Arc};
+use std::{
+    fmt, io,
+    sync::{Arc, LazyLock},
+};
 
+use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
@@ -124,10 +128,39 @@ impl RpcClientBuilder {
     }
 }
 
-/// Dials `wss://` endpoints where nothing else was said.
-pub(super) fn connector() -> Result<Arc<dyn AnyConnector>, BuildError> {
-    Ok(Arc::new(ClientTls::builder().build()?.over(Tcp)))
+/// What dials where nothing else was said: TCP, and TLS that believes the system where the target wants it, be it the
+/// endpoint or where a redirect leads.
+pub(super) fn connector(target: &Target) -> Result<Arc<dyn AnyConnector>, BuildError> {
+    if target.is_secure() {
+        of_system()?;
+    }
+    Ok(Arc::new(OfSystem))
 }
+
+/// Set up once in the life of a process.
+fn of_system() -> Result<ClientTls, BuildError> {
+    static SYSTEM: LazyLock<Result<ClientTls, BuildError>> = LazyLock::new(|| ClientTls::builder().build());
+    SYSTEM.clone()
+}
+
+struct OfSystem;
+
+impl Connector for OfSystem {
+    type Stream = Dialled<TcpStream>;
+
+    async fn connect(&self, target: Target) -> io::Result<Self::Stream> {
+        match target.is_secure() {
+            true => {
+                let tls = of_system().map_err(io::Error::other)?;
+                Connector::connect(&Over { tls, connector: Tcp }, target).await
+            }
+            false => Connector::connect(&Tcp, target).await.map(Either::Left),
+        }
+    }
+}
+
+/// A stream as it was dialled, or TLS over it.
+type Dialled<S> = Either<S, Box<TlsStream<S>>>;
 
 struct Over<C> {
     tls: ClientTls,
@@ -135,20 +168,19 @@ struct Over<C> {
 }
 
 impl<C: Connector> Connector for Over<C> {
-    type Stream = Either<C::Stream, Box<TlsStream<C::Stream>>>;
+    type Stream = Dialled<C::Stream>;
 
     async fn connect(&self, target: Target) -> io::Result<Self::Stream> {
-        let name = match &self.tls.server_name {
-            Some(name) => Ok(name.clone()),
-            None => ServerName::try_from(target.host().to_owned()),
-        };
-        let is_secure = target.is_secure();
-        let stream = self.connector.connect(target).await?;
-        if !is_secure {
-            return Ok(Either::Left(stream));
+        if !target.is_secure() {
+            return Connector::connect(&self.connector, target).await.map(Either::Left);
         }
-        let stream =
-            TlsConnector::from(self.tls.config.clone()).connect(name.map_err(io::Error::other)?, stream).await?;
+        let name = match &self.tls.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(target.host().to_owned()).map_err(io::Error::other)?,
+        };
+        // Whoever dials has no TLS to care for.
+        let stream = Connector::connect(&self.connector, Target { secure: false, ..target }).await?;
+        let stream = TlsConnector::from(self.tls.config.clone()).connect(name, stream).await?;
         Ok(Either::Right(Box::new(stream)))
     }
 }

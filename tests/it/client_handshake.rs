@@ -179,6 +179,13 @@ async fn a_connector_that_panics_is_an_error_and_no_end_of_waiting() {
     }
 }
 
+#[cfg(not(feature = "tls"))]
+#[test]
+fn b10_a_wss_endpoint_needs_a_connector_where_there_is_no_tls() {
+    let error = RpcClient::builder("wss://csms.test", "CP").build().expect_err("no TLS").to_string();
+    assert!(error.contains("`tls`"), "{error}");
+}
+
 #[test]
 fn b10_client_settings_that_could_never_work_are_refused() {
     for (endpoint, identity, why) in [
