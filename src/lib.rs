@@ -45,7 +45,8 @@ pub use server::Listener;
 #[cfg(feature = "server")]
 pub use server::{
     Accept, Authenticate, CloseReport, ConnectionFacts, Handshake, HandshakeFuture, Identity, NoCommonProtocol, Reject,
-    RemoteAddress, RpcServer, RpcServerBuilder, RpcUpgrade, SameIdentity, Session, TlsFacts, TlsVersion, UpgradeError,
+    RemoteAddress, RpcServer, RpcServerBuilder, RpcUpgrade, SameIdentity, Session, TlsFacts, TlsVersion,
+    TrustedProxies, UpgradeError,
 };
 pub use tolerance::{Deviation, Tolerance};
 #[cfg(feature = "strict")]

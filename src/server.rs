@@ -10,6 +10,7 @@ mod judge;
 #[cfg(feature = "listen")]
 mod listen;
 mod negotiation;
+mod proxies;
 mod registry;
 mod serve;
 mod service;
@@ -43,6 +44,7 @@ pub use self::{
     builder::RpcServerBuilder,
     facts::{ConnectionFacts, Identity, RemoteAddress, TlsFacts, TlsVersion},
     negotiation::NoCommonProtocol,
+    proxies::TrustedProxies,
     registry::SameIdentity,
     service::HandshakeFuture,
     session::Session,
@@ -122,6 +124,7 @@ struct Inner {
     negotiation: Negotiation,
     dialects: Vec<(Arc<str>, Dialect)>,
     auth: Option<Box<dyn AnyAuth>>,
+    proxies: Option<TrustedProxies>,
     options: RwLock<Options>,
     handshake_deadline: Duration,
     max_identity: usize,

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Authenticate, Inner, NoCommonProtocol, RpcServer, SameIdentity,
+    Authenticate, Inner, NoCommonProtocol, RpcServer, SameIdentity, TrustedProxies,
     auth::AnyAuth,
     negotiation::{Negotiation, Order},
     registry::{Registry, Rules},
@@ -32,6 +32,7 @@ use crate::{
 /// | [`server_order_decides`](Self::server_order_decides) | off: the client's order does |
 /// | [`no_common_protocol`](Self::no_common_protocol) | [`NoCommonProtocol::Close`] |
 /// | [`auth`](Self::auth) | lets everybody in |
+/// | [`behind`](Self::behind) | no proxies: what such headers say means nothing |
 /// | [`same_identity`](Self::same_identity) | [`SameIdentity::NewestWins`] |
 /// | [`options`](Self::options) | [`Options::server`] |
 /// | [`handshake_deadline`](Self::handshake_deadline) | 10 s |
@@ -48,6 +49,7 @@ pub struct RpcServerBuilder {
     negotiation: Negotiation,
     dialects: Vec<(Arc<str>, Dialect)>,
     auth: Option<Box<dyn AnyAuth>>,
+    proxies: Option<TrustedProxies>,
     options: Options,
     rules: Rules,
     handshake_deadline: Duration,
@@ -66,6 +68,7 @@ impl RpcServerBuilder {
             negotiation: Negotiation { protocols: Vec::new(), order: Order::Client, no_common, default: None },
             dialects: Vec::new(),
             auth: None,
+            proxies: None,
             options: Options::server(),
             rules: Rules::default(),
             handshake_deadline: Duration::from_secs(10),
@@ -114,6 +117,12 @@ impl RpcServerBuilder {
     pub fn auth(mut self, hook: impl Authenticate) -> Self {
         self.auth = Some(Box::new(hook));
         self
+    }
+
+    /// Believes these proxies what they say of their clients: in handshakes, sessions and events, and for the whole
+    /// application that the built-in listener serves.
+    pub fn behind(self, proxies: TrustedProxies) -> Self {
+        Self { proxies: Some(proxies), ..self }
     }
 
     /// What becomes of a station that connects a second time.
@@ -183,7 +192,7 @@ impl RpcServerBuilder {
     /// # Errors
     /// When settings contradict each other or could never work.
     pub fn build(self) -> Result<RpcServer, BuildError> {
-        let Self { dispatch, negotiation, dialects, auth, options, rules, .. } = self;
+        let Self { dispatch, negotiation, dialects, auth, proxies, options, rules, .. } = self;
         handshake::check_protocols(&negotiation.protocols, &dialects)?;
         options.check_for(&negotiation.protocols)?;
         if let Some(default) = negotiation.default.as_ref().filter(|&default| !negotiation.protocols.contains(default))
@@ -212,6 +221,7 @@ impl RpcServerBuilder {
             negotiation,
             dialects,
             auth,
+            proxies,
             options: RwLock::new(options),
             handshake_deadline,
             max_identity: self.max_identity,

@@ -48,7 +48,12 @@ impl Drop for Judgement<'_> {
 
 impl Inner {
     /// Lets a client in that somebody else has judged.
-    pub(super) fn accept<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
+    pub(super) fn accept<B: From<Bytes>>(self: &Arc<Self>, mut upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
+        let handshake = &mut upgrade.handshake;
+        if let Some(proxies) = &self.proxies {
+            let (known, tls) = (handshake.remote_address, handshake.tls.take());
+            (handshake.remote_address, handshake.tls) = proxies.client(handshake.headers(), known, tls);
+        }
         let known = upgrade.handshake.clone();
         let opened = self.check_identity(&known).and_then(|()| self.open(upgrade, accept));
         opened.unwrap_or_else(|reject| self.reject(&known, reject))

@@ -120,8 +120,9 @@ pub(super) async fn serve<T, H, B>(
     let inner = &server.inner;
     let remote_address = facts.remote_address;
     let is_first = Arc::new(AtomicBool::new(true));
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        let extensions = request.extensions_mut();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (mut parts, body) = request.into_parts();
+        let extensions = &mut parts.extensions;
         extensions.insert(Below::of::<T>());
         if let Some(address) = facts.remote_address {
             extensions.insert(RemoteAddress(address));
@@ -132,7 +133,10 @@ pub(super) async fn serve<T, H, B>(
         if is_first.swap(false, Ordering::Relaxed) {
             extensions.insert(Began(began));
         }
-        http.clone().oneshot(request)
+        if let Some(proxies) = &inner.proxies {
+            proxies.look_behind(&parts.headers, extensions);
+        }
+        http.clone().oneshot(Request::from_parts(parts, body))
     });
     let left = (began + inner.handshake_deadline).saturating_duration_since(Instant::now());
     let connection = http1::Builder::new()

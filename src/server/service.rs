@@ -26,7 +26,11 @@ impl<B> Service<Request<B>> for RpcServer {
 
     fn call(&mut self, request: Request<B>) -> HandshakeFuture {
         let server = self.clone();
-        let upgrade = RpcUpgrade::try_from(request);
+        let (mut parts, _) = request.into_parts();
+        if let Some(proxies) = &self.inner.proxies {
+            proxies.look_behind(&parts.headers, &mut parts.extensions);
+        }
+        let upgrade = RpcUpgrade::try_from(Request::from_parts(parts, ()));
         HandshakeFuture(Box::pin(async move { server.handshake(upgrade).await }))
     }
 }

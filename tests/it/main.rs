@@ -26,6 +26,7 @@ mod keepalive;
 mod layers;
 mod limits;
 mod mounting;
+mod proxy;
 mod queue;
 mod redirects;
 mod registry;
