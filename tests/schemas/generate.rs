@@ -99,7 +99,7 @@ impl<'a> Generator<'a> {
 
     fn date_time(&mut self) -> String {
         if self.random.one_in(20) {
-            return "2016-12-31T23:59:60Z".to_owned();
+            return (*self.random.pick(&["2016-12-31T23:59:60Z", "9999-12-31T23:59:59.9999999Z"])).to_owned();
         }
         let mut part = |low, high| self.random.between(low, high);
         let date = format!("{:04}-{:02}-{:02}", part(1970, 2099), part(1, 12), part(1, 28));
@@ -110,7 +110,7 @@ impl<'a> Generator<'a> {
             2 => "z".to_owned(),
             _ => "Z".to_owned(),
         };
-        let fraction: String = (0..part(0, 9)).map(|_| char::from(b'0' + part(0, 9) as u8)).collect();
+        let fraction: String = (0..part(0, 12)).map(|_| char::from(b'0' + part(0, 9) as u8)).collect();
         let point = if fraction.is_empty() { "" } else { "." };
         format!("{date}{}{time}{point}{fraction}{zone}", if part(0, 9) == 0 { 't' } else { 'T' })
     }

@@ -1,24 +1,24 @@
 //! The formats that the official schemas name.
 
-/// A date and time of RFC 3339 §5.6, in which the offset may not be missing.
-pub(super) fn is_date_time(text: &str) -> bool {
-    parse_date_time(text.as_bytes()).is_some()
-}
+use std::borrow::Cow;
 
-fn parse_date_time(text: &[u8]) -> Option<()> {
-    let (date, rest) = text.split_at_checked(10)?;
+/// A date and time of RFC 3339 §5.6, in which the offset may not be missing: as it stands, or else as near to it as a
+/// timestamp of nanoseconds before the year 10,000 can be.
+pub(super) fn date_time(text: &str) -> Option<Cow<'_, str>> {
+    let bytes = text.as_bytes();
+    let (date, rest) = bytes.split_at_checked(10)?;
     let (time, rest) = rest.split_at_checked(9)?;
     let &[_, _, _, _, b'-', _, _, b'-', _, _] = date else { return None };
     let &[b'T' | b't', _, _, b':', _, _, b':', _, _] = time else { return None };
     let (year, month, day) = (number(&date[..4])?, number(&date[5..7])?, number(&date[8..])?);
     let (hour, minute, second) = (number(&time[1..3])?, number(&time[4..6])?, number(&time[7..])?);
 
-    let offset = match rest.split_first()? {
-        (b'.', fraction) => {
-            let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
-            (digits > 0).then(|| &fraction[digits..])?
-        }
-        _ => rest,
+    let (digits, offset) = match rest.split_first()? {
+        (b'.', fraction) => match fraction.iter().take_while(|byte| byte.is_ascii_digit()).count() {
+            0 => return None,
+            digits => (digits, &fraction[digits..]),
+        },
+        _ => (0, rest),
     };
     // The minutes by which local time is ahead of UTC.
     let ahead = match offset {
@@ -32,15 +32,25 @@ fn parse_date_time(text: &[u8]) -> Option<()> {
         _ => return None,
     };
 
+    let utc = hour * 60 + minute - ahead;
     // A leap second is the last of a day in UTC.
-    let last_minute = (hour * 60 + minute - ahead).rem_euclid(24 * 60) == 24 * 60 - 1;
-    let in_range = hour < 24
-        && minute < 60
-        && (second < 60 || (second == 60 && last_minute))
-        && (1..=12).contains(&month)
-        && (1..=days(year, month)).contains(&day);
-    in_range.then_some(())
+    let is_leap = second == 60 && utc.rem_euclid(24 * 60) == 24 * 60 - 1;
+    let is_time = hour < 24 && minute < 60 && (second < 60 || is_leap);
+    let is_date = (1..=12).contains(&month) && (1..=days(year, month)).contains(&day);
+    if !is_time || !is_date {
+        return None;
+    }
+    // What never ends is often said to end with the year 9999, which is a little too late for the timestamp.
+    let (_, last) = LAST;
+    Some(match (year, month) {
+        (9999, 12) if day * 24 * 60 + utc >= last => Cow::Borrowed(LAST.0),
+        _ if digits > 9 => Cow::Owned([&text[..29], &text[20 + digits..]].concat()),
+        _ => Cow::Borrowed(text),
+    })
 }
+
+/// The last moment of a timestamp, and its minute in that month.
+const LAST: (&str, i32) = ("9999-12-30T22:00:00Z", (30 * 24 + 22) * 60);
 
 fn number(digits: &[u8]) -> Option<i32> {
     digits.iter().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + i32::from(byte - b'0')))
@@ -123,11 +133,14 @@ mod tests {
             "2024-02-29T12:00:00Z",
             "2023-01-01t00:00:00z",
             "2023-12-31T23:59:59.1+01:00",
-            "2023-12-31T23:59:59.123456789012-23:59",
+            "2023-12-31T23:59:59.123456789-23:59",
+            "9999-12-30T21:59:59Z",
+            "9999-12-31T00:00:00+23:59",
+            "0000-01-01T00:00:00Z",
             "2016-12-31T23:59:60Z",
             "2017-01-01T00:59:60+01:00",
         ] {
-            assert!(is_date_time(text), "{text}");
+            assert_eq!(date_time(text).as_deref(), Some(text));
         }
         for text in [
             "",
@@ -151,7 +164,15 @@ mod tests {
             "20230101T120000Z",
             "2023-01-01T12:00:0éZ",
         ] {
-            assert!(!is_date_time(text), "{text}");
+            assert_eq!(date_time(text), None);
+        }
+        for (text, read) in [
+            ("2023-12-31T23:59:59.1234567890Z", "2023-12-31T23:59:59.123456789Z"),
+            ("2023-12-31T23:59:59.12345678999999-01:00", "2023-12-31T23:59:59.123456789-01:00"),
+            ("9999-12-31T23:59:59.9999999Z", "9999-12-30T22:00:00Z"),
+            ("9999-12-29T23:00:00-23:59", "9999-12-30T22:00:00Z"),
+        ] {
+            assert_eq!(date_time(text).as_deref(), Some(read));
         }
     }
 

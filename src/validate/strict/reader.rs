@@ -262,16 +262,10 @@ struct Watched<'a, V> {
     failed: &'a Failed,
 }
 
-impl<'de, V: Visitor<'de>> Watched<'_, V> {
+impl<V> Watched<'_, V> {
     /// No enumeration has a name that begins with anything but a letter, and no date begins with one.
-    fn is_no_date(&self, text: &str) -> bool {
-        matches!(self.wanted, Wanted::DateOrName)
-            && !text.starts_with(|first: char| first.is_ascii_alphabetic())
-            && !formats::is_date_time(text)
-    }
-
-    fn no_date<E: de::Error>(self, text: &str) -> E {
-        hide(self.failed, de::Error::invalid_value(Unexpected::Str(text), &self.visitor))
+    fn may_be_date(&self, text: &str) -> bool {
+        matches!(self.wanted, Wanted::DateOrName) && !text.starts_with(|first: char| first.is_ascii_alphabetic())
     }
 }
 
@@ -306,17 +300,21 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Watched<'_, V> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<V::Value, E> {
-        if self.is_no_date(text) {
-            return Err(self.no_date(text));
-        }
-        self.visitor.visit_str(text).map_err(|fault| hide(self.failed, fault))
+        let result = match self.may_be_date(text) {
+            true => match formats::date_time(text) {
+                Some(date) => self.visitor.visit_str(&date),
+                None => Err(de::Error::invalid_value(Unexpected::Str(text), &self.visitor)),
+            },
+            false => self.visitor.visit_str(text),
+        };
+        result.map_err(|fault| hide(self.failed, fault))
     }
 
     fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<V::Value, E> {
-        if self.is_no_date(text) {
-            return Err(self.no_date(text));
+        match self.may_be_date(text) {
+            true => self.visit_str(text),
+            false => self.visitor.visit_borrowed_str(text).map_err(|fault| hide(self.failed, fault)),
         }
-        self.visitor.visit_borrowed_str(text).map_err(|fault| hide(self.failed, fault))
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<V::Value, E> {
