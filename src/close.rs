@@ -177,7 +177,14 @@ pub enum Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.write_str(self.name())
+    }
+}
+
+impl Cause {
+    /// A word for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Self::Local => "local",
             Self::Remote => "remote",
             Self::PingTimeout => "ping timeout",
@@ -187,7 +194,7 @@ impl fmt::Display for Cause {
             Self::NotReading => "not reading",
             Self::Transport => "transport error",
             Self::GaveUp => "gave up",
-        })
+        }
     }
 }
 

@@ -304,6 +304,14 @@ impl Error {
     pub(crate) fn outcome(&self) -> &str {
         match self {
             Self::Rejected(error) => error.code().as_str(),
+            other => other.name(),
+        }
+    }
+
+    /// A word for the kind of failure.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Rejected(_) => "rejected",
             Self::Timeout => "timeout",
             Self::NeverSent => "never sent",
             Self::Disconnected { .. } => "disconnected",

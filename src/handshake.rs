@@ -8,7 +8,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
 
-use crate::{dialect::Dialect, options::BuildError};
+use crate::{
+    dialect::Dialect,
+    options::BuildError,
+    tolerance::{Deviation, Deviations},
+};
 
 /// Why a request opens no connection: a status and a reason to tell the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,15 +136,23 @@ pub(crate) fn check_identity(identity: &str) -> Result<(), Refusal> {
     }
 }
 
+/// Notes slashes that say nothing in a path.
+pub(crate) fn note_untidiness(path: &str, deviations: &mut Deviations) {
+    if path.ends_with('/') || path.contains("//") {
+        deviations.add(Deviation::UntidyPath);
+    }
+}
+
 /// The subprotocols that the client offers, in its order: the lines of the header are one list, empty elements are
 /// skipped.
-pub(crate) fn offered_protocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
+pub(crate) fn offered_protocols(headers: &HeaderMap, deviations: &mut Deviations) -> Result<Vec<String>, Refusal> {
     const MALFORMED: Refusal = refusal(StatusCode::BAD_REQUEST, "the Sec-WebSocket-Protocol header is malformed");
     let mut offered = Vec::new();
     for line in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
         for element in line.to_str().map_err(|_| MALFORMED)?.split(',') {
             let token = element.trim();
             if token.is_empty() {
+                deviations.add(Deviation::EmptyProtocol);
                 continue;
             }
             if !is_token(token) {
@@ -277,10 +289,10 @@ mod tests {
             (&[(NAME, b",ocpp2.0.1,,"), (NAME, b"ocpp1.6")], &["ocpp2.0.1", "ocpp1.6"]),
             (&[(NAME, b"")], &[]),
         ] {
-            assert_eq!(offered_protocols(&headers(lines)).expect("sound"), offered);
+            assert_eq!(offered_protocols(&headers(lines), &mut Deviations::default()).expect("sound"), offered);
         }
         for malformed in [&b"ocpp 1.6"[..], b"ocpp1.6;q=1", b"\xff"] {
-            assert!(offered_protocols(&headers(&[(NAME, malformed)])).is_err());
+            assert!(offered_protocols(&headers(&[(NAME, malformed)]), &mut Deviations::default()).is_err());
         }
     }
 

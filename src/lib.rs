@@ -17,6 +17,8 @@ mod error;
 mod event;
 #[cfg(any(feature = "client", feature = "server"))]
 mod handshake;
+#[cfg_attr(not(feature = "metrics"), path = "meter/none.rs")]
+mod meter;
 mod options;
 mod payload;
 mod peer;

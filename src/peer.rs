@@ -21,6 +21,7 @@ use crate::{
         calls_out::{CallKey, Kind, Outgoing, Timeout},
     },
     error::{CallError, Error, ErrorCode},
+    meter::{self, Stopwatch},
     options::{self, BuildError, Options},
     payload::{MessageId, NotAnObject, Payload},
 };
@@ -101,7 +102,7 @@ impl Peer {
                 State::Draft { link: self.link.clone(), call, outcome, within: None }
             }
         };
-        Call { state, cancelled: None, read, span }
+        Call { state, cancelled: None, read, span, since: Stopwatch::start() }
     }
 
     /// Changes times and limits of this connection: all but
@@ -180,6 +181,7 @@ pub struct Call<R> {
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     read: Read<R>,
     span: Span,
+    since: Stopwatch,
 }
 
 type Read<R> = fn(Answered, &Link) -> Result<R, Error>;
@@ -202,6 +204,7 @@ impl<R> Call<R> {
             cancelled: None,
             read: |_, _| Err(Error::Closed),
             span: Span::none(),
+            since: Stopwatch::start(),
         }
     }
 
@@ -237,14 +240,26 @@ impl<R> Call<R> {
             call.kind = Kind::Forgotten;
         }
         let state = std::mem::replace(&mut self.state, State::Done);
-        Call { state, cancelled: self.cancelled.take(), read: |_, _| Ok(()), span: self.span.clone() }
+        Call {
+            state,
+            cancelled: self.cancelled.take(),
+            read: |_, _| Ok(()),
+            span: self.span.clone(),
+            since: self.since,
+        }
     }
 
     fn take_back(&mut self) {
         if let State::Submitted { link, key, .. } = std::mem::replace(&mut self.state, State::Done) {
-            self.span.record("outcome", Error::Cancelled.outcome());
             link.order(Command::Cancel(key));
+            self.ended(&Err(Error::Cancelled));
         }
+    }
+
+    /// Leaves word of what came of the call.
+    fn ended(&self, outcome: &Result<R, Error>) {
+        meter::called(outcome, self.since);
+        self.span.record("outcome", outcome.as_ref().err().map_or("result", Error::outcome));
     }
 
     fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<R, Error>> {
@@ -304,7 +319,7 @@ impl<R> Future for Call<R> {
         let span = self.span.clone();
         let polled = span.in_scope(|| self.poll_outcome(cx));
         if let Poll::Ready(outcome) = &polled {
-            span.record("outcome", outcome.as_ref().err().map_or("result", Error::outcome));
+            self.ended(outcome);
         }
         polled
     }

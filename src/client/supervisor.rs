@@ -15,6 +15,7 @@ use crate::{
     connection::{Agreed, Next, driver::Driver, socket::Socket},
     dialect::Dialect,
     event::EventKind,
+    meter,
 };
 
 /// A connection that lived so long was a success: the back-off begins anew.
@@ -145,6 +146,7 @@ impl Supervisor {
         };
         self.shared.state.send_if_modified(is_connecting);
         self.life.link.emit(|| EventKind::Opened { protocol: agreed.protocol.clone() });
+        let open = meter::Connection::opened();
         let _ = self.life.first.set(Ok(()));
         let opened = Instant::now();
         let farewell = self.driver.run(&mut socket).await;
@@ -154,11 +156,14 @@ impl Supervisor {
         let parting = socket.part(farewell, self.driver.options().close_timeout);
         if !reconnects {
             self.driver.lose(Next::End);
-            return Err(End::Closed(self.driver.alongside(parting).await));
+            let closed = self.driver.alongside(parting).await;
+            open.closed(&closed);
+            return Err(End::Closed(closed));
         }
         self.shared.state.send_if_modified(ClientState::lose);
         self.driver.lose(Next::Reconnect);
         let closed = self.driver.offline(parting).await.map_err(End::Wished)?;
+        open.closed(&closed);
         self.life.link.emit(|| EventKind::Disconnected(closed));
         match opened.elapsed() >= STABLE {
             true => (self.failures, self.waits) = (0, 0),

@@ -30,6 +30,7 @@ use crate::{
     close::{Cause, Close, Closed, Manner},
     error::Error,
     event::EventKind,
+    meter,
     options::Options,
     payload::MessageId,
 };
@@ -258,6 +259,7 @@ impl Driver {
     /// Tells those who read events what the exchange has to tell.
     fn tell_news(&mut self) {
         for news in self.exchange.news() {
+            meter::news(&news);
             self.link.emit(|| news);
         }
     }

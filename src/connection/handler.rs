@@ -11,6 +11,7 @@ use bytestring::ByteString;
 use super::Reply;
 use crate::{
     error::{CallError, ErrorCode},
+    meter::{self, Stopwatch},
     payload::MessageId,
 };
 
@@ -20,6 +21,7 @@ pub(super) struct Handler {
     pub(super) action: ByteString,
     pub(super) wants_answer: bool,
     pub(super) generation: u32,
+    pub(super) since: Stopwatch,
     pub(super) work: Pin<Box<dyn Future<Output = Reply> + Send>>,
 }
 
@@ -53,6 +55,7 @@ impl Future for Handler {
             }
         };
         let (id, action) = (self.id.clone(), self.action.clone());
+        meter::handled(&reply, self.since);
         Poll::Ready(Done { id, action, wants_answer: self.wants_answer, generation: self.generation, reply })
     }
 }

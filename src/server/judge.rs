@@ -14,7 +14,11 @@ use super::{
     negotiation::Agreement,
     session::{self, Plan},
 };
-use crate::event::{Event, EventKind};
+use crate::{
+    event::{Event, EventKind},
+    meter,
+    tolerance::Deviation,
+};
 
 impl RpcServer {
     /// Answers a handshake, with everything that the service does.
@@ -108,6 +112,13 @@ impl Inner {
         }
         let handshake = &upgrade.handshake;
         let agreement = self.negotiation.negotiate(handshake.protocols(), protocol)?;
+        let mut deviations = upgrade.deviations;
+        if let Agreement::Silent(Some(_)) = agreement {
+            deviations.add(Deviation::NoProtocol);
+        }
+        if let Some(deviation) = deviations.beyond(options.tolerance) {
+            return Err(Reject::new(StatusCode::BAD_REQUEST).body(format!("the handshake has {deviation}")));
+        }
         let mut response = Response::new(B::from(Bytes::new()));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -122,7 +133,7 @@ impl Inner {
             Agreement::Named(protocol) => Some((self.reserve(handshake)?, Some(protocol))),
             Agreement::Silent(protocol) => Some((self.reserve(handshake)?, protocol)),
         };
-        let task = session::run(self.clone(), upgrade, Plan { place, options, extensions });
+        let task = session::run(self.clone(), upgrade, Plan { place, options, extensions, deviations });
         let kill = self.kill.clone();
         self.tasks.spawn(async move { kill.run_until_cancelled(task).await });
         Ok(response)
@@ -149,11 +160,13 @@ impl Inner {
         reason: &str,
     ) {
         tracing::debug!(identity, ?remote_address, ?status, reason, "handshake refused");
+        let status = status.map(|status| status.as_u16());
+        meter::refused(status);
         self.hub.emit(|| Event {
             at: SystemTime::now(),
             identity: identity.map(Into::into),
             remote_address,
-            kind: EventKind::Refused { status: status.map(|status| status.as_u16()), reason: reason.to_owned() },
+            kind: EventKind::Refused { status, reason: reason.to_owned() },
         });
     }
 }

@@ -21,9 +21,11 @@ use crate::{
     },
     error::CallError,
     event::EventKind,
+    meter,
     options::Options,
     peer::{Call, Peer},
     rpc::{IncomingCall, extract::FromCall},
+    tolerance::Deviations,
 };
 
 /// The handle on a charging station that is connected. Cheap to clone; it stays valid when the connection has
@@ -123,11 +125,12 @@ pub(super) struct Plan {
     pub(super) place: Option<(Place, Option<Arc<str>>)>,
     pub(super) options: Options,
     pub(super) extensions: Extensions,
+    pub(super) deviations: Deviations,
 }
 
 /// Waits for the client's socket and begins to serve it.
 pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) {
-    let Plan { place, options, mut extensions } = plan;
+    let Plan { place, options, mut extensions, deviations } = plan;
     let handshake = upgrade.handshake.clone();
     let upgraded = match timeout(server.handshake_deadline, upgrade.into_socket()).await {
         Ok(Ok(upgraded)) => upgraded,
@@ -165,25 +168,39 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) {
     );
     // A task of its own, as large as a session needs and no larger: what the handshake took is given back.
     let kill = server.kill.clone();
-    let session =
-        kill.run_until_cancelled_owned(serve(server.clone(), about, agreed, options, place, socket).instrument(span));
+    let link = Link::new(about, options.call_queue, Meanwhile::Wait, server.hub.clone());
+    link.agree(agreed);
+    let session = serve(server.clone(), link, options, place, deviations, socket).instrument(span);
+    let session = kill.run_until_cancelled_owned(session);
     server.tasks.spawn(session);
 }
 
-async fn serve(server: Arc<Inner>, about: About, agreed: Agreed, options: Options, place: Place, socket: Box<Socket>) {
+async fn serve(
+    server: Arc<Inner>,
+    link: Arc<Link>,
+    options: Options,
+    place: Place,
+    deviations: Deviations,
+    socket: Box<Socket>,
+) {
     server.active.fetch_add(1, Ordering::Relaxed);
     let _active = Active(&server);
-    let link = Link::new(about, options.call_queue, Meanwhile::Wait, server.hub.clone());
-    let protocol = link.agree(agreed).protocol.clone();
     let driver = Driver::new(link.clone(), server.dispatch.clone(), options);
     place.enter(Session::new(link.clone()));
     tracing::debug!("session opened");
-    link.emit(|| EventKind::Opened { protocol });
+    link.emit(|| EventKind::Opened { protocol: link.agreed().and_then(|agreed| agreed.protocol.clone()) });
+    for deviation in deviations.iter() {
+        let news = EventKind::Deviation { deviation, text: None };
+        meter::news(&news);
+        link.emit(|| news);
+    }
+    let open = meter::Connection::opened();
     let mut server_closes = false;
     let leave = |closed: &Closed| {
         drop(place);
         server_closes = server.closing.is_cancelled();
         tracing::debug!(%closed, "session closed");
+        open.closed(closed);
         link.emit(|| EventKind::Closed(closed.clone()));
     };
     driver.serve(socket, leave).await;

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     connection::socket::Io,
     handshake::{self, Refusal},
+    tolerance::Deviations,
 };
 
 /// A WebSocket handshake that somebody else has still to decide about: give it to
@@ -40,6 +41,7 @@ use crate::{
 /// ```
 pub struct RpcUpgrade {
     pub(super) handshake: Handshake,
+    pub(super) deviations: Deviations,
     accept: SecWebsocketAccept,
     on_upgrade: OnUpgrade,
 }
@@ -54,15 +56,19 @@ impl RpcUpgrade {
         let accept = handshake::check(&parts).map_err(fail)?;
         let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
         let path = axum::original_uri(&parts.extensions).unwrap_or(&parts.uri).path();
+        let mut deviations = Deviations::default();
         let (endpoint, identity) = match parts.extensions.get() {
             Some(Identity(identity)) => handshake::check_identity(identity).map(|()| (path, identity.clone())),
-            None => handshake::identity(path),
+            None => {
+                handshake::note_untidiness(path, &mut deviations);
+                handshake::identity(path)
+            }
         }
         .map_err(fail)?;
         let (endpoint, identity) = (endpoint.trim_end_matches('/').to_owned(), identity.into());
-        let protocols = handshake::offered_protocols(&parts.headers).map_err(fail)?;
+        let protocols = handshake::offered_protocols(&parts.headers, &mut deviations).map_err(fail)?;
         let handshake = Handshake::new(Upgrading { parts, identity, endpoint, protocols }, remote_address);
-        Ok(Self { handshake, accept, on_upgrade })
+        Ok(Self { handshake, deviations, accept, on_upgrade })
     }
 
     /// What the request says.

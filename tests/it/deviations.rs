@@ -9,7 +9,10 @@ use ocpp_rpc::{
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{SECOND, Station, connected, echo, server_with};
+use crate::{
+    support::{SECOND, Station, connected, echo, server_with},
+    tcp,
+};
 
 async fn tolerating(tolerance: Tolerance, protocol: &str) -> (RpcServer, Station, Session, Events) {
     let options = Options::server().tolerance(tolerance).call_timeout(10 * SECOND);
@@ -216,4 +219,47 @@ async fn b22_a_result_of_many_kilobytes_is_read_and_the_limit_can_be_changed() {
     assert_eq!(station.closed().await.0, 1009);
     assert!(call.await.expect("no panic").expect_err("too large").maybe_delivered());
     assert_eq!(session.closed().await.cause, Cause::TooLarge);
+}
+
+// Handshakes.
+
+#[tokio::test]
+async fn b20_handshakes_that_stray_are_let_in_and_told_of_but_by_the_strict() {
+    for (path, offer, deviation) in [
+        ("//CP-1", "ocpp1.6", Deviation::UntidyPath),
+        ("///CP-1", "ocpp1.6", Deviation::UntidyPath),
+        ("/ocpp/CP-1/", "ocpp1.6", Deviation::UntidyPath),
+        ("/ocpp/CP-1", ",ocpp1.6", Deviation::EmptyProtocol),
+        ("/ocpp/CP-1", "", Deviation::NoProtocol),
+    ] {
+        let head = match offer {
+            "" => tcp::head(path),
+            offer => tcp::offering(path, offer),
+        };
+        let builder = |tolerance| {
+            let server = RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"]);
+            server.default_protocol("ocpp1.6").options(Options::server().tolerance(tolerance))
+        };
+        let mut site = tcp::Site::of(builder(Tolerant)).await;
+        let mut station = site.enter(&head).await;
+        assert_eq!(station.protocol.as_deref(), (!offer.is_empty()).then_some("ocpp1.6"), "{path} {offer}");
+        assert_eq!(
+            tcp::soon(station.ask(r#"[2,"1","Echo",["m"]]"#)).await.get(..24),
+            Some(r#"[4,"1","FormationViolati"#)
+        );
+        assert_eq!(site.server.session("CP-1").expect("there").protocol(), Some("ocpp1.6"));
+        let told = loop {
+            let event = tcp::soon(site.events.next()).await.expect("more");
+            if let EventKind::Deviation { deviation, text: None, .. } = event.kind {
+                break (deviation, event.identity);
+            }
+        };
+        assert_eq!(told, (deviation, Some("CP-1".into())), "{path} {offer}");
+
+        let mut site = tcp::Site::of(builder(Strict)).await;
+        assert_eq!(site.ask(&head).await.status, 400, "{path} {offer}");
+        let (identity, status, reason) = site.refused().await;
+        assert_eq!((identity.as_deref(), status), (Some("CP-1"), Some(400)));
+        assert!(reason.contains(&deviation.to_string()), "{reason}");
+    }
 }

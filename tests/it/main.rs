@@ -30,6 +30,9 @@ mod proxy;
 mod queue;
 mod redirects;
 mod registry;
+mod spans;
+#[cfg(feature = "strict")]
+mod strict;
 mod support;
 mod tcp;
 #[cfg(feature = "tls")]

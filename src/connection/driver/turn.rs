@@ -21,6 +21,7 @@ use crate::{
         socket::{Farewell, Incoming, Socket},
     },
     event::{Direction, EventKind, Text},
+    meter::{self, Stopwatch},
     options::Options,
     tolerance::Deviation,
     wire,
@@ -87,6 +88,7 @@ impl Driver {
                 Incoming::Ping => {}
                 Incoming::Pong(payload) => {
                     if let Some(time) = keepalive.pong(&payload, now.into_std()) {
+                        meter::pong(time);
                         self.link.emit(|| EventKind::Pong(time));
                     }
                 }
@@ -137,7 +139,8 @@ impl Driver {
         let (id, action, wants_answer) = (call.id.clone(), call.action.clone(), call.wants_answer);
         call.generation = self.generation;
         let work = self.dispatch.dispatch(call, &self.link);
-        let mut handler = Handler { id, action, wants_answer, generation: self.generation, work };
+        let mut handler =
+            Handler { id, action, wants_answer, generation: self.generation, since: Stopwatch::start(), work };
         match Pin::new(&mut handler).poll(cx) {
             Poll::Ready(done) => self.answer(&done).map_or(Ok(()), |text| self.send(text, socket)),
             Poll::Pending => {
@@ -181,6 +184,7 @@ impl Driver {
 
     /// Tells those who read events of a message, and of what it says.
     fn tell(&mut self, direction: Direction, text: &str) {
+        meter::message(direction, text.len());
         if !self.link.is_watched() {
             return;
         }

@@ -1,0 +1,96 @@
+//! What the log says of connections and calls.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use ocpp_rpc::{CallError, ErrorCode, RpcRouter, RpcServer, extract::Params};
+use serde_json::{Value, json};
+use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
+
+use crate::{
+    support::echo,
+    tcp::{Site, offering, soon},
+};
+
+/// A log that is kept.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("whole").clone()).expect("text")
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("whole").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// What is logged, down to this level, of a session with a call each way that goes well and one that does not.
+async fn log_at(level: tracing::Level) -> String {
+    async fn refuse(Params(_): Params<Value>) -> Result<Value, CallError> {
+        Err(ErrorCode::SECURITY_ERROR.into())
+    }
+    let log = Log::default();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_span_events(FmtSpan::CLOSE).with_writer(log.clone());
+    let _logged = tracing::subscriber::set_default(subscriber.with_max_level(level).finish());
+    let router = RpcRouter::new().on("Echo", echo).on("Refuse", refuse);
+    let site = Site::of(RpcServer::builder(router).protocols(["ocpp1.6"])).await;
+    let mut station = site.enter(&offering("/CP-1", "ocpp1.6")).await;
+    soon(station.ask(r#"[2,"one","Echo",{"idTag":"a payload"}]"#)).await;
+    soon(station.ask(r#"[2,"two","Refuse",{"idTag":"a payload"}]"#)).await;
+    let session = site.server.session("CP-1").expect("there");
+    for answer in [r#"[3,"ID",{"idTag":"a payload"}]"#, r#"[4,"ID","NotSupported","",{}]"#] {
+        let call = tokio::spawn(session.call::<Value>("Reset", &json!({"idTag": "a payload"})));
+        let (id, _) = soon(station.receive_call()).await;
+        station.send(answer.replace("ID", &id)).await;
+        let _ = call.await.expect("no panic");
+    }
+    drop(station);
+    soon(session.closed()).await;
+    soon(site.server.close(ocpp_rpc::Close::normal())).await;
+    log.text()
+}
+
+#[tokio::test]
+async fn b61_spans_name_the_connection_and_each_call_with_its_outcome() {
+    let log = log_at(tracing::Level::DEBUG).await;
+    let connection = r#"connection{identity="CP-1" protocol="ocpp1.6" remote_address=127.0.0.1:"#;
+    for (call, outcome) in [
+        (r#"call{direction="in" action="Echo" id="one" outcome="result"}"#, connection),
+        (r#"call{direction="in" action="Refuse" id="two" outcome="SecurityError"}"#, connection),
+        (r#"call{direction="out" identity="CP-1" action="Reset" id=""#, r#"outcome="result"}"#),
+        (r#"call{direction="out" identity="CP-1" action="Reset" id=""#, r#"outcome="NotSupported"}"#),
+    ] {
+        let is_there =
+            log.lines().any(|line| line.contains(call) && line.contains(outcome) && line.contains(": close"));
+        assert!(is_there, "{call} {outcome}: {log}");
+    }
+    assert!(
+        log.lines().any(|line| line.contains(connection) && line.contains("}: ocpp_rpc::server::session: close")),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn b61_payloads_are_logged_at_trace_and_nowhere_above() {
+    assert!(!log_at(tracing::Level::DEBUG).await.contains("a payload"));
+    assert!(log_at(tracing::Level::TRACE).await.contains("a payload"));
+}

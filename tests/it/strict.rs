@@ -1,0 +1,79 @@
+//! OCPP's own rules, checked without any file, as both ends notice it.
+
+use std::convert::Infallible;
+
+use ocpp_rpc::{Error, Options, RpcRouter, Strict, Validation, extract::Params};
+use serde_json::{Value, json};
+
+use crate::support::{SECOND, connected, echo, server_with};
+
+#[tokio::test(start_paused = true)]
+async fn b42_the_versions_of_ocpp_are_known_without_any_file() {
+    // Protocol, a valid boot, and its answer; then one that lacks something, with the code and the place.
+    for (protocol, boot, code) in [
+        ("ocpp1.6", json!({"chargePointVendor": "ACME", "chargePointModel": "1"}), "OccurenceConstraintViolation"),
+        (
+            "ocpp2.0.1",
+            json!({"reason": "PowerUp", "chargingStation": {"vendorName": "ACME", "model": "1"}}),
+            "OccurrenceConstraintViolation",
+        ),
+        (
+            "ocpp2.1",
+            json!({"reason": "PowerUp", "chargingStation": {"vendorName": "ACME", "model": "1"}}),
+            "OccurrenceConstraintViolation",
+        ),
+    ] {
+        async fn accept(_: Params<Value>) -> Result<Value, Infallible> {
+            Ok(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"}))
+        }
+        let router = RpcRouter::new().on("BootNotification", accept).fallback(echo);
+        let server = server_with(router, Options::server().validation(Validation::new(Strict)));
+        let (mut station, session) = connected(&server, protocol).await;
+        let answer = station.ask(json!([2, "1", "BootNotification", boot]).to_string()).await;
+        assert!(answer.starts_with(r#"[3,"1",{"#), "{protocol}: {answer}");
+        let answer = station.ask(r#"[2,"2","BootNotification",{}]"#).await;
+        assert!(answer.starts_with(&format!(r#"[4,"2","{code}","/"#)), "{protocol}: {answer}");
+        // The fallback has no say in what the version does not know.
+        let answer = station.ask(r#"[2,"3","Dance",{}]"#).await;
+        assert!(answer.starts_with(r#"[4,"3","NotImplemented","#), "{protocol}: {answer}");
+        let failed = session.call::<Value>("Reset", &json!({"type": "Gently"})).await;
+        assert!(matches!(failed, Err(Error::Invalid(violation)) if violation.pointer() == "/type"), "{protocol}");
+        station.silent().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_a_multiple_of_a_tenth_is_one_whatever_floating_point_says() {
+    let server = server_with(RpcRouter::new(), Options::server().validation(Validation::new(Strict)));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let profile = |limit: &str| -> Value {
+        let text = format!(
+            r#"{{"connectorId":1,"csChargingProfiles":{{"chargingProfileId":1,"stackLevel":0,
+            "chargingProfilePurpose":"TxProfile","chargingProfileKind":"Absolute","chargingSchedule":
+            {{"chargingRateUnit":"A","chargingSchedulePeriod":[{{"startPeriod":0,"limit":{limit}}}]}}}}}}"#
+        );
+        serde_json::from_str(&text).expect("JSON")
+    };
+    for limit in ["0.1", "0.3", "0.7", "1.1", "21.4", "1e-1", "8.3", "100000000.1", "16", "16.0"] {
+        let written = session.call::<Value>("SetChargingProfile", &profile(limit)).timeout(SECOND).await;
+        assert!(matches!(written, Err(Error::Timeout)), "{limit} is sent: {written:?}");
+        station.receive_call().await;
+    }
+    for limit in ["0.15", "0.01", "21.44"] {
+        let refused = session.call::<Value>("SetChargingProfile", &profile(limit)).await;
+        assert!(matches!(&refused, Err(Error::Invalid(_))), "{limit}: {refused:?}");
+    }
+    station.silent().await;
+}
+
+#[tokio::test]
+async fn b41_a_typed_handler_gets_the_value_that_was_checked() {
+    async fn authorize(Params(request): Params<ocpp_kit::v1_6::AuthorizeRequest>) -> Result<Value, Infallible> {
+        Ok(json!({"idTagInfo": {"status": if request.id_tag.to_string() == "tag" { "Accepted" } else { "Invalid" }}}))
+    }
+    let router = RpcRouter::new().on("Authorize", authorize);
+    let server = server_with(router, Options::server().validation(Validation::new(Strict)));
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    let answer = station.ask(r#"[2,"1","Authorize",{"idTag":"tag"}]"#).await;
+    assert_eq!(answer, r#"[3,"1",{"idTagInfo":{"status":"Accepted"}}]"#);
+}
