@@ -71,6 +71,20 @@ pub trait Validator: Send + Sync + 'static {
     fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation>;
 }
 
+/// For each protocol the first of the two that knows it.
+impl<A: Validator, B: Validator> Validator for (A, B) {
+    fn knows(&self, protocol: &str) -> bool {
+        self.0.knows(protocol) || self.1.knows(protocol)
+    }
+
+    fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation> {
+        match self.0.knows(subject.protocol) {
+            true => self.0.validate(subject),
+            false => self.1.validate(subject),
+        }
+    }
+}
+
 /// What is to be checked.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -187,18 +201,7 @@ impl From<Violation> for CallError {
     }
 }
 
-/// What is validated, and what becomes of what does not pass.
-///
-/// Each payload is checked in four places:
-///
-/// | Payload | What does not pass |
-/// |---|---|
-/// | of a call out | fails with [`Error::Invalid`](crate::Error::Invalid), and nothing is sent |
-/// | of a call in | is answered with the violation's code, and no handler runs |
-/// | of a result in | fails the call with [`Error::Invalid`](crate::Error::Invalid) |
-/// | of a result out | is replaced by [`ErrorCode::INTERNAL_ERROR`] |
-///
-/// Each violation is an [event](crate::EventKind::Invalid).
+#[doc = include_str!("docs/validation.md")]
 #[derive(Clone)]
 pub struct Validation {
     pub(crate) validator: Arc<dyn Validator>,
@@ -264,5 +267,37 @@ impl fmt::Debug for Validation {
             .field("protocols", &self.protocols)
             .field("report_only", &self.report_only)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Knows one protocol, and lets nothing of it pass.
+    struct Refuses(&'static str, ErrorCode);
+
+    impl Validator for Refuses {
+        fn knows(&self, protocol: &str) -> bool {
+            protocol == self.0
+        }
+
+        fn validate(&self, _: &Subject<'_>) -> Result<Valid, Violation> {
+            Err(Violation::new(self.1.clone(), "", ""))
+        }
+    }
+
+    #[test]
+    fn of_two_validators_the_first_that_knows_the_protocol_is_asked() {
+        let a = Refuses("a", ErrorCode::FORMAT_VIOLATION);
+        let b = (Refuses("a", ErrorCode::SECURITY_ERROR), Refuses("b", ErrorCode::GENERIC_ERROR));
+        let all = (a, b);
+        let payload = Payload::default();
+        for (protocol, code) in [("a", ErrorCode::FORMAT_VIOLATION), ("b", ErrorCode::GENERIC_ERROR)] {
+            assert!(all.knows(protocol));
+            let violation = all.validate(&Subject::new(protocol, "Reset", PayloadKind::Request, &payload));
+            assert_eq!(*violation.expect_err("refused").code(), code);
+        }
+        assert!(!all.knows("c"));
     }
 }

@@ -37,6 +37,10 @@ const PURE: &[&str] = &[
     "payload.rs",
     "tolerance.rs",
     "validate.rs",
+    "validate/schema.rs",
+    "validate/strict.rs",
+    "validate/strict/formats.rs",
+    "validate/strict/reader.rs",
     "wire.rs",
     "wire/read.rs",
 ];

@@ -25,6 +25,8 @@ mod handshake;
 mod keepalive;
 mod layers;
 mod limits;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod mounting;
 mod proxy;
 mod queue;

@@ -1,0 +1,91 @@
+//! What a recorder is told.
+
+use std::collections::BTreeMap;
+
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use ocpp_rpc::{Options, RpcRouter, RpcServer};
+use serde_json::Value;
+
+use crate::{
+    support::{SECOND, Station, connected, echo, server_with},
+    tcp::{Site, head},
+};
+
+/// What was counted, by name and labels; for times, how many there were.
+fn counted(recorder: &DebuggingRecorder) -> BTreeMap<String, u64> {
+    let metrics = recorder.snapshotter().snapshot().into_vec();
+    let line = |key: &metrics::Key| {
+        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        format!("{} {}", key.name(), labels.join(",")).trim().to_owned()
+    };
+    metrics
+        .into_iter()
+        .map(|(key, _, _, value)| {
+            let value = match value {
+                DebugValue::Counter(count) => count,
+                DebugValue::Gauge(level) => level.into_inner() as u64,
+                DebugValue::Histogram(times) => times.len() as u64,
+            };
+            (line(key.key()), value)
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn b61_connections_calls_and_what_is_out_of_the_ordinary_are_counted() {
+    let recorder = DebuggingRecorder::new();
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    let options = Options::server().ping_interval(SECOND).call_timeout(SECOND);
+    let server = server_with(RpcRouter::new().on("Echo", echo), options);
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let other = Station::connect(&server, "CP-2", "ocpp1.6").await;
+
+    station.ask(r#"[2,"1","Echo",{}]"#).await;
+    station.ask(r#"[2,"2","Nothing",{}]"#).await;
+    station.send("garbage").await;
+    station.send("").await;
+    let call = tokio::spawn(session.call::<Value>("Do", &()));
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    call.await.expect("no panic").expect("a result");
+    let late = session.call::<Value>("Slow", &()).await;
+    assert!(late.expect_err("silence").is_timeout());
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    station.ask(r#"[2,"3","Echo",{}]"#).await;
+    station.close(1000, "").await;
+    session.closed().await;
+
+    let counted = counted(&recorder);
+    for (name, value) in [
+        ("ocpp_rpc_connections", 1),
+        ("ocpp_rpc_connections_opened_total", 2),
+        ("ocpp_rpc_connections_closed_total cause=remote", 1),
+        ("ocpp_rpc_messages_total direction=in", 7),
+        ("ocpp_rpc_messages_total direction=out", 5),
+        ("ocpp_rpc_calls_total direction=in,outcome=result", 2),
+        ("ocpp_rpc_calls_total direction=in,outcome=error", 1),
+        ("ocpp_rpc_calls_total direction=out,outcome=result", 1),
+        ("ocpp_rpc_calls_total direction=out,outcome=timeout", 1),
+        ("ocpp_rpc_call_seconds direction=in", 3),
+        ("ocpp_rpc_call_seconds direction=out", 2),
+        ("ocpp_rpc_bad_messages_total", 1),
+        ("ocpp_rpc_deviations_total deviation=no text at all", 1),
+        ("ocpp_rpc_late_answers_total", 1),
+    ] {
+        assert_eq!(counted.get(name), Some(&value), "{name} of {counted:#?}");
+    }
+    assert!(counted["ocpp_rpc_message_bytes_total direction=in"] > 100, "{counted:#?}");
+    assert!(counted.contains_key("ocpp_rpc_ping_seconds"), "{counted:#?}");
+    drop(other);
+}
+
+#[tokio::test]
+async fn b61_handshakes_that_are_refused_are_counted_by_status() {
+    let recorder = DebuggingRecorder::new();
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    let site = Site::of(RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"])).await;
+    assert_eq!(site.ask(&head("/%ff")).await.status, 404);
+    let counted = counted(&recorder);
+    assert_eq!(counted.get("ocpp_rpc_handshakes_refused_total status=404"), Some(&1), "{counted:#?}");
+}
