@@ -67,7 +67,7 @@ async fn b51_both_sides_see_a_close_of_the_client() {
 }
 
 #[tokio::test]
-async fn the_last_handle_takes_the_connection_with_it() {
+async fn b46_the_last_handle_takes_the_connection_with_it_and_closes_with_1000() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder, &mut dials).await;
     let mut events = client.events();
