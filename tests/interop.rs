@@ -8,6 +8,8 @@ mod clients;
 mod fleet;
 #[path = "interop/harness.rs"]
 mod harness;
+#[path = "interop/npm.rs"]
+mod npm;
 #[path = "interop/peers.rs"]
 mod peers;
 #[path = "interop/rest.rs"]

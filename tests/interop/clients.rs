@@ -1,10 +1,7 @@
 //! Our client at servers on libraries by others, each with each protocol.
 
 use std::convert::Infallible;
-use std::io::{BufRead, BufReader, Write};
 use std::pin::pin;
-use std::process::{Child, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -16,9 +13,8 @@ use ocpp_rpc::{
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
-use crate::harness::{Kind, Library, PATIENCE};
+use crate::harness::{Kind, Library, Script};
 
 /// How long a scenario may take. Shorter than a call of ours would wait for its answer.
 const LIMIT: Duration = Duration::from_secs(50);
@@ -52,20 +48,20 @@ macro_rules! with_each_kind_of_server {
 
 with_each_kind_of_server! {
     boots
-    has_a_hundred_calls_out_each_way_at_once
-    is_refused_a_call_with_an_error
-    refuses_a_call_with_an_error
-    closes_with_a_code_and_a_reason
-    comes_back_after_it_was_closed_with_a_code_and_a_reason
-    keeps_waiting_calls_in_order_while_the_server_is_killed
-    learns_at_once_that_a_call_in_flight_is_lost
-    finishes_a_handler_while_the_server_is_down
-    finishes_a_handler_after_the_server_is_back
-    proves_itself_with_a_binary_password
-    is_refused_with_a_wrong_password
+    b23_has_a_hundred_calls_out_each_way_at_once
+    b26_is_refused_a_call_with_an_error
+    b33_refuses_a_call_with_an_error
+    b51_closes_with_a_code_and_a_reason
+    b59_comes_back_after_it_was_closed_with_a_code_and_a_reason
+    b29_keeps_waiting_calls_in_order_while_the_server_is_killed
+    b29_learns_at_once_that_a_call_in_flight_is_lost
+    b52_finishes_a_handler_while_the_server_is_down
+    b52_finishes_a_handler_after_the_server_is_back
+    b07_proves_itself_with_a_binary_password
+    b53_is_refused_with_a_wrong_password
     settles_for_the_second_protocol_it_offers
-    has_no_protocol_in_common
-    keeps_its_protocol_when_it_reconnects
+    b53_has_no_protocol_in_common
+    b55_keeps_its_protocol_when_it_reconnects
 }
 
 async fn boots(kind: Kind) {
@@ -78,7 +74,7 @@ async fn boots(kind: Kind) {
     boot(&client, &mut csms).await;
 }
 
-async fn has_a_hundred_calls_out_each_way_at_once(kind: Kind) {
+async fn b23_has_a_hundred_calls_out_each_way_at_once(kind: Kind) {
     let mut csms = Csms::start(kind).await;
     let options = Options::client().call_concurrency(100);
     let client = dial(&csms).options(options).connect().await.expect("the server is there");
@@ -102,7 +98,7 @@ async fn has_a_hundred_calls_out_each_way_at_once(kind: Kind) {
     assert_eq!(csms.event("calls").await, json!({"event": "calls", "ok": 100, "failed": 0}));
 }
 
-async fn is_refused_a_call_with_an_error(kind: Kind) {
+async fn b26_is_refused_a_call_with_an_error(kind: Kind) {
     let (mut csms, client) = connected(kind).await;
     let answer = client.call::<Value>("DataTransfer", &parcel("refuse", "")).await;
     let Err(Error::Rejected(error)) = answer else { panic!("not refused: {answer:?}") };
@@ -112,14 +108,14 @@ async fn is_refused_a_call_with_an_error(kind: Kind) {
     boot(&client, &mut csms).await;
 }
 
-async fn refuses_a_call_with_an_error(kind: Kind) {
+async fn b33_refuses_a_call_with_an_error(kind: Kind) {
     let (mut csms, client) = connected(kind).await;
     let refused = json!({"event": "error", "code": "InternalError", "description": "no cache here"});
     assert_eq!(csms.ask("clearcache", "error").await, refused);
     boot(&client, &mut csms).await;
 }
 
-async fn closes_with_a_code_and_a_reason(kind: Kind) {
+async fn b51_closes_with_a_code_and_a_reason(kind: Kind) {
     let (mut csms, client) = connected(kind).await;
     let closed = client.close(Close::new(1000).reason("bye")).await;
     assert_eq!((closed.code, &*closed.reason, closed.cause), (1000, "bye", Cause::Local));
@@ -128,7 +124,7 @@ async fn closes_with_a_code_and_a_reason(kind: Kind) {
     assert_eq!(seen, json!({"event": "disconnected", "code": 1000, "reason": "bye"}));
 }
 
-async fn comes_back_after_it_was_closed_with_a_code_and_a_reason(kind: Kind) {
+async fn b59_comes_back_after_it_was_closed_with_a_code_and_a_reason(kind: Kind) {
     let (mut csms, client) = connected(kind).await;
     let mut events = client.events();
     csms.tell("close 1001 maintenance");
@@ -144,7 +140,7 @@ async fn comes_back_after_it_was_closed_with_a_code_and_a_reason(kind: Kind) {
     boot(&client, &mut csms).await;
 }
 
-async fn keeps_waiting_calls_in_order_while_the_server_is_killed(kind: Kind) {
+async fn b29_keeps_waiting_calls_in_order_while_the_server_is_killed(kind: Kind) {
     let (mut csms, client) = connected(kind).await;
     csms.ask("hold", "holding").await;
     let in_flight = tokio::spawn(client.call::<Value>("Heartbeat", &()));
@@ -169,7 +165,7 @@ async fn keeps_waiting_calls_in_order_while_the_server_is_killed(kind: Kind) {
     }
 }
 
-async fn learns_at_once_that_a_call_in_flight_is_lost(kind: Kind) {
+async fn b29_learns_at_once_that_a_call_in_flight_is_lost(kind: Kind) {
     let (mut csms, client) = connected(kind).await;
     csms.ask("hold", "holding").await;
     let in_flight = tokio::spawn(client.call::<Value>("Heartbeat", &()));
@@ -184,11 +180,11 @@ async fn learns_at_once_that_a_call_in_flight_is_lost(kind: Kind) {
     boot(&client, &mut csms).await;
 }
 
-async fn finishes_a_handler_while_the_server_is_down(kind: Kind) {
+async fn b52_finishes_a_handler_while_the_server_is_down(kind: Kind) {
     finishes_a_handler(kind, false).await;
 }
 
-async fn finishes_a_handler_after_the_server_is_back(kind: Kind) {
+async fn b52_finishes_a_handler_after_the_server_is_back(kind: Kind) {
     finishes_a_handler(kind, true).await;
 }
 
@@ -242,14 +238,14 @@ async fn finishes_a_handler(kind: Kind, when_back: bool) {
     assert_eq!(end.await.cause, Cause::Local);
 }
 
-async fn proves_itself_with_a_binary_password(kind: Kind) {
+async fn b07_proves_itself_with_a_binary_password(kind: Kind) {
     let mut csms = Csms::launch(kind.library, kind.protocol, 0, Some(&PASSWORD)).await;
     let client = builder(&csms, "CP:1").password(PASSWORD).connect().await.expect("it is the right password");
     assert_eq!(csms.event("connected").await["identity"], "CP:1");
     boot(&client, &mut csms).await;
 }
 
-async fn is_refused_with_a_wrong_password(kind: Kind) {
+async fn b53_is_refused_with_a_wrong_password(kind: Kind) {
     let csms = Csms::launch(kind.library, kind.protocol, 0, Some(&PASSWORD)).await;
     let builder = builder(&csms, "CP:1");
     let shorter = builder.clone().password(&PASSWORD[..19]);
@@ -269,7 +265,7 @@ async fn settles_for_the_second_protocol_it_offers(kind: Kind) {
     boot(&client, &mut csms).await;
 }
 
-async fn has_no_protocol_in_common(kind: Kind) {
+async fn b53_has_no_protocol_in_common(kind: Kind) {
     let mut csms = Csms::start(kind).await;
     let client = dial(&csms).protocols([other_protocol(kind)]).build().expect("a sound configuration");
     let error = client.connect().await.expect_err("there is none in common");
@@ -285,7 +281,7 @@ async fn has_no_protocol_in_common(kind: Kind) {
     assert_eq!(client.state(), ClientState::Closed);
 }
 
-async fn keeps_its_protocol_when_it_reconnects(kind: Kind) {
+async fn b55_keeps_its_protocol_when_it_reconnects(kind: Kind) {
     let mut csms = Csms::start(kind).await;
     let both = [other_protocol(kind), kind.protocol];
     let client = dial(&csms).protocols(both).connect().await.expect("there is one in common");
@@ -411,8 +407,7 @@ async fn next<T>(events: &mut Events, pick: impl Fn(EventKind) -> Option<T>) -> 
 struct Csms {
     protocol: String,
     port: u16,
-    process: Child,
-    lines: mpsc::UnboundedReceiver<String>,
+    script: Script,
 }
 
 impl Csms {
@@ -423,57 +418,24 @@ impl Csms {
 
     async fn launch(library: Library, protocols: &str, port: u16, password: Option<&[u8]>) -> Self {
         let hex = |bytes: &[u8]| String::from_iter(bytes.iter().map(|byte| format!("{byte:02x}")));
-        let mut process = library
-            .script("csms")
-            .args([&port.to_string(), protocols])
-            .args(password.map(hex))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
-
-        let stdout = BufReader::new(process.stdout.take().expect("stdout is piped"));
-        let (sender, lines) = mpsc::unbounded_channel();
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut csms = Self { protocol: protocols.to_owned(), port, process, lines };
-        let listening = csms.event("listening").await;
-        csms.port = listening["port"].as_u64().and_then(|port| port.try_into().ok()).expect("a port");
-        csms
+        let mut command = library.script("csms");
+        command.args([&port.to_string(), protocols]).args(password.map(hex));
+        let mut script = Script::start(&mut command);
+        let port = script.port().await;
+        Self { protocol: protocols.to_owned(), port, script }
     }
 
     fn tell(&mut self, command: &str) {
-        let stdin = self.process.stdin.as_mut().expect("stdin is piped");
-        writeln!(stdin, "{command}").expect("the server listens");
+        self.script.tell(command);
     }
 
-    /// The next event of this name; others in between are skipped.
     async fn event(&mut self, name: &str) -> Value {
-        let mut skipped = Vec::new();
-        let found = timeout(PATIENCE, async {
-            while let Some(line) = self.lines.recv().await {
-                let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not an event: {line}"));
-                if event["event"] == name {
-                    return Some(event);
-                }
-                skipped.push(line);
-            }
-            None
-        });
-        let found = found.await;
-        found.ok().flatten().unwrap_or_else(|| panic!("the server does not say {name:?}, but {skipped:#?}"))
+        self.script.event(name).await
     }
 
     /// Tells a command, and waits for the event of this name.
     async fn ask(&mut self, command: &str, event: &str) -> Value {
         self.tell(command);
         self.event(event).await
-    }
-}
-
-impl Drop for Csms {
-    fn drop(&mut self) {
-        // By SIGKILL, so that it cannot say goodbye; fails where it has ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

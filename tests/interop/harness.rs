@@ -9,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
 
 /// How long anything may take, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -267,6 +269,59 @@ impl Station {
 
     pub(crate) fn exit_status(self) -> ExitStatus {
         self.0.exit_status()
+    }
+}
+
+/// A script that takes commands and prints events, line by line, for tests that are async. It is killed with this
+/// value.
+pub(crate) struct Script {
+    child: Child,
+    lines: UnboundedReceiver<String>,
+}
+
+impl Script {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the script starts");
+        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let (sender, lines) = unbounded_channel();
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, lines }
+    }
+
+    pub(crate) fn tell(&mut self, command: &str) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is piped");
+        writeln!(stdin, "{command}").expect("the script listens");
+    }
+
+    /// The next event of this name; others in between are skipped.
+    pub(crate) async fn event(&mut self, name: &str) -> Value {
+        let mut skipped = Vec::new();
+        let found = timeout(PATIENCE, async {
+            while let Some(line) = self.lines.recv().await {
+                let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not an event: {line}"));
+                if event["event"] == name {
+                    return Some(event);
+                }
+                skipped.push(line);
+            }
+            None
+        });
+        let found = found.await;
+        found.ok().flatten().unwrap_or_else(|| panic!("the script does not say {name:?}, but {skipped:#?}"))
+    }
+
+    /// The port that it says it listens on.
+    pub(crate) async fn port(&mut self) -> u16 {
+        let listening = self.event("listening").await;
+        listening["port"].as_u64().and_then(|port| port.try_into().ok()).expect("a port")
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        // By SIGKILL, so that it cannot say goodbye; fails where it has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

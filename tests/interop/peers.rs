@@ -34,18 +34,18 @@ macro_rules! with_each_kind_of_station {
 with_each_kind_of_station! {
     boots_and_is_listed
     sends_heartbeats
-    has_a_hundred_calls_out_each_way_at_once
-    is_told_that_an_action_is_unknown
-    refuses_a_call_with_an_error
+    b23_has_a_hundred_calls_out_each_way_at_once
+    b31_is_told_that_an_action_is_unknown
+    b26_refuses_a_call_with_an_error
     is_reset
-    is_late_with_an_answer
-    leaves_with_a_call_unanswered
-    closes_with_a_code_and_a_reason
-    is_closed_with_a_code_and_a_reason
-    is_replaced_by_a_second_connection
-    has_an_identity_that_needs_escapes
-    is_refused_where_no_stations_are_served
-    is_sent_away_by_ctrl_c_after_its_call_has_finished
+    b25_is_late_with_an_answer
+    b29_leaves_with_a_call_unanswered
+    b51_closes_with_a_code_and_a_reason
+    b51_is_closed_with_a_code_and_a_reason
+    b21_is_replaced_by_a_second_connection
+    b11_has_an_identity_that_needs_escapes
+    b15_is_refused_where_no_stations_are_served
+    b50_is_sent_away_by_ctrl_c_after_its_call_has_finished
 }
 
 fn boots_and_is_listed(kind: Kind) {
@@ -72,7 +72,7 @@ fn sends_heartbeats(kind: Kind) {
     }
 }
 
-fn has_a_hundred_calls_out_each_way_at_once(kind: Kind) {
+fn b23_has_a_hundred_calls_out_each_way_at_once(kind: Kind) {
     let backend = Backend::start();
     let mut station = backend.station(kind, "CP-1");
     let version = match kind.protocol {
@@ -90,13 +90,13 @@ fn has_a_hundred_calls_out_each_way_at_once(kind: Kind) {
     assert_eq!((&made["ok"], &made["failed"]), (&json!(100), &json!(0)));
 }
 
-fn is_told_that_an_action_is_unknown(kind: Kind) {
+fn b31_is_told_that_an_action_is_unknown(kind: Kind) {
     let backend = Backend::start();
     let mut station = backend.station(kind, "CP-1");
     assert_eq!(station.ask("unknown", "error")["code"], "NotImplemented");
 }
 
-fn refuses_a_call_with_an_error(kind: Kind) {
+fn b26_refuses_a_call_with_an_error(kind: Kind) {
     let backend = Backend::start();
     let _station = backend.station(kind, "CP-1");
     let rejected = json!({"error": "rejected", "code": "InternalError", "description": "no cache here", "details": {}});
@@ -110,7 +110,7 @@ fn is_reset(kind: Kind) {
     assert_eq!(station.event("call")["action"], "Reset");
 }
 
-fn is_late_with_an_answer(kind: Kind) {
+fn b25_is_late_with_an_answer(kind: Kind) {
     let backend = Backend::start();
     let mut station = backend.station(kind, "CP-1");
     station.ask("hold", "holding");
@@ -124,7 +124,7 @@ fn is_late_with_an_answer(kind: Kind) {
     reset(&backend, kind, "CP-1").expect(200, &json!({"result": {"status": "Accepted"}}));
 }
 
-fn leaves_with_a_call_unanswered(kind: Kind) {
+fn b29_leaves_with_a_call_unanswered(kind: Kind) {
     let backend = Backend::start();
     let mut station = backend.station(kind, "CP-1");
     station.ask("hold", "holding");
@@ -135,7 +135,7 @@ fn leaves_with_a_call_unanswered(kind: Kind) {
     call.reply().expect(503, &json!({"error": "disconnected"}));
 }
 
-fn closes_with_a_code_and_a_reason(kind: Kind) {
+fn b51_closes_with_a_code_and_a_reason(kind: Kind) {
     let backend = Backend::start();
     let events = backend.events();
     let mut station = backend.station(kind, "CP-1");
@@ -149,7 +149,7 @@ fn closes_with_a_code_and_a_reason(kind: Kind) {
     backend.wait_until_unlisted("CP-1");
 }
 
-fn is_closed_with_a_code_and_a_reason(kind: Kind) {
+fn b51_is_closed_with_a_code_and_a_reason(kind: Kind) {
     let backend = Backend::start();
     let station = backend.station(kind, "CP-1");
 
@@ -162,7 +162,7 @@ fn is_closed_with_a_code_and_a_reason(kind: Kind) {
     assert!(station.exit_status().success());
 }
 
-fn is_replaced_by_a_second_connection(kind: Kind) {
+fn b21_is_replaced_by_a_second_connection(kind: Kind) {
     let backend = Backend::start();
     let first = backend.station(kind, "CP-1");
     let mut second = backend.station(kind, "CP-1");
@@ -172,7 +172,7 @@ fn is_replaced_by_a_second_connection(kind: Kind) {
     reset(&backend, kind, "CP-1").expect(200, &json!({"result": {"status": "Accepted"}}));
 }
 
-fn has_an_identity_that_needs_escapes(kind: Kind) {
+fn b11_has_an_identity_that_needs_escapes(kind: Kind) {
     let backend = Backend::start();
     let _station = backend.station(kind, "Straße 7/2");
     assert!(backend.listed("Straße 7/2").is_some());
@@ -184,14 +184,14 @@ fn has_an_identity_that_needs_escapes(kind: Kind) {
     assert_eq!(backend.delete(&format!("/api/stations/{escaped}")).status, 200);
 }
 
-fn is_refused_where_no_stations_are_served(kind: Kind) {
+fn b15_is_refused_where_no_stations_are_served(kind: Kind) {
     let backend = Backend::start();
     let station = Station::start(kind, &format!("ws://{}/elsewhere", backend.address()), "CP-1");
     assert_eq!(station.event("refused")["status"], 404);
     assert!(station.exit_status().success());
 }
 
-fn is_sent_away_by_ctrl_c_after_its_call_has_finished(kind: Kind) {
+fn b50_is_sent_away_by_ctrl_c_after_its_call_has_finished(kind: Kind) {
     let backend = Backend::start();
     let _events = backend.events();
     let mut station = backend.station(kind, "CP-1");
@@ -254,7 +254,7 @@ fn events_tell_of_a_connect_messages_and_a_disconnect() {
 }
 
 #[test]
-fn bad_handshakes_disturb_no_station() {
+fn b16_bad_handshakes_disturb_no_station() {
     let backend = Backend::start();
     let mut station = backend.station(NPM, "CP-1");
 

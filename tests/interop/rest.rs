@@ -21,12 +21,12 @@ fn a_call_to_a_station_that_is_not_connected_is_404() {
 }
 
 #[test]
-fn a_plain_get_where_stations_connect_is_426() {
+fn b15_a_plain_get_where_stations_connect_is_426() {
     assert_eq!(Backend::start().get("/ocpp/CP-1").status, 426);
 }
 
 #[test]
-fn an_identity_that_cannot_be_decoded_is_404() {
+fn b16_an_identity_that_cannot_be_decoded_is_404() {
     let backend = Backend::start();
     for path in ["/ocpp/%E0%A4%A", "/ocpp/%", "/ocpp/%FF"] {
         assert_eq!(backend.handshake(path).status, 404, "{path}");
