@@ -325,6 +325,9 @@ async fn b28_calls_are_refused_at_once_while_closing_and_once_closed() {
         // From the moment that close is called; nobody else has run yet.
         assert!(futures_util::poll!(&mut closing).is_pending());
         assert!(matches!(session.call::<Value>("Any", &()).now_or_never(), Some(Err(Error::Closing))));
+        // And as long as the close frame, or the call under way, is not answered.
+        tokio::task::yield_now().await;
+        assert!(matches!(session.call::<Value>("Any", &()).now_or_never(), Some(Err(Error::Closing))));
         drop(station);
         closing.await;
         assert!(matches!(session.call::<Value>("Any", &()).now_or_never(), Some(Err(Error::Closed))));
