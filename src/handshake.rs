@@ -43,6 +43,12 @@ pub(crate) fn check(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> {
     if sole(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(refusal(StatusCode::UPGRADE_REQUIRED, "the WebSocket version is not 13"));
     }
+    // What would follow the head is no body of ours, and perhaps no frame of the client's.
+    let is_empty = |length: &HeaderValue| length == "0";
+    if headers.contains_key(header::TRANSFER_ENCODING) || !headers.get_all(header::CONTENT_LENGTH).iter().all(is_empty)
+    {
+        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake has no body"));
+    }
     let key_is_sound = sole(headers, &header::SEC_WEBSOCKET_KEY)
         .is_some_and(|key| BASE64_STANDARD.decode(key).is_ok_and(|key| key.len() == 16));
     match headers.typed_get::<SecWebsocketKey>() {

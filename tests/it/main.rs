@@ -22,6 +22,7 @@ mod edge;
 mod events;
 mod handlers;
 mod handshake;
+mod hostile;
 mod keepalive;
 mod layers;
 mod limits;
@@ -32,6 +33,7 @@ mod proxy;
 mod queue;
 mod redirects;
 mod registry;
+mod secrets;
 mod spans;
 #[cfg(feature = "strict")]
 mod strict;

@@ -315,6 +315,22 @@ async fn what_speaks_no_tls_is_an_event_and_holds_nobody_up() {
 }
 
 #[tokio::test]
+async fn a_hello_that_comes_byte_by_byte_ends_at_the_deadline() {
+    let authority = Authority::new();
+    let builder = builder().handshake_deadline(Duration::from_millis(300));
+    let mut site = site(builder, plain(local(&authority))).await;
+    let stream = TcpStream::connect(site.listener.local_addr()).await.expect("a listener");
+    // The beginning of a record of sixteen kilobytes, and of a hello as large.
+    let hello = [0x16, 0x03, 0x01, 0x40, 0x00, 0x01, 0x00, 0x3f, 0xf0, 0x03, 0x03];
+    let dripping = crate::hostile::drip(stream, hello.into_iter().chain(std::iter::repeat(0)));
+    let served = async { who(&soon(client(&site, believing(&authority)).connect()).await.expect("connected")).await };
+    let (seen, _) = tokio::join!(dripping, served);
+    assert!(seen.is_empty(), "{seen:x?}");
+    let (_, _, reason) = site.refused().await;
+    assert_eq!(reason, "the TLS handshake took too long");
+}
+
+#[tokio::test]
 async fn a_listener_that_closes_waits_for_no_tls_handshake() {
     let authority = Authority::new();
     let hour = Duration::from_secs(3600);

@@ -1,0 +1,138 @@
+//! Nothing that is written anywhere has a password or a private key in it.
+
+use std::{
+    convert::Infallible,
+    fmt::Write as _,
+    io,
+    sync::{Arc, Mutex},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use ocpp_rpc::{
+    Accept, Close, EventKind, Handshake, Reconnect, Reject, RpcClient, RpcRouter, RpcServer,
+    tls::{ClientTls, ServerTls},
+};
+use serde_json::Value;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::{
+    tcp::{Site, soon},
+    tls::Authority,
+};
+
+const PASSWORD: &str = "Tr0ub4dor&3-xyzzy";
+
+/// Everything that was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn no_log_no_event_no_error_and_no_debug_has_a_secret_in_it() {
+    async fn ping() -> Result<(), Infallible> {
+        Ok(())
+    }
+    // Of this thread and its runtime alone; the bridge from `log` is for all, and finds what each thread has.
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+    let _logging = tracing::subscriber::set_default(subscriber.with_writer(log.clone()).finish());
+    let _ = tracing_log::LogTracer::init();
+
+    let (authority, stations) = (Authority::new(), Authority::new());
+    let certificates = [authority.issue("127.0.0.1"), stations.issue("SN-0815")];
+    let mut written = String::new();
+    let hook = async |handshake: Handshake| {
+        tracing::trace!(?handshake, headers = ?handshake.headers(), parts = ?handshake.parts(), "judged");
+        match handshake.password_is(PASSWORD.as_bytes()) {
+            true => Ok(Accept::new()),
+            false => Err(Reject::unauthorized()),
+        }
+    };
+    let builder = RpcServer::builder(RpcRouter::new().on("Ping", ping)).protocols(["ocpp1.6"]).auth(hook);
+    let tls = ServerTls::builder().certificate(certificates[0].certificate());
+    let tls = tls.client_certificates_required(stations.authorities());
+    let _ = write!(written, "{builder:?} {tls:?}");
+    let server = builder.build().expect("sound");
+    let listener = server.listen_tls("127.0.0.1:0", tls.build().expect("sound")).await.expect("a port");
+    let mut site = Site { events: server.events(), listener, server };
+
+    let tls = ClientTls::builder().authorities(authority.authorities()).certificate(certificates[1].certificate());
+    let _ = write!(written, "{tls:?}");
+    let tls = tls.build().expect("sound");
+    let client = |identity: &str, password: &str| {
+        RpcClient::builder(format!("wss://{}/ocpp", site.listener.local_addr()), identity)
+            .protocols(["ocpp1.6"])
+            .reconnect(Reconnect::never())
+            .tls(tls.clone())
+            .password(password)
+    };
+    let passwords = [PASSWORD.to_owned(), format!("not {PASSWORD}")];
+    for (identity, password) in [("CP", &passwords[0]), ("other", &passwords[1])] {
+        let _ = write!(written, "{:?}", client(identity, password));
+        match soon(client(identity, password).connect()).await {
+            Ok(client) => {
+                let mut events = client.events();
+                soon(client.call::<Value>("Ping", &())).await.expect("an answer");
+                let session = site.server.session(identity).expect("registered");
+                let error = soon(session.call::<Value>("Any", &())).await.expect_err("no handler");
+                let _ = write!(written, "{client:?} {session:?} {:?} {error:?} {error}", session.tls());
+                soon(client.close(Close::normal())).await;
+                let _ = write!(written, "{:?}", soon(events.next()).await);
+            }
+            Err(error) => {
+                let _ = write!(written, "{error:?} {error}");
+            }
+        }
+    }
+    loop {
+        let event = soon(site.events.next()).await.expect("an event");
+        let _ = write!(written, "{event:?}");
+        if let EventKind::Refused { .. } = event.kind {
+            break;
+        }
+    }
+
+    let logged = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("UTF-8");
+    // It does log, each of the parts.
+    for part in ["judged", "handshake refused", "session opened", "rustls", "Sensitive"] {
+        assert!(logged.contains(part), "{part}: {logged}");
+    }
+    let mut secrets = vec!["Tr0ub4dor".to_owned(), BASE64_STANDARD.encode(PASSWORD)];
+    for (identity, password) in [("CP", &passwords[0]), ("other", &passwords[1])] {
+        // Without its end, which depends on what follows.
+        let encoded = BASE64_STANDARD.encode(format!("{identity}:{password}"));
+        secrets.push(encoded[..encoded.len() - 4].to_owned());
+    }
+    for issued in &certificates {
+        let lines = issued.key.lines().filter(|line| !line.starts_with("-----"));
+        let encoded: String = lines.collect();
+        let der = BASE64_STANDARD.decode(&encoded).expect("PEM");
+        // The secret number of a PKCS#8 key on P-256 (RFC 5915): in base64, as bytes and in digits.
+        let number = &der[36..68];
+        secrets.extend(issued.key.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned));
+        secrets.push(number.iter().map(|byte| format!("{byte:02x}")).collect());
+        secrets.push(format!("{number:?}").trim_matches(['[', ']']).to_owned());
+    }
+    for secret in secrets {
+        assert!(!logged.contains(&secret), "{secret} was logged");
+        assert!(!written.contains(&secret), "{secret} was printed: {written}");
+    }
+}
