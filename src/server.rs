@@ -114,6 +114,8 @@ use self::{
 ///
 /// A client that offers no protocol that the server has is upgraded without one and closed with 1002, unless
 /// [`NoCommonProtocol`] says otherwise.
+///
+#[cfg_attr(all(feature = "axum", feature = "listen"), doc = include_str!("docs/shutdown.md"))]
 #[derive(Clone)]
 pub struct RpcServer {
     inner: Arc<Inner>,

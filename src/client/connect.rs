@@ -52,7 +52,8 @@ impl Target {
         self.port
     }
 
-    /// Whether the endpoint is a `wss` one, so that the stream is to be TLS.
+    /// Whether the endpoint is a `wss` one, so that the stream is to be TLS. A connector that TLS is put over is not
+    /// asked for that.
     pub fn is_secure(&self) -> bool {
         self.secure
     }

@@ -31,6 +31,7 @@ mod metrics;
 mod mounting;
 mod proxy;
 mod queue;
+mod recipes;
 mod redirects;
 mod registry;
 mod secrets;

@@ -487,7 +487,8 @@ async fn tls_over_any_stream_can_be_accepted_and_dialled() {
             Ok::<_, std::io::Error>(())
         }
     });
-    let in_memory = move |_| {
+    let in_memory = move |target: ocpp_rpc::Target| {
+        assert!(!target.is_secure(), "there is no TLS to be made below TLS");
         let (near, far) = tokio::io::duplex(4096);
         dialled.send(far).expect("a server");
         async { Ok(near) }
