@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
         "wire",
     ],
     &["event"],
-    &["connection"],
+    &["connection", "meter"],
     &["peer"],
     &["rpc"],
     &["client", "server"],

@@ -69,7 +69,7 @@ async fn b44_a_multiple_of_a_tenth_is_one_whatever_floating_point_says() {
 #[tokio::test]
 async fn b41_a_typed_handler_gets_the_value_that_was_checked() {
     async fn authorize(Params(request): Params<ocpp_kit::v1_6::AuthorizeRequest>) -> Result<Value, Infallible> {
-        Ok(json!({"idTagInfo": {"status": if request.id_tag.to_string() == "tag" { "Accepted" } else { "Invalid" }}}))
+        Ok(json!({"idTagInfo": {"status": if request.id_tag == *"tag" { "Accepted" } else { "Invalid" }}}))
     }
     let router = RpcRouter::new().on("Authorize", authorize);
     let server = server_with(router, Options::server().validation(Validation::new(Strict)));
