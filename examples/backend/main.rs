@@ -9,12 +9,42 @@
 mod api;
 #[path = "../charger/station.rs"]
 mod demo;
+mod passwords;
 mod stations;
+#[cfg(feature = "tls")]
+mod tls;
 
-use std::{sync::Arc, time::Duration};
+/// Stands in for TLS, where there is none.
+#[cfg(not(feature = "tls"))]
+mod tls {
+    use std::error::Error;
+
+    use axum::Router;
+    use ocpp_rpc::{Listener, RpcServer};
+
+    #[derive(clap::Args)]
+    pub(crate) struct Tls {}
+
+    impl Tls {
+        pub(crate) fn scheme(&self) -> &'static str {
+            "ws"
+        }
+
+        pub(crate) async fn listen(
+            &self,
+            server: &RpcServer,
+            address: &str,
+            app: Router,
+        ) -> Result<Listener, Box<dyn Error>> {
+            Ok(server.listen_with(address, app).await?)
+        }
+    }
+}
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Parser;
-use ocpp_rpc::{Close, Options, RpcServer};
+use ocpp_rpc::{Close, Options, RpcClient, RpcServer};
 
 #[derive(Parser)]
 struct Args {
@@ -24,6 +54,11 @@ struct Args {
     /// Starts so many charging stations inside, to have something to look at.
     #[arg(long, default_value_t = 0)]
     demo: usize,
+    /// Lets in who has a password here, in lines of `identity:password` (security profiles 1 and 2).
+    #[arg(long, conflicts_with = "demo")]
+    password_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: tls::Tls,
 }
 
 #[tokio::main]
@@ -33,33 +68,32 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let server = RpcServer::builder(stations::router())
         .protocols(["ocpp2.1", "ocpp2.0.1", "ocpp1.6"])
+        .auth(passwords::Gate::new(args.password_file.as_deref())?)
         .options(Options::server().call_timeout(Duration::from_secs(30)))
         .build()?;
     let app = api::router(&server).route_service("/ocpp/{*identity}", server.clone());
 
-    let listener = server.listen_with(&args.listen, app).await?;
-    let address = listener.local_addr();
-    println!("stations connect to  ws://{address}/ocpp/<identity>");
-    println!("people look at       http://{address}/api/stations");
+    let listener = args.tls.listen(&server, &args.listen, app).await?;
+    let (address, ws) = (listener.local_addr(), args.tls.scheme());
+    let http = ws.replace("ws", "http");
+    println!("stations connect to  {ws}://{address}/ocpp/<identity>");
+    println!("people look at       {http}://{address}/api/stations");
 
     let mut demo = tokio::task::JoinSet::new();
     let tally = Arc::<demo::Tally>::default();
     for number in 1..=args.demo {
         let protocol = if number % 2 == 1 { "ocpp1.6" } else { "ocpp2.0.1" };
         let settings = demo::Settings {
-            url: format!("ws://{address}/ocpp"),
-            identity: format!("DEMO-{number}"),
-            protocols: vec![protocol.to_owned()],
-            password: None,
+            client: RpcClient::builder(format!("ws://{address}/ocpp"), format!("DEMO-{number}")).protocols([protocol]),
             interval: Some(10),
         };
         demo.spawn(demo::run(settings, tally.clone()));
     }
     if args.demo > 0 {
         println!(
-            "reset one with       curl -d '{{\"type\":\"Soft\"}}' http://{address}/api/stations/DEMO-1/calls/Reset"
+            "reset one with       curl -d '{{\"type\":\"Soft\"}}' {http}://{address}/api/stations/DEMO-1/calls/Reset"
         );
-        println!("watch them at        curl -N http://{address}/api/events");
+        println!("watch them at        curl -N {http}://{address}/api/events");
     }
 
     tokio::signal::ctrl_c().await?;

@@ -4,6 +4,25 @@
 //!     cargo run --release --example charger -- --count 500 --interval 10
 
 mod station;
+#[cfg(feature = "tls")]
+mod tls;
+
+/// Stands in for TLS, where there is none.
+#[cfg(not(feature = "tls"))]
+mod tls {
+    use std::error::Error;
+
+    use ocpp_rpc::RpcClientBuilder;
+
+    #[derive(clap::Args)]
+    pub(crate) struct Tls {}
+
+    impl Tls {
+        pub(crate) fn apply(&self, client: RpcClientBuilder) -> Result<RpcClientBuilder, Box<dyn Error>> {
+            Ok(client)
+        }
+    }
+}
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -11,6 +30,7 @@ use std::{
 };
 
 use clap::Parser;
+use ocpp_rpc::RpcClient;
 use station::{Settings, Tally};
 use tokio::task::JoinSet;
 
@@ -34,19 +54,24 @@ struct Args {
     /// Seconds between heartbeats, in place of what the server asks for.
     #[arg(long)]
     interval: Option<u64>,
+    #[command(flatten)]
+    tls: tls::Tls,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
-    let Args { url, identity, protocol, password, count, interval } = Args::parse();
+    let Args { url, identity, protocol, password, count, interval, tls } = Args::parse();
     let tally = Arc::<Tally>::default();
     let mut stations = JoinSet::new();
     for number in 1..=count {
         let identity = if count == 1 { identity.clone() } else { format!("{identity}-{number:04}") };
-        let (url, password) = (url.clone(), password.clone());
-        let settings = Settings { url, identity, protocols: protocol.clone(), password, interval };
+        let mut client = tls.apply(RpcClient::builder(&url, identity).protocols(&protocol))?;
+        if let Some(password) = &password {
+            client = client.password(password.as_str());
+        }
+        let settings = Settings { client, interval };
         stations.spawn(station::run(settings, tally.clone()));
     }
     let mut progress = tokio::time::interval(Duration::from_secs(1));

@@ -12,7 +12,7 @@ use std::{
 
 use jiff::Timestamp;
 use ocpp_rpc::{
-    Backoff, ClientState, Close, ConnectError, Error, Reconnect, RpcClient, RpcRouter,
+    Backoff, ClientState, Close, ConnectError, Error, Reconnect, RpcClient, RpcClientBuilder, RpcRouter,
     extract::{Params, State},
 };
 use serde_json::{Value, json};
@@ -24,10 +24,8 @@ use tokio::{
 /// What a station is told at its start.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub(crate) url: String,
-    pub(crate) identity: String,
-    pub(crate) protocols: Vec<String>,
-    pub(crate) password: Option<String>,
+    /// Whom it calls, as whom, and how.
+    pub(crate) client: RpcClientBuilder,
     /// Seconds between heartbeats, in place of what the server asks for.
     pub(crate) interval: Option<u64>,
 }
@@ -79,18 +77,12 @@ const RESTING: Duration = Duration::from_secs(20);
 
 /// Runs a station until its server refuses it for good.
 pub(crate) async fn run(settings: Settings, tally: Arc<Tally>) -> Result<Infallible, ConnectError> {
-    let Settings { url, identity, protocols, password, interval } = settings;
+    let Settings { client, interval } = settings;
     let (orders, mut ordered) = mpsc::channel(16);
     let memory = Arc::new(Memory::new(orders));
     let backoff = Backoff::exponential().max(Duration::from_secs(10));
-    let mut builder = RpcClient::builder(url, identity)
-        .protocols(protocols)
-        .router(router(memory.clone()))
-        .reconnect(Reconnect::always().backoff(backoff).first_connect_too());
-    if let Some(password) = password {
-        builder = builder.password(password);
-    }
-    let client = builder.build().map_err(ConnectError::Settings)?;
+    let reconnect = Reconnect::always().backoff(backoff).first_connect_too();
+    let client = client.router(router(memory.clone())).reconnect(reconnect).build().map_err(ConnectError::Settings)?;
     let _watch = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(count(client.clone(), tally.clone())));
     let station = Station { client, memory, tally, interval };
     loop {

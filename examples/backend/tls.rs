@@ -1,0 +1,51 @@
+//! The backend's side of TLS: OCPP security profiles 2 and 3.
+
+use std::{error::Error, path::PathBuf};
+
+use axum::Router;
+use ocpp_rpc::{
+    Listener, RpcServer,
+    tls::{Authorities, Certificate, ServerTls},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Tls {
+    /// A certificate with those that lead to its authority, in PEM; may be given several times, and speaks TLS.
+    #[arg(long, requires = "tls_key", conflicts_with = "demo")]
+    tls_cert: Vec<PathBuf>,
+    /// The key of each certificate, in the same order.
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Vec<PathBuf>,
+    /// Wants client certificates of these authorities (security profile 3).
+    #[arg(long, requires = "tls_cert")]
+    client_ca: Option<PathBuf>,
+}
+
+impl Tls {
+    /// The beginning of a station's URL.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls_cert.is_empty() { "ws" } else { "wss" }
+    }
+
+    pub(crate) async fn listen(
+        &self,
+        server: &RpcServer,
+        address: &str,
+        app: Router,
+    ) -> Result<Listener, Box<dyn Error>> {
+        if self.tls_cert.is_empty() {
+            return Ok(server.listen_with(address, app).await?);
+        }
+        if self.tls_cert.len() != self.tls_key.len() {
+            return Err("every --tls-cert needs its --tls-key".into());
+        }
+        let mut tls = ServerTls::builder();
+        for (chain, key) in self.tls_cert.iter().zip(&self.tls_key) {
+            tls = tls.certificate(Certificate::from_pem_files(chain, key)?);
+        }
+        if let Some(path) = &self.client_ca {
+            tls = tls.client_certificates_required(Authorities::from_pem_file(path)?);
+        }
+        Ok(server.listen_tls_with(address, tls.build()?, app).await?)
+    }
+}

@@ -1,0 +1,38 @@
+//! The station's side of TLS: OCPP security profiles 2 and 3.
+
+use std::{error::Error, path::PathBuf};
+
+use ocpp_rpc::{
+    RpcClientBuilder,
+    tls::{Authorities, Certificate, ClientTls},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Tls {
+    /// The authorities to believe, in PEM, in place of the system's.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// The certificate to show, with those that lead to its authority, in PEM (security profile 3).
+    #[arg(long, requires = "key")]
+    cert: Option<PathBuf>,
+    /// The key of the certificate.
+    #[arg(long, requires = "cert")]
+    key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// A client that speaks as the arguments say.
+    pub(crate) fn apply(&self, client: RpcClientBuilder) -> Result<RpcClientBuilder, Box<dyn Error>> {
+        if self.ca.is_none() && self.cert.is_none() {
+            return Ok(client);
+        }
+        let mut tls = ClientTls::builder();
+        if let Some(path) = &self.ca {
+            tls = tls.authorities(Authorities::from_pem_file(path)?);
+        }
+        if let (Some(chain), Some(key)) = (&self.cert, &self.key) {
+            tls = tls.certificate(Certificate::from_pem_files(chain, key)?);
+        }
+        Ok(client.tls(tls.build()?))
+    }
+}
