@@ -155,3 +155,29 @@ async fn a_session_asked_for_by_a_clients_handler_is_an_error_and_no_panic() {
     csms.send(json!([2, "1", "Any", {}])).await;
     assert_eq!(csms.receive().await[2], "InternalError");
 }
+
+#[tokio::test(start_paused = true)]
+async fn b28_calls_are_refused_without_a_connection_where_that_is_wanted() {
+    let (builder, mut dials) = client();
+    let (client, attempt) = connecting(builder.reconnect(reconnect().refuse_calls()));
+    let refused = async || {
+        let outcome = client.call::<Value>("A", &()).await;
+        assert!(matches!(&outcome, Err(error @ Error::NotConnected) if error.is_retryable()), "{outcome:?}");
+    };
+    let stream = dials.next().await;
+    refused().await;
+    let mut csms = Csms(accept(stream, "ocpp1.6").await);
+    attempt.await.expect("no panic").expect("connected");
+    // Whoever waits in line when the connection is lost was not refused, and goes on waiting.
+    let [first, second] = ["First", "Second"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
+    csms.receive_call("First").await;
+    drop(csms);
+    assert!(first.await.expect("no panic").expect_err("lost").maybe_delivered());
+    refused().await;
+    let mut csms = dials.accept("ocpp1.6").await;
+    csms.answer("Second").await;
+    second.await.expect("no panic").expect("answered");
+    let third = tokio::spawn(client.call::<Value>("Third", &()));
+    csms.answer("Third").await;
+    third.await.expect("no panic").expect("answered");
+}

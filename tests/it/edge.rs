@@ -114,7 +114,7 @@ async fn no_common_protocol_is_served_where_it_was_told_to() {
 }
 
 #[test]
-fn settings_of_the_edge_that_could_never_work_are_refused_with_their_names() {
+fn b10_settings_of_the_edge_that_could_never_work_are_refused_with_their_names() {
     type Spoil = fn(RpcServerBuilder) -> RpcServerBuilder;
     let cases: &[(Spoil, &str)] = &[
         (|builder| builder.protocols(["ocpp1.6"]).default_protocol("ocpp2.1"), "\"ocpp2.1\" is none of the protocols"),
@@ -142,7 +142,7 @@ fn identify<B>(mut request: Request<B>) -> Request<B> {
 }
 
 #[tokio::test]
-async fn an_identity_that_a_layer_knows_stands_in_for_the_path() {
+async fn b11_an_identity_that_a_layer_knows_stands_in_for_the_path() {
     let seen = async |handshake: Handshake| {
         let shown = (handshake.identity().to_owned(), handshake.endpoint().to_owned());
         assert!(handshake.password_is(b"secret"), "{shown:?}");
@@ -188,7 +188,7 @@ async fn an_identity_that_a_layer_knows_stands_in_for_the_path() {
 // Sessions of one identity.
 
 #[tokio::test]
-async fn the_oldest_stays_where_it_was_told_to() {
+async fn b21_the_oldest_stays_where_it_was_told_to() {
     let mut site = Site::of(builder().same_identity(SameIdentity::OldestStays)).await;
     let mut old = site.enter(&head("/CP")).await;
     who(&mut old).await;
@@ -203,7 +203,7 @@ async fn the_oldest_stays_where_it_was_told_to() {
 }
 
 #[tokio::test]
-async fn of_two_that_come_at_once_only_one_gets_the_place_that_the_oldest_keeps() {
+async fn b21_of_two_that_come_at_once_only_one_gets_the_place_that_the_oldest_keeps() {
     let server = builder().same_identity(SameIdentity::OldestStays).build().expect("sound");
     // The answer does not fit, so that the first session cannot open yet.
     let (near, far) = tokio::io::duplex(16);
@@ -221,7 +221,7 @@ async fn of_two_that_come_at_once_only_one_gets_the_place_that_the_oldest_keeps(
 }
 
 #[tokio::test]
-async fn both_are_sessions_where_it_was_told_to() {
+async fn b21_both_are_sessions_where_it_was_told_to() {
     let site = Site::of(builder().same_identity(SameIdentity::Both)).await;
     let mut sessions = Vec::new();
     let mut stations = Vec::new();
@@ -247,7 +247,7 @@ async fn both_are_sessions_where_it_was_told_to() {
 }
 
 #[tokio::test]
-async fn a_thousand_connections_of_one_identity_leave_one_session_and_nothing_else() {
+async fn b21_a_thousand_connections_of_one_identity_leave_one_session_and_nothing_else() {
     let options = Options::server().close_timeout(Duration::from_millis(100)).ping_interval(Duration::ZERO);
     let server = builder().options(options).max_sessions(1).build().expect("sound");
     let clients = join_all((0..1000).map(async |_| {
@@ -284,7 +284,7 @@ async fn a_thousand_connections_of_one_identity_leave_one_session_and_nothing_el
 // How many sessions there may be.
 
 #[tokio::test]
-async fn more_sessions_than_there_may_be_are_turned_away_until_one_has_ended() {
+async fn b22_more_sessions_than_there_may_be_are_turned_away_until_one_has_ended() {
     let mut site = Site::of(builder().max_sessions(2)).await;
     let mut first = site.enter(&head("/first")).await;
     who(&mut first).await;
@@ -306,7 +306,7 @@ async fn more_sessions_than_there_may_be_are_turned_away_until_one_has_ended() {
 }
 
 #[tokio::test]
-async fn more_sessions_from_one_address_than_there_may_be_are_turned_away() {
+async fn b22_more_sessions_from_one_address_than_there_may_be_are_turned_away() {
     let server = builder().max_sessions_per_address(2).build().expect("sound");
     let mut sessions = Vec::new();
     for (number, (address, status)) in [
@@ -367,7 +367,7 @@ async fn the_hook_decides_the_options_of_a_session() {
 }
 
 #[tokio::test]
-async fn new_options_of_a_server_hold_for_later_sessions() {
+async fn b09_new_options_of_a_server_hold_for_later_sessions() {
     let site = Site::of(builder()).await;
     let mut before = site.enter(&head("/before")).await;
     who(&mut before).await;
@@ -382,7 +382,7 @@ async fn new_options_of_a_server_hold_for_later_sessions() {
 // Connections that somebody else accepted.
 
 #[tokio::test]
-async fn what_is_known_of_a_connection_reaches_the_hook_and_the_session() {
+async fn b11_what_is_known_of_a_connection_reaches_the_hook_and_the_session() {
     let (shown, mut handshakes) = mpsc::unbounded_channel();
     let hook = move |handshake: Handshake| {
         shown.send(handshake).expect("a test");
@@ -427,7 +427,7 @@ async fn a_connection_that_is_served_ends_with_its_upgrade_or_with_the_server() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_deadline_of_a_handshake_is_one_for_the_head_and_the_hook() {
+async fn b13_the_deadline_of_a_handshake_is_one_for_the_head_and_the_hook() {
     let hook = async |_: Handshake| std::future::pending::<Result<Accept, Reject>>().await;
     let server = builder().auth(hook).handshake_deadline(Duration::from_secs(5)).build().expect("sound");
     let began = Instant::now();

@@ -112,7 +112,7 @@ async fn a_handshake_whose_body_has_no_length_is_a_handshake() {
 }
 
 #[tokio::test]
-async fn identities_are_taken_as_they_are_or_not_at_all() {
+async fn b16_identities_are_taken_as_they_are_or_not_at_all() {
     let site = Site::of(builder()).await;
     let long = "x".repeat(10_000);
     let escaped = "%C3%A9".repeat(5_000);
@@ -148,7 +148,7 @@ async fn identities_are_taken_as_they_are_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_hook_that_answers_after_the_client_has_left_opens_nothing_that_stays() {
+async fn b13_a_hook_that_answers_after_the_client_has_left_opens_nothing_that_stays() {
     let (entered, mut entering) = mpsc::unbounded_channel();
     let open = Arc::new(Semaphore::new(0));
     let hook = {
@@ -210,7 +210,7 @@ fn close_code(seen: &[u8]) -> Option<u16> {
 }
 
 #[tokio::test]
-async fn frames_that_break_the_protocol_end_the_session_with_a_code() {
+async fn b51_frames_that_break_the_protocol_end_the_session_with_a_code() {
     let mut site = Site::of(builder().options(Options::server().max_message_size(100_000))).await;
     for (bytes, code, cause) in [
         (vec![0x81, 0x02, b'h', b'i'], 1002, Cause::ProtocolError), // not masked

@@ -363,7 +363,7 @@ fn certified(authority: &Authority, certificate: &Issued) -> ClientTls {
 }
 
 #[tokio::test]
-async fn a_client_certificate_reaches_the_hook_and_the_session() {
+async fn b11_a_client_certificate_reaches_the_hook_and_the_session() {
     let (authority, stations) = (Authority::new(), Authority::new());
     let (hook, mut handshakes) = showing();
     let tls = plain(local(&authority).client_certificates_required(stations.authorities()));

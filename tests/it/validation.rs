@@ -232,3 +232,20 @@ fn b41_a_violation_is_an_answer_with_its_pointer() {
     assert_eq!(error.to_string(), "PropertyConstraintViolation: /a/0: is too long");
     assert_eq!(error.details().map(Payload::as_str), Some(r#"{"pointer":"/a/0"}"#));
 }
+
+#[tokio::test]
+async fn b43_validation_may_be_decided_when_a_session_is_accepted() {
+    let hook = async |handshake: ocpp_rpc::Handshake| {
+        let options = Options::server();
+        Ok(ocpp_rpc::Accept::new().options(match handshake.identity() {
+            "checked" => options.validation(Validation::new(Acme)),
+            _ => options,
+        }))
+    };
+    let server = RpcServer::builder(RpcRouter::new().on("Do", echo)).protocols(["acme1"]).auth(hook);
+    let server = server.build().expect("sound");
+    for (identity, answer) in [("checked", r#"[4,"1","Occur"#), ("free", r#"[3,"1",{}]"#)] {
+        let mut station = Station::connect(&server, identity, "acme1").await;
+        assert!(station.ask(r#"[2,"1","Do",{}]"#).await.starts_with(answer), "{identity}");
+    }
+}
