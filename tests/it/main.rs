@@ -34,6 +34,7 @@ mod queue;
 mod recipes;
 mod redirects;
 mod registry;
+#[cfg(feature = "tls")]
 mod secrets;
 mod spans;
 #[cfg(feature = "strict")]
