@@ -21,7 +21,7 @@ use crate::close::{Cause, Close};
 #[non_exhaustive]
 pub enum SameIdentity {
     /// The newcomer takes the place of the old session, which is closed with 1008 and
-    /// [`Cause::Replaced`](crate::Cause::Replaced) once the newcomer's socket is there. A station whose connection
+    /// [*replaced*](crate::Cause::Replaced) once the newcomer's socket is there. A station whose connection
     /// broke without a word comes back at once.
     #[default]
     NewestWins,

@@ -250,7 +250,8 @@ async fn b51_frames_that_break_the_protocol_end_the_session_with_a_code() {
 
 #[tokio::test]
 async fn a_message_of_a_million_pieces_is_one_message() {
-    let site = Site::of(builder()).await;
+    // No ping comes in between.
+    let site = Site::of(builder().options(Options::server().ping_interval(Duration::ZERO))).await;
     let station = site.enter(&head("/CP")).await;
     let stream = station.ws.into_inner();
     let (mut reader, mut writer) = tokio::io::split(stream);
