@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .on("BootNotification", boot)
         .on("MeterValues", meter_values)
         .on("Trigger", trigger);
-    let server = RpcServer::builder(router).protocols(["ocpp1.6"]).build()?;
+    let server = RpcServer::builder(router).max_connections(100_000).protocols(["ocpp1.6"]).build()?;
     let listener = server.listen(("127.0.0.1", port)).await?;
     println!("listening on ws://{}/<identity>", listener.local_addr());
     tokio::signal::ctrl_c().await?;

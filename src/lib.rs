@@ -69,7 +69,8 @@ pub mod extract {
     pub use crate::server::Session;
 }
 
-/// TLS by rustls: certificates, and the two ends of it (OCPP security profiles 2 and 3).
+#[cfg_attr(all(feature = "client", feature = "listen"), doc = include_str!("docs/tls.md"))]
+#[cfg_attr(not(all(feature = "client", feature = "listen")), doc = "TLS by rustls, of one end.")]
 #[cfg(feature = "tls")]
 pub mod tls {
     pub use tokio_rustls::rustls;

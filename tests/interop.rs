@@ -8,9 +8,13 @@ mod clients;
 mod fleet;
 #[path = "interop/harness.rs"]
 mod harness;
+#[path = "interop/hostile.rs"]
+mod hostile;
 #[path = "interop/npm.rs"]
 mod npm;
 #[path = "interop/peers.rs"]
 mod peers;
+#[path = "interop/profiles.rs"]
+mod profiles;
 #[path = "interop/rest.rs"]
 mod rest;

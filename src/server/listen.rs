@@ -6,7 +6,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::{
-    net::{TcpListener, TcpStream, ToSocketAddrs},
+    net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs, lookup_host},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout, timeout_at},
 };
@@ -18,6 +18,10 @@ use super::{
     serve::{self, BodyError},
 };
 use crate::{close::Close, connection::socket::Io};
+
+/// How many clients may wait to be accepted, as far as the system has it: all of a large site may come at once, and who
+/// finds no place tries again a second later.
+const BACKLOG: u32 = 4096;
 
 /// How long the listener rests when the system gives it no more sockets.
 const REST: Duration = Duration::from_millis(100);
@@ -52,6 +56,7 @@ impl RpcServer {
     /// | the head of a request | must be there within [`handshake_deadline`](super::RpcServerBuilder::handshake_deadline), else the connection is closed |
     /// | its size | at most [`max_head`](super::RpcServerBuilder::max_head) and [`max_headers`](super::RpcServerBuilder::max_headers), else 431 |
     /// | open connections | at most [`max_connections`](super::RpcServerBuilder::max_connections), the others wait |
+    /// | clients that come at once | 4096 of them wait to be accepted where the system lets them, in place of 128 |
     /// | sockets run out | the listener rests and goes on |
     /// | [`Handshake::remote_address`](super::Handshake::remote_address) | is known |
     ///
@@ -74,7 +79,7 @@ impl RpcServer {
         H::Future: Send,
         B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
     {
-        let socket = TcpListener::bind(address).await?;
+        let socket = bind(address).await?;
         let local_addr = socket.local_addr()?;
         // A server that closes takes its listeners with it.
         let stop = self.inner.closing.child_token();
@@ -126,6 +131,30 @@ impl RpcServer {
             }
         }
     }
+}
+
+/// Binds the first of the addresses that can be.
+async fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "there is no such address");
+    for address in lookup_host(address).await? {
+        match listen_on(address) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A server that restarts has sockets of its former self about; on Windows it would share the port with others.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// What a listener makes of a socket.

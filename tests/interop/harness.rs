@@ -31,6 +31,14 @@ impl Backend {
         Self { process, address }
     }
 
+    /// The same in this directory.
+    pub(crate) fn told(arguments: &[&str], directory: &Path) -> Self {
+        let mut command = example("backend");
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments).current_dir(directory);
+        let (process, address) = listens(Process::start("backend", &mut command));
+        Self { process, address }
+    }
+
     /// Where it listens, as `host:port`.
     pub(crate) fn address(&self) -> &str {
         &self.address
@@ -146,6 +154,15 @@ impl Server {
         let (process, address) = listening(name, arguments);
         Self { _process: process, url: format!("ws://{address}") }
     }
+
+    /// The same, when it may open no more than so many files.
+    pub(crate) fn with_files(files: &str, name: &str, arguments: &[&str]) -> Self {
+        let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).arg(example(name).get_program()).args(arguments);
+        let (process, address) = listens(Process::start(name, &mut shell));
+        Self { _process: process, url: format!("ws://{address}") }
+    }
 }
 
 /// The example `charger`, as many stations in one process.
@@ -153,8 +170,12 @@ pub(crate) struct Fleet(Process);
 
 impl Fleet {
     pub(crate) fn start(url: &str, stations: usize) -> Self {
-        let arguments = ["--url", url, "--count", &stations.to_string(), "--interval", "5"];
-        Self(Process::start("the fleet", example("charger").args(arguments)))
+        Self::told(&["--url", url, "--count", &stations.to_string(), "--interval", "5"], Path::new("."))
+    }
+
+    /// The example with these arguments, in this directory.
+    pub(crate) fn told(arguments: &[&str], directory: &Path) -> Self {
+        Self(Process::start("the fleet", example("charger").args(arguments).current_dir(directory)))
     }
 
     /// Waits for a line of progress that says so.
@@ -244,8 +265,14 @@ pub(crate) struct Station(Process);
 impl Station {
     /// Starts a station that dials `url`, and waits for nothing.
     pub(crate) fn start(kind: Kind, url: &str, identity: &str) -> Self {
+        Self::with_files(kind, url, identity, &[])
+    }
+
+    /// The same with PEM files, by the names that the script has for them.
+    pub(crate) fn with_files(kind: Kind, url: &str, identity: &str, files: &[(&str, PathBuf)]) -> Self {
         let mut command = kind.library.script("station");
-        Self(Process::start(format!("station {identity}"), command.args([url, identity, kind.protocol])))
+        command.args([url, identity, kind.protocol]).envs(files.iter().map(|(name, path)| (name, path)));
+        Self(Process::start(format!("station {identity}"), &mut command))
     }
 
     pub(crate) fn tell(&mut self, command: &str) {
@@ -388,10 +415,12 @@ impl Drop for Process {
     }
 }
 
-/// Where cargo puts what it builds: `target/debug`, from `target/debug/deps/interop-…`.
 /// An example that has said where it listens, and the address.
 fn listening(name: &str, arguments: &[&str]) -> (Process, String) {
-    let process = Process::start(name, example(name).args(arguments));
+    listens(Process::start(name, example(name).args(arguments)))
+}
+
+fn listens(process: Process) -> (Process, String) {
     let port: u16 = process.wait_for("a line with its address", |line| {
         let (_, rest) = line.split_once("://127.0.0.1:")?;
         rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
@@ -405,6 +434,7 @@ fn example(name: &str) -> Command {
     Command::new(program)
 }
 
+/// Where cargo puts what it builds: `target/debug`, from `target/debug/deps/interop-…`.
 fn build_directory() -> PathBuf {
     let this = env::current_exe().expect("this test has a path");
     this.ancestors().nth(2).expect("cargo puts tests into target/debug/deps").to_owned()

@@ -11,9 +11,12 @@
 //     release             answer the calls held back, and those to come
 //     close CODE REASON   close, and end
 //
+// STATION_CA, STATION_CERT and STATION_KEY name PEM files for endpoints that begin with wss://.
+//
 // station.py speaks the same lines, so that one harness drives both.
 
 const { once } = require('events');
+const { readFileSync } = require('fs');
 const readline = require('readline');
 const { NOREPLY, RPCClient, UnexpectedHttpResponse, createRPCError } = require('ocpp-rpc');
 
@@ -46,8 +49,16 @@ const DIALECTS = {
 };
 const dialect = DIALECTS[protocol];
 
+const { STATION_CA, STATION_CERT, STATION_KEY } = process.env;
+const wsOpts = Object.fromEntries(
+    Object.entries({ ca: STATION_CA, cert: STATION_CERT, key: STATION_KEY })
+        .filter(([, path]) => path)
+        .map(([name, path]) => [name, readFileSync(path)]),
+);
+
 const client = new RPCClient({
     endpoint,
+    wsOpts,
     identity,
     protocols: [protocol],
     reconnect: false,
