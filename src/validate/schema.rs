@@ -1,16 +1,13 @@
 //! JSON Schemas for protocols that are not built in, or in place of those that are.
 
-use std::{
-    collections::HashMap,
-    error::Error as StdError,
-    fmt, fs, io,
-    path::{Path, PathBuf},
-    sync::OnceLock,
-};
+mod error;
+
+use std::{collections::HashMap, fmt, fs, io, path::Path, sync::OnceLock};
 
 use jsonschema::{Draft, ValidationError, error::ValidationErrorKind};
 use serde_json::Value;
 
+pub use self::error::SchemaError;
 use super::{PayloadKind, Subject, Valid, Validator, Violation};
 use crate::error::ErrorCode;
 
@@ -215,65 +212,6 @@ impl fmt::Debug for Schemas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let protocols: Vec<_> = self.protocols.keys().collect();
         f.debug_struct("Schemas").field("protocols", &protocols).field("formats", &self.formats).finish_non_exhaustive()
-    }
-}
-
-/// Why something is not a schema that can be used.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum SchemaError {
-    /// The file or folder cannot be read.
-    Read(PathBuf, io::Error),
-    /// The file is not JSON.
-    NotJson(PathBuf, serde_json::Error),
-    /// The file's name does not end in `.json`.
-    Name(PathBuf),
-    /// There is no schema in the folder.
-    Empty(PathBuf),
-    /// It is JSON, but not a schema of its draft, or leads nowhere.
-    Unfit {
-        /// The subprotocol that it was given for.
-        protocol: String,
-        /// The action that it was given for.
-        action: String,
-        /// The payload that it was given for.
-        kind: PayloadKind,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl SchemaError {
-    fn unfit(protocol: &str, action: &str, kind: PayloadKind, reason: String) -> Self {
-        Self::Unfit { protocol: protocol.to_owned(), action: action.to_owned(), kind, reason }
-    }
-}
-
-impl fmt::Display for SchemaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Read(path, error) => write!(f, "{} cannot be read: {error}", path.display()),
-            Self::NotJson(path, error) => write!(f, "{} is not JSON: {error}", path.display()),
-            Self::Name(path) => write!(f, "{} is not named like a schema", path.display()),
-            Self::Empty(path) => write!(f, "there is no schema in {}", path.display()),
-            Self::Unfit { protocol, action, kind, reason } => {
-                let kind = match kind {
-                    PayloadKind::Request => "request",
-                    PayloadKind::Response => "response",
-                };
-                write!(f, "the schema of the {kind} of {action} ({protocol}) is none: {reason}")
-            }
-        }
-    }
-}
-
-impl StdError for SchemaError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Read(_, error) => Some(error),
-            Self::NotJson(_, error) => Some(error),
-            _ => None,
-        }
     }
 }
 

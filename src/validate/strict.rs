@@ -4,6 +4,7 @@
 //! of lengths, ranges and enumerations is checked on the value, and the value goes along with the verdict.
 
 pub(crate) mod actions;
+mod fault;
 mod formats;
 mod reader;
 
@@ -16,12 +17,29 @@ use ocpp_kit::{
 };
 use serde::de::DeserializeOwned;
 
-use self::reader::Kind;
+use self::fault::{Fault, Kind};
 use super::{PayloadKind, Subject, Valid, Validator, Violation};
 use crate::{error::ErrorCode, payload::Payload};
 
 /// Checks the payloads of `ocpp1.6` (with its security extensions), `ocpp2.0.1` and `ocpp2.1` against their official
-/// schemas, which are built in.
+/// schemas, which are built in: see [`Validation`](crate::Validation).
+///
+/// A payload that passes is read as the type that the crate `ocpp-kit` (0.3) has for it; a handler, or a call, that asks
+/// for that type gets the value without a second reading.
+///
+/// ```
+/// # #[cfg(feature = "server")] {
+/// use ocpp_rpc::{Options, RpcRouter, RpcServer, Strict, Validation};
+///
+/// let server = RpcServer::builder(RpcRouter::new())
+///     .protocols(["ocpp2.0.1", "ocpp1.6"])
+///     .options(Options::server().validation(Validation::new(Strict)))
+///     .build()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// It can be asked by itself as well:
 ///
 /// ```
 /// use ocpp_rpc::{ErrorCode, Payload, PayloadKind, Strict, Subject, Validator};
@@ -104,8 +122,8 @@ fn check<T: DeserializeOwned + Validate + Send + 'static>(payload: &Payload) -> 
     }
 }
 
-impl From<reader::Fault> for Violation {
-    fn from(fault: reader::Fault) -> Self {
+impl From<Fault> for Violation {
+    fn from(fault: Fault) -> Self {
         let pointer = fault.pointer();
         let code = match fault.kind() {
             // The payload itself is no object.
