@@ -231,6 +231,21 @@ impl<R> Call<R> {
         self
     }
 
+    /// Does not wait for its turn: the call goes out although others are in flight, which OCPP does not want (1.6
+    /// §4.1.1, 2.0.1 part 4 §4.1.1) and few stations bear.
+    ///
+    /// For handlers that call back the peer that waits for them in turn. One call back is always answered. A chain
+    /// that comes back to the same end (a call, whose handler calls back, whose handler calls again) would wait for a
+    /// call that waits for it.
+    pub fn out_of_turn(mut self) -> Self {
+        if let State::Draft { call, .. } = &mut self.state
+            && call.kind == Kind::Call
+        {
+            call.kind = Kind::OutOfTurn;
+        }
+        self
+    }
+
     /// Does not wait for the answer: the future is done when the call has been written, and the answer is thrown
     /// away when it comes.
     pub fn without_answer(mut self) -> Call<()> {

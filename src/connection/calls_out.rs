@@ -36,6 +36,8 @@ pub(crate) struct Outgoing<T> {
 pub(crate) enum Kind {
     /// Waits for its turn and for its answer.
     Call,
+    /// Waits for its answer, and for nobody's turn.
+    OutOfTurn,
     /// Done when written, in its turn; the answer comes late, as it were.
     Forgotten,
     /// Done when written, in nobody's turn.
@@ -73,7 +75,8 @@ pub(super) enum Addressee<T> {
 #[derive(Debug)]
 pub(crate) struct CallsOut<T> {
     waiting: VecDeque<Outgoing<T>>,
-    sends: VecDeque<Outgoing<T>>,
+    /// Those that wait for nobody's turn.
+    urgent: VecDeque<Outgoing<T>>,
     in_flight: Vec<InFlight<T>>,
     /// The ids of the latest calls that ended without their answer.
     abandoned: VecDeque<MessageId>,
@@ -88,7 +91,7 @@ impl<T> CallsOut<T> {
     pub(super) fn new() -> Self {
         Self {
             waiting: VecDeque::new(),
-            sends: VecDeque::new(),
+            urgent: VecDeque::new(),
             in_flight: Vec::new(),
             abandoned: VecDeque::new(),
             earliest: None,
@@ -98,7 +101,7 @@ impl<T> CallsOut<T> {
     pub(super) fn submit(&mut self, call: Outgoing<T>) {
         self.expect(call.deadline);
         match call.kind {
-            Kind::Send => self.sends.push_back(call),
+            Kind::Send | Kind::OutOfTurn => self.urgent.push_back(call),
             Kind::Call | Kind::Forgotten => self.waiting.push_back(call),
         }
     }
@@ -106,7 +109,7 @@ impl<T> CallsOut<T> {
     /// Forgets a call, wherever it stands. One that was not written leaves no trace.
     pub(crate) fn cancel(&mut self, key: CallKey) {
         self.waiting.retain(|call| call.key != key);
-        self.sends.retain(|call| call.key != key);
+        self.urgent.retain(|call| call.key != key);
         if let Some(at) = self.in_flight.iter().position(|call| call.key == key) {
             let call = self.in_flight.swap_remove(at);
             self.abandon(call.id);
@@ -115,23 +118,25 @@ impl<T> CallsOut<T> {
 
     /// How many calls have not been written yet.
     pub(crate) fn unwritten(&self) -> usize {
-        self.waiting.len() + self.sends.len()
+        self.waiting.len() + self.urgent.len()
     }
 
-    /// The calls that wait for their turn, to be put in line again.
-    pub(super) fn take_waiting(&mut self) -> VecDeque<Outgoing<T>> {
-        std::mem::take(&mut self.waiting)
+    /// The calls that were not written, to be put in line again.
+    pub(super) fn take_unwritten(&mut self) -> impl Iterator<Item = Outgoing<T>> + use<T> {
+        std::mem::take(&mut self.waiting).into_iter().chain(std::mem::take(&mut self.urgent))
     }
 
     /// The next message to write, if one may be written, and who wants to know that it was.
     pub(super) fn next_write(&mut self, now: Instant, options: &Options) -> Option<(String, Option<T>)> {
-        if let Some(send) = self.sends.pop_front() {
-            return Some((wire::send(&send.id, &send.action, &send.params), Some(send.ticket)));
+        let next = match self.urgent.pop_front() {
+            Some(urgent) => urgent,
+            None if self.in_flight.len() >= options.call_concurrency => return None,
+            None => self.waiting.pop_front()?,
+        };
+        let Outgoing { key, id, action, params, kind, timeout, deadline, ticket } = next;
+        if kind == Kind::Send {
+            return Some((wire::send(&id, &action, &params), Some(ticket)));
         }
-        if self.in_flight.len() >= options.call_concurrency {
-            return None;
-        }
-        let Outgoing { key, id, action, params, kind, timeout, deadline, ticket } = self.waiting.pop_front()?;
         let text = wire::call(&id, &action, &params);
         if kind == Kind::Forgotten {
             self.abandon(id);
@@ -184,12 +189,12 @@ impl<T> CallsOut<T> {
             self.abandon(call.id);
             return Some((call.ticket, Error::Timeout));
         }
-        for queue in [&mut self.waiting, &mut self.sends] {
+        for queue in [&mut self.waiting, &mut self.urgent] {
             if let Some(at) = queue.iter().position(|call| over(call.deadline)) {
                 return queue.remove(at).map(|call| (call.ticket, Error::NeverSent));
             }
         }
-        let queued = self.waiting.iter().chain(&self.sends).filter_map(|call| call.deadline);
+        let queued = self.waiting.iter().chain(&self.urgent).filter_map(|call| call.deadline);
         self.earliest = self.in_flight.iter().filter_map(|call| call.expires).chain(queued).min();
         None
     }
@@ -202,8 +207,7 @@ impl<T> CallsOut<T> {
 
     /// Ends the calls that were not written, where there will be no other connection.
     pub(crate) fn fail_unwritten(&mut self) -> impl Iterator<Item = (T, Error)> + use<T> {
-        let unwritten = std::mem::take(&mut self.waiting).into_iter().chain(std::mem::take(&mut self.sends));
-        unwritten.map(|call| (call.ticket, Error::Disconnected { maybe_delivered: false }))
+        self.take_unwritten().map(|call| (call.ticket, Error::Disconnected { maybe_delivered: false }))
     }
 
     pub(super) fn is_settled(&self) -> bool {

@@ -63,8 +63,8 @@ impl<T> Exchange<T> {
     /// The protocol is settled; gives back calls that it does not allow.
     pub(crate) fn agree(&mut self, agreed: Agreed) -> Vec<(T, Error)> {
         self.agreed = Some(agreed);
-        let waiting = self.calls_out.take_waiting();
-        waiting.into_iter().filter_map(|call| self.submit(call)).collect()
+        let unwritten = self.calls_out.take_unwritten();
+        unwritten.filter_map(|call| self.submit(call)).collect()
     }
 
     fn dialect(&self) -> Dialect {

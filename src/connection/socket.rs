@@ -73,6 +73,11 @@ impl Farewell {
         Self { closed: close.outcome(), step: Step::Close }
     }
 
+    /// This side drops the socket without a word.
+    pub(crate) fn forced(close: &Close) -> Self {
+        Self { closed: close.outcome(), step: Step::Drop }
+    }
+
     /// The socket is dropped without a word.
     pub(crate) fn drop(cause: Cause) -> Self {
         Self { closed: Closed::abnormal(cause), step: Step::Drop }

@@ -46,6 +46,17 @@ async fn down(peer: Peer, Params(params): Params<Value>) -> Result<Value, CallEr
     }
 }
 
+/// The same, by calls that wait for nobody's turn.
+async fn straight_down(peer: Peer, Params(params): Params<Value>) -> Result<Value, CallError> {
+    match params["left"].as_u64().unwrap_or_default() {
+        0 => Ok(json!({"depth": 0})),
+        left => {
+            let answer: Value = peer.call("Down", &json!({"left": left - 1})).out_of_turn().await?;
+            Ok(json!({"depth": answer["depth"].as_u64().unwrap_or_default() + 1}))
+        }
+    }
+}
+
 /// Both ends of a connection in memory.
 async fn both_ends<S: Clone + Send + Sync + 'static>(
     router: RpcRouter<S>,
@@ -70,6 +81,20 @@ async fn b30_handlers_call_each_other_ten_deep_from_both_ends_at_once() {
     let (ours, theirs) = tokio::join!(client.call::<Value>("Down", &params), session.call::<Value>("Down", &params));
     for answer in [ours, theirs] {
         assert_eq!(answer.expect("an answer"), json!({"depth": 10}));
+    }
+    assert!(start.elapsed().is_zero(), "nothing waited for anybody's time to run out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b30_handlers_that_wait_for_nobodys_turn_call_each_other_ten_deep_at_a_concurrency_of_one() {
+    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", straight_down), 1).await;
+    let start = Instant::now();
+    let params = json!({"left": 10});
+    for _ in 0..3 {
+        let both = tokio::join!(client.call::<Value>("Down", &params), session.call::<Value>("Down", &params));
+        for answer in [both.0, both.1] {
+            assert_eq!(answer.expect("an answer"), json!({"depth": 10}));
+        }
     }
     assert!(start.elapsed().is_zero(), "nothing waited for anybody's time to run out");
 }

@@ -34,6 +34,8 @@ mod queue;
 mod recipes;
 mod redirects;
 mod registry;
+#[cfg(feature = "json-schema")]
+mod schema;
 #[cfg(feature = "tls")]
 mod secrets;
 mod spans;

@@ -44,7 +44,7 @@ impl Driver {
         let close = self.take_commands(cx);
         if let Some(close) = close.as_ref().filter(|close| close.manner() == Manner::Forced) {
             self.handlers.clear();
-            return Err(Farewell::drop(close.cause));
+            return Err(Farewell::forced(close));
         }
         self.read(socket, keepalive, now, cx)?;
         self.poll_handlers(socket, cx)?;
@@ -241,7 +241,7 @@ impl Driver {
     fn consider(&mut self, close: &Close, all_sent: bool, now: Instant) -> Result<(), Farewell> {
         match close.manner() {
             Manner::AtOnce => Err(Farewell::close(close)),
-            Manner::Forced => Err(Farewell::drop(close.cause)),
+            Manner::Forced => Err(Farewell::forced(close)),
             Manner::AfterPending(deadline) => {
                 let close_by = *self.close_by.get_or_insert_with(|| now + deadline);
                 // Where answers are kept, handlers of earlier connections are waited for as well.

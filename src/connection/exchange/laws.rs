@@ -23,7 +23,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let kind = prop_oneof![6 => Just(Kind::Call), 1 => Just(Kind::Forgotten), 1 => Just(Kind::Send)];
+    let kind = prop_oneof![6 => Just(Kind::Call), 1 => Just(Kind::Forgotten), 1 => Just(Kind::Send), 1 => Just(Kind::OutOfTurn)];
     let call = (kind, option::weighted(0.3, 0_u64..20), option::weighted(0.3, 0_u64..20));
     let step = prop_oneof![
         5 => call.prop_map(|(kind, timeout, deadline)| Step::Call(kind, timeout, deadline)),
@@ -55,8 +55,18 @@ impl Made {
         timeout.into_iter().chain(self.deadline).min()
     }
 
+    /// Whether it waits for its turn.
+    fn has_turn(&self) -> bool {
+        matches!(self.kind, Kind::Call | Kind::Forgotten)
+    }
+
+    /// Whether it waits for its answer.
+    fn is_awaited(&self) -> bool {
+        matches!(self.kind, Kind::Call | Kind::OutOfTurn)
+    }
+
     fn is_in_flight(&self) -> bool {
-        self.written.is_some() && !self.is_over && self.kind == Kind::Call
+        self.written.is_some() && !self.is_over && self.is_awaited()
     }
 }
 
@@ -132,18 +142,18 @@ impl World {
         assert!(made.written.is_none(), "the id of call {call} repeats");
         assert_eq!((id.as_str(), number), (made.id.as_str(), if made.kind == Kind::Send { 6 } else { 2 }));
         // All that are in the same queue and were made earlier have left it.
-        let is_send = made.kind == Kind::Send;
-        let has_waited = |earlier: &Made| (earlier.kind == Kind::Send) == is_send && earlier.written.is_none();
+        let has_waited = |earlier: &Made| earlier.has_turn() == made.has_turn() && earlier.written.is_none();
         assert!(
             !self.calls[..call].iter().any(|earlier| has_waited(earlier) && !earlier.is_over),
             "{call} jumps the queue"
         );
+        let in_flight = self.calls.iter().filter(|call| call.is_in_flight()).count();
+        assert!(!made.has_turn() || in_flight < self.concurrency, "call {call} goes out beside {in_flight} others");
         self.calls[call].written = Some(self.now);
-        assert_eq!(ticket, (self.calls[call].kind != Kind::Call).then_some(call));
+        assert_eq!(ticket, (!self.calls[call].is_awaited()).then_some(call));
         if let Some(call) = ticket {
             self.end(call);
         }
-        assert!(self.calls.iter().filter(|call| call.is_in_flight()).count() <= self.concurrency);
         true
     }
 
