@@ -240,4 +240,29 @@ mod tests {
             }
         }
     }
+
+    #[tokio::test]
+    async fn any_stream_that_is_served_is_taken_out_again() {
+        let server = crate::RpcServer::builder(crate::RpcRouter::new()).build().expect("sound");
+        let (mut client, io) = tokio::io::duplex(4096);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let service = tower::service_fn(move |mut request: Request<Incoming>| {
+            let below = request.extensions_mut().remove::<Below>().expect("whoever serves knows");
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let upgraded = hyper::upgrade::on(request).await.expect("upgraded");
+                tell.send((below.0)(upgraded).map(|(_, early)| early)).expect("a test");
+            });
+            let mut response = Response::new(Empty::<Bytes>::new());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            async { Ok::<_, Infallible>(response) }
+        });
+        let serving = server.serve_connection_with(io, crate::ConnectionFacts::new(), service);
+        let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
+        let asking = async { client.write_all(request).await.expect("open") };
+        tokio::join!(serving, asking);
+        let early = told.recv().await.expect("an upgrade").expect("the very stream");
+        assert_eq!(&early[..], b"early");
+    }
 }
