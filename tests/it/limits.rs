@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use crate::support::{Station, dial_with_buffer};
+use crate::support::{Station, dial_with_buffer, echo};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -262,4 +262,18 @@ async fn a_message_of_type_6_is_ignored_where_there_is_none_whatever_it_carries(
     station.send(r#"[6,"1","A",["m"]]"#).await;
     station.silent().await;
     assert!(matches!(session.send("S", &()).await, Err(Error::NoSend)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b22_calls_beyond_the_rate_are_refused_and_told_why() {
+    let server = server(RpcRouter::new().on("Echo", echo), Options::server().call_rate(2, 10 * SECOND));
+    let (mut station, _session) = connected(&server, "ocpp1.6", 64 << 10).await;
+    let refused = r#"[4,"1","GenericError","more than 2 calls in 10s",{}]"#;
+    for (wait, answers) in [(0, [r#"[3,"1",{}]"#, r#"[3,"1",{}]"#, refused]), (5, [r#"[3,"1",{}]"#, refused, refused])]
+    {
+        tokio::time::advance(wait * SECOND).await;
+        for answer in answers {
+            assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, answer);
+        }
+    }
 }

@@ -65,15 +65,3 @@ async fn b44_a_multiple_of_a_tenth_is_one_whatever_floating_point_says() {
     }
     station.silent().await;
 }
-
-#[tokio::test]
-async fn b41_a_typed_handler_gets_the_value_that_was_checked() {
-    async fn authorize(Params(request): Params<ocpp_kit::v1_6::AuthorizeRequest>) -> Result<Value, Infallible> {
-        Ok(json!({"idTagInfo": {"status": if request.id_tag == *"tag" { "Accepted" } else { "Invalid" }}}))
-    }
-    let router = RpcRouter::new().on("Authorize", authorize);
-    let server = server_with(router, Options::server().validation(Validation::new(Strict)));
-    let (mut station, _session) = connected(&server, "ocpp1.6").await;
-    let answer = station.ask(r#"[2,"1","Authorize",{"idTag":"tag"}]"#).await;
-    assert_eq!(answer, r#"[3,"1",{"idTagInfo":{"status":"Accepted"}}]"#);
-}

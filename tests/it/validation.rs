@@ -32,7 +32,7 @@ impl Validator for Acme {
         if !["Do", "Panic"].contains(&subject.action) {
             return Err(Violation::new(ErrorCode::NOT_IMPLEMENTED, "", "no such action"));
         }
-        let value: Value = subject.payload.decode().expect("JSON");
+        let mut value: Value = subject.payload.decode().expect("JSON");
         match subject.kind {
             PayloadKind::Request if subject.action == "Panic" => panic!("a broken validator"),
             PayloadKind::Request if value.get("n").is_none() => {
@@ -41,7 +41,11 @@ impl Validator for Acme {
             PayloadKind::Response if !value["ok"].is_boolean() => {
                 Err(Violation::new(ErrorCode::TYPE_CONSTRAINT_VIOLATION, "/ok", "is no truth value"))
             }
-            _ => Ok(Valid::read(value)),
+            // Whoever takes the value that was checked can tell.
+            _ => {
+                value["checked"] = json!(true);
+                Ok(Valid::read(value))
+            }
         }
     }
 }
@@ -50,7 +54,10 @@ impl Validator for Acme {
 fn server(validation: Validation) -> (RpcServer, Arc<AtomicUsize>) {
     async fn act(Params(params): Params<Value>, State(calls): State<Arc<AtomicUsize>>) -> Result<Value, Infallible> {
         calls.fetch_add(1, Ordering::Relaxed);
-        Ok(json!({"ok": params["result"]}))
+        match params.get("checked") {
+            Some(checked) if params.get("result").is_none() => Ok(json!({"ok": checked})),
+            _ => Ok(json!({"ok": params["result"]})),
+        }
     }
     let calls = Arc::new(AtomicUsize::new(0));
     let router = RpcRouter::with_state(calls.clone()).on("Do", act).fallback(act);
@@ -113,6 +120,22 @@ async fn b41_payloads_are_checked_in_all_four_places() {
 }
 
 #[tokio::test]
+async fn b41_who_wants_a_payload_as_the_type_that_was_checked_gets_that_very_value() {
+    let (server, _) = server(Validation::new(Acme).only(["acme1"]));
+    let (mut station, session) = connected(&server, "acme1").await;
+    assert_eq!(station.ask(r#"[2,"1","Do",{"n":1}]"#).await, r#"[3,"1",{"ok":true}]"#);
+    let call = tokio::spawn(session.call::<Value>("Do", &json!({"n": 1})));
+    let other = tokio::spawn(session.call::<Payload>("Do", &json!({"n": 1})));
+    for _ in 0..2 {
+        let (id, _) = station.receive_call().await;
+        station.send(format!(r#"[3,"{id}",{{"ok":false}}]"#)).await;
+    }
+    assert_eq!(call.await.expect("no panic").expect("a result"), json!({"ok": false, "checked": true}));
+    let payload = other.await.expect("no panic").expect("a result");
+    assert_eq!(payload.as_str(), r#"{"ok":false}"#, "another type is read from what came in");
+}
+
+#[tokio::test]
 async fn b41_a_validator_that_panics_refuses_and_ends_nothing() {
     let (server, calls) = server(Validation::new(Acme).only(["acme1"]));
     let mut station = Station::connect(&server, "CP-1", "acme1").await;
@@ -167,7 +190,7 @@ async fn b44_calls_that_are_made_while_connecting_are_checked_too() {
     assert!(matches!(bad.await.expect("no panic"), Err(Error::Invalid(_))));
     let id = csms.receive_call("Do").await;
     csms.send(json!([3, id, {"ok": true}])).await;
-    assert_eq!(good.await.expect("no panic").expect("answered"), json!({"ok": true}));
+    assert_eq!(good.await.expect("no panic").expect("answered")["ok"], true);
 
     // And while it reconnects: at once, because the protocol is known.
     drop(csms);
