@@ -12,28 +12,33 @@ mod tls;
 mod tls {
     use std::{io, sync::Arc};
 
-    use tokio::net::TcpStream;
+    use super::connect::{AnyConnector, Connector, Target};
+    use crate::{connection::socket::Io, options::BuildError};
 
-    use super::connect::{AnyConnector, Connector, Target, Tcp};
-    use crate::options::BuildError;
+    #[derive(Clone)]
+    pub(super) enum ClientTls {}
 
-    pub(super) fn connector(target: &Target) -> Result<Arc<dyn AnyConnector>, BuildError> {
+    /// Dials `ws` endpoints, and refuses to follow where TLS is spoken.
+    pub(super) fn over(
+        _: Option<ClientTls>,
+        connector: Arc<dyn AnyConnector>,
+        target: &Target,
+    ) -> Result<Arc<dyn AnyConnector>, BuildError> {
         match target.is_secure() {
-            true => Err(BuildError("a wss:// endpoint needs the feature `tls`, or a connector that speaks TLS".into())),
-            false => Ok(Arc::new(Plain)),
+            true => Err(BuildError("a wss:// endpoint needs the feature `tls`, or a secure_connector".into())),
+            false => Ok(Arc::new(Plain(connector))),
         }
     }
 
-    /// Dials TCP for `ws` endpoints, and refuses to follow where TLS is spoken.
-    struct Plain;
+    struct Plain(Arc<dyn AnyConnector>);
 
     impl Connector for Plain {
-        type Stream = TcpStream;
+        type Stream = Box<dyn Io>;
 
-        async fn connect(&self, target: Target) -> io::Result<TcpStream> {
+        async fn connect(&self, target: Target) -> io::Result<Self::Stream> {
             match target.is_secure() {
                 true => Err(io::Error::new(io::ErrorKind::Unsupported, "TLS needs a connector that speaks it")),
-                false => Connector::connect(&Tcp, target).await,
+                false => self.0.dial(target).await,
             }
         }
     }

@@ -84,13 +84,16 @@ impl Close {
     /// refused. At most [`PENDING_DEADLINE`](Self::PENDING_DEADLINE), or what [`within`](Self::within) says.
     #[must_use]
     pub fn after_pending(self) -> Self {
-        Self { manner: Manner::AfterPending(Self::PENDING_DEADLINE), ..self }
+        self.within(Self::PENDING_DEADLINE)
     }
 
-    /// How long calls under way are waited for.
+    /// The same, for so long at most. A [forced](Self::forced) close waits for nothing, whatever is said here.
     #[must_use]
     pub fn within(self, deadline: Duration) -> Self {
-        Self { manner: Manner::AfterPending(options::finite(deadline)), ..self }
+        match self.manner {
+            Manner::Forced => self,
+            _ => Self { manner: Manner::AfterPending(options::finite(deadline)), ..self },
+        }
     }
 
     /// The code.

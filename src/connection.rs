@@ -53,13 +53,17 @@ pub(crate) struct Inbound {
     pub(crate) wants_answer: bool,
     /// The connection that it came in on.
     pub(crate) generation: u32,
+    /// Names it among all calls that came in, which its id does not.
+    pub(crate) serial: u64,
+    /// The bytes of its message, all of which it keeps in memory.
+    weight: usize,
     /// What validation made of the payload.
     pub(crate) valid: Valid,
 }
 
 impl Inbound {
-    fn new(id: MessageId, action: ByteString, payload: Payload, wants_answer: bool) -> Self {
-        Self { id, action, payload, wants_answer, generation: 0, valid: Valid::default() }
+    fn new(id: MessageId, action: ByteString, payload: Payload, wants_answer: bool, weight: usize) -> Self {
+        Self { id, action, payload, wants_answer, generation: 0, serial: 0, weight, valid: Valid::default() }
     }
 }
 
@@ -120,12 +124,25 @@ pub(crate) enum Command {
     Options(Box<Options>),
 }
 
+impl Command {
+    /// Nobody will do it: whoever waits for it is told.
+    fn fail(self) {
+        let ticket = match self {
+            Self::Call(call) => call.ticket,
+            Self::Answer(answer) => answer.ticket,
+            _ => return,
+        };
+        let _ = ticket.send(Err(Error::Disconnected { maybe_delivered: false }));
+    }
+}
+
 /// An answer that a handler gives before it ends.
 #[derive(Debug)]
 pub(crate) struct EarlyAnswer {
     pub(crate) id: MessageId,
     pub(crate) action: ByteString,
     pub(crate) generation: u32,
+    pub(crate) serial: u64,
     pub(crate) reply: Reply,
     /// Who wants to know when it has been written.
     pub(crate) ticket: Ticket,
@@ -349,7 +366,7 @@ impl Link {
     }
 
     /// There is a connection.
-    fn found(&self) {
+    pub(crate) fn found(&self) {
         self.mailbox().is_connected = true;
     }
 
@@ -376,14 +393,7 @@ impl Link {
         let left = std::mem::take(&mut mailbox.commands);
         mailbox.waker = None;
         drop(mailbox);
-        for command in left {
-            let ticket = match command {
-                Command::Call(call) => call.ticket,
-                Command::Answer(answer) => answer.ticket,
-                _ => continue,
-            };
-            let _ = ticket.send(Err(Error::Disconnected { maybe_delivered: false }));
-        }
+        left.into_iter().for_each(Command::fail);
         // Ends only once; a second end is none.
         let _ = self.closed.set(closed);
     }

@@ -97,7 +97,7 @@ impl Dialect {
                 self.answers_unknown_types.then_some(ErrorCode::MESSAGE_TYPE_NOT_SUPPORTED)
             }
             Fault::UnknownMessageType => self.answers_unknown_types.then_some(ErrorCode::MESSAGE_TYPE_NOT_SUPPORTED),
-            Fault::PayloadNotAnObject => Some(ErrorCode::FORMAT_VIOLATION),
+            Fault::PayloadNotAnObject if message.id.is_some() => Some(ErrorCode::FORMAT_VIOLATION),
             _ if self.framework_errors => Some(ErrorCode::RPC_FRAMEWORK_ERROR),
             _ => (message.kind == Some(2) && message.id.is_some()).then_some(ErrorCode::FORMAT_VIOLATION),
         }

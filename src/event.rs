@@ -149,7 +149,7 @@ pub enum EventKind {
     },
     /// A ping was answered, after this time.
     Pong(Duration),
-    /// A SEND came in for an action without handler.
+    /// A SEND came in that is not served: its action has no handler, or it was refused as a call would be.
     #[non_exhaustive]
     UnhandledSend {
         /// The action.
@@ -222,7 +222,8 @@ impl std::fmt::Display for Text {
 
 /// A reader of events: those that happen from its making on.
 ///
-/// It holds the latest [`CAPACITY`](Self::CAPACITY); who reads more slowly gets an [`EventKind::Missed`].
+/// It holds the latest [`CAPACITY`](Self::CAPACITY), with the messages that they are of; who reads more slowly gets an
+/// [`EventKind::Missed`].
 #[derive(Debug)]
 pub struct Events {
     receiver: broadcast::Receiver<Event>,

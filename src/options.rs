@@ -103,7 +103,7 @@ impl Options {
         Self { handler_concurrency: calls, ..self }
     }
 
-    /// How many of the peer's calls may wait for a handler, with payloads of four times
+    /// How many of the peer's calls may wait for a handler, in messages of four times
     /// [`max_message_size`](Self::max_message_size) in all; one more is answered with
     /// [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR).
     #[must_use]
@@ -162,7 +162,7 @@ impl Options {
         Self { tolerance, ..self }
     }
 
-    /// How many calls the peer may make in any such time, all of them at once if it likes; one more is answered with
+    /// How many calls the peer may make in such a time on the whole, and how many at once; one more is answered with
     /// [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR). Zero of either is no limit.
     #[must_use]
     pub fn call_rate(self, calls: u32, per: Duration) -> Self {
@@ -179,6 +179,14 @@ impl Options {
     pub(crate) fn check_for(&self, protocols: &[Arc<str>]) -> Result<(), BuildError> {
         self.check()?;
         self.validation.as_ref().map_or(Ok(()), |validation| validation.check(protocols))
+    }
+
+    /// Whether payloads of this protocol are validated where all are to be.
+    pub(crate) fn covers(&self, protocol: Option<&str>) -> bool {
+        let covers = |validation: &Validation| {
+            validation.protocols.is_some() || protocol.is_some_and(|protocol| validation.applies_to(protocol))
+        };
+        self.validation.as_ref().is_none_or(covers)
     }
 
     /// Refuses what could never work.

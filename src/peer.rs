@@ -105,9 +105,10 @@ impl Peer {
         Call { state, cancelled: None, read, span, since: Stopwatch::start() }
     }
 
-    /// Changes times and limits of this connection: all but
-    /// [`max_message_size`](Options::max_message_size), [`max_unsent`](Options::max_unsent) and
-    /// [`call_queue`](Options::call_queue). Calls that were written keep the timeout that they had.
+    /// Changes the times and limits of this connection, all of them: what is not set is as by default. As they were
+    /// stay [`max_message_size`](Options::max_message_size), [`max_unsent`](Options::max_unsent),
+    /// [`call_queue`](Options::call_queue), [`tolerance`](Options::tolerance) and
+    /// [`validation`](Options::validation), and calls that were written keep the timeout that they had.
     ///
     /// # Errors
     /// When they could never work; nothing is changed then.
@@ -144,7 +145,7 @@ impl Peer {
     }
 
     /// How many of our calls in a row ran into their timeout: some charging stations send their own calls and ignore
-    /// ours. Any answer sets it back to zero.
+    /// ours. An answer in time sets it back to zero.
     pub fn consecutive_timeouts(&self) -> u32 {
         self.link.consecutive_timeouts()
     }
@@ -314,8 +315,10 @@ fn read<R: DeserializeOwned + 'static>(answered: Answered, link: &Link) -> Resul
     match valid.take() {
         Some(result) => Ok(result),
         None => payload.decode().map_err(|error| {
-            let complaint = CallError::new(ErrorCode::FORMAT_VIOLATION, error.to_string());
-            link.order(Command::Complain(id, complaint));
+            if link.agreed().is_some_and(|agreed| agreed.dialect.has_call_result_error()) {
+                let complaint = CallError::new(ErrorCode::FORMAT_VIOLATION, error.to_string());
+                link.order(Command::Complain(id, complaint));
+            }
             error.into()
         }),
     }

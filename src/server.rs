@@ -224,7 +224,7 @@ impl RpcServer {
     /// tasks are waited for. An HTTP server that was not opened by [`listen`](Self::listen) is not touched.
     ///
     /// The first close decides. With calls under way waited for or not, sessions have the time that the close
-    /// gives them, plus [`Options::close_timeout`], plus two seconds; what is left then is dropped.
+    /// gives them, plus the server's own [`Options::close_timeout`], plus two seconds; what is left then is dropped.
     ///
     /// # Cancel safety
     /// Once polled, closing goes on even if the future is dropped; only the last resort is not taken.

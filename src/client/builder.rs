@@ -7,7 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
     RpcClient,
-    connect::{AnyConnector, ConnectError, Connector, Plan},
+    connect::{AnyConnector, ConnectError, Connector, Plan, Tcp},
     redirect, tls,
 };
 use crate::{
@@ -44,9 +44,17 @@ pub struct RpcClientBuilder {
     pub(super) options: Options,
     pub(super) dispatch: Arc<dyn Dispatch>,
     pub(super) reconnect: Reconnect,
-    connector: Option<Arc<dyn AnyConnector>>,
+    connector: Dialler,
+    pub(super) tls: Option<tls::ClientTls>,
     connect_deadline: Duration,
     max_redirects: u32,
+}
+
+/// What makes streams, and whether it speaks TLS by itself.
+#[derive(Clone)]
+enum Dialler {
+    Plain(Arc<dyn AnyConnector>),
+    Secure(Arc<dyn AnyConnector>),
 }
 
 impl RpcClientBuilder {
@@ -62,7 +70,8 @@ impl RpcClientBuilder {
             options: Options::client(),
             dispatch: RpcRouter::new().into_dispatch(),
             reconnect: Reconnect::always(),
-            connector: None,
+            connector: Dialler::Plain(Arc::new(Tcp)),
+            tls: None,
             connect_deadline: Duration::from_secs(30),
             max_redirects: 0,
         }
@@ -130,9 +139,16 @@ impl RpcClientBuilder {
         Self { max_redirects: redirects, ..self }
     }
 
-    /// Dials over something else than TCP, and TLS where the endpoint wants it.
+    /// Dials over something else than TCP. For `wss://` endpoints TLS is spoken over it.
     pub fn connector(mut self, connector: impl Connector) -> Self {
-        self.connector = Some(Arc::new(connector));
+        self.connector = Dialler::Plain(Arc::new(connector));
+        self
+    }
+
+    /// Dials over something else than TCP, which speaks TLS by itself where the
+    /// [target](super::Target::is_secure) wants it.
+    pub fn secure_connector(mut self, connector: impl Connector) -> Self {
+        self.connector = Dialler::Secure(Arc::new(connector));
         self
     }
 
@@ -162,20 +178,26 @@ impl RpcClientBuilder {
         Ok(client)
     }
 
+    /// The endpoint without what may be a secret in it: a user, a query.
+    fn shown_endpoint(&self) -> &str {
+        let bare = self.endpoint.split(['?', '#']).next().unwrap_or_default();
+        if bare.contains('@') { "with a user in it" } else { bare }
+    }
+
     /// Everything that an attempt needs to know.
     pub(super) fn plan(&self) -> Result<Plan, BuildError> {
         if self.identity.is_empty() || self.identity.chars().any(char::is_control) {
             return Err(BuildError("the identity is empty or has control characters".into()));
         }
-        let wrong = |why: &str| BuildError(format!("the endpoint {:?} {why}", self.endpoint));
+        let wrong = |why: &str| BuildError(format!("the endpoint {:?} {why}", self.shown_endpoint()));
         let endpoint: Uri = self.endpoint.parse().map_err(|_| wrong("is no URL"))?;
         if !matches!(endpoint.scheme_str(), Some("ws" | "wss")) {
             return Err(wrong("is neither ws:// nor wss://"));
         }
         let (target, authority) = redirect::locate(&endpoint).map_err(wrong)?;
         let connector = match &self.connector {
-            Some(connector) => connector.clone(),
-            None => tls::connector(&target)?,
+            Dialler::Plain(connector) => tls::over(self.tls.clone(), connector.clone(), &target)?,
+            Dialler::Secure(connector) => connector.clone(),
         };
 
         let mut path = handshake::path_of(endpoint.path(), &self.identity);
@@ -220,7 +242,7 @@ const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION
 impl fmt::Debug for RpcClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RpcClientBuilder")
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &self.shown_endpoint())
             .field("identity", &self.identity)
             .field("protocols", &self.protocols)
             .field("password", &self.password.is_some())

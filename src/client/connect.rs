@@ -66,7 +66,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// Makes streams to dial over: a proxy, a serial line, TLS of one's own. A closure will do.
+/// Makes streams to dial over: a proxy, a serial line. A closure will do.
 ///
 /// A client without one dials TCP: every address of the host with a head start for its preferred family (RFC 8305),
 /// Nagle off.
@@ -135,14 +135,14 @@ impl Connector for Tcp {
 
 /// A connector with its type forgotten.
 pub(super) trait AnyConnector: Send + Sync {
-    fn connect(&self, target: Target) -> Dialling<'_>;
+    fn dial(&self, target: Target) -> Dialling<'_>;
 }
 
 type Dialling<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
 
 impl<C: Connector> AnyConnector for C {
-    fn connect(&self, target: Target) -> Dialling<'_> {
-        Box::pin(async move { Ok(Box::new(Connector::connect(self, target).await?) as Box<dyn Io>) })
+    fn dial(&self, target: Target) -> Dialling<'_> {
+        Box::pin(async move { Ok(Box::new(self.connect(target).await?) as Box<dyn Io>) })
     }
 }
 
@@ -285,7 +285,7 @@ impl Plan {
 
     async fn try_dial(&self) -> Result<Dialled, ConnectError> {
         // A connector of the user's may panic, also before there is a future.
-        let dialling = AssertUnwindSafe(async { self.connector.connect(self.target.clone()).await }).catch_unwind();
+        let dialling = AssertUnwindSafe(async { self.connector.dial(self.target.clone()).await }).catch_unwind();
         let stream = dialling.await.unwrap_or_else(|_| Err(io::Error::other("the connector panicked")))?;
         let (mut sender, mut connection) = http1::handshake(TokioIo::new(stream)).await?;
         let key = SecWebsocketKey::from(rand::random::<[u8; 16]>());

@@ -144,6 +144,8 @@ impl Supervisor {
             }
             is_connecting
         };
+        // Whoever sees it open may call at once.
+        self.life.link.found();
         self.shared.state.send_if_modified(is_connecting);
         self.life.link.emit(|| EventKind::Opened { protocol: agreed.protocol.clone() });
         let open = meter::Connection::opened();
@@ -162,7 +164,13 @@ impl Supervisor {
         }
         self.shared.state.send_if_modified(ClientState::lose);
         self.driver.lose(Next::Reconnect);
-        let closed = self.driver.offline(parting).await.map_err(End::Wished)?;
+        let closed = match self.driver.offline(parting).await {
+            Ok(closed) => closed,
+            Err(close) => {
+                open.closed(&close.outcome());
+                return Err(End::Wished(close));
+            }
+        };
         open.closed(&closed);
         self.life.link.emit(|| EventKind::Disconnected(closed));
         match opened.elapsed() >= STABLE {

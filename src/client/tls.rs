@@ -5,20 +5,18 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
-    client::TlsStream,
     rustls::{ClientConfig, client::Resumption, pki_types::ServerName, sign::SingleCertAndKey},
 };
-use tokio_util::either::Either;
 
 use super::{
     RpcClientBuilder,
-    connect::{AnyConnector, Connector, Target, Tcp},
+    connect::{AnyConnector, Connector, Target},
 };
 use crate::{
     certificate::{Authorities, Certificate, provider, wrong},
+    connection::socket::Io,
     options::BuildError,
 };
 
@@ -57,12 +55,6 @@ impl ClientTls {
     /// Takes a configuration of rustls as it is. It names no protocol by ALPN but `http/1.1`.
     pub fn from_config(config: impl Into<Arc<ClientConfig>>) -> Self {
         Self { config: config.into(), server_name: None }
-    }
-
-    /// TLS over the streams of another connector, such as one that goes through a proxy. For `ws://` endpoints it adds
-    /// nothing.
-    pub fn over<C: Connector>(self, connector: C) -> impl Connector {
-        Over { tls: self, connector }
     }
 }
 
@@ -121,20 +113,25 @@ impl ClientTlsBuilder {
 }
 
 impl RpcClientBuilder {
-    /// Dials TCP, and speaks TLS where the endpoint is a `wss://` one. Takes the place of a
-    /// [`connector`](Self::connector), see [`ClientTls::over`] for both.
-    pub fn tls(self, tls: ClientTls) -> Self {
-        self.connector(tls.over(Tcp))
+    /// The TLS of `wss://` endpoints, over whatever is dialled; without this, one that believes the
+    /// [system's authorities](Authorities::of_system).
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.tls = Some(tls);
+        self
     }
 }
 
-/// What dials where nothing else was said: TCP, and TLS that believes the system where the target wants it, be it the
-/// endpoint or where a redirect leads.
-pub(super) fn connector(target: &Target) -> Result<Arc<dyn AnyConnector>, BuildError> {
-    if target.is_secure() {
+/// A connector that speaks TLS over the streams of another where the target wants it, be it the endpoint or where a
+/// redirect leads.
+pub(super) fn over(
+    tls: Option<ClientTls>,
+    connector: Arc<dyn AnyConnector>,
+    target: &Target,
+) -> Result<Arc<dyn AnyConnector>, BuildError> {
+    if tls.is_none() && target.is_secure() {
         of_system()?;
     }
-    Ok(Arc::new(OfSystem))
+    Ok(Arc::new(Over { tls, connector }))
 }
 
 /// Set up once in the life of a process.
@@ -143,44 +140,25 @@ fn of_system() -> Result<ClientTls, BuildError> {
     SYSTEM.clone()
 }
 
-struct OfSystem;
-
-impl Connector for OfSystem {
-    type Stream = Dialled<TcpStream>;
-
-    async fn connect(&self, target: Target) -> io::Result<Self::Stream> {
-        match target.is_secure() {
-            true => {
-                let tls = of_system().map_err(io::Error::other)?;
-                Connector::connect(&Over { tls, connector: Tcp }, target).await
-            }
-            false => Connector::connect(&Tcp, target).await.map(Either::Left),
-        }
-    }
+struct Over {
+    tls: Option<ClientTls>,
+    connector: Arc<dyn AnyConnector>,
 }
 
-/// A stream as it was dialled, or TLS over it.
-type Dialled<S> = Either<S, Box<TlsStream<S>>>;
-
-struct Over<C> {
-    tls: ClientTls,
-    connector: C,
-}
-
-impl<C: Connector> Connector for Over<C> {
-    type Stream = Dialled<C::Stream>;
+impl Connector for Over {
+    type Stream = Box<dyn Io>;
 
     async fn connect(&self, target: Target) -> io::Result<Self::Stream> {
         if !target.is_secure() {
-            return Connector::connect(&self.connector, target).await.map(Either::Left);
+            return self.connector.dial(target).await;
         }
-        let name = match &self.tls.server_name {
-            Some(name) => name.clone(),
+        let tls = self.tls.clone().map_or_else(of_system, Ok).map_err(io::Error::other)?;
+        let name = match tls.server_name {
+            Some(name) => name,
             None => ServerName::try_from(target.host().to_owned()).map_err(io::Error::other)?,
         };
         // Whoever dials has no TLS to care for.
-        let stream = Connector::connect(&self.connector, Target { secure: false, ..target }).await?;
-        let stream = TlsConnector::from(self.tls.config.clone()).connect(name, stream).await?;
-        Ok(Either::Right(Box::new(stream)))
+        let stream = self.connector.dial(Target { secure: false, ..target }).await?;
+        Ok(Box::new(TlsConnector::from(tls.config).connect(name, stream).await?))
     }
 }

@@ -16,7 +16,9 @@ use crate::{
 pub(crate) struct CallsIn {
     /// Calls that wait for a handler.
     line: VecDeque<Inbound>,
-    /// The ids of calls that are being worked on or wait in line.
+    /// The bytes of their messages.
+    line_weight: usize,
+    /// The ids of calls that have not been answered or wait in line.
     taken: HashSet<MessageId>,
     running: usize,
     /// When calls would be used up that came at the highest rate allowed, one for each that came in.
@@ -46,9 +48,8 @@ impl CallsIn {
         if self.has_free_handler(options) {
             return Ok(());
         }
-        let bytes: usize = self.line.iter().chain([call]).map(|call| call.payload.as_str().len()).sum();
         let most_bytes = options.max_message_size.saturating_mul(LINE_BYTES);
-        match self.line.len() < options.handler_queue && bytes <= most_bytes {
+        match self.line.len() < options.handler_queue && self.line_weight + call.weight <= most_bytes {
             true => Ok(()),
             false => Err(refused("too many calls are waiting to be handled".to_owned())),
         }
@@ -63,25 +64,31 @@ impl CallsIn {
         if self.has_free_handler(options) {
             return Some(call);
         }
-        self.take(&call.id, call.wants_answer);
+        self.line_weight += call.weight;
+        if call.wants_answer {
+            self.take(&call.id);
+        }
         self.line.push_back(call);
         None
     }
 
     /// A call is being worked on and was not done at once.
-    pub(crate) fn started(&mut self, id: &MessageId, wants_answer: bool) {
+    pub(crate) fn started(&mut self) {
         self.running += 1;
-        self.take(id, wants_answer);
     }
 
     /// A call that had [`started`](Self::started) is done.
-    pub(crate) fn finished(&mut self, id: &MessageId, wants_answer: bool) {
+    pub(crate) fn finished(&mut self) {
         self.running -= 1;
-        self.leave(id, wants_answer);
     }
 
-    /// A call was answered while its handler goes on: its id is free.
-    pub(crate) fn answered_early(&mut self, id: &MessageId) {
+    /// Takes the id of a call until it is [answered](Self::answered).
+    pub(crate) fn take(&mut self, id: &MessageId) {
+        self.taken.insert(id.clone());
+    }
+
+    /// A call that has taken its id is answered, or never will be.
+    pub(crate) fn answered(&mut self, id: &MessageId) {
         self.taken.remove(id);
     }
 
@@ -91,31 +98,22 @@ impl CallsIn {
             return None;
         }
         let call = self.line.pop_front()?;
-        self.leave(&call.id, call.wants_answer);
+        self.line_weight -= call.weight;
+        if call.wants_answer {
+            self.taken.remove(&call.id);
+        }
         Some(call)
     }
 
     /// Forgets calls whose answers nobody can receive any more.
     pub(crate) fn forget(&mut self) {
         self.line.clear();
+        self.line_weight = 0;
         self.taken.clear();
         self.running = 0;
     }
 
     pub(super) fn is_settled(&self) -> bool {
         self.running == 0 && self.line.is_empty() && self.taken.is_empty()
-    }
-
-    fn take(&mut self, id: &MessageId, wants_answer: bool) {
-        if wants_answer {
-            self.taken.insert(id.clone());
-        }
-    }
-
-    /// A SEND has taken no id, and shall not free that of a call.
-    fn leave(&mut self, id: &MessageId, wants_answer: bool) {
-        if wants_answer {
-            self.taken.remove(id);
-        }
     }
 }

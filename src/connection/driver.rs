@@ -6,7 +6,7 @@
 mod turn;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -44,6 +44,11 @@ pub(crate) struct Driver {
     handlers: FuturesUnordered<Handler>,
     /// Counts connections, so that an answer goes out on the one that the call came in on, or not at all.
     generation: u32,
+    /// Counts calls that came in.
+    serial: u64,
+    /// Calls that have no answer yet, and no other way to get one than by their handler or early: whichever comes
+    /// first answers.
+    unanswered: HashSet<u64>,
     commands: Vec<Command>,
     /// Calls that the link counts as waiting and the exchange had last.
     counted: usize,
@@ -78,6 +83,8 @@ impl Driver {
             dispatch,
             handlers: FuturesUnordered::new(),
             generation: 0,
+            serial: 0,
+            unanswered: HashSet::new(),
             commands: Vec::new(),
             counted: 0,
             close_by: None,
@@ -115,6 +122,7 @@ impl Driver {
     /// Serves a connection to its end and lets its handlers finish. `leave` runs once the socket is gone, before
     /// anybody who waits for the end hears of it.
     pub(crate) async fn serve(mut self: Box<Self>, mut socket: Box<Socket>, leave: impl FnOnce(&Closed)) {
+        self.link.found();
         let farewell = self.run(&mut socket).await;
         self.lose(Next::End);
         let patience = self.options().close_timeout;
@@ -133,7 +141,6 @@ impl Driver {
 
     /// Serves a connection until it ends, one way or another.
     pub(crate) async fn run(&mut self, socket: &mut Socket) -> Farewell {
-        self.link.found();
         let &Options { ping_interval, activity_defers_pings, .. } = self.options();
         let now = tokio::time::Instant::now().into_std();
         let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), now);
@@ -171,11 +178,20 @@ impl Driver {
         self.count();
     }
 
-    /// Waits for something while there is no connection and will be none: handlers go on.
+    /// Waits for something while there is no connection and will be none: handlers go on, and what they ask for fails.
     pub(crate) async fn alongside<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         std::future::poll_fn(|cx| {
             self.poll_orphans(cx);
+            loop {
+                self.link.take(&mut self.commands, cx);
+                if self.commands.is_empty() {
+                    break;
+                }
+                self.counted += self.commands.iter().filter(|command| matches!(command, Command::Call(_))).count();
+                self.commands.drain(..).for_each(Command::fail);
+                self.count();
+            }
             future.as_mut().poll(cx)
         })
         .await
@@ -206,7 +222,10 @@ impl Driver {
     /// Lets handlers go on whose connection is gone.
     fn poll_orphans(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
-            if let Some(text) = self.answer(&done).filter(|_| self.keeps_answers) {
+            if self.may_answer(&done)
+                && self.keeps_answers
+                && let Some((text, _)) = self.answer(&done)
+            {
                 self.keep((text, None));
             }
         }
@@ -227,20 +246,39 @@ impl Driver {
         self.options().handler_queue.saturating_add(self.options().handler_concurrency)
     }
 
-    fn answer_early(&mut self, EarlyAnswer { id, action, generation, reply, ticket }: EarlyAnswer) {
+    fn answer_early(&mut self, EarlyAnswer { id, action, generation, serial, reply, ticket }: EarlyAnswer) {
         let is_ours = generation == self.generation;
-        if is_ours {
-            self.exchange.calls_in.answered_early(&id);
+        let done = Done { id, action, wants_answer: true, generation, serial, reply };
+        if !self.may_answer(&done) || !(is_ours || self.keeps_answers) {
+            return settle(ticket, Err(Error::Disconnected { maybe_delivered: false }));
         }
-        match self.answer(&Done { id, action, wants_answer: true, generation, reply }) {
-            Some(text) if is_ours => self.answers.push_back((text, Some(ticket))),
-            Some(text) if self.keeps_answers => self.keep((text, Some(ticket))),
-            _ => settle(ticket, Err(Error::Disconnected { maybe_delivered: false })),
+        let ticket = match self.answer(&done) {
+            Some((text, Ok(()))) => (text, Some(ticket)),
+            Some((text, Err(error))) => {
+                settle(ticket, Err(error));
+                (text, None)
+            }
+            None => return settle(ticket, Ok(Answered::default())),
+        };
+        match is_ours {
+            true => self.answers.push_back(ticket),
+            false => self.keep(ticket),
         }
     }
 
-    /// The text of an answer, where there is one.
-    fn answer(&mut self, done: &Done) -> Option<String> {
+    /// Whether this is the first answer to its call; from then on there is no other, and its id is free.
+    fn may_answer(&mut self, done: &Done) -> bool {
+        if matches!(done.reply, Reply::Given) || !self.unanswered.remove(&done.serial) {
+            return false;
+        }
+        if done.generation == self.generation {
+            self.exchange.calls_in.answered(&done.id);
+        }
+        true
+    }
+
+    /// The text of an answer, where there is one, and whether it is the one that was meant.
+    fn answer(&mut self, done: &Done) -> Option<(String, Result<(), Error>)> {
         if let Reply::Error(error) = &done.reply
             && let Some(source) = std::error::Error::source(error)
         {
@@ -249,7 +287,7 @@ impl Driver {
         let text = match &done.reply {
             _ if !done.wants_answer => None,
             Reply::Result(payload) => Some(self.exchange.result(&done.action, &done.id, payload)),
-            Reply::Error(error) => Some(self.exchange.refusal(Some(&done.id), error)),
+            Reply::Error(error) => Some((self.exchange.refusal(Some(&done.id), error), Ok(()))),
             Reply::Nothing | Reply::Given => None,
         };
         self.tell_news();
@@ -290,7 +328,9 @@ impl Driver {
                     }
                     Command::Cancel(key) => self.exchange.calls_out.cancel(key),
                     Command::Complain(id, error) => {
-                        self.answers.extend(self.exchange.complaint(&id, &error).map(|text| (text, None)));
+                        if let Some(text) = self.exchange.complaint(&id, &error) {
+                            self.keep((text, None));
+                        }
                     }
                     Command::Answer(answer) => self.answer_early(*answer),
                     Command::Dispatch(dispatch) => self.dispatch = dispatch,

@@ -23,7 +23,7 @@ use crate::{
     error::{CallError, Error, ErrorCode},
     event::{Direction, EventKind, Text},
     options::Options,
-    payload::{MessageId, Payload},
+    payload::{MessageId, NotAnObject, Payload},
     tolerance::Deviation,
     validate::{PayloadKind, Subject, Valid, Violation},
     wire::{self, CALL_ERROR, CALL_RESULT, Fault, Frame, Unreadable},
@@ -62,7 +62,10 @@ impl<T> Exchange<T> {
 
     /// The protocol is settled; gives back calls that it does not allow.
     pub(crate) fn agree(&mut self, agreed: Agreed) -> Vec<(T, Error)> {
-        self.agreed = Some(agreed);
+        if self.agreed.replace(agreed).is_some() {
+            // The protocol is fixed from the first connection on, and what waits was checked then.
+            return Vec::new();
+        }
         let unwritten = self.calls_out.take_unwritten();
         unwritten.filter_map(|call| self.submit(call)).collect()
     }
@@ -75,8 +78,10 @@ impl<T> Exchange<T> {
         &self.options
     }
 
+    /// Other times and limits; what is borne with and what is valid was decided at the beginning.
     pub(crate) fn set_options(&mut self, options: Options) {
-        self.options = options;
+        let validation = self.options.validation.take();
+        self.options = Options { validation, tolerance: self.options.tolerance, ..options };
     }
 
     /// What there is to tell since this was last asked.
@@ -110,12 +115,19 @@ impl<T> Exchange<T> {
         self.calls_in.next(&self.options)
     }
 
-    /// The answer to a call that went well.
-    pub(crate) fn result(&mut self, action: &ByteString, id: &MessageId, payload: &Payload) -> String {
-        match self.check(Direction::Out, PayloadKind::Response, action, id, payload) {
-            Ok(_) => wire::call_result(id, payload),
-            Err(violation) => self.refusal(Some(id), &CallError::internal(violation)),
-        }
+    /// The answer to a call that went well. A result that is not allowed is replaced by an error, and said to be.
+    pub(crate) fn result(
+        &mut self,
+        action: &ByteString,
+        id: &MessageId,
+        payload: &Payload,
+    ) -> (String, Result<(), Error>) {
+        let error = match self.check(Direction::Out, PayloadKind::Response, action, id, payload) {
+            Ok(_) if payload.is_object() => return (wire::call_result(id, payload), Ok(())),
+            Ok(_) => Error::from(NotAnObject::Other),
+            Err(violation) => violation.into(),
+        };
+        (self.refusal(Some(id), &CallError::from(error.clone())), Err(error))
     }
 
     /// The answer to a call that did not.
@@ -143,7 +155,7 @@ impl<T> Exchange<T> {
             for deviation in deviations.iter() {
                 self.deviates(deviation, text);
             }
-            self.serve(frame, now)
+            self.serve(frame, text.len(), now)
         });
         match received {
             Ok(received) => {
@@ -154,7 +166,7 @@ impl<T> Exchange<T> {
         }
     }
 
-    fn serve(&mut self, frame: Frame, now: Instant) -> Result<Received<T>, Unreadable> {
+    fn serve(&mut self, frame: Frame, weight: usize, now: Instant) -> Result<Received<T>, Unreadable> {
         let dialect = self.dialect();
         let fault = match &frame {
             Frame::Call { id, .. } if self.calls_in.is_taken(id) => Some(Fault::DuplicateMessageId),
@@ -166,8 +178,10 @@ impl<T> Exchange<T> {
             return Err(Unreadable { kind: Some(frame.kind()), id: Some(frame.id().clone()), code: None, fault });
         }
         match frame {
-            Frame::Call { id, action, payload } => Ok(self.admit(Inbound::new(id, action, payload, true), now)),
-            Frame::Send { id, action, payload } => Ok(self.admit(Inbound::new(id, action, payload, false), now)),
+            Frame::Call { id, action, payload } => Ok(self.admit(Inbound::new(id, action, payload, true, weight), now)),
+            Frame::Send { id, action, payload } => {
+                Ok(self.admit(Inbound::new(id, action, payload, false, weight), now))
+            }
             Frame::CallResult { id, payload } => self.settle(CALL_RESULT, id, Ok(payload)),
             Frame::CallError { id, error } => self.settle(CALL_ERROR, id, Err(Error::Rejected(error))),
             // Told as every message is; nobody waits for it.

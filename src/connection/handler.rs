@@ -21,6 +21,7 @@ pub(super) struct Handler {
     pub(super) action: ByteString,
     pub(super) wants_answer: bool,
     pub(super) generation: u32,
+    pub(super) serial: u64,
     pub(super) since: Stopwatch,
     pub(super) work: Pin<Box<dyn Future<Output = Reply> + Send>>,
 }
@@ -31,15 +32,8 @@ pub(super) struct Done {
     pub(super) action: ByteString,
     pub(super) wants_answer: bool,
     pub(super) generation: u32,
+    pub(super) serial: u64,
     pub(super) reply: Reply,
-}
-
-impl Done {
-    /// Whether the id of the call is free from now on. Where the answer was given early, it is so from then on, and
-    /// may have been taken anew.
-    pub(super) fn frees_id(&self) -> bool {
-        self.wants_answer && !matches!(self.reply, Reply::Given)
-    }
 }
 
 impl Future for Handler {
@@ -56,6 +50,7 @@ impl Future for Handler {
         };
         let (id, action) = (self.id.clone(), self.action.clone());
         meter::handled(&reply, self.since);
-        Poll::Ready(Done { id, action, wants_answer: self.wants_answer, generation: self.generation, reply })
+        let &mut Self { wants_answer, generation, serial, .. } = &mut *self;
+        Poll::Ready(Done { id, action, wants_answer, generation, serial, reply })
     }
 }

@@ -181,6 +181,7 @@ pub struct Answer {
     id: MessageId,
     action: ByteString,
     generation: u32,
+    serial: u64,
     wants_answer: bool,
     given: Arc<AtomicBool>,
 }
@@ -188,8 +189,12 @@ pub struct Answer {
 impl Answer {
     /// Answers with a result. The future is done when the answer has been written; dropping it takes nothing back.
     ///
+    /// The first answer to a call is the only one: what comes later, of the handler, of a layer that ran out of
+    /// patience or of another `Answer`, is dropped.
+    ///
     /// # Errors
-    /// The future fails with [`Error::Disconnected`] when the answer can no longer be written.
+    /// The future fails with [`Error::Disconnected`] when the answer can no longer be written or there is one already,
+    /// and with [`Error::Invalid`] when the result did not pass validation and was replaced by an error.
     pub fn send(self, result: impl IntoReply) -> Written {
         self.give(result.into_reply())
     }
@@ -200,11 +205,18 @@ impl Answer {
     }
 
     fn give(self, reply: Reply) -> Written {
-        let Self { peer, id, action, generation, wants_answer, given } = self;
+        let Self { peer, id, action, generation, serial, wants_answer, given } = self;
         let (ticket, written) = oneshot::channel();
         given.store(true, Ordering::Relaxed);
         match wants_answer {
-            true => peer.link().order(Command::Answer(Box::new(EarlyAnswer { id, action, generation, reply, ticket }))),
+            true => peer.link().order(Command::Answer(Box::new(EarlyAnswer {
+                id,
+                action,
+                generation,
+                serial,
+                reply,
+                ticket,
+            }))),
             // Nobody waits for the answer to a SEND.
             false => _ = ticket.send(Ok(Answered::default())),
         }
@@ -219,6 +231,7 @@ impl<S: Sync> FromCall<S> for Answer {
             id: call.id().clone(),
             action: call.action_text(),
             generation: call.inbound.generation,
+            serial: call.inbound.serial,
             wants_answer: call.wants_answer(),
             given: call.given.get_or_init(Arc::default).clone(),
         })

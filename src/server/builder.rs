@@ -155,15 +155,17 @@ impl RpcServerBuilder {
         Self { max_identity: bytes, ..self }
     }
 
-    /// How many sessions there may be; more are answered with 503. A station that returns may take the place of its
-    /// old session also where there is no other.
+    /// How many sessions there may be; more are answered with 503. Those that were replaced and have not ended yet
+    /// count, and so do sockets that are only told that there is no common protocol; a station that returns may take
+    /// the place of its only session also where there is no other.
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.rules.max_sessions = Some(sessions);
         self
     }
 
     /// How many sessions there may be from one remote address, or from one network of 64 bits of IPv6; more are
-    /// answered with 429. Mind stations that share the address of a site's router.
+    /// answered with 429. Mind stations that share the address of a site's router. Where an address is
+    /// [not known](super::Handshake::remote_address), nothing limits it.
     pub fn max_sessions_per_address(mut self, sessions: usize) -> Self {
         self.rules.max_sessions_per_address = Some(sessions);
         self

@@ -112,6 +112,10 @@ impl Inner {
         }
         let handshake = &upgrade.handshake;
         let agreement = self.negotiation.negotiate(handshake.protocols(), protocol)?;
+        if agreement.spoken().is_some_and(|protocol| !options.covers(protocol)) {
+            tracing::error!("the session's protocol cannot be validated");
+            return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be validated"));
+        }
         let mut deviations = upgrade.deviations;
         if let Agreement::Silent(Some(_)) = agreement {
             deviations.add(Deviation::NoProtocol);
@@ -128,19 +132,12 @@ impl Inner {
             let value = HeaderValue::from_str(protocol).map_err(|_| Reject::new(StatusCode::BAD_REQUEST))?;
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
         }
-        let place = match agreement {
-            Agreement::None => None,
-            Agreement::Named(protocol) => Some((self.reserve(handshake)?, Some(protocol))),
-            Agreement::Silent(protocol) => Some((self.reserve(handshake)?, protocol)),
-        };
-        let task = session::run(self.clone(), upgrade, Plan { place, options, extensions, deviations });
+        let identity = (agreement != Agreement::None).then(|| handshake.shared_identity());
+        let place = self.registry.reserve(identity, handshake.remote_address())?;
+        let task = session::run(self.clone(), upgrade, Plan { place, agreement, options, extensions, deviations });
         let kill = self.kill.clone();
         self.tasks.spawn(async move { kill.run_until_cancelled(task).await });
         Ok(response)
-    }
-
-    fn reserve(&self, handshake: &Handshake) -> Result<super::registry::Place, Reject> {
-        self.registry.reserve(handshake.shared_identity(), handshake.remote_address())
     }
 
     fn reject<B: From<Bytes>>(&self, handshake: &Handshake, reject: Reject) -> Response<B> {

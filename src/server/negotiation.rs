@@ -51,6 +51,17 @@ pub(super) enum Agreement {
     None,
 }
 
+impl Agreement {
+    /// The protocol of the session, which may have none; none where there is to be no session.
+    pub(super) fn spoken(&self) -> Option<Option<&str>> {
+        match self {
+            Self::Named(protocol) => Some(Some(protocol)),
+            Self::Silent(protocol) => Some(protocol.as_deref()),
+            Self::None => None,
+        }
+    }
+}
+
 impl Negotiation {
     /// The protocol that the hook has chosen, or else one that both have.
     pub(super) fn negotiate(&self, offered: &[String], chosen: Option<Arc<str>>) -> Result<Agreement, Reject> {

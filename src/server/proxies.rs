@@ -14,13 +14,15 @@ use crate::options::BuildError;
 /// The proxies in front of a server, whose word on a client's address, TLS and certificate is believed.
 ///
 /// Nobody else's is: headers of a request that comes from another address mean nothing. The client is the last address
-/// in line that is none of these proxies; everything to the left of it could be made up.
+/// in line that is none of these proxies; everything to the left of it could be made up. So could all of it where a
+/// station can connect from one of these addresses without passing the proxy: name the proxies themselves, or a network
+/// in which there is nobody else.
 ///
 /// ```
 /// use ocpp_rpc::{RpcRouter, RpcServer, TrustedProxies};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let proxies = TrustedProxies::x_forwarded(["10.0.0.0/8", "fd00::/8", "127.0.0.1"])?
+/// let proxies = TrustedProxies::x_forwarded(["10.0.7.1", "10.0.7.2", "127.0.0.1"])?
 ///     .client_certificate("x-ssl-client-cert".parse()?);
 /// let server = RpcServer::builder(RpcRouter::new()).behind(proxies).build()?;
 /// # Ok(())
@@ -147,20 +149,20 @@ fn x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     hops.iter().enumerate().map(hop).collect()
 }
 
-/// RFC 7239 §4. Commas and semicolons within quotes are in no address and in no scheme, so that a list with such a
-/// thing in it is cut where nothing is believed.
+/// RFC 7239 §4. Commas and semicolons within quotes are in no address and in no scheme: an element that was torn apart
+/// at one, or that says something twice, is not believed, nor is what stands to the left of it.
 fn forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let hop = |element: &str| {
-        let mut hop = Hop::default();
-        for (name, value) in element.split(';').filter_map(|pair| pair.split_once('=')) {
-            let value = value.trim().trim_matches('"');
-            match name.trim() {
-                name if name.eq_ignore_ascii_case("for") => hop.address = address(value),
-                name if name.eq_ignore_ascii_case("proto") => hop.scheme = Some(value.to_owned()),
-                _ => {}
-            }
+        let said = |wanted: &str| {
+            let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+            let mut values = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(wanted)).map(|(_, value)| value);
+            values.next().filter(|_| values.next().is_none()).map(|value| value.trim().trim_matches('"'))
+        };
+        let is_whole = |part: &str| part.matches('"').count() % 2 == 0;
+        match element.split(';').all(is_whole) {
+            true => Hop { address: said("for").and_then(address), scheme: said("proto").map(str::to_owned) },
+            false => Hop::default(),
         }
-        hop
     };
     elements(headers, &header::FORWARDED).into_iter().map(hop).collect()
 }
@@ -262,7 +264,11 @@ mod tests {
             ("for=1.1.1.1;proto=https, for=203.0.113.9;proto=http", "203.0.113.9:0", false),
             ("for=203.0.113.9;proto=https, for=10.0.0.9;proto=http", "203.0.113.9:0", true),
             ("for=_hidden, for=10.0.0.9", "10.0.0.9:0", false),
-            ("for=\"1.1.1.1, for=2.2.2.2\"", "2.2.2.2:0", false),
+            ("for=\"1.1.1.1, for=2.2.2.2\"", "10.1.2.3:7", false),
+            // A client's Host header, as a proxy hands it on.
+            ("for=203.0.113.9;host=\"a,for=6.6.6.6\";proto=http", "10.1.2.3:7", false),
+            ("for=203.0.113.9;host=\"a,for=6.6.6.6;proto=https,b\"", "10.1.2.3:7", false),
+            ("for=203.0.113.9;for=6.6.6.6", "10.1.2.3:7", false),
             ("nonsense", "10.1.2.3:7", false),
         ] {
             assert_eq!(client(&proxies, "10.1.2.3", &[(FORWARDED, value)]), (address.to_owned(), is_tls), "{value}");

@@ -51,7 +51,7 @@ pub(super) struct Rules {
 struct State {
     /// In the order in which their sockets came; never an empty list.
     seats: HashMap<Arc<str>, Vec<Seat>>,
-    /// How many places are taken, those of sessions that were replaced and have not ended yet included.
+    /// How many places are taken, those of sockets that are only told to go included.
     taken: usize,
     /// The same for each address, where that is limited.
     addresses: HashMap<IpAddr, usize>,
@@ -62,7 +62,7 @@ struct State {
 #[derive(Debug)]
 struct Seat {
     generation: u64,
-    /// None until the client's socket is there.
+    /// None until the client's socket is there, and once another session has taken its place.
     session: Option<Session>,
 }
 
@@ -77,7 +77,8 @@ struct Closing {
 #[derive(Debug)]
 pub(super) struct Place {
     registry: Arc<Registry>,
-    identity: Arc<str>,
+    /// None has no seat.
+    identity: Option<Arc<str>>,
     address: Option<IpAddr>,
     generation: u64,
 }
@@ -95,22 +96,24 @@ impl Registry {
         self.state().sessions().cloned().collect()
     }
 
-    /// Takes a place for a session that is about to open.
+    /// Takes a place for a session that is about to open; without an identity, for a socket that is to become none.
     pub(super) fn reserve(
         self: &Arc<Self>,
-        identity: Arc<str>,
+        identity: Option<Arc<str>>,
         remote_address: Option<SocketAddr>,
     ) -> Result<Place, Reject> {
         let Rules { same_identity, max_sessions, max_sessions_per_address } = self.rules;
         let address = remote_address.filter(|_| max_sessions_per_address.is_some()).map(|address| block(address.ip()));
         let mut state = self.state();
-        let seats = state.seats.get(&identity).map_or(&[][..], Vec::as_slice);
+        let seats = identity.as_ref().and_then(|identity| state.seats.get(identity)).map_or(&[][..], Vec::as_slice);
         if same_identity == SameIdentity::OldestStays && !seats.is_empty() {
             return Err(Reject::new(StatusCode::CONFLICT).body("the identity is connected already"));
         }
-        // Who is going to be replaced makes room.
-        let replaced = seats.iter().rev().find_map(|seat| seat.session.as_ref());
-        let replaced = replaced.filter(|_| same_identity == SameIdentity::NewestWins);
+        // Who is going to be replaced makes room, but only once: those who were replaced may take their time to leave.
+        let replaced = match (same_identity, seats) {
+            (SameIdentity::NewestWins, [only]) => only.session.as_ref(),
+            _ => None,
+        };
         if replaced.is_none() && max_sessions.is_some_and(|most| state.taken >= most) {
             return Err(full(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"));
         }
@@ -125,10 +128,11 @@ impl Registry {
         state.generation += 1;
         let generation = state.generation;
         let seat = Seat { generation, session: None };
-        match state.seats.entry(identity.clone()) {
-            Entry::Occupied(seats) => seats.into_mut().push(seat),
+        match identity.clone().map(|identity| state.seats.entry(identity)) {
+            Some(Entry::Occupied(seats)) => seats.into_mut().push(seat),
             // As large as one needs: most identities have one session.
-            Entry::Vacant(none) => drop(none.insert(vec![seat])),
+            Some(Entry::Vacant(none)) => drop(none.insert(vec![seat])),
+            None => {}
         }
         Ok(Place { registry: self.clone(), identity, address, generation })
     }
@@ -178,12 +182,11 @@ impl Place {
             session.link().close(closing.close.clone());
         }
         let mut older = Vec::new();
-        if let Some(seats) = state.seats.get_mut(&self.identity) {
-            seats.retain_mut(|seat| match self.registry.rules.same_identity {
-                _ if seat.generation == self.generation => false,
-                SameIdentity::NewestWins => seat.session.take().map(|session| older.push(session)).is_none(),
-                SameIdentity::OldestStays | SameIdentity::Both => true,
-            });
+        if let Some(seats) = self.identity.as_ref().and_then(|identity| state.seats.get_mut(identity)) {
+            seats.retain(|seat| seat.generation != self.generation);
+            if self.registry.rules.same_identity == SameIdentity::NewestWins {
+                older.extend(seats.iter_mut().filter_map(|seat| seat.session.take()));
+            }
             seats.push(Seat { generation: self.generation, session: Some(session) });
         }
         drop(state);
@@ -196,7 +199,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.registry.state();
-        state.leave(&self.identity, self.generation);
+        if let Some(identity) = &self.identity {
+            state.leave(identity, self.generation);
+        }
         state.taken -= 1;
         if let Some(address) = self.address
             && let Entry::Occupied(mut taken) = state.addresses.entry(address)

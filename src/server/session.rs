@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use super::{Inner, NONE, RpcUpgrade, TlsFacts, registry::Place, upgrade};
+use super::{Inner, NONE, RpcUpgrade, TlsFacts, negotiation::Agreement, registry::Place, upgrade};
 use crate::{
     close::{Cause, Close, Closed},
     connection::{
@@ -121,8 +121,8 @@ struct IsSession;
 
 /// What a session is to be, once the client's socket is there.
 pub(super) struct Plan {
-    /// The session's place, and the protocol that it speaks; none where the client is only told to go.
-    pub(super) place: Option<(Place, Option<Arc<str>>)>,
+    pub(super) place: Place,
+    pub(super) agreement: Agreement,
     pub(super) options: Options,
     pub(super) extensions: Extensions,
     pub(super) deviations: Deviations,
@@ -130,7 +130,7 @@ pub(super) struct Plan {
 
 /// Waits for the client's socket and begins to serve it.
 pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) {
-    let Plan { place, options, mut extensions, deviations } = plan;
+    let Plan { place, agreement, options, mut extensions, deviations } = plan;
     let handshake = upgrade.handshake.clone();
     let upgraded = match timeout(server.handshake_deadline, upgrade.into_socket()).await {
         Ok(Ok(upgraded)) => upgraded,
@@ -141,11 +141,16 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) {
     let (io, early) = upgrade::stream(upgraded, below);
     let socket = Socket::server(io, &early, &options).await;
     drop(early);
-    let Some((place, protocol)) = place else {
-        server.refused(&handshake, Some(StatusCode::SWITCHING_PROTOCOLS), NONE);
-        let close = Close::new(1002).reason(NONE).because(Cause::ProtocolError);
-        socket.part(Farewell::close(&close), options.close_timeout).await;
-        return;
+    let protocol = match agreement {
+        Agreement::Named(protocol) => Some(protocol),
+        Agreement::Silent(protocol) => protocol,
+        Agreement::None => {
+            server.refused(&handshake, Some(StatusCode::SWITCHING_PROTOCOLS), NONE);
+            let close = Close::new(1002).reason(NONE).because(Cause::ProtocolError);
+            socket.part(Farewell::close(&close), options.close_timeout).await;
+            // Until then it has taken a place.
+            return drop(place);
+        }
     };
     extensions.insert(IsSession);
     if let Some(tls) = handshake.tls() {

@@ -31,13 +31,17 @@ pub(crate) fn read(text: &ByteString, tolerance: Tolerance) -> (Result<Frame, Un
     }
     if let (Ok(read), Some(deviation)) = (&frame, deviations.beyond(tolerance)) {
         let (kind, id, code) = (Some(read.kind()), Some(read.id().clone()), None);
-        // An id that is no string is not to be used.
-        let id = id.filter(|id| !id.is_number());
         let fault = match deviation {
             Deviation::NumericMessageId => Fault::NoMessageId,
             deviation => Fault::Deviation(deviation),
         };
         frame = Err(Unreadable { kind, id, code, fault });
+    }
+    if let Err(unreadable) = &mut frame
+        && !Deviation::NumericMessageId.is_borne_by(tolerance)
+    {
+        // An id that is no string is none.
+        unreadable.id.take_if(|id| id.is_number());
     }
     (frame, deviations)
 }
@@ -57,7 +61,7 @@ fn take_apart(text: &ByteString, deviations: &mut Deviations) -> Result<Frame, U
     })?;
     let kind: Option<u64> = kind.and_then(|raw| serde_json::from_str(raw.get()).ok());
     let id = id.and_then(|raw| message_id(text, raw, deviations));
-    let fail = |fault| Unreadable { kind, id: id.clone().filter(|id| !id.is_number()), code: None, fault };
+    let fail = |fault| Unreadable { kind, id: id.clone(), code: None, fault };
 
     let known = |kind| (CALL..=SEND).contains(&kind);
     let kind = kind.ok_or_else(|| fail(Fault::NoMessageType))?;

@@ -1,6 +1,6 @@
 //! Answers that a handler gives before it ends, and what it does afterwards.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ocpp_rpc::{
     CallError, Close, Error, ErrorCode, EventKind, NoReply, RpcRouter, RpcServer, Session,
@@ -131,4 +131,68 @@ async fn b47_a_waiting_close_lets_an_early_answer_out() {
     assert_eq!(station.closed().await.0, 1000);
     drop(station);
     closing.await.expect("no panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b33_the_first_answer_to_a_call_is_the_only_one() {
+    async fn patient(answer: Answer) -> Result<NoReply, CallError> {
+        answer.send(json!({"early": true})).await?;
+        std::future::pending().await
+    }
+    async fn panics(answer: Answer) -> Result<NoReply, CallError> {
+        drop(answer.send(json!({"early": true})));
+        panic!("after the answer")
+    }
+    async fn twice(first: Answer, second: Answer) -> Result<Value, CallError> {
+        let first = first.send(json!({"early": true}));
+        assert!(matches!(second.send(json!({"late": true})).await, Err(Error::Disconnected { .. })));
+        first.await?;
+        Ok(json!({"later": true}))
+    }
+    let router = RpcRouter::new().on("Patient", patient).on("Panics", panics).on("Twice", twice);
+    let router = router.layer(tower::timeout::TimeoutLayer::new(Duration::from_secs(20))).on("Echo", echo);
+    let (_server, mut station, _session) = connected(router, "ocpp1.6").await;
+    for action in ["Patient", "Panics", "Twice"] {
+        let first = station.ask(format!(r#"[2,"1","{action}",{{}}]"#)).await;
+        let is_early = first == r#"[3,"1",{"early":true}]"#;
+        assert!(is_early || action == "Panics" && first.starts_with(r#"[4,"1","InternalError""#), "{action}: {first}");
+        station.silent().await;
+        assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "{action}: the id is free");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b47_a_waiting_close_lets_an_answer_out_that_a_handler_gave_at_once() {
+    async fn at_once(answer: Answer) -> Result<NoReply, Infallible> {
+        drop(answer.send(json!({"early": true})));
+        Ok(NoReply)
+    }
+    let (router, gate) = crate::support::gated();
+    let (_server, mut station, session) = connected(router.on("AtOnce", at_once), "ocpp1.6").await;
+    station.send(r#"[2,"1","Wait",{}]"#).await;
+    let closing = tokio::spawn(async move { session.close(Close::normal().after_pending()).await });
+    tokio::task::yield_now().await;
+    // Both in one turn: the last call under way ends, and another has its answer on the way.
+    gate.add_permits(1);
+    station.send(r#"[2,"2","AtOnce",{}]"#).await;
+    let mut answers = [station.receive().await, station.receive().await];
+    answers.sort();
+    assert_eq!(answers, [r#"[3,"1",{}]"#, r#"[3,"2",{"early":true}]"#]);
+    assert_eq!(station.closed().await.0, 1000);
+    drop(station);
+    closing.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn b33_no_reply_may_be_given_early_too() {
+    async fn none(answer: Answer) -> Result<NoReply, CallError> {
+        Ok(answer.send(NoReply).await.map(|()| NoReply)?)
+    }
+    let (_server, mut station, _session) =
+        connected(RpcRouter::new().on("None", none).on("Echo", echo), "ocpp1.6").await;
+    station.send(r#"[2,"1","None",{}]"#).await;
+    for id in ["2", "1"] {
+        let answer = station.ask(format!(r#"[2,"{id}","Echo",{{}}]"#)).await;
+        assert_eq!(answer, format!(r#"[3,"{id}",{{}}]"#), "nothing comes in between, and the id is free");
+    }
 }

@@ -103,9 +103,9 @@ async fn check(manner: Manner, under_way: UnderWay, peer: Peer, second: bool) {
     };
     assert!(expected.contains(&elapsed.as_secs()), "{case}: {elapsed:?}");
 
-    let (code, reason) = if manner == Manner::Forced { (1006, "") } else { (3000, "so long") };
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (code, reason, Cause::Local), "{case}");
-    assert_eq!(seen.end, (code, reason.to_owned()), "{case}: what the station sees");
+    let (code, told) = if manner == Manner::Forced { (1006, "") } else { (3000, "so long") };
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (code, "so long", Cause::Local), "{case}");
+    assert_eq!(seen.end, (code, told.to_owned()), "{case}: what the station sees");
     if let Some(other) = other {
         assert_eq!(other.await.expect("no panic").0, closed, "{case}: the first close decides");
     }

@@ -106,6 +106,24 @@ async fn b35_a_number_that_is_being_worked_on_is_a_duplicate_and_another_id_than
     assert_eq!(station.receive().await, "[3,7,{}]");
 }
 
+#[tokio::test(start_paused = true)]
+async fn b38_a_number_is_echoed_whatever_else_is_wrong_or_is_no_id_at_all() {
+    for (tolerance, protocol, answer) in [
+        (Salvage, "ocpp1.6", Some(r#"[4,5,"FormationViolation","#)),
+        (Salvage, "ocpp2.0.1", Some(r#"[4,5,"FormatViolation","#)),
+        (Tolerant, "ocpp1.6", None),
+        (Tolerant, "ocpp2.0.1", Some(r#"[4,"-1","RpcFrameworkError","#)),
+    ] {
+        let (_server, mut station, _session, _events) = tolerating(tolerance, protocol).await;
+        station.send(r#"[2,5,"Echo",[]]"#).await;
+        if let Some(answer) = answer {
+            let seen = station.receive().await;
+            assert!(seen.starts_with(answer), "{protocol} {tolerance:?}: {seen}");
+        }
+        station.silent().await;
+    }
+}
+
 /// The outcome of a call that is answered with this text, in which `ID` stands for its id.
 async fn outcome(tolerance: Tolerance, answer: &str) -> (Result<Value, Error>, Vec<Deviation>, Vec<Fault>) {
     let (server, mut station, session, events) = tolerating(tolerance, "ocpp1.6").await;

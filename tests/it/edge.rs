@@ -379,6 +379,32 @@ async fn b09_new_options_of_a_server_hold_for_later_sessions() {
     who(&mut before).await;
 }
 
+#[tokio::test]
+async fn b22_whoever_comes_again_and_again_takes_no_more_than_there_is() {
+    let mut site = Site::of(builder().max_sessions(3).max_sessions_per_address(3)).await;
+    // One that ignores that it was replaced keeps its place until it has gone; nobody else gets more by it.
+    let mut kept = Vec::new();
+    let mut statuses = Vec::new();
+    for _ in 0..10 {
+        let mut client = site.dial().await;
+        statuses.push(client.ask(&head("/same")).await.status);
+        kept.push(client);
+        site.server.session("same").expect("the newest");
+    }
+    let opened = statuses.iter().filter(|status| **status == 101).count();
+    assert!((2..=4).contains(&opened), "{statuses:?}");
+    assert!(statuses.iter().all(|status| [101, 429, 503].contains(status)), "{statuses:?}");
+    assert!([Some(429), Some(503)].contains(&site.refused().await.1));
+}
+
+#[tokio::test]
+async fn b22_who_has_no_common_protocol_takes_a_place_until_it_has_gone() {
+    let site = Site::of(builder().protocols(["ocpp1.6"]).max_sessions(1)).await;
+    let mut stranger = site.dial().await;
+    assert_eq!(stranger.ask(&offering("/A", "mine")).await.status, 101);
+    assert_eq!(site.ask(&offering("/B", "ocpp1.6")).await.status, 503);
+}
+
 // Connections that somebody else accepted.
 
 #[tokio::test]

@@ -277,3 +277,20 @@ async fn b22_calls_beyond_the_rate_are_refused_and_told_why() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn b31_what_waits_in_line_is_bounded_by_all_that_it_keeps_in_memory() {
+    async fn wait() -> Result<(), Infallible> {
+        std::future::pending().await
+    }
+    let options = Options::server().handler_concurrency(1).max_message_size(10_000);
+    let server = server(RpcRouter::new().on("Wait", wait), options);
+    let (mut station, _session) = connected(&server, "ocpp1.6", 64 << 10).await;
+    // Next to nothing to read, in large messages: four of the largest may wait.
+    let blanks = " ".repeat(9_900);
+    for id in 0..6 {
+        station.send(format!(r#"[2,"{id}","Wait",{{}}{blanks}]"#)).await;
+    }
+    assert!(station.receive().await.starts_with(r#"[4,"5","GenericError","too many calls are waiting"#));
+    station.silent().await;
+}

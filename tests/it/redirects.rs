@@ -17,7 +17,7 @@ fn client(endpoint: &str) -> (RpcClientBuilder, Dials) {
         .password("secret")
         .header(http::header::COOKIE, HeaderValue::from_static("session=1"))
         .header(http::HeaderName::from_static("x-api-key"), HeaderValue::from_static("key"))
-        .connector(move |target: Target| {
+        .secure_connector(move |target: Target| {
             let (near, far) = duplex(64 << 10);
             let sent = tell.send((target, far));
             async move { sent.map(|()| near).map_err(std::io::Error::other) }

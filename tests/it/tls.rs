@@ -1,6 +1,12 @@
 //! TLS at both ends, over real sockets: certificates of either side, chosen, replaced, wanted and refused.
 
-use std::{convert::Infallible, net::SocketAddr, process::Command, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use ocpp_rpc::{
     Accept, BuildError, Close, ConnectError, ConnectionFacts, Handshake, Options, Reconnect, Reject, RpcClient,
@@ -495,8 +501,38 @@ async fn tls_over_any_stream_can_be_accepted_and_dialled() {
     };
     let tls = certified(&authority, &stations.issue("SN-0815"));
     let client = RpcClient::builder("wss://127.0.0.1/ocpp", "CP").protocols(["ocpp1.6"]);
-    let client = soon(client.connector(tls.over(in_memory)).connect()).await.expect("connected");
+    let client = soon(client.connector(in_memory).tls(tls).connect()).await.expect("connected");
     assert_eq!(who(&client).await, json!({"identity": "CP", "tls": ["TLS 1.3", 1]}));
+}
+
+#[tokio::test]
+async fn nothing_is_said_in_the_clear_to_a_wss_endpoint_whatever_dials() {
+    let authority = Authority::new();
+    let client = |connector| {
+        let client = RpcClient::builder("wss://127.0.0.1/ocpp", "CP").password("secret").reconnect(Reconnect::never());
+        let builders = [
+            client.clone().connector(connector),
+            client.clone().tls(believing(&authority)).connector(connector),
+            client.connector(connector).tls(believing(&authority)),
+        ];
+        builders.map(|builder| builder.build().expect("sound"))
+    };
+    // Whoever knows nothing of TLS: a stream whose other end keeps what it hears.
+    static HEARD: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    let deaf = async |_: ocpp_rpc::Target| {
+        let (near, mut far) = tokio::io::duplex(4096);
+        tokio::spawn(async move {
+            let mut bytes = vec![0; 4096];
+            let read = far.read(&mut bytes).await.unwrap_or_default();
+            HEARD.lock().expect("whole").extend(&bytes[..read]);
+        });
+        Ok(near)
+    };
+    for client in client(deaf) {
+        assert!(soon(client.connect()).await.is_err());
+        let heard = std::mem::take(&mut *HEARD.lock().expect("whole"));
+        assert_eq!(heard.first(), Some(&0x16), "the hello of a TLS handshake (RFC 8446 §5.1): {heard:?}");
+    }
 }
 
 #[tokio::test]

@@ -272,3 +272,48 @@ async fn b43_validation_may_be_decided_when_a_session_is_accepted() {
         assert!(station.ask(r#"[2,"1","Do",{}]"#).await.starts_with(answer), "{identity}");
     }
 }
+
+#[tokio::test]
+async fn b43_other_times_for_an_open_session_leave_what_is_valid_as_it_was() {
+    let (server, calls) = server(Validation::new(Acme).only(["acme1"]));
+    let (mut station, session) = connected(&server, "acme1").await;
+    session.peer().set_options(Options::server().ping_interval(5 * SECOND)).expect("sound");
+    assert!(station.ask(r#"[2,"1","Do",{}]"#).await.starts_with(r#"[4,"1","Occur"#));
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn b43_where_all_is_to_be_checked_nobody_comes_in_whom_nobody_can_check() {
+    let server = RpcServer::builder(RpcRouter::new().on("Do", echo)).protocols(["acme1"]);
+    let server = server.no_common_protocol(ocpp_rpc::NoCommonProtocol::Serve);
+    let site = crate::tcp::Site::of(server.options(Options::server().validation(Validation::new(Acme)))).await;
+    assert_eq!(site.ask(&crate::tcp::offering("/CP", "other")).await.status, 500);
+    assert_eq!(site.ask(&crate::tcp::offering("/CP", "acme1")).await.status, 101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b41_a_call_that_waits_over_reconnects_is_checked_once() {
+    let (builder, mut dials) = client();
+    let options = Options::client().validation(Validation::new(Acme).report_only());
+    let (client, attempt) = connecting(builder.protocols(["acme1"]).options(options));
+    let mut events = client.events();
+    let mut csms = dials.accept("acme1").await;
+    attempt.await.expect("no panic").expect("connected");
+    let first = tokio::spawn(client.call::<Value>("Do", &json!({"n": 1})));
+    csms.receive_call("Do").await;
+    let second = tokio::spawn(client.call::<Value>("Do", &()));
+    tokio::task::yield_now().await;
+    drop(csms);
+    assert!(first.await.expect("no panic").is_err());
+    let mut csms = dials.accept("acme1").await;
+    let id = csms.receive_call("Do").await;
+    csms.send(json!([3, id, {"ok": true}])).await;
+    second.await.expect("no panic").expect("answered");
+    client.close(ocpp_rpc::Close::forced()).await;
+    drop(client);
+    let mut violations = 0;
+    while let Some(event) = events.next().await {
+        violations += usize::from(matches!(event.kind, EventKind::Invalid { .. }));
+    }
+    assert_eq!(violations, 1);
+}

@@ -14,9 +14,9 @@ use super::{Driver, Unflushed, settle};
 use crate::{
     close::{Cause, Close, Manner},
     connection::{
-        Answered, Inbound,
+        Answered, Inbound, Reply,
         exchange::Received,
-        handler::Handler,
+        handler::{Done, Handler},
         keepalive::{KeepAlive, Ping},
         socket::{Farewell, Incoming, Socket},
     },
@@ -137,18 +137,27 @@ impl Driver {
     /// Hands a call to its handler, which may have the answer at once.
     fn start(&mut self, mut call: Inbound, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
         let (id, action, wants_answer) = (call.id.clone(), call.action.clone(), call.wants_answer);
-        call.generation = self.generation;
+        self.serial += 1;
+        (call.generation, call.serial) = (self.generation, self.serial);
         let work = self.dispatch.dispatch(call, &self.link);
-        let mut handler =
-            Handler { id, action, wants_answer, generation: self.generation, since: Stopwatch::start(), work };
-        match Pin::new(&mut handler).poll(cx) {
-            Poll::Ready(done) => self.answer(&done).map_or(Ok(()), |text| self.send(text, socket)),
+        let (generation, serial, since) = (self.generation, self.serial, Stopwatch::start());
+        let mut handler = Handler { id, action, wants_answer, generation, serial, since, work };
+        let id = match Pin::new(&mut handler).poll(cx) {
+            // An answer that was given early is on its way.
+            Poll::Ready(Done { id, reply: Reply::Given, .. }) => id,
+            Poll::Ready(done) => return self.answer(&done).map_or(Ok(()), |(text, _)| self.send(text, socket)),
             Poll::Pending => {
-                self.exchange.calls_in.started(&handler.id, wants_answer);
+                self.exchange.calls_in.started();
+                let id = handler.id.clone();
                 self.handlers.push(handler);
-                Ok(())
+                id
             }
+        };
+        if wants_answer {
+            self.unanswered.insert(serial);
+            self.exchange.calls_in.take(&id);
         }
+        Ok(())
     }
 
     fn poll_handlers(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
@@ -156,10 +165,11 @@ impl Driver {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
             let is_ours = done.generation == self.generation;
             if is_ours {
-                self.exchange.calls_in.finished(&done.id, done.frees_id());
+                self.exchange.calls_in.finished();
             }
-            if (is_ours || self.keeps_answers)
-                && let Some(text) = self.answer(&done)
+            if self.may_answer(&done)
+                && (is_ours || self.keeps_answers)
+                && let Some((text, _)) = self.answer(&done)
             {
                 self.send(text, socket)?;
             }

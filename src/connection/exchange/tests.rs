@@ -155,12 +155,14 @@ fn only_an_id_that_is_still_being_worked_on_is_a_duplicate() {
     let mut exchange = exchange(Options::server());
     let text = r#"[2,"1","A",{}]"#;
     let Received::Call(first) = receive(&mut exchange, text) else { panic!("a call") };
-    exchange.calls_in.started(&first.id, true);
+    exchange.calls_in.started();
+    exchange.calls_in.take(&first.id);
     match receive(&mut exchange, text) {
         Received::Refused(answer) => assert!(answer.starts_with(r#"[4,"1","GenericError","#), "{answer}"),
         other => panic!("{other:?}"),
     }
-    exchange.calls_in.finished(&first.id, true);
+    exchange.calls_in.finished();
+    exchange.calls_in.answered(&first.id);
     assert!(matches!(receive(&mut exchange, text), Received::Call(_)));
 }
 
@@ -169,14 +171,16 @@ fn calls_wait_in_line_and_a_full_line_refuses() {
     let mut exchange = exchange(Options::server().handler_concurrency(1).handler_queue(1));
     let text = |n| format!(r#"[2,"{n}","A",{{}}]"#);
     let Received::Call(first) = receive(&mut exchange, &text(1)) else { panic!("a call") };
-    exchange.calls_in.started(&first.id, true);
+    exchange.calls_in.started();
+    exchange.calls_in.take(&first.id);
     assert!(matches!(receive(&mut exchange, &text(2)), Received::Nothing));
     assert!(matches!(receive(&mut exchange, &text(3)), Received::Refused(_)));
     assert!(exchange.news().is_empty(), "neither is a bad message");
     receive(&mut exchange, &text(2));
     assert!(matches!(only_news(&mut exchange), EventKind::BadMessage { fault: Fault::DuplicateMessageId, .. }));
     assert!(exchange.next_in_line().is_none());
-    exchange.calls_in.finished(&first.id, true);
+    exchange.calls_in.finished();
+    exchange.calls_in.answered(&first.id);
     assert_eq!(exchange.next_in_line().expect("the second").id.as_str(), "2");
     assert!(exchange.is_settled());
 }
