@@ -79,9 +79,10 @@ impl<T> Exchange<T> {
     }
 
     /// Other times and limits; what is borne with and what is valid was decided at the beginning.
-    pub(crate) fn set_options(&mut self, options: Options) {
-        let validation = self.options.validation.take();
-        self.options = Options { validation, tolerance: self.options.tolerance, ..options };
+    pub(crate) fn set_options(&mut self, mut options: Options) {
+        options.validation = self.options.validation.take();
+        options.tolerance = self.options.tolerance;
+        self.options = options;
     }
 
     /// What there is to tell since this was last asked.

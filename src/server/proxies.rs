@@ -158,7 +158,7 @@ fn forwarded(headers: &HeaderMap) -> Vec<Hop> {
             let mut values = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(wanted)).map(|(_, value)| value);
             values.next().filter(|_| values.next().is_none()).map(|value| value.trim().trim_matches('"'))
         };
-        let is_whole = |part: &str| part.matches('"').count() % 2 == 0;
+        let is_whole = |part: &str| part.matches('"').count().is_multiple_of(2);
         match element.split(';').all(is_whole) {
             true => Hop { address: said("for").and_then(address), scheme: said("proto").map(str::to_owned) },
             false => Hop::default(),
