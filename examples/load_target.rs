@@ -2,12 +2,33 @@
 //! as often as it is told to, and prints nothing per message.
 //!
 //!     cargo run --release --example load_target -- --port 9221
+//!
+//! With the feature `strict` it takes `--strict`, and validates what it reads and writes.
+
+#[cfg(feature = "strict")]
+#[path = "backend/strict.rs"]
+mod strict;
+
+/// Stands in for validation, where there is none.
+#[cfg(not(feature = "strict"))]
+mod strict {
+    use ocpp_rpc::Options;
+
+    #[derive(clap::Args)]
+    pub(crate) struct Checks {}
+
+    impl Checks {
+        pub(crate) fn add_to(&self, options: Options) -> Options {
+            options
+        }
+    }
+}
 
 use std::convert::Infallible;
 
 use clap::Parser;
 use ocpp_rpc::{
-    Close, ErrorCode, RpcRouter, RpcServer,
+    Close, ErrorCode, Options, RpcRouter, RpcServer,
     extract::{Params, Session},
 };
 use serde::{Deserialize, Serialize};
@@ -18,17 +39,20 @@ struct Args {
     /// The port to listen on, at 127.0.0.1; any path is taken.
     #[arg(long)]
     port: u16,
+    #[command(flatten)]
+    checks: strict::Checks,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Args { port } = Args::parse();
+    let Args { port, checks } = Args::parse();
     let router = RpcRouter::new()
         .on("Heartbeat", heartbeat)
         .on("BootNotification", boot)
         .on("MeterValues", meter_values)
         .on("Trigger", trigger);
-    let server = RpcServer::builder(router).max_connections(100_000).protocols(["ocpp1.6"]).build()?;
+    let options = checks.add_to(Options::server());
+    let server = RpcServer::builder(router).max_connections(100_000).protocols(["ocpp1.6"]).options(options).build()?;
     let listener = server.listen(("127.0.0.1", port)).await?;
     println!("listening on ws://{}/<identity>", listener.local_addr());
     tokio::signal::ctrl_c().await?;

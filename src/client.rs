@@ -64,6 +64,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
+    action::{Action, SendAction},
     close::{Close, Closed},
     connection::{About, Link, driver::Driver},
     event::{Events, Hub},
@@ -255,10 +256,26 @@ impl RpcClient {
         }
     }
 
+    /// Calls an action of the server by its type; see [`Peer::request`].
+    pub fn request<A: Action>(&self, request: A) -> Call<A::Response> {
+        match self.peer() {
+            Some(peer) => peer.request(request),
+            None => Call::closed(),
+        }
+    }
+
     /// Sends a message that is never answered; see [`Peer::send`].
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
         match self.peer() {
             Some(peer) => peer.send(action, params),
+            None => Call::closed(),
+        }
+    }
+
+    /// Sends a message that is never answered by its type; see [`Peer::send_action`].
+    pub fn send_action<A: SendAction>(&self, message: A) -> Call<()> {
+        match self.peer() {
+            Some(peer) => peer.send_action(message),
             None => Call::closed(),
         }
     }

@@ -4,6 +4,7 @@
     allow(dead_code, reason = "each end uses its part of the engine that both share")
 )]
 
+mod action;
 #[cfg(feature = "client")]
 mod backoff;
 #[cfg(feature = "tls")]
@@ -29,6 +30,7 @@ mod tolerance;
 mod validate;
 mod wire;
 
+pub use action::{Action, SendAction};
 #[cfg(feature = "client")]
 pub use backoff::Backoff;
 #[cfg(feature = "client")]
@@ -38,10 +40,15 @@ pub use connection::Reply;
 pub use dialect::Dialect;
 pub use error::{CallError, Error, ErrorCode};
 pub use event::{Direction, Event, EventKind, Events, Text};
+/// The payloads of OCPP 1.6, 2.0.1 and 2.1 as types: every request is an [`Action`], or a [`SendAction`].
+#[cfg(feature = "ocpp-kit")]
+pub use ocpp_kit;
 pub use options::{BuildError, Options};
 pub use payload::{MessageId, NotAnObject, Payload};
 pub use peer::{Call, Peer};
-pub use rpc::{Handler, IncomingCall, IntoReply, NoReply, Outcome, Route, RouteFuture, RpcRouter};
+pub use rpc::{
+    ArgumentsOf, Handler, IncomingCall, IntoReply, NoReply, Outcome, OutcomeOf, Route, RouteFuture, RpcRouter,
+};
 #[cfg(feature = "listen")]
 pub use server::Listener;
 #[cfg(feature = "server")]

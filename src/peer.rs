@@ -15,15 +15,17 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{Span, field};
 
 use crate::{
+    action::{Action, SendAction},
     close::{Close, Closed},
     connection::{
         Answered, Command, Link, Ticket,
         calls_out::{CallKey, Kind, Outgoing, Timeout},
     },
-    error::{CallError, Error, ErrorCode},
+    error::Error,
     meter::{self, Stopwatch},
     options::{self, BuildError, Options},
     payload::{MessageId, NotAnObject, Payload},
+    validate::misfit,
 };
 
 /// The other end of a connection: call it, close it, wait for its end.
@@ -69,6 +71,12 @@ impl Peer {
         self.draft(Kind::Call, action, Payload::encode(params), read)
     }
 
+    /// Calls the action that `request` is a request of, and reads the answer as the response of that action: see
+    /// [`Action`]. Else it is as [`call`](Self::call).
+    pub fn request<A: Action>(&self, request: A) -> Call<A::Response> {
+        self.call(A::NAME, request.params())
+    }
+
     /// Sends a message that is never answered: OCPP 2.1's SEND. The future is done when the message has been
     /// written; it does not wait for calls that are in line.
     ///
@@ -81,6 +89,12 @@ impl Peer {
             call.state = State::Failed(Error::NoSend);
         }
         call
+    }
+
+    /// Sends a message that is never answered, under the name of its action: see [`SendAction`]. Else it is as
+    /// [`send`](Self::send).
+    pub fn send_action<A: SendAction>(&self, message: A) -> Call<()> {
+        self.send(A::NAME, message.params())
     }
 
     fn draft<R>(&self, kind: Kind, action: &str, params: Result<Payload, NotAnObject>, read: Read<R>) -> Call<R> {
@@ -316,8 +330,7 @@ fn read<R: DeserializeOwned + 'static>(answered: Answered, link: &Link) -> Resul
         Some(result) => Ok(result),
         None => payload.decode().map_err(|error| {
             if link.agreed().is_some_and(|agreed| agreed.dialect.has_call_result_error()) {
-                let complaint = CallError::new(ErrorCode::FORMAT_VIOLATION, error.to_string());
-                link.order(Command::Complain(id, complaint));
+                link.order(Command::Complain(id, misfit::<R>(&payload, &error).into()));
             }
             error.into()
         }),

@@ -3,10 +3,12 @@
 pub(crate) mod extract;
 mod handler;
 mod router;
+mod typed;
 
 pub use self::{
     handler::{Handler, IntoReply, NoReply, Outcome},
     router::{Route, RouteFuture, RpcRouter},
+    typed::{ArgumentsOf, OutcomeOf},
 };
 
 use std::sync::{Arc, OnceLock, atomic::AtomicBool};

@@ -1,5 +1,7 @@
 //! Whether payloads are what their action allows: the trait of those who know, and where they are asked.
 
+mod fault;
+mod misfit;
 #[cfg(feature = "json-schema")]
 mod schema;
 #[cfg(feature = "strict")]
@@ -14,6 +16,7 @@ use std::{
 
 use serde::Serialize;
 
+pub(crate) use self::misfit::misfit;
 #[cfg(feature = "json-schema")]
 pub use self::schema::{SchemaError, Schemas};
 #[cfg(feature = "strict")]

@@ -4,15 +4,32 @@
 //!
 //! Stations connect to `ws://127.0.0.1:9220/ocpp/<identity>` with OCPP 1.6, 2.0.1 or 2.1; people look at
 //! `http://127.0.0.1:9220/api/stations`. What stations say is answered in `stations.rs`, what people ask in
-//! `api.rs`.
+//! `api.rs`. With the feature `strict` it takes `--strict`, and validates all that either says.
 
 mod api;
 #[path = "../charger/station.rs"]
 mod demo;
 mod passwords;
 mod stations;
+#[cfg(feature = "strict")]
+mod strict;
 #[cfg(feature = "tls")]
 mod tls;
+
+/// Stands in for validation, where there is none.
+#[cfg(not(feature = "strict"))]
+mod strict {
+    use ocpp_rpc::Options;
+
+    #[derive(clap::Args)]
+    pub(crate) struct Checks {}
+
+    impl Checks {
+        pub(crate) fn add_to(&self, options: Options) -> Options {
+            options
+        }
+    }
+}
 
 /// Stands in for TLS, where there is none.
 #[cfg(not(feature = "tls"))]
@@ -58,6 +75,8 @@ struct Args {
     #[arg(long, conflicts_with = "demo")]
     password_file: Option<PathBuf>,
     #[command(flatten)]
+    checks: strict::Checks,
+    #[command(flatten)]
     tls: tls::Tls,
 }
 
@@ -69,7 +88,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = RpcServer::builder(stations::router())
         .protocols(["ocpp2.1", "ocpp2.0.1", "ocpp1.6"])
         .auth(passwords::Gate::new(args.password_file.as_deref())?)
-        .options(Options::server().call_timeout(Duration::from_secs(30)))
+        .options(args.checks.add_to(Options::server().call_timeout(Duration::from_secs(30))))
         .build()?;
     let app = api::router(&server).route_service("/ocpp/{*identity}", server.clone());
 

@@ -19,9 +19,10 @@ pub use tokio_util::sync::CancellationToken;
 use super::{IncomingCall, IntoReply};
 use crate::{
     connection::{Answered, Command, EarlyAnswer, Reply},
-    error::{CallError, Error, ErrorCode},
+    error::{CallError, Error},
     payload::{MessageId, Payload},
     peer::Peer,
+    validate::misfit,
 };
 
 /// A type that a handler may have as an argument.
@@ -69,16 +70,23 @@ impl<T: Clone> FromRef<T> for T {
 
 /// The parameters of the call, read as a `T`.
 ///
-/// Parameters that are no `T` are answered with [`ErrorCode::FORMAT_VIOLATION`] and what is wrong with them.
+/// Parameters that are no `T` are answered with what is wrong with them, and a JSON pointer (RFC 6901) to it in the
+/// details:
+///
+/// | What is wrong | Code |
+/// |---|---|
+/// | a member is missing, there are too few or too many items | [`ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION`](crate::ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION) |
+/// | a value is of another JSON type | [`ErrorCode::TYPE_CONSTRAINT_VIOLATION`](crate::ErrorCode::TYPE_CONSTRAINT_VIOLATION) |
+/// | a value is not one that is allowed: out of range, no variant, whatever else the type says | [`ErrorCode::PROPERTY_CONSTRAINT_VIOLATION`](crate::ErrorCode::PROPERTY_CONSTRAINT_VIOLATION) |
+/// | a member is there twice, or refused by `deny_unknown_fields`; `T` is not read from an object | [`ErrorCode::FORMAT_VIOLATION`](crate::ErrorCode::FORMAT_VIOLATION) |
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Params<T>(pub T);
 
 impl<T: DeserializeOwned + 'static, S: Sync> FromCall<S> for Params<T> {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
-        let unfit = |error| CallError::new(ErrorCode::FORMAT_VIOLATION, format!("the parameters do not fit: {error}"));
         match call.validated() {
             Some(params) => Ok(Self(params)),
-            None => call.params().decode().map(Self).map_err(unfit),
+            None => call.params().decode().map(Self).map_err(|error| misfit::<T>(call.params(), &error).into()),
         }
     }
 }
@@ -102,7 +110,7 @@ impl<T: FromRef<S> + Send, S: Sync> FromCall<S> for State<T> {
 
 /// What the application said of the connection when it was accepted.
 ///
-/// A handler that asks for something that was not said answers [`ErrorCode::INTERNAL_ERROR`], and the log says what
+/// A handler that asks for something that was not said answers [`ErrorCode::INTERNAL_ERROR`](crate::ErrorCode::INTERNAL_ERROR), and the log says what
 /// is missing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extension<T>(pub T);

@@ -51,6 +51,7 @@ pub struct RpcRouter<S = ()> {
 pub(crate) struct Table {
     routes: HashMap<Arc<str>, Route>,
     fallback: Option<Route>,
+    protocols: HashMap<Arc<str>, Table>,
 }
 
 impl RpcRouter {
@@ -107,10 +108,44 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         self
     }
 
-    /// Takes the handler of an action away.
+    /// Answers the calls on connections of this subprotocol with the handlers of `router`, and its fallback. Where it
+    /// has neither, the handlers of this router answer, as they do for all other subprotocols.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use ocpp_rpc::RpcRouter;
+    ///
+    /// async fn boot_1_6() -> Result<(), Infallible> {
+    ///     Ok(())
+    /// }
+    /// async fn boot_2_0_1() -> Result<(), Infallible> {
+    ///     Ok(())
+    /// }
+    /// async fn heartbeat() -> Result<(), Infallible> {
+    ///     Ok(())
+    /// }
+    ///
+    /// let router = RpcRouter::new()
+    ///     .protocol("ocpp1.6", RpcRouter::new().on("BootNotification", boot_1_6))
+    ///     .protocol("ocpp2.0.1", RpcRouter::new().on("BootNotification", boot_2_0_1))
+    ///     .on("Heartbeat", heartbeat);
+    /// ```
+    ///
+    /// # Panics
+    /// When the subprotocol has a router already.
+    #[must_use]
+    #[track_caller]
+    pub fn protocol<T>(mut self, protocol: &str, router: RpcRouter<T>) -> Self {
+        let table = Arc::unwrap_or_clone(router.table);
+        let earlier = Arc::make_mut(&mut self.table).protocols.insert(protocol.into(), table);
+        assert!(earlier.is_none(), "the protocol {protocol:?} has a router already");
+        self
+    }
+
+    /// Takes the handlers of an action away, those of single subprotocols included.
     #[must_use]
     pub fn without(mut self, action: &str) -> Self {
-        Arc::make_mut(&mut self.table).routes.remove(action);
+        Arc::make_mut(&mut self.table).remove(action);
         self
     }
 
@@ -138,10 +173,8 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         <L::Service as Service<IncomingCall>>::Error: Into<Box<dyn StdError + Send + Sync>>,
         <L::Service as Service<IncomingCall>>::Future: Send,
     {
-        let table = Arc::make_mut(&mut self.table);
-        for route in table.routes.values_mut().chain(&mut table.fallback) {
-            *route = Route(Arc::new(Layered(Arc::new(layer.layer(route.clone())))));
-        }
+        Arc::make_mut(&mut self.table)
+            .for_each(&mut |route| *route = Route(Arc::new(Layered(Arc::new(layer.layer(route.clone()))))));
         self
     }
 
@@ -170,7 +203,25 @@ impl<S> fmt::Debug for RpcRouter<S> {
         f.debug_struct("RpcRouter")
             .field("actions", &self.table.routes.keys())
             .field("fallback", &self.table.fallback.is_some())
+            .field("protocols", &self.table.protocols.keys())
             .finish()
+    }
+}
+
+impl Table {
+    fn find(&self, action: &str, protocol: Option<&str>) -> Option<&Route> {
+        let of_protocol = protocol.and_then(|protocol| self.protocols.get(protocol)?.find(action, Some(protocol)));
+        of_protocol.or_else(|| self.routes.get(action)).or(self.fallback.as_ref())
+    }
+
+    fn remove(&mut self, action: &str) {
+        self.routes.remove(action);
+        self.protocols.values_mut().for_each(|table| table.remove(action));
+    }
+
+    fn for_each(&mut self, change: &mut impl FnMut(&mut Route)) {
+        self.routes.values_mut().chain(&mut self.fallback).for_each(&mut *change);
+        self.protocols.values_mut().for_each(|table| table.for_each(change));
     }
 }
 
@@ -178,7 +229,8 @@ impl Dispatch for Table {
     fn dispatch(&self, call: Inbound, link: &Arc<Link>) -> Answering {
         let (action, id) = (&*call.action, call.id.as_str());
         let span = tracing::debug_span!("call", direction = "in", action, id, outcome = field::Empty);
-        let answering: Answering = match self.routes.get(action).or(self.fallback.as_ref()) {
+        let protocol = link.agreed().and_then(|agreed| agreed.protocol.as_deref());
+        let answering: Answering = match self.find(action, protocol) {
             Some(route) => route.0.answer(IncomingCall::new(call, Peer::new(link.clone()))),
             None => {
                 if !call.wants_answer {

@@ -13,6 +13,7 @@ use tracing::Instrument;
 
 use super::{Inner, NONE, RpcUpgrade, TlsFacts, negotiation::Agreement, registry::Place, upgrade};
 use crate::{
+    action::{Action, SendAction},
     close::{Cause, Close, Closed},
     connection::{
         About, Agreed, Link, Meanwhile,
@@ -45,9 +46,19 @@ impl Session {
         self.peer.call(action, params)
     }
 
+    /// Calls an action of the charging station by its type; see [`Peer::request`].
+    pub fn request<A: Action>(&self, request: A) -> Call<A::Response> {
+        self.peer.request(request)
+    }
+
     /// Sends a message that is never answered; see [`Peer::send`].
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
         self.peer.send(action, params)
+    }
+
+    /// Sends a message that is never answered by its type; see [`Peer::send_action`].
+    pub fn send_action<A: SendAction>(&self, message: A) -> Call<()> {
+        self.peer.send_action(message)
     }
 
     /// Closes the session and waits for its end; see [`Peer::close`]. It has left the server's registry by then.

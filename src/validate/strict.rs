@@ -3,8 +3,6 @@
 //! A payload is read once, as the type of its action, by a [reader] that is as strict as a schema. What the types know
 //! of lengths, ranges and enumerations is checked on the value, and the value goes along with the verdict.
 
-pub(crate) mod actions;
-mod fault;
 mod formats;
 mod reader;
 
@@ -17,9 +15,8 @@ use ocpp_kit::{
 };
 use serde::de::DeserializeOwned;
 
-use self::fault::{Fault, Kind};
 use super::{PayloadKind, Subject, Valid, Validator, Violation};
-use crate::{error::ErrorCode, payload::Payload};
+use crate::{action::table, error::ErrorCode, payload::Payload};
 
 /// Checks the payloads of `ocpp1.6` (with its security extensions), `ocpp2.0.1` and `ocpp2.1` against their official
 /// schemas, which are built in: see [`Validation`](crate::Validation).
@@ -98,9 +95,9 @@ macro_rules! checks {
 
 /// Sorted by name.
 fn actions_of(protocol: &str) -> Option<&'static [Action]> {
-    const OCPP_1_6: &[Action] = actions::ocpp1_6!(checks);
-    const OCPP_2_0_1: &[Action] = actions::ocpp2_0_1!(checks);
-    const OCPP_2_1: &[Action] = actions::ocpp2_1!(checks);
+    const OCPP_1_6: &[Action] = table::ocpp1_6!(checks);
+    const OCPP_2_0_1: &[Action] = table::ocpp2_0_1!(checks);
+    const OCPP_2_1: &[Action] = table::ocpp2_1!(checks);
     match protocol {
         "ocpp1.6" => Some(OCPP_1_6),
         "ocpp2.0.1" => Some(OCPP_2_0_1),
@@ -119,21 +116,6 @@ fn check<T: DeserializeOwned + Validate + Send + 'static>(payload: &Payload) -> 
     match beyond_the_types(&value) {
         Some(violation) => Err(violation),
         None => Ok(Valid::read(value)),
-    }
-}
-
-impl From<Fault> for Violation {
-    fn from(fault: Fault) -> Self {
-        let pointer = fault.pointer();
-        let code = match fault.kind() {
-            // The payload itself is no object.
-            Kind::Type if pointer.is_empty() => ErrorCode::FORMAT_VIOLATION,
-            Kind::NotJson | Kind::Unknown | Kind::Repeated => ErrorCode::FORMAT_VIOLATION,
-            Kind::Missing | Kind::Length => ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION,
-            Kind::Type => ErrorCode::TYPE_CONSTRAINT_VIOLATION,
-            Kind::Value => ErrorCode::PROPERTY_CONSTRAINT_VIOLATION,
-        };
-        Self::new(code, pointer, fault.reason())
     }
 }
 

@@ -5,6 +5,7 @@ use std::{collections::HashMap, fs, path::Path};
 /// From the bottom up; modules of one line may know each other, but for server and client.
 const LAYERS: &[&[&str]] = &[
     &[
+        "action",
         "backoff",
         "certificate",
         "close",
@@ -26,6 +27,9 @@ const LAYERS: &[&[&str]] = &[
 
 /// Files that know neither runtime nor HTTP server.
 const PURE: &[&str] = &[
+    "action.rs",
+    "action/kit.rs",
+    "action/table.rs",
     "backoff.rs",
     "close.rs",
     "connection/exchange.rs",
@@ -37,10 +41,11 @@ const PURE: &[&str] = &[
     "payload.rs",
     "tolerance.rs",
     "validate.rs",
+    "validate/fault.rs",
+    "validate/misfit.rs",
     "validate/schema.rs",
     "validate/schema/error.rs",
     "validate/strict.rs",
-    "validate/strict/fault.rs",
     "validate/strict/formats.rs",
     "validate/strict/reader.rs",
     "wire.rs",

@@ -45,4 +45,5 @@ mod support;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
+mod types;
 mod validation;

@@ -242,7 +242,10 @@ async fn b26_a_result_that_is_of_no_use_is_complained_of_where_the_protocol_has_
         station.send(r#"[2,"1","Echo",{}]"#).await;
         let first = station.receive().await;
         match complains {
-            true => assert!(first.starts_with(&format!(r#"[5,"{id}","FormatViolation","invalid type"#)), "{first}"),
+            true => assert!(
+                first.starts_with(&format!(r#"[5,"{id}","FormatViolation","is an object, not a sequence"#)),
+                "{first}"
+            ),
             false => assert_eq!(first, r#"[3,"1",{}]"#),
         }
     }

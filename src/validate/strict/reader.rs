@@ -15,10 +15,8 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{
-    fault::{Fault, Kind, Step},
-    formats,
-};
+use super::formats;
+use crate::validate::fault::{Failed, Fault, Kind, Step, find, hide};
 
 /// Reads the JSON text of a payload, all of it.
 pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Fault> {
@@ -27,19 +25,6 @@ pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Fault>
     let value = T::deserialize(Reader { json: &mut json, raw: false, failed: &failed })?;
     json.end().map_err(|error| Fault::new(Kind::NotJson, error.to_string()))?;
     Ok(value)
-}
-
-/// Carries a fault past `serde_json`, whose own errors would keep nothing but its text.
-type Failed = Cell<Option<Fault>>;
-
-fn hide<E: de::Error>(failed: &Failed, fault: Fault) -> E {
-    failed.set(Some(fault));
-    E::custom("")
-}
-
-/// The fault that was hidden, or else what `serde_json` itself found.
-fn find(failed: &Failed, error: impl fmt::Display) -> Fault {
-    failed.take().unwrap_or_else(|| Fault::new(Kind::NotJson, error.to_string()))
 }
 
 /// The deserializer of one value.

@@ -9,7 +9,7 @@
 //!         $(impl Named for ocpp_kit::$version::$request { const NAME: &str = $name; })*
 //!     };
 //! }
-//! actions::ocpp1_6!(requests);
+//! table::ocpp1_6!(requests);
 //! ```
 
 /// The actions of OCPP 1.6, and of its security extensions, sorted by name.

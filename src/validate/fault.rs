@@ -1,12 +1,23 @@
-//! Why a payload is not what it should be, and where: what serde says of it, kept apart by kind.
+//! What a deserializer finds wrong with a payload, by kind and place: the error type of those that keep both.
 
-use std::{error::Error as StdError, fmt};
+use std::{cell::Cell, fmt};
 
 use serde::de::{self, Expected, Unexpected};
+
+use super::Violation;
+use crate::error::ErrorCode;
 
 /// Why a payload is not what it should be, and where.
 #[derive(Debug)]
 pub(super) struct Fault(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    reason: String,
+    /// The way there, from the inside out.
+    path: Vec<Step>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -37,27 +48,13 @@ impl Fault {
         Self(Box::new(Inner { kind, reason: reason.into(), path: Vec::new() }))
     }
 
-    /// A member that the type does not have.
-    pub(super) fn unknown_member() -> Self {
-        Self::new(Kind::Unknown, "is not a member that the schema knows")
-    }
-
-    /// It happened in this member or item.
     pub(super) fn within(mut self, step: Step) -> Self {
         self.0.path.push(step);
         self
     }
 
-    pub(super) fn kind(&self) -> Kind {
-        self.0.kind
-    }
-
-    pub(super) fn reason(&self) -> &str {
-        &self.0.reason
-    }
-
     /// Where it happened, as a JSON pointer (RFC 6901).
-    pub(super) fn pointer(&self) -> String {
+    fn pointer(&self) -> String {
         let mut pointer = String::new();
         for step in self.0.path.iter().rev() {
             pointer.push('/');
@@ -72,11 +69,11 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.reason())
+        f.write_str(&self.0.reason)
     }
 }
 
-impl StdError for Fault {}
+impl std::error::Error for Fault {}
 
 /// What serde says of a value, kept apart.
 impl de::Error for Fault {
@@ -125,10 +122,36 @@ impl de::Error for Fault {
     }
 }
 
-#[derive(Debug)]
-struct Inner {
-    kind: Kind,
-    reason: String,
-    /// The way there, from the inside out.
-    path: Vec<Step>,
+impl Fault {
+    pub(super) fn unknown_member() -> Self {
+        Self::new(Kind::Unknown, "is not a member that is known here")
+    }
+}
+
+impl From<Fault> for Violation {
+    fn from(fault: Fault) -> Self {
+        let pointer = fault.pointer();
+        let code = match fault.0.kind {
+            // The payload itself is no object.
+            Kind::Type if pointer.is_empty() => ErrorCode::FORMAT_VIOLATION,
+            Kind::NotJson | Kind::Unknown | Kind::Repeated => ErrorCode::FORMAT_VIOLATION,
+            Kind::Missing | Kind::Length => ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION,
+            Kind::Type => ErrorCode::TYPE_CONSTRAINT_VIOLATION,
+            Kind::Value => ErrorCode::PROPERTY_CONSTRAINT_VIOLATION,
+        };
+        Self::new(code, pointer, fault.0.reason)
+    }
+}
+
+/// Carries a fault past `serde_json`, whose own errors would keep nothing but its text.
+pub(super) type Failed = Cell<Option<Fault>>;
+
+pub(super) fn hide<E: de::Error>(failed: &Failed, fault: Fault) -> E {
+    failed.set(Some(fault));
+    E::custom("")
+}
+
+/// The fault that was hidden, or else what `serde_json` itself found.
+pub(super) fn find(failed: &Failed, error: impl fmt::Display) -> Fault {
+    failed.take().unwrap_or_else(|| Fault::new(Kind::NotJson, error.to_string()))
 }

@@ -1,0 +1,276 @@
+//! Actions as types: calls, handlers, and what becomes of parameters that do not fit.
+
+use std::convert::Infallible;
+
+use ocpp_rpc::{
+    Call, CallError, Error, ErrorCode, RpcRouter, Session,
+    extract::{Params, State},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::{
+    csms,
+    support::{SECOND, Station, connected, echo, serve, server},
+};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Start {
+    connector_id: u8,
+    id_tag: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode: Option<Mode>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Mode {
+    Fast,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Started {
+    transaction: u32,
+}
+
+ocpp_rpc::action!("Start": Start => Started);
+
+/// Types that could be anybody's.
+type Tags = Vec<String>;
+type Lists = std::collections::BTreeMap<String, Tags>;
+
+ocpp_rpc::action!(
+    /// Sends the lists.
+    #[derive(Debug)]
+    pub SendLists("SendLists"): Lists => Lists
+);
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Sample {
+    at: u32,
+}
+
+ocpp_rpc::send_action!("Sample": Sample);
+ocpp_rpc::send_action!(Samples("Samples"): Lists);
+
+fn start() -> Start {
+    Start { connector_id: 1, id_tag: "tag".to_owned(), mode: None }
+}
+
+fn lists() -> Lists {
+    Lists::from([("local".to_owned(), vec!["tag".to_owned()])])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_goes_out_under_the_name_of_its_action_and_comes_back_as_its_response() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let request = start();
+    let calls: [Call<Started>; 3] =
+        [session.request(&request), session.peer().request(&request), session.request(request.clone())];
+    for call in calls {
+        let answer = async {
+            let (id, call) = station.receive_call().await;
+            assert_eq!(call, json!(["Start", {"connectorId": 1, "idTag": "tag"}]));
+            station.send(format!(r#"[3,"{id}",{{"transaction":7}}]"#)).await;
+        };
+        let (answered, ()) = tokio::join!(call, answer);
+        assert_eq!(answered.expect("an answer"), Started { transaction: 7 });
+    }
+    let answer = async {
+        let (id, call) = station.receive_call().await;
+        assert_eq!(call, json!(["SendLists", {"local": ["tag"]}]));
+        station.send(format!(r#"[3,"{id}",{{"theirs":[]}}]"#)).await;
+    };
+    let (answered, ()) = tokio::join!(session.request(SendLists(lists())), answer);
+    assert_eq!(answered.expect("an answer"), Lists::from([("theirs".to_owned(), vec![])]));
+    // It is a call like any other.
+    let late = session.request(start()).timeout(SECOND).await;
+    assert!(matches!(late, Err(Error::Timeout)), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_client_and_its_server_speak_by_types() {
+    async fn start(Params(start): Params<Start>, session: Session) -> Result<Started, CallError> {
+        match (&*start.id_tag, session.identity()) {
+            ("tag", "CP-1") => Ok(Started { transaction: start.connector_id.into() }),
+            _ => Err(ErrorCode::SECURITY_ERROR.into()),
+        }
+    }
+    async fn lists(Params(lists): Params<Lists>) -> Result<Lists, Infallible> {
+        Ok(lists)
+    }
+    let server = server(RpcRouter::new().on_action::<Start, _>(start).on_action::<SendLists, _>(lists));
+    let (builder, mut dials) = csms::client();
+    let (client, attempt) = csms::connecting(builder);
+    serve(&server, dials.next().await);
+    attempt.await.expect("no panic").expect("connected");
+
+    assert_eq!(client.request(self::start()).await.expect("started"), Started { transaction: 1 });
+    assert_eq!(client.request(SendLists(self::lists())).await.expect("sent"), self::lists());
+    let refused = client.request(Start { id_tag: "stolen".to_owned(), ..self::start() }).await;
+    assert!(matches!(refused, Err(Error::Rejected(error)) if *error.code() == ErrorCode::SECURITY_ERROR));
+}
+
+#[tokio::test]
+async fn a_message_that_is_never_answered_has_a_type_as_well() {
+    async fn seen(Params(sample): Params<Sample>, State(tell): State<UnboundedSender<u32>>) -> Result<(), CallError> {
+        tell.send(sample.at).map_err(CallError::internal)
+    }
+    let (tell, mut told) = unbounded_channel();
+    let server = server(RpcRouter::with_state(tell).on_send_action::<Sample, _>(seen).on("Echo", echo));
+    let (mut station, session) = connected(&server, "ocpp2.1").await;
+    station.send(r#"[6,"1","Sample",{"at":7}]"#).await;
+    assert_eq!(told.recv().await, Some(7));
+    assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#, "and nothing before it");
+
+    session.send_action(&Sample { at: 8 }).await.expect("written");
+    let text = station.receive().await;
+    assert!(text.starts_with("[6,") && text.ends_with(r#","Sample",{"at":8}]"#), "{text}");
+    session.peer().send_action(Samples(lists())).await.expect("written");
+    assert!(station.receive().await.ends_with(r#","Samples",{"local":["tag"]}]"#));
+
+    let mut old = Station::connect(&server, "CP-2", "ocpp1.6").await;
+    old.ask(r#"[2,"1","Echo",{}]"#).await;
+    let refused = server.session("CP-2").expect("registered").send_action(Sample { at: 9 }).await;
+    assert!(matches!(refused, Err(Error::NoSend)), "{refused:?}");
+}
+
+#[test]
+#[should_panic(expected = "the action \"Start\" has a handler already")]
+fn an_action_has_one_handler_however_it_is_named() {
+    async fn start(_: Params<Start>) -> Result<Started, Infallible> {
+        Ok(Started { transaction: 1 })
+    }
+    let _ = RpcRouter::new().on("Start", echo).on_action::<Start, _>(start);
+}
+
+#[tokio::test]
+async fn b32_parameters_that_do_not_fit_are_refused_with_the_code_and_the_place() {
+    async fn start(_: Params<Start>) -> Result<Started, Infallible> {
+        Ok(Started { transaction: 1 })
+    }
+    let server = server(RpcRouter::new().on_action::<Start, _>(start));
+    let mut old = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let mut new = Station::connect(&server, "CP-2", "ocpp2.1").await;
+    for (params, v16, v21, pointer) in [
+        (r#"{"connectorId":1}"#, "OccurenceConstraintViolation", "OccurrenceConstraintViolation", "/idTag"),
+        (r#"{"connectorId":"hunter2"}"#, "TypeConstraintViolation", "TypeConstraintViolation", "/connectorId"),
+        (r#"{"connectorId":300}"#, "PropertyConstraintViolation", "PropertyConstraintViolation", "/connectorId"),
+        (r#"{"mode":"Slow"}"#, "PropertyConstraintViolation", "PropertyConstraintViolation", "/mode"),
+        (r#"{"a/b":1}"#, "FormationViolation", "FormatViolation", "/a~1b"),
+    ] {
+        for (station, code) in [(&mut old, v16), (&mut new, v21)] {
+            let answer = station.ask(format!(r#"[2,"1","Start",{params}]"#)).await;
+            let (_, _, told, why, details): (u8, String, String, String, Value) =
+                serde_json::from_str(&answer).expect("a CALLERROR");
+            assert_eq!((&*told, &details), (code, &json!({"pointer": pointer})), "{answer}");
+            assert!(why.starts_with(pointer) && !why.contains("hunter2"), "{answer}");
+        }
+    }
+    // What serde takes is taken: an array for a struct and null for nothing.
+    let nothing = r#"[2,"2","Start",{"connectorId":1,"idTag":"tag","mode":null}]"#;
+    assert_eq!(old.ask(nothing).await, r#"[3,"2",{"transaction":1}]"#);
+}
+
+#[tokio::test]
+async fn each_protocol_has_handlers_of_its_own_and_shares_the_others() {
+    async fn old(_: Params<Start>) -> Result<Started, Infallible> {
+        Ok(Started { transaction: 16 })
+    }
+    async fn new() -> Result<Value, Infallible> {
+        Ok(json!({"version": "2.0.1"}))
+    }
+    async fn rest() -> Result<Value, Infallible> {
+        Ok(json!({"rest": true}))
+    }
+    let router = RpcRouter::new()
+        .protocol("ocpp1.6", RpcRouter::with_state("its own").on_action::<Start, _>(old))
+        .protocol("ocpp2.1", RpcRouter::new().fallback(rest))
+        .on("Start", new)
+        .on("Echo", echo);
+    let server = server(router.clone());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let mut newer = Station::connect(&server, "CP-2", "ocpp2.0.1").await;
+    let mut newest = Station::connect(&server, "CP-3", "ocpp2.1").await;
+    let call = r#"[2,"1","Start",{"connectorId":1,"idTag":"tag"}]"#;
+    assert_eq!(station.ask(call).await, r#"[3,"1",{"transaction":16}]"#);
+    assert_eq!(newer.ask(call).await, r#"[3,"1",{"version":"2.0.1"}]"#);
+    assert_eq!(newest.ask(call).await, r#"[3,"1",{"rest":true}]"#);
+    for (station, answer) in
+        [(&mut station, r#"[3,"2",{}]"#), (&mut newer, r#"[3,"2",{}]"#), (&mut newest, r#"[3,"2",{"rest":true}]"#)]
+    {
+        assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, answer);
+    }
+    // A layer is around all of them, and an action leaves all of them.
+    let full = tower::limit::ConcurrencyLimitLayer::new(1);
+    session.peer().set_router(router.layer(full).without("Start"));
+    assert!(station.ask(call).await.contains("NotImplemented"));
+    assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
+}
+
+#[cfg(feature = "ocpp-kit")]
+mod kit {
+    use ocpp_rpc::{
+        Action, RpcRouter, SendAction,
+        extract::{Params, Session},
+        ocpp_kit::{v1_6, v2_0_1, v2_1},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_requests_of_each_version_are_actions() {
+        async fn boot_1_6(
+            Params(boot): Params<v1_6::BootNotificationRequest>,
+            session: Session,
+        ) -> Result<v1_6::BootNotificationResponse, Infallible> {
+            assert_eq!((&*boot.charge_point_model, session.protocol()), ("1", Some("ocpp1.6")));
+            let now = ocpp_rpc::ocpp_kit::types::DateTime::now();
+            Ok(v1_6::BootNotificationResponse::new(v1_6::RegistrationStatus::Accepted, now, 300))
+        }
+        async fn boot_2_0_1(
+            Params(boot): Params<v2_0_1::BootNotificationRequest>,
+        ) -> Result<v2_0_1::BootNotificationResponse, Infallible> {
+            assert_eq!(boot.charging_station.model, "2");
+            let now = ocpp_rpc::ocpp_kit::types::DateTime::now();
+            Ok(v2_0_1::BootNotificationResponse::new(now, 300, v2_0_1::RegistrationStatus::Pending))
+        }
+        let router = RpcRouter::new()
+            .protocol("ocpp1.6", RpcRouter::new().on_action::<v1_6::BootNotificationRequest, _>(boot_1_6))
+            .protocol("ocpp2.0.1", RpcRouter::new().on_action::<v2_0_1::BootNotificationRequest, _>(boot_2_0_1));
+        let server = server(router);
+        let (mut old, session) = connected(&server, "ocpp1.6").await;
+        let boot = r#"[2,"1","BootNotification",{"chargePointVendor":"ACME","chargePointModel":"1"}]"#;
+        assert!(old.ask(boot).await.contains(r#""status":"Accepted""#));
+        let mut new = Station::connect(&server, "CP-2", "ocpp2.0.1").await;
+        let station = r#"{"reason":"PowerUp","chargingStation":{"vendorName":"ACME","model":"2"}}"#;
+        assert!(new.ask(format!(r#"[2,"1","BootNotification",{station}]"#)).await.contains(r#""status":"Pending""#));
+        let refused = new.ask(r#"[2,"2","BootNotification",{"reason":"PowerUp","chargingStation":{"model":"2"}}]"#);
+        assert!(
+            refused.await.ends_with(r#"{"pointer":"/chargingStation/vendorName"}]"#),
+            "a member of a member is missing"
+        );
+
+        let answer = async {
+            let (id, call) = old.receive_call().await;
+            assert_eq!(call, json!(["Reset", {"type": "Soft"}]));
+            old.send(format!(r#"[3,"{id}",{{"status":"Accepted"}}]"#)).await;
+        };
+        let reset = session.request(v1_6::ResetRequest::new(v1_6::ResetType::Soft));
+        let (answered, ()) = tokio::join!(reset, answer);
+        assert_eq!(answered.expect("an answer"), v1_6::ResetResponse::new(v1_6::ResetStatus::Accepted));
+    }
+
+    #[test]
+    fn actions_are_named_as_their_version_names_them() {
+        fn names<A: Action>() -> &'static str {
+            A::NAME
+        }
+        assert_eq!(names::<v1_6::HeartbeatRequest>(), "Heartbeat");
+        assert_eq!(names::<v2_0_1::TransactionEventRequest>(), "TransactionEvent");
+        assert_eq!(names::<v2_1::BatterySwapRequest>(), "BatterySwap");
+        assert_eq!(<v2_1::NotifyPeriodicEventStreamRequest as SendAction>::NAME, "NotifyPeriodicEventStream");
+    }
+}

@@ -1,0 +1,19 @@
+use ocpp_rpc::{Call, Peer};
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize)]
+struct Reset;
+
+#[derive(Serialize, Deserialize)]
+struct ResetAnswer;
+
+ocpp_rpc::action!("Reset": Reset => ResetAnswer);
+
+#[derive(Serialize, Deserialize)]
+struct BootAnswer;
+
+fn reset(peer: Peer) -> Call<BootAnswer> {
+    peer.request(Reset)
+}
+
+fn main() {}

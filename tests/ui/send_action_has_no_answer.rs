@@ -1,0 +1,13 @@
+use ocpp_rpc::Peer;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize)]
+struct Stream;
+
+ocpp_rpc::send_action!("NotifyPeriodicEventStream": Stream);
+
+async fn stream(peer: Peer) {
+    let _answer = peer.request(Stream).await;
+}
+
+fn main() {}
