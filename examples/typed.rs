@@ -7,10 +7,10 @@
 
 use std::{convert::Infallible, error::Error};
 
+use jiff::Timestamp;
 use ocpp_rpc::{
     Close, RpcClient, RpcRouter, RpcServer, Session,
     extract::{Params, State},
-    ocpp_kit::types::DateTime,
 };
 
 /// What the backend knows, whatever version asks.
@@ -23,7 +23,7 @@ struct App {
 impl App {
     fn boot(&self, session: &Session, model: &str) -> Booted {
         println!("{}, a {model}, boots with {}", session.identity(), session.protocol().unwrap_or("no protocol"));
-        Booted { at: DateTime::now(), interval: self.interval }
+        Booted { at: Timestamp::now(), interval: self.interval }
     }
 
     fn may_charge(&self, token: &str) -> bool {
@@ -32,7 +32,7 @@ impl App {
 }
 
 struct Booted {
-    at: DateTime,
+    at: Timestamp,
     interval: i32,
 }
 
@@ -77,9 +77,9 @@ mod v1_6 {
     /// What a station of this version does.
     pub(crate) async fn station(client: &RpcClient) -> Result<(), ocpp_rpc::Error> {
         let boot = client.request(BootNotificationRequest::new("ACME", "One")).await?;
-        println!("{} is {} for {} s", client.identity(), boot.status, boot.interval);
+        println!("OLD-1 is {} for {} s", boot.status, boot.interval);
         let authorized = client.request(AuthorizeRequest::new("A1B2")).await?;
-        println!("{} may charge: {}", client.identity(), authorized.id_tag_info.status);
+        println!("OLD-1 may charge: {}", authorized.id_tag_info.status);
         Ok(())
     }
 
@@ -127,7 +127,7 @@ mod v2_0_1 {
 
     /// The server asks for a reset.
     pub(crate) async fn reset(session: &Session) -> Result<bool, ocpp_rpc::Error> {
-        let answer = session.request(ResetRequest::new(ResetType::Immediate)).await?;
+        let answer = session.request(ResetRequest::new(ResetEnum::Immediate)).await?;
         Ok(answer.status == ResetStatus::Accepted)
     }
 
@@ -135,9 +135,9 @@ mod v2_0_1 {
     pub(crate) async fn station(client: &RpcClient) -> Result<(), ocpp_rpc::Error> {
         let station = ChargingStation::new("Two", "ACME");
         let boot = client.request(BootNotificationRequest::new(station, BootReason::PowerUp)).await?;
-        println!("{} is {} for {} s", client.identity(), boot.status, boot.interval);
-        let authorized = client.request(AuthorizeRequest::new(IdToken::new("0000", IdTokenType::Central))).await?;
-        println!("{} may charge: {}", client.identity(), authorized.id_token_info.status);
+        println!("NEW-1 is {} for {} s", boot.status, boot.interval);
+        let authorized = client.request(AuthorizeRequest::new(IdToken::new("0000", IdTokenEnum::Central))).await?;
+        println!("NEW-1 may charge: {}", authorized.id_token_info.status);
         Ok(())
     }
 
@@ -154,9 +154,8 @@ mod v2_0_1 {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let app = App { interval: 300, token: "A1B2" };
-    let router = RpcRouter::new()
-        .protocol("ocpp1.6", v1_6::router(app.clone()))
-        .protocol("ocpp2.0.1", v2_0_1::router(app));
+    let router =
+        RpcRouter::new().protocol("ocpp1.6", v1_6::router(app.clone())).protocol("ocpp2.0.1", v2_0_1::router(app));
     let server = RpcServer::builder(router).protocols(["ocpp2.0.1", "ocpp1.6"]).build()?;
     let listener = server.listen("127.0.0.1:0").await?;
     let endpoint = format!("ws://{}", listener.local_addr());

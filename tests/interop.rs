@@ -18,3 +18,5 @@ mod peers;
 mod profiles;
 #[path = "interop/rest.rs"]
 mod rest;
+#[path = "interop/typed.rs"]
+mod typed;

@@ -213,6 +213,11 @@ impl IntoResponse for Failure {
             Self::Call(Error::Decode(why)) => {
                 (StatusCode::BAD_GATEWAY, json!({"error": "bad_answer", "description": why.to_string()}))
             }
+            Self::Call(Error::Invalid(violation)) => {
+                let error =
+                    json!({"error": "invalid", "pointer": violation.pointer(), "description": violation.reason()});
+                (StatusCode::UNPROCESSABLE_ENTITY, error)
+            }
             Self::Call(Error::QueueFull) => (StatusCode::SERVICE_UNAVAILABLE, json!({"error": "busy"})),
             Self::Call(error) if error.is_timeout() => (StatusCode::GATEWAY_TIMEOUT, json!({"error": "timeout"})),
             Self::Call(_) => (StatusCode::SERVICE_UNAVAILABLE, json!({"error": "disconnected"})),

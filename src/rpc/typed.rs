@@ -67,6 +67,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
 
 macro_rules! arguments {
     ($($argument:ident)*) => {
+        #[diagnostic::do_not_recommend]
         impl<R, $($argument,)*> ArgumentsOf<R> for (Params<R>, $($argument,)*) {}
     };
 }

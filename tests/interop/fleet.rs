@@ -33,8 +33,27 @@ fn the_stations_inside_the_backend_do_as_they_are_told() {
 }
 
 #[test]
+fn a_backend_that_is_strict_lets_nothing_out_that_its_version_forbids() {
+    let backend = Backend::listening_on("127.0.0.1:0", &["--demo", "2", "--strict"]);
+    backend.wait_for_stations(2);
+    let reset = |station, kind| {
+        let reply = backend.post(&format!("/api/stations/{station}/calls/Reset"), &format!(r#"{{"type":"{kind}"}}"#));
+        (reply.status, reply.body["pointer"].clone())
+    };
+    // What one version calls a reset, the other does not.
+    for (station, right, wrong) in [("DEMO-1", "Soft", "Immediate"), ("DEMO-2", "Immediate", "Soft")] {
+        assert_eq!(reset(station, right), (200, serde_json::Value::Null));
+        assert_eq!(reset(station, wrong), (422, "/type".into()));
+    }
+}
+
+#[test]
 fn the_other_servers_take_stations() {
-    for (name, arguments) in [("standalone", &["127.0.0.1:0"][..]), ("load_target", &["--port", "0"])] {
+    for (name, arguments) in [
+        ("standalone", &["127.0.0.1:0"][..]),
+        ("load_target", &["--port", "0"]),
+        ("load_target", &["--port", "0", "--strict"]),
+    ] {
         let server = Server::start(name, arguments);
         Fleet::start(&server.url, 3).wait_for("3 of 3 connected");
     }

@@ -415,6 +415,14 @@ impl Drop for Process {
     }
 }
 
+/// What an example prints that ends by itself, well.
+pub(crate) fn run(name: &str) -> Vec<String> {
+    let mut process = Process::start(name, &mut example(name));
+    let lines = process.remaining_lines();
+    assert!(process.child.wait().is_ok_and(|status| status.success()), "{name} failed: {lines:#?}");
+    lines
+}
+
 /// An example that has said where it listens, and the address.
 fn listening(name: &str, arguments: &[&str]) -> (Process, String) {
     listens(Process::start(name, example(name).args(arguments)))

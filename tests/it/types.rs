@@ -227,14 +227,14 @@ mod kit {
             session: Session,
         ) -> Result<v1_6::BootNotificationResponse, Infallible> {
             assert_eq!((&*boot.charge_point_model, session.protocol()), ("1", Some("ocpp1.6")));
-            let now = ocpp_rpc::ocpp_kit::types::DateTime::now();
+            let now = jiff::Timestamp::now();
             Ok(v1_6::BootNotificationResponse::new(v1_6::RegistrationStatus::Accepted, now, 300))
         }
         async fn boot_2_0_1(
             Params(boot): Params<v2_0_1::BootNotificationRequest>,
         ) -> Result<v2_0_1::BootNotificationResponse, Infallible> {
             assert_eq!(boot.charging_station.model, "2");
-            let now = ocpp_rpc::ocpp_kit::types::DateTime::now();
+            let now = jiff::Timestamp::now();
             Ok(v2_0_1::BootNotificationResponse::new(now, 300, v2_0_1::RegistrationStatus::Pending))
         }
         let router = RpcRouter::new()
