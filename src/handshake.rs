@@ -28,6 +28,9 @@ const fn refusal(status: StatusCode, reason: &'static str) -> Refusal {
 /// Checks that this is a WebSocket handshake (RFC 6455 §4.2.1); gives what proves that it was understood.
 pub(crate) fn check(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> {
     let headers = &parts.headers;
+    if parts.version == Version::HTTP_2 {
+        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket over HTTP/2 is asked for by CONNECT"));
+    }
     if !wants_upgrade(headers) {
         return Err(refusal(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint"));
     }
@@ -55,6 +58,22 @@ pub(crate) fn check(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> {
         Some(key) if key_is_sound => Ok(key.into()),
         _ => Err(refusal(StatusCode::BAD_REQUEST, "the Sec-WebSocket-Key is not 16 bytes in base64")),
     }
+}
+
+/// Checks that this is a WebSocket handshake on a stream of HTTP/2, whose `:protocol` is this (RFC 8441 §5). There is no
+/// key, and nothing to prove.
+pub(crate) fn check_connect(parts: &Parts, protocol: &str) -> Result<(), Refusal> {
+    let headers = &parts.headers;
+    if parts.method != Method::CONNECT {
+        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket over HTTP/2 is asked for by CONNECT"));
+    }
+    if !protocol.eq_ignore_ascii_case("websocket") {
+        return Err(refusal(StatusCode::NOT_IMPLEMENTED, "this is a WebSocket endpoint"));
+    }
+    if sole(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(refusal(StatusCode::BAD_REQUEST, "the WebSocket version is not 13"));
+    }
+    Ok(())
 }
 
 /// Whether a request asks for a WebSocket at all.

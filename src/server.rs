@@ -6,6 +6,7 @@ mod auth;
 mod axum;
 mod builder;
 mod facts;
+mod http1;
 mod judge;
 #[cfg(feature = "listen")]
 mod listen;
@@ -18,6 +19,8 @@ mod session;
 #[cfg(all(feature = "listen", feature = "tls"))]
 mod tls;
 mod upgrade;
+#[cfg_attr(not(feature = "http2"), path = "server/versions/one.rs")]
+mod versions;
 
 /// Stands in for what axum knows of a request, where there is no axum.
 #[cfg(not(feature = "axum"))]
@@ -102,7 +105,7 @@ use self::{
 ///
 /// | What is wrong | Status |
 /// |---|---|
-/// | not a WebSocket request, or not version 13 of it | 426 |
+/// | not a WebSocket request, or not version 13 of it | 426; 400 over HTTP/2 |
 /// | the path ends in no identity that can be decoded | 404 |
 /// | a header of the handshake is malformed | 400 |
 /// | the [hook](Authenticate) says no | what the hook says, 401 by default |
@@ -134,6 +137,7 @@ struct Inner {
     max_head: usize,
     max_headers: usize,
     max_connections: usize,
+    habits: versions::Habits,
     pending: Semaphore,
     registry: Arc<Registry>,
     hub: Arc<Hub>,

@@ -14,6 +14,7 @@ use super::{
     auth::AnyAuth,
     negotiation::{Negotiation, Order},
     registry::{Registry, Rules},
+    versions,
 };
 use crate::{
     connection::Dispatch,
@@ -58,6 +59,7 @@ pub struct RpcServerBuilder {
     max_head: usize,
     max_headers: usize,
     max_connections: usize,
+    pub(super) habits: versions::Habits,
 }
 
 impl RpcServerBuilder {
@@ -77,6 +79,7 @@ impl RpcServerBuilder {
             max_head: 64 << 10,
             max_headers: 100,
             max_connections: 4096,
+            habits: versions::Habits::default(),
         }
     }
 
@@ -230,6 +233,7 @@ impl RpcServerBuilder {
             max_head: self.max_head,
             max_headers: self.max_headers,
             max_connections: self.max_connections.min(Semaphore::MAX_PERMITS),
+            habits: self.habits,
             pending: Semaphore::new(self.max_pending_handshakes.min(Semaphore::MAX_PERMITS)),
             registry: Arc::new(Registry::new(rules)),
             hub: Arc::new(Hub::default()),

@@ -59,13 +59,13 @@ impl Inner {
             (handshake.remote_address, handshake.tls) = proxies.client(handshake.headers(), known, tls);
         }
         let known = upgrade.handshake.clone();
-        let opened = self.check_identity(&known).and_then(|()| self.open(upgrade, accept));
+        let opened = self.check(&upgrade).and_then(|()| self.open(upgrade, accept));
         opened.unwrap_or_else(|reject| self.reject(&known, reject))
     }
 
     /// Asks the hook, then opens the session.
     async fn judge<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade) -> Result<Response<B>, Reject> {
-        self.check_identity(&upgrade.handshake)?;
+        self.check(&upgrade)?;
         let Ok(_place) = self.pending.try_acquire() else { return Err(unavailable("too many handshakes")) };
         let accept = match &self.auth {
             None => Accept::new(),
@@ -90,9 +90,12 @@ impl Inner {
         self.open(upgrade, accept)
     }
 
-    fn check_identity(&self, handshake: &Handshake) -> Result<(), Reject> {
-        match handshake.identity().len() > self.max_identity {
-            true => Err(Reject::not_found().body("the identity is too long")),
+    fn check(&self, upgrade: &RpcUpgrade) -> Result<(), Reject> {
+        if upgrade.handshake.identity().len() > self.max_identity {
+            return Err(Reject::not_found().body("the identity is too long"));
+        }
+        match upgrade.is_connect() && !self.habits.take_connect() {
+            true => Err(Reject::new(StatusCode::NOT_IMPLEMENTED).body("there are no WebSockets over HTTP/2 here")),
             false => Ok(()),
         }
     }
@@ -124,7 +127,7 @@ impl Inner {
             return Err(Reject::new(StatusCode::BAD_REQUEST).body(format!("the handshake has {deviation}")));
         }
         let mut response = Response::new(B::from(Bytes::new()));
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.status_mut() = upgrade.status();
         let headers = response.headers_mut();
         upgrade.answer(headers);
         if let Agreement::Named(protocol) = &agreement {

@@ -3,20 +3,17 @@
 use std::{
     convert::Infallible,
     error::Error as StdError,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{body::Incoming, service::service_fn};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -24,8 +21,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
-use super::{ConnectionFacts, RemoteAddress, RpcServer, facts::Began, upgrade::Below};
-use crate::handshake;
+use super::{
+    ConnectionFacts, RemoteAddress, RpcServer,
+    facts::Began,
+    upgrade::{self, Below},
+    versions,
+};
 
 /// The body of a response, and what can go wrong with it.
 pub(super) type BodyError = Box<dyn StdError + Send + Sync>;
@@ -92,7 +93,7 @@ impl RpcServer {
         tower::service_fn(move |request: Request<Incoming>| {
             let server = server.clone();
             async move {
-                if handshake::wants_upgrade(request.headers()) {
+                if upgrade::is_asked_for(request.headers(), request.extensions()) {
                     return server.oneshot(request).await;
                 }
                 let mut response = Response::new(Full::default());
@@ -109,7 +110,7 @@ pub(super) async fn serve<T, H, B>(
     io: T,
     facts: ConnectionFacts,
     began: Instant,
-    http: H,
+    application: H,
     stop: &CancellationToken,
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -123,7 +124,7 @@ pub(super) async fn serve<T, H, B>(
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut parts, body) = request.into_parts();
         let extensions = &mut parts.extensions;
-        extensions.insert(Below::of::<T>());
+        extensions.insert(Below::of::<versions::Stream<T>>());
         if let Some(address) = facts.remote_address {
             extensions.insert(RemoteAddress(address));
         }
@@ -136,26 +137,9 @@ pub(super) async fn serve<T, H, B>(
         if let Some(proxies) = &inner.proxies {
             proxies.look_behind(&parts.headers, extensions);
         }
-        http.clone().oneshot(Request::from_parts(parts, body))
+        application.clone().oneshot(Request::from_parts(parts, body))
     });
-    let left = (began + inner.handshake_deadline).saturating_duration_since(Instant::now());
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(left.max(Duration::from_millis(1)))
-        .max_headers(inner.max_headers)
-        .max_header_size(inner.max_head)
-        .max_buf_size(inner.max_head)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let ended = match stop.run_until_cancelled(connection.as_mut()).await {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
+    if let Err(error) = versions::serve(inner, io, began, service, stop).await {
         tracing::debug!(?remote_address, %error, "an HTTP connection failed");
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use http::{Extensions, StatusCode};
+use http::Extensions;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 use tracing::Instrument;
@@ -142,7 +142,7 @@ pub(super) struct Plan {
 /// Waits for the client's socket and begins to serve it.
 pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) {
     let Plan { place, agreement, options, mut extensions, deviations } = plan;
-    let handshake = upgrade.handshake.clone();
+    let (handshake, status) = (upgrade.handshake.clone(), upgrade.status());
     let upgraded = match timeout(server.handshake_deadline, upgrade.into_socket()).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => return server.refused(&handshake, None, &format!("the client left: {error}")),
@@ -156,7 +156,7 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) {
         Agreement::Named(protocol) => Some(protocol),
         Agreement::Silent(protocol) => protocol,
         Agreement::None => {
-            server.refused(&handshake, Some(StatusCode::SWITCHING_PROTOCOLS), NONE);
+            server.refused(&handshake, Some(status), NONE);
             let close = Close::new(1002).reason(NONE).because(Cause::ProtocolError);
             socket.part(Farewell::close(&close), options.close_timeout).await;
             // Until then it has taken a place.

@@ -30,7 +30,7 @@ use tokio_rustls::{
 };
 use tower::Service;
 
-use super::{Listener, RpcServer, TlsFacts, TlsVersion, listen::Transport, serve::BodyError};
+use super::{Listener, RpcServer, TlsFacts, TlsVersion, listen::Transport, serve::BodyError, versions};
 use crate::{
     certificate::{Authorities, Certificate, provider, wrong},
     options::BuildError,
@@ -83,7 +83,8 @@ impl ServerTls {
         ServerTlsBuilder { certificates: Vec::new(), clients: Clients::Unasked }
     }
 
-    /// Takes a configuration of rustls as it is. To serve HTTP, it names no protocol by ALPN but `http/1.1`.
+    /// Takes a configuration of rustls as it is. To serve HTTP, it names no protocol by ALPN but `http/1.1`, and
+    /// `h2` where there is the feature `http2`.
     pub fn from_config(config: impl Into<Arc<ServerConfig>>) -> Self {
         Self { config: Arc::new(RwLock::new(config.into())) }
     }
@@ -187,7 +188,7 @@ impl ServerTlsBuilder {
             .map_err(|error| wrong("TLS", &error))?
             .with_client_cert_verifier(verifier.unwrap_or_else(|| Arc::new(NoClientAuth)))
             .with_cert_resolver(Arc::new(Resolver(self.certificates)));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = versions::ALPN.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         // Nothing is kept between connections.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

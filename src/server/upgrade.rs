@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr};
 
 use bytes::Bytes;
 use headers::{HeaderMapExt, SecWebsocketAccept};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::net::TcpStream;
@@ -13,6 +13,7 @@ use super::{
     auth::{Handshake, Reject, Upgrading},
     axum,
     facts::{Identity, RemoteAddress},
+    versions,
 };
 use crate::{
     connection::socket::Io,
@@ -42,7 +43,7 @@ use crate::{
 pub struct RpcUpgrade {
     pub(super) handshake: Handshake,
     pub(super) deviations: Deviations,
-    accept: SecWebsocketAccept,
+    opening: Opening,
     on_upgrade: OnUpgrade,
 }
 
@@ -53,7 +54,11 @@ impl RpcUpgrade {
         let known = parts.extensions.get().map(|&RemoteAddress(address)| address);
         let remote_address = known.or_else(|| axum::connect_info(&parts.extensions));
         let fail = |refusal| UpgradeError { refusal, remote_address };
-        let accept = handshake::check(&parts).map_err(fail)?;
+        let opening = match versions::protocol(&parts.extensions) {
+            Some(protocol) => handshake::check_connect(&parts, protocol).map(|()| Opening::Connected),
+            None => handshake::check(&parts).map(Opening::Upgraded),
+        }
+        .map_err(fail)?;
         let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
         let path = axum::original_uri(&parts.extensions).unwrap_or(&parts.uri).path();
         let mut deviations = Deviations::default();
@@ -68,7 +73,7 @@ impl RpcUpgrade {
         let (endpoint, identity) = (endpoint.trim_end_matches('/').to_owned(), identity.into());
         let protocols = handshake::offered_protocols(&parts.headers, &mut deviations).map_err(fail)?;
         let handshake = Handshake::new(Upgrading { parts, identity, endpoint, protocols }, remote_address);
-        Ok(Self { handshake, deviations, accept, on_upgrade })
+        Ok(Self { handshake, deviations, opening, on_upgrade })
     }
 
     /// What the request says.
@@ -76,16 +81,44 @@ impl RpcUpgrade {
         &self.handshake
     }
 
-    /// Sets the headers of the 101 response (RFC 6455 §4.2.2), but for the protocol.
+    /// Whether the socket will be a stream of HTTP/2.
+    pub(super) fn is_connect(&self) -> bool {
+        matches!(self.opening, Opening::Connected)
+    }
+
+    /// The status of the response that says yes.
+    pub(super) fn status(&self) -> StatusCode {
+        match self.opening {
+            Opening::Upgraded(_) => StatusCode::SWITCHING_PROTOCOLS,
+            Opening::Connected => StatusCode::OK,
+        }
+    }
+
+    /// Sets the headers of that response (RFC 6455 §4.2.2), but for the protocol.
     pub(super) fn answer(&self, headers: &mut HeaderMap) {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.typed_insert(self.accept.clone());
+        if let Opening::Upgraded(accept) = &self.opening {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.typed_insert(accept.clone());
+        }
     }
 
     pub(super) fn into_socket(self) -> OnUpgrade {
         self.on_upgrade
     }
+}
+
+/// How the socket comes to be.
+enum Opening {
+    /// The connection is upgraded; this proves that the key was understood.
+    Upgraded(SecWebsocketAccept),
+    /// A stream of HTTP/2 is connected (RFC 8441).
+    Connected,
+}
+
+/// Whether a request asks for a WebSocket, or for something like it.
+pub(super) fn is_asked_for(headers: &HeaderMap, extensions: &Extensions) -> bool {
+    handshake::wants_upgrade(headers) || versions::protocol(extensions).is_some()
 }
 
 /// Reads the handshake out of a request of any body.
@@ -128,13 +161,16 @@ impl UpgradeError {
 
     /// The response that says so, with the reason as its body.
     pub fn into_response<B: From<Bytes>>(self) -> Response<B> {
-        let mut reject = Reject::new(self.refusal.status).body(self.refusal.reason);
-        if self.refusal.status == StatusCode::UPGRADE_REQUIRED {
-            reject = reject
+        let reject = Reject::new(self.refusal.status).body(self.refusal.reason);
+        let version = (header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        let reject = match self.refusal.status {
+            StatusCode::UPGRADE_REQUIRED => reject
                 .header(header::UPGRADE, HeaderValue::from_static("websocket"))
                 .header(header::CONNECTION, HeaderValue::from_static("Upgrade"))
-                .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        }
+                .header(version.0, version.1),
+            StatusCode::BAD_REQUEST => reject.header(version.0, version.1),
+            _ => reject,
+        };
         reject.into_response()
     }
 }

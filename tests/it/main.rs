@@ -23,6 +23,8 @@ mod events;
 mod handlers;
 mod handshake;
 mod hostile;
+#[cfg(feature = "http2")]
+mod http2;
 mod keepalive;
 mod layers;
 mod limits;

@@ -133,7 +133,7 @@ async fn who(client: &RpcClient) -> Value {
 }
 
 /// A connection that speaks what this configuration says, for a look at what the server shows.
-async fn tls_to(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+pub async fn tls_to(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = soon(TcpStream::connect(address)).await?;
     let name = ServerName::try_from("127.0.0.1").expect("a name");
     soon(TlsConnector::from(config).connect(name, stream)).await
@@ -152,6 +152,14 @@ fn config(
         .expect("sound")
         .with_root_certificates(roots)
         .with_no_client_auth()
+}
+
+/// A client's configuration that offers these protocols of applications.
+#[cfg(feature = "http2")]
+pub fn alpn(authority: &Authority, protocols: &[&str]) -> Arc<ClientConfig> {
+    let mut config = config(authority, ring::default_provider(), &rustls::version::TLS13);
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    Arc::new(config)
 }
 
 fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
