@@ -60,6 +60,9 @@ pub(crate) fn check(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> {
     }
 }
 
+/// Another version of WebSocket than 13, on a stream of HTTP/2, which knows no 426.
+pub(crate) const OTHER_VERSION: Refusal = refusal(StatusCode::BAD_REQUEST, "the WebSocket version is not 13");
+
 /// Checks that this is a WebSocket handshake on a stream of HTTP/2, whose `:protocol` is this (RFC 8441 §5). There is no
 /// key, and nothing to prove.
 pub(crate) fn check_connect(parts: &Parts, protocol: &str) -> Result<(), Refusal> {
@@ -71,7 +74,7 @@ pub(crate) fn check_connect(parts: &Parts, protocol: &str) -> Result<(), Refusal
         return Err(refusal(StatusCode::NOT_IMPLEMENTED, "this is a WebSocket endpoint"));
     }
     if sole(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(refusal(StatusCode::BAD_REQUEST, "the WebSocket version is not 13"));
+        return Err(OTHER_VERSION);
     }
     Ok(())
 }
@@ -415,6 +418,29 @@ mod tests {
         let mut old = parts(("x-none", None));
         old.version = Version::HTTP_10;
         assert_eq!(check(&old).expect_err("HTTP/1.0").status, 400);
+    }
+
+    #[test]
+    fn a_handshake_by_connect_needs_no_key() {
+        let request = |method: Method, version: Option<&'static str>| {
+            let mut request = http::Request::new(()).into_parts().0;
+            (request.method, request.version) = (method, Version::HTTP_2);
+            if let Some(version) = version {
+                request.headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static(version));
+            }
+            request
+        };
+        assert_eq!(check_connect(&request(Method::CONNECT, Some("13")), "WebSocket"), Ok(()));
+        for (method, protocol, version, status) in [
+            (Method::GET, "websocket", Some("13"), 400),
+            (Method::CONNECT, "connect-udp", Some("13"), 501),
+            (Method::CONNECT, "websocket", Some("8"), 400),
+            (Method::CONNECT, "websocket", None, 400),
+        ] {
+            let refused = check_connect(&request(method, version), protocol).expect_err(protocol);
+            assert_eq!(refused.status, status, "{protocol} {version:?}");
+        }
+        assert_eq!(check(&request(Method::GET, Some("13"))).expect_err("no CONNECT").status, 400);
     }
 
     #[test]

@@ -44,6 +44,7 @@ use crate::{
 /// | [`max_head`](Self::max_head) | 64 KiB |
 /// | [`max_headers`](Self::max_headers) | 100 |
 /// | [`max_connections`](Self::max_connections) | 4096 |
+#[cfg_attr(feature = "http2", doc = "| [`websockets_over_http2`](Self::websockets_over_http2) | off |")]
 #[must_use]
 pub struct RpcServerBuilder {
     dispatch: Arc<dyn Dispatch>,
@@ -187,7 +188,7 @@ impl RpcServerBuilder {
 
     /// How many HTTP connections each built-in listener has open at once, those in the midst of a TLS handshake
     /// included; further clients wait in the system's backlog until one of them has ended. Sessions do not count: a
-    /// connection that was upgraded makes room.
+    /// connection that was upgraded makes room. One of HTTP/2 keeps its place as long as it has streams.
     pub fn max_connections(self, connections: usize) -> Self {
         Self { max_connections: connections, ..self }
     }

@@ -60,6 +60,8 @@ impl RpcServer {
     /// | sockets run out | the listener rests and goes on |
     /// | [`Handshake::remote_address`](super::Handshake::remote_address) | is known |
     ///
+    #[cfg_attr(feature = "http2", doc = include_str!("../docs/http2.md"))]
+    ///
     /// # Errors
     /// When the address cannot be bound.
     pub async fn listen_with<H, B>(&self, address: impl ToSocketAddrs, http: H) -> io::Result<Listener>

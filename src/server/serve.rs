@@ -40,7 +40,8 @@ impl RpcServer {
     /// stations know no other: OpenSSL does, and so do most proxies.
     ///
     /// The future ends with the HTTP connection, be it by an upgrade, after which the session is a task of its own, or
-    /// because the server closes.
+    /// because the server closes. With the feature `http2` it speaks HTTP/2 as well, which is not upgraded: sessions
+    /// that are streams of a connection last no longer than the future.
     ///
     /// ```no_run
     /// use ocpp_rpc::{ConnectionFacts, RpcServer, TlsFacts, TlsVersion};
@@ -63,7 +64,7 @@ impl RpcServer {
     /// ```
     ///
     /// # Cancel safety
-    /// Dropping the future drops the HTTP connection; a session that has come of it lives on.
+    /// Dropping the future drops the HTTP connection; a session that has come of an upgrade lives on.
     pub async fn serve_connection<T>(&self, io: T, facts: ConnectionFacts)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,

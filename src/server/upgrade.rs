@@ -162,13 +162,14 @@ impl UpgradeError {
     /// The response that says so, with the reason as its body.
     pub fn into_response<B: From<Bytes>>(self) -> Response<B> {
         let reject = Reject::new(self.refusal.status).body(self.refusal.reason);
-        let version = (header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         let reject = match self.refusal.status {
             StatusCode::UPGRADE_REQUIRED => reject
                 .header(header::UPGRADE, HeaderValue::from_static("websocket"))
                 .header(header::CONNECTION, HeaderValue::from_static("Upgrade"))
-                .header(version.0, version.1),
-            StatusCode::BAD_REQUEST => reject.header(version.0, version.1),
+                .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
+            _ if self.refusal == handshake::OTHER_VERSION => {
+                reject.header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
+            }
             _ => reject,
         };
         reject.into_response()

@@ -9,6 +9,16 @@ fn it_is_healthy() {
     assert_eq!(Backend::start().get("/healthz").status, 200);
 }
 
+#[cfg(feature = "http2")]
+#[test]
+fn http_2_is_spoken_on_the_same_port() {
+    let backend = Backend::start();
+    // The second offers it by the Upgrade header, which nobody has to take (RFC 9113 §3.1).
+    for version in ["--http2-prior-knowledge", "--http2", "--http1.1"] {
+        assert_eq!(backend.begin("/healthz", &[version]).reply().status, 200, "{version}");
+    }
+}
+
 #[test]
 fn no_stations_are_an_empty_list() {
     Backend::start().get("/api/stations").expect(200, &json!([]));
