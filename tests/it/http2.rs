@@ -379,6 +379,34 @@ async fn a_close_waits_for_answers_under_way_and_drops_what_does_not_end() {
     assert!(start.elapsed() < 9 * SECOND);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_closes_drops_streams_that_do_not_end_whoever_serves_them() {
+    let server = builder().build().expect("sound");
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let dropped = Arc::new(Notify::new());
+    let (entered, mut entries) = mpsc::unbounded_channel();
+    let on_drop = dropped.clone();
+    let application = tower::service_fn(move |_: Request<Incoming>| {
+        let gone = Gone(on_drop.clone());
+        entered.send(()).expect("a test");
+        async move {
+            let _gone = gone;
+            std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>().await
+        }
+    });
+    let serving = server.clone();
+    tokio::spawn(async move { serving.serve_connection_with(far, ConnectionFacts::new(), application).await });
+    let http2 = Multiplexed::over(near).await;
+    let never = tokio::spawn(async move {
+        let request = Request::get("http://test/").body(Empty::new()).expect("a request");
+        http2.send(request).await
+    });
+    entries.recv().await.expect("an entry");
+    soon(server.close(Close::going_away())).await;
+    dropped.notified().await;
+    assert!(never.await.expect("no panic").is_err());
+}
+
 #[tokio::test]
 async fn a_close_ends_the_sessions_of_a_connection_and_the_connection() {
     let server = builder().websockets_over_http2().build().expect("sound");
