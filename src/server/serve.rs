@@ -122,6 +122,7 @@ pub(super) async fn serve<T, H, B>(
     let inner = &server.inner;
     let remote_address = facts.remote_address;
     let is_first = Arc::new(AtomicBool::new(true));
+    let is_silent = is_first.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut parts, body) = request.into_parts();
         let extensions = &mut parts.extensions;
@@ -141,6 +142,10 @@ pub(super) async fn serve<T, H, B>(
         application.clone().oneshot(Request::from_parts(parts, body))
     });
     if let Err(error) = versions::serve(inner, io, began, service, stop).await {
-        tracing::debug!(?remote_address, %error, "an HTTP connection failed");
+        match is_silent.load(Ordering::Relaxed) {
+            // It never came to a request that the server could have refused.
+            true => inner.emit_refused(None, remote_address, None, &format!("no request came in: {error}")),
+            false => tracing::debug!(?remote_address, %error, "an HTTP connection failed"),
+        }
     }
 }

@@ -56,13 +56,27 @@ pub async fn drip(mut stream: TcpStream, bytes: impl IntoIterator<Item = u8>) ->
 // Before the handshake.
 
 #[tokio::test]
-async fn a_head_that_comes_byte_by_byte_ends_at_the_deadline() {
-    let site = Site::of(builder().handshake_deadline(Duration::from_millis(300))).await;
+async fn b17_a_head_that_comes_byte_by_byte_ends_at_the_deadline_and_is_told() {
+    let mut site = Site::of(builder().handshake_deadline(Duration::from_millis(300))).await;
     let stream = TcpStream::connect(site.listener.local_addr()).await.expect("a listener");
     let endless = with(&head("/CP"), "X-More: ").trim_end().to_owned().into_bytes();
     let endless = endless.into_iter().chain(std::iter::repeat(b'x'));
     let (seen, ()) = tokio::join!(drip(stream, endless), serves(&site));
     assert!(seen.is_empty() || seen.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&seen));
+    let (identity, _, reason) = site.refused().await;
+    assert!(identity.is_none() && reason.starts_with("no request came in: "), "{reason}");
+}
+
+#[tokio::test]
+async fn b17_a_head_that_is_too_large_or_none_at_all_is_told() {
+    let mut site = Site::of(builder()).await;
+    for (head, status) in
+        [(with(&head("/CP"), &format!("X: {}", "x".repeat(70_000))), 431), ("\u{1}\r\n\r\n".to_owned(), 400)]
+    {
+        assert_eq!(site.ask(&head).await.status, status);
+        let (_, _, reason) = site.refused().await;
+        assert!(reason.starts_with("no request came in: "), "{reason}");
+    }
 }
 
 #[tokio::test]
