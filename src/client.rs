@@ -66,7 +66,7 @@ use tracing::Instrument;
 use crate::{
     action::{Action, SendAction},
     close::{Close, Closed},
-    connection::{About, Link, driver::Driver},
+    connection::{About, Link, Side, driver::Driver},
     event::{Events, Hub},
     options::{BuildError, Options},
     peer::{Call, Peer},
@@ -220,11 +220,12 @@ impl RpcClient {
             identity: identity.into(),
             remote_address: None,
             opened_at: SystemTime::now(),
+            side: Side::Client,
             extensions: Extensions::new(),
         };
         let shared = self.owner.shared.clone();
         let link = Link::new(about, options.call_queue, reconnect.meanwhile, shared.hub.clone());
-        let mut driver = Driver::new(link.clone(), dispatch, options);
+        let mut driver = Driver::new(link.clone(), dispatch, Arc::new(options));
         if reconnect.keep_answers {
             driver.keep_answers();
         }

@@ -117,7 +117,7 @@ pub(crate) enum Command {
     Cancel(CallKey),
     Answer(Box<EarlyAnswer>),
     /// A result that we cannot use: the peer may be told.
-    Complain(MessageId, CallError),
+    Complain(Box<(MessageId, CallError)>),
     /// From now on, other handlers.
     Dispatch(Arc<dyn Dispatch>),
     /// From now on, other times and limits.
@@ -160,8 +160,16 @@ pub(crate) struct About {
     pub(crate) identity: Arc<str>,
     pub(crate) remote_address: Option<SocketAddr>,
     pub(crate) opened_at: SystemTime,
+    pub(crate) side: Side,
     /// What the application knows of it.
     pub(crate) extensions: Extensions,
+}
+
+/// Which side of a connection this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Server,
+    Client,
 }
 
 /// What both ends agreed to speak.
@@ -213,7 +221,7 @@ struct Mailbox {
     is_connected: bool,
     commands: Vec<Command>,
     /// The first wish to close decides, so there is only ever one.
-    close: Option<Close>,
+    close: Option<Box<Close>>,
     waker: Option<Waker>,
     asleep: bool,
     /// Made when a handler first asks for it.
@@ -290,7 +298,7 @@ impl Link {
         let mut mailbox = self.mailbox();
         if mailbox.close.is_none() && matches!(mailbox.phase, Phase::Open | Phase::Closing) {
             mailbox.phase = Phase::Closing;
-            mailbox.close = Some(close);
+            mailbox.close = Some(Box::new(close));
             mailbox.wake();
         }
     }
@@ -344,7 +352,7 @@ impl Link {
                 none => *none = Some(cx.waker().clone()),
             }
         }
-        mailbox.close.clone()
+        mailbox.close.as_deref().cloned()
     }
 
     fn leave_line(&self, calls: usize) {

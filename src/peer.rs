@@ -330,7 +330,8 @@ fn read<R: DeserializeOwned + 'static>(answered: Answered, link: &Link) -> Resul
         Some(result) => Ok(result),
         None => payload.decode().map_err(|error| {
             if link.agreed().is_some_and(|agreed| agreed.dialect.has_call_result_error()) {
-                link.order(Command::Complain(id, misfit::<R>(&payload, &error).into()));
+                let complaint = misfit::<R>(&payload, &error).into();
+                link.order(Command::Complain(Box::new((id, complaint))));
             }
             error.into()
         }),

@@ -130,7 +130,7 @@ struct Inner {
     dialects: Vec<(Arc<str>, Dialect)>,
     auth: Option<Box<dyn AnyAuth>>,
     proxies: Option<TrustedProxies>,
-    options: RwLock<Options>,
+    options: RwLock<Arc<Options>>,
     handshake_deadline: Duration,
     max_identity: usize,
     /// Of the head of a request.
@@ -220,7 +220,7 @@ impl RpcServer {
     /// When they could never work; nothing is changed then.
     pub fn set_options(&self, options: Options) -> Result<(), BuildError> {
         options.check_for(&self.inner.negotiation.protocols)?;
-        *self.inner.options.write().unwrap_or_else(PoisonError::into_inner) = options;
+        *self.inner.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
         Ok(())
     }
 
@@ -266,7 +266,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 impl Inner {
     /// The options of sessions to come.
-    fn options(&self) -> Options {
+    fn options(&self) -> Arc<Options> {
         // Nothing that runs under the lock can leave it half done.
         self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -165,10 +165,14 @@ enum Element<'a> {
 }
 
 fn write(kind: u64, id: &MessageId, elements: &[Element<'_>]) -> String {
+    // Exact where nothing has to be escaped, so that the text is sent as it is and not moved again.
     let length = |element: &Element<'_>| match element {
-        Element::Text(text) | Element::Json(text) => text.len() + 3,
+        Element::Text(text) => ",\"\"".len() + text.len(),
+        Element::Json(json) => ",".len() + json.len(),
     };
-    let mut out = String::with_capacity(8 + id.as_str().len() + elements.iter().map(length).sum::<usize>());
+    let quotes = if id.is_number() { 0 } else { 2 };
+    let front = "[3,".len() + quotes + id.as_str().len();
+    let mut out = String::with_capacity(front + elements.iter().map(length).sum::<usize>() + "]".len());
     out.push('[');
     out.push(char::from(b'0' + kind as u8));
     out.push(',');

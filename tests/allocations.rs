@@ -1,86 +1,239 @@
-//! What a call costs in allocations, counted. Nothing else in this program uses the counting allocator.
-#![cfg(feature = "server")]
+//! What connections and calls cost in memory, counted: a regression fails here, and not in somebody's benchmark.
+//!
+//! Only what the thread of a test allocates is counted, and the stations' side of it allocates nothing.
+#![cfg(feature = "listen")]
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use ocpp_rpc::{RpcRouter, RpcServer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use allocation_counter::{AllocationInfo, measure};
+use ocpp_rpc::{Listener, Options, Payload, RpcRouter, RpcServer, Session, extract::Params};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::{runtime::Runtime, task::yield_now};
 
-/// A connection in memory to a server, whose client allocates nothing.
-struct Line {
-    stream: DuplexStream,
+/// A server on a port, all of which runs on this thread.
+struct Site {
+    runtime: Runtime,
+    server: RpcServer,
+    listener: Listener,
+}
+
+impl Site {
+    fn new() -> Self {
+        #[derive(Serialize)]
+        struct Done {
+            done: bool,
+        }
+        async fn heartbeat() -> Result<Done, Infallible> {
+            Ok(Done { done: true })
+        }
+        async fn slow() -> Result<Done, Infallible> {
+            yield_now().await;
+            Ok(Done { done: true })
+        }
+        async fn large(Params(params): Params<Value>) -> Result<Value, Infallible> {
+            Ok(params)
+        }
+        let router = RpcRouter::new().on("Heartbeat", heartbeat).on("Slow", slow).on("Large", large);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let options = Options::server().ping_interval(Duration::ZERO);
+        let server = RpcServer::builder(router).protocols(["ocpp1.6"]).options(options).build().expect("sound");
+        let listener = runtime.block_on(server.listen("127.0.0.1:0")).expect("a port");
+        Self { runtime, server, listener }
+    }
+
+    /// Connects a station that has made a call.
+    fn connect(&self, identity: usize) -> (Station, Session) {
+        self.runtime.block_on(async {
+            let mut station = Station::connect(self.listener.local_addr(), identity).await;
+            assert_eq!(station.ask(br#"[2,"1","Heartbeat",{}]"#).await, br#"[3,"1",{"done":true}]"#);
+            (station, self.server.session(&format!("CP-{identity:06}")).expect("registered"))
+        })
+    }
+}
+
+/// A station that allocates once, for what it receives.
+struct Station {
+    socket: TcpStream,
     buffer: Vec<u8>,
 }
 
-impl Line {
-    async fn open(server: &RpcServer) -> Self {
-        let (mut stream, far) = tokio::io::duplex(4096);
-        let connection = hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(far), TowerToHyperService::new(server.clone()))
-            .with_upgrades();
-        tokio::spawn(connection);
-        let head = "GET /ocpp/CP-1 HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+impl Station {
+    async fn connect(address: SocketAddr, identity: usize) -> Self {
+        let socket = TcpStream::connect(address).expect("a listener");
+        socket.set_nonblocking(true).expect("a socket");
+        socket.set_nodelay(true).expect("a socket");
+        let mut station = Self { socket, buffer: vec![0; 256 << 10] };
+        let head = format!(
+            "GET /ocpp/CP-{identity:06} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-            Sec-WebSocket-Protocol: ocpp1.6\r\n\r\n";
-        stream.write_all(head.as_bytes()).await.expect("open");
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            answer.push(stream.read_u8().await.expect("open"));
+            Sec-WebSocket-Protocol: ocpp1.6\r\n\r\n"
+        );
+        station.socket.write_all(head.as_bytes()).expect("room for a head");
+        let mut read = 0;
+        while !station.buffer[..read].ends_with(b"\r\n\r\n") {
+            read += station.read(read..read + 1).await;
         }
-        assert!(answer.starts_with(b"HTTP/1.1 101 "));
-        Self { stream, buffer: vec![0; 4096] }
+        assert!(station.buffer.starts_with(b"HTTP/1.1 101 "));
+        station
     }
 
-    /// Sends a short text, masked with zeros (RFC 6455 §5.3).
+    async fn ask(&mut self, text: &[u8]) -> &[u8] {
+        self.send(text).await;
+        self.receive().await
+    }
+
+    /// Sends a text in a frame that is masked with zeros (RFC 6455 §5.2), all of it at once.
     async fn send(&mut self, text: &[u8]) {
-        let length = u8::try_from(text.len()).expect("short");
-        assert!(length < 126);
-        self.stream.write_all(&[0x81, 0x80 | length, 0, 0, 0, 0]).await.expect("open");
-        self.stream.write_all(text).await.expect("open");
+        let (head, frame) = self.buffer.split_at_mut(14);
+        head.fill(0);
+        let front = match text.len() {
+            length @ 0..126 => {
+                head[8..10].copy_from_slice(&[0x81, 0x80 | length as u8]);
+                8
+            }
+            length => {
+                head[..2].copy_from_slice(&[0x81, 0x80 | 127]);
+                head[2..10].copy_from_slice(&(length as u64).to_be_bytes());
+                0
+            }
+        };
+        frame[..text.len()].copy_from_slice(text);
+        let mut unsent = front..14 + text.len();
+        while !unsent.is_empty() {
+            match self.socket.write(&self.buffer[unsent.clone()]) {
+                Ok(written) => unsent.start += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
-    /// Receives a short text.
+    /// Receives a text.
     async fn receive(&mut self) -> &[u8] {
-        let mut head = [0; 2];
-        self.stream.read_exact(&mut head).await.expect("open");
-        assert!(head[0] == 0x81 && head[1] < 126);
-        let text = &mut self.buffer[..usize::from(head[1])];
-        self.stream.read_exact(text).await.expect("open");
-        text
+        self.read(0..2).await;
+        assert_eq!(self.buffer[0], 0x81);
+        let length = match self.buffer[1] {
+            126 => {
+                self.read(0..2).await;
+                u16::from_be_bytes([self.buffer[0], self.buffer[1]]).into()
+            }
+            127 => {
+                self.read(0..8).await;
+                u64::from_be_bytes(self.buffer[..8].try_into().expect("eight")) as usize
+            }
+            length => length.into(),
+        };
+        self.read(0..length).await;
+        &self.buffer[..length]
+    }
+
+    async fn read(&mut self, range: std::ops::Range<usize>) -> usize {
+        let mut buffer = &mut self.buffer[range.clone()];
+        while !buffer.is_empty() {
+            match self.socket.read(buffer) {
+                Ok(0) => panic!("the end"),
+                Ok(read) => buffer = &mut buffer[read..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        range.len()
     }
 }
 
-/// How many calls are counted over, and what each allocates: the text of the message, the count of those who share
-/// it, the handler's future, and the text of the answer.
-const CALLS: u64 = 100;
-const PER_CALL: u64 = 4;
+/// How many calls, or connections, are counted over.
+const COUNT: u64 = 100;
+
+/// What a call costs: the engine, its two buffers, the count of those who share what was read, the handler's future,
+/// the result, the count of those who share it, and the text of the answer.
+const PER_CALL: u64 = 8;
+
+/// What a call takes that a station makes.
+fn calls_in(site: &Site, station: &mut Station, action: &str) -> AllocationInfo {
+    let call = format!(r#"[2,"1","{action}",{{}}]"#);
+    let calls = async {
+        for _ in 0..COUNT {
+            assert_eq!(station.ask(call.as_bytes()).await, br#"[3,"1",{"done":true}]"#);
+        }
+    };
+    measure(|| site.runtime.block_on(calls))
+}
+
+/// What a call takes that is made to a station.
+fn calls_out(site: &Site, station: &mut Station, session: &Session) -> AllocationInfo {
+    let calls = async {
+        for _ in 0..COUNT {
+            let called = session.call::<Payload>("Reset", &());
+            let answered = async {
+                let mut answer = *br#"[3,"123456789012345678901234567890123456",{}]"#;
+                answer[3..41].copy_from_slice(&station.receive().await[3..41]);
+                station.send(&answer).await;
+            };
+            let (result, ()) = tokio::join!(called, answered);
+            assert_eq!(result.expect("a result").as_str(), "{}");
+        }
+    };
+    measure(|| site.runtime.block_on(calls))
+}
 
 #[test]
 fn b60_events_that_nobody_reads_cost_no_allocation() {
-    async fn heartbeat() -> Result<(), Infallible> {
-        Ok(())
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let server = RpcServer::builder(RpcRouter::new().on("Heartbeat", heartbeat)).protocols(["ocpp1.6"]);
-    let server = server.build().expect("sound");
-    let mut line = runtime.block_on(Line::open(&server));
-    let mut calls = || {
-        let calls = async {
-            for _ in 0..CALLS {
-                line.send(br#"[2,"1","Heartbeat",{}]"#).await;
-                assert_eq!(line.receive().await, br#"[3,"1",{}]"#);
-            }
-        };
-        allocation_counter::measure(|| runtime.block_on(calls)).count_total
-    };
-    calls();
-    let never_read = calls();
-    let events = server.events();
-    let read = calls();
+    let site = Site::new();
+    let (mut station, _) = site.connect(0);
+    calls_in(&site, &mut station, "Heartbeat");
+    let never_read = calls_in(&site, &mut station, "Heartbeat").count_total;
+    let events = site.server.events();
+    let read = calls_in(&site, &mut station, "Heartbeat").count_total;
     drop(events);
-    let no_longer_read = calls();
+    let no_longer_read = calls_in(&site, &mut station, "Heartbeat").count_total;
     assert_eq!(never_read, no_longer_read);
-    assert_eq!(never_read, CALLS * PER_CALL);
-    assert!(read >= never_read + 3 * CALLS, "a reader gets texts of its own: {read}");
+    assert_eq!(never_read / COUNT, PER_CALL);
+    assert!(read >= never_read + 3 * COUNT, "a reader gets texts of its own: {read}");
+}
+
+#[test]
+fn a_connection_that_rests_keeps_little() {
+    let site = Site::new();
+    // What a server allocates once, and for the first time.
+    let first = site.connect(0);
+    let mut connected = Vec::with_capacity(COUNT as usize);
+    let resting = measure(|| {
+        connected.extend((1..=COUNT as usize).map(|identity| site.connect(identity)));
+        // The stations' own.
+        connected.iter_mut().for_each(|(station, _)| station.buffer = Vec::new());
+    });
+    let (blocks, bytes) = (resting.count_current as u64 / COUNT, resting.bytes_current as u64 / COUNT);
+    // Task, driver, link, socket, tokio's registration of it, identity, and a place in the registry.
+    assert_eq!(blocks, 8);
+    assert!(bytes <= 2_300, "{bytes} bytes");
+    drop(first);
+}
+
+#[test]
+fn what_went_over_a_connection_leaves_little_behind() {
+    let site = Site::new();
+    let (mut station, session) = site.connect(0);
+    calls_in(&site, &mut station, "Heartbeat");
+    assert_eq!(calls_in(&site, &mut station, "Heartbeat").bytes_current, 0);
+
+    let slow = calls_in(&site, &mut station, "Slow").bytes_current;
+    assert!(slow <= 250, "{slow} bytes after calls whose handlers took their time");
+    assert_eq!(calls_in(&site, &mut station, "Slow").bytes_current, 0);
+
+    let out = calls_out(&site, &mut station, &session).bytes_current;
+    assert!(out <= 350, "{out} bytes after calls of ours");
+    assert_eq!(calls_out(&site, &mut station, &session).bytes_current, 0);
+
+    let large = format!(r#"[2,"1","Large",{{"text":"{}"}}]"#, "x".repeat(200_000));
+    let each_way = measure(|| assert!(site.runtime.block_on(station.ask(large.as_bytes())).len() > 200_000));
+    assert!(each_way.bytes_max > 400_000, "it did go each way");
+    // The last part of the answer is read before the server has seen that it is written.
+    let next = calls_in(&site, &mut station, "Heartbeat").bytes_current;
+    assert_eq!(each_way.bytes_current + next, 0);
 }

@@ -87,7 +87,7 @@ impl Supervisor {
     async fn live(&mut self) -> Result<std::convert::Infallible, End> {
         loop {
             self.life.link.emit(|| EventKind::Connecting);
-            match self.driver.offline(self.plan.dial()).await.map_err(End::Wished)? {
+            match self.driver.offline(Box::pin(self.plan.dial())).await.map_err(End::Wished)? {
                 Ok(dialled) => self.serve(dialled).await?,
                 Err(error) => self.judge(error)?,
             }
@@ -134,7 +134,7 @@ impl Supervisor {
         self.life.link.agree(agreed.clone());
         self.driver.agree(agreed.clone());
         tracing::Span::current().record("protocol", agreed.protocol.as_deref());
-        let mut socket = Socket::client(io, &early, self.driver.options()).await;
+        let mut socket = Socket::client(io, &early, self.driver.options());
         drop(early);
 
         let is_connecting = |state: &mut ClientState| {
@@ -155,7 +155,7 @@ impl Supervisor {
 
         // Whoever waits for a close wants no other connection.
         let reconnects = self.reconnect.attempts > 0 && !farewell.is_wished_for() && self.life.link.is_open();
-        let parting = socket.part(farewell, self.driver.options().close_timeout);
+        let parting = Box::pin(socket.part(farewell, self.driver.options().close_timeout));
         if !reconnects {
             self.driver.lose(Next::End);
             let closed = self.driver.alongside(parting).await;

@@ -55,18 +55,15 @@ pub(crate) enum Timeout {
 
 /// A call that was written and waits for its answer.
 #[derive(Debug)]
-pub(super) struct InFlight<T> {
-    key: CallKey,
-    id: MessageId,
-    pub(super) action: ByteString,
+struct InFlight<T> {
+    call: Box<Outgoing<T>>,
     expires: Option<Instant>,
-    pub(super) ticket: T,
 }
 
 /// Whose answer it is that came in.
 #[derive(Debug)]
 pub(super) enum Addressee<T> {
-    Call(InFlight<T>),
+    Call(Box<Outgoing<T>>),
     /// A call that timed out or was dropped.
     Abandoned,
     Nobody,
@@ -74,9 +71,10 @@ pub(super) enum Addressee<T> {
 
 #[derive(Debug)]
 pub(crate) struct CallsOut<T> {
-    waiting: VecDeque<Outgoing<T>>,
+    // Boxed, so that a connection keeps little room for calls that are over.
+    waiting: VecDeque<Box<Outgoing<T>>>,
     /// Those that wait for nobody's turn.
-    urgent: VecDeque<Outgoing<T>>,
+    urgent: VecDeque<Box<Outgoing<T>>>,
     in_flight: Vec<InFlight<T>>,
     /// The ids of the latest calls that ended without their answer.
     abandoned: VecDeque<MessageId>,
@@ -98,7 +96,7 @@ impl<T> CallsOut<T> {
         }
     }
 
-    pub(super) fn submit(&mut self, call: Outgoing<T>) {
+    pub(super) fn submit(&mut self, call: Box<Outgoing<T>>) {
         self.expect(call.deadline);
         match call.kind {
             Kind::Send | Kind::OutOfTurn => self.urgent.push_back(call),
@@ -110,9 +108,9 @@ impl<T> CallsOut<T> {
     pub(crate) fn cancel(&mut self, key: CallKey) {
         self.waiting.retain(|call| call.key != key);
         self.urgent.retain(|call| call.key != key);
-        if let Some(at) = self.in_flight.iter().position(|call| call.key == key) {
-            let call = self.in_flight.swap_remove(at);
-            self.abandon(call.id);
+        if let Some(at) = self.in_flight.iter().position(|flight| flight.call.key == key) {
+            let flight = self.in_flight.swap_remove(at);
+            self.abandon(flight.call.id);
         }
     }
 
@@ -122,42 +120,43 @@ impl<T> CallsOut<T> {
     }
 
     /// The calls that were not written, to be put in line again.
-    pub(super) fn take_unwritten(&mut self) -> impl Iterator<Item = Outgoing<T>> + use<T> {
+    pub(super) fn take_unwritten(&mut self) -> impl Iterator<Item = Box<Outgoing<T>>> + use<T> {
         std::mem::take(&mut self.waiting).into_iter().chain(std::mem::take(&mut self.urgent))
     }
 
     /// The next message to write, if one may be written, and who wants to know that it was.
     pub(super) fn next_write(&mut self, now: Instant, options: &Options) -> Option<(String, Option<T>)> {
-        let next = match self.urgent.pop_front() {
+        let mut call = match self.urgent.pop_front() {
             Some(urgent) => urgent,
             None if self.in_flight.len() >= options.call_concurrency => return None,
             None => self.waiting.pop_front()?,
         };
-        let Outgoing { key, id, action, params, kind, timeout, deadline, ticket } = next;
-        if kind == Kind::Send {
-            return Some((wire::send(&id, &action, &params), Some(ticket)));
+        // What was written is not needed any more.
+        let params = std::mem::take(&mut call.params);
+        if call.kind == Kind::Send {
+            return Some((wire::send(&call.id, &call.action, &params), Some(call.ticket)));
         }
-        let text = wire::call(&id, &action, &params);
-        if kind == Kind::Forgotten {
-            self.abandon(id);
-            return Some((text, Some(ticket)));
+        let text = wire::call(&call.id, &call.action, &params);
+        if call.kind == Kind::Forgotten {
+            self.abandon(call.id);
+            return Some((text, Some(call.ticket)));
         }
-        let timeout = match timeout {
+        let timeout = match call.timeout {
             Timeout::Default => options.call_timeout,
             Timeout::After(timeout) => Some(timeout),
             Timeout::Never => None,
         };
         let answer_by = timeout.map(|timeout| now + timeout);
-        let expires = answer_by.into_iter().chain(deadline).min();
+        let expires = answer_by.into_iter().chain(call.deadline).min();
         self.expect(expires);
-        self.in_flight.push(InFlight { key, id, action, expires, ticket });
+        self.in_flight.push(InFlight { call, expires });
         Some((text, None))
     }
 
     /// Whose answer carries this id; whoever it is does not wait for it any longer.
     pub(super) fn answered(&mut self, id: &MessageId) -> Addressee<T> {
-        if let Some(at) = self.in_flight.iter().position(|call| call.id == *id) {
-            return Addressee::Call(self.in_flight.swap_remove(at));
+        if let Some(at) = self.in_flight.iter().position(|flight| flight.call.id == *id) {
+            return Addressee::Call(self.in_flight.swap_remove(at).call);
         }
         match self.abandoned.iter().position(|abandoned| abandoned == id) {
             Some(at) => {
@@ -170,7 +169,7 @@ impl<T> CallsOut<T> {
 
     /// Whether somebody waits for the answer with this id.
     pub(super) fn awaits(&self, id: &MessageId) -> bool {
-        self.in_flight.iter().any(|call| call.id == *id)
+        self.in_flight.iter().any(|flight| flight.call.id == *id)
     }
 
     /// Not before this moment does a call run out of time.
@@ -184,8 +183,8 @@ impl<T> CallsOut<T> {
             return None;
         }
         let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        if let Some(at) = self.in_flight.iter().position(|call| over(call.expires)) {
-            let call = self.in_flight.swap_remove(at);
+        if let Some(at) = self.in_flight.iter().position(|flight| over(flight.expires)) {
+            let call = self.in_flight.swap_remove(at).call;
             self.abandon(call.id);
             return Some((call.ticket, Error::Timeout));
         }
@@ -195,14 +194,14 @@ impl<T> CallsOut<T> {
             }
         }
         let queued = self.waiting.iter().chain(&self.urgent).filter_map(|call| call.deadline);
-        self.earliest = self.in_flight.iter().filter_map(|call| call.expires).chain(queued).min();
+        self.earliest = self.in_flight.iter().filter_map(|flight| flight.expires).chain(queued).min();
         None
     }
 
     /// Ends the calls that were written, which nobody can answer any more.
     pub(crate) fn fail_written(&mut self) -> impl Iterator<Item = (T, Error)> + use<T> {
         let lost = std::mem::take(&mut self.in_flight);
-        lost.into_iter().map(|call| (call.ticket, Error::Disconnected { maybe_delivered: true }))
+        lost.into_iter().map(|flight| (flight.call.ticket, Error::Disconnected { maybe_delivered: true }))
     }
 
     /// Ends the calls that were not written, where there will be no other connection.

@@ -7,13 +7,13 @@ mod turn;
 
 use std::{
     collections::{HashSet, VecDeque},
+    future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     task::unconstrained,
     time::{Sleep, sleep},
@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     Agreed, Answered, Command, Dispatch, EarlyAnswer, Link, Next, Reply, Ticket,
     exchange::Exchange,
-    handler::{Done, Handler},
+    handler::{Done, Handlers},
     keepalive::KeepAlive,
     socket::{Farewell, Socket},
 };
@@ -41,7 +41,7 @@ pub(crate) struct Driver {
     link: Arc<Link>,
     exchange: Exchange<Ticket>,
     dispatch: Arc<dyn Dispatch>,
-    handlers: FuturesUnordered<Handler>,
+    handlers: Handlers,
     /// Counts connections, so that an answer goes out on the one that the call came in on, or not at all.
     generation: u32,
     /// Counts calls that came in.
@@ -76,12 +76,12 @@ const NEVER: Duration = Duration::MAX;
 
 impl Driver {
     /// Boxed, because each future that it is moved into would have room for all of it.
-    pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, options: Options) -> Box<Self> {
+    pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, options: Arc<Options>) -> Box<Self> {
         Box::new(Self {
             exchange: Exchange::new(link.agreed().cloned(), options),
             link,
             dispatch,
-            handlers: FuturesUnordered::new(),
+            handlers: Handlers::default(),
             generation: 0,
             serial: 0,
             unanswered: HashSet::new(),
@@ -119,24 +119,21 @@ impl Driver {
         self.exchange.options()
     }
 
-    /// Serves a connection to its end and lets its handlers finish. `leave` runs once the socket is gone, before
-    /// anybody who waits for the end hears of it.
-    pub(crate) async fn serve(mut self: Box<Self>, mut socket: Box<Socket>, leave: impl FnOnce(&Closed)) {
+    /// Serves a connection until its socket is gone.
+    pub(crate) async fn serve(&mut self, mut socket: Box<Socket>) -> Closed {
         self.link.found();
         let farewell = self.run(&mut socket).await;
         self.lose(Next::End);
         let patience = self.options().close_timeout;
         // Boxed, because an idle connection shall not keep room for its end.
-        let closed = self.alongside(Box::pin(socket.part(farewell, patience))).await;
-        leave(&closed);
-        self.finish(closed).await;
+        self.alongside(Box::pin(socket.part(farewell, patience))).await
     }
 
     /// Tells everybody of the end, and lets handlers finish.
     pub(crate) async fn finish(mut self: Box<Self>, closed: Closed) {
         self.lose(Next::End);
         self.link.shut(closed);
-        while self.handlers.next().await.is_some() {}
+        while poll_fn(|cx| self.handlers.poll_next(cx)).await.is_some() {}
     }
 
     /// Serves a connection until it ends, one way or another.
@@ -145,7 +142,7 @@ impl Driver {
         let now = tokio::time::Instant::now().into_std();
         let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), now);
         let mut timer = pin!(sleep(NEVER));
-        std::future::poll_fn(|cx| match self.turn(socket, &mut keepalive, timer.as_mut(), cx) {
+        poll_fn(|cx| match self.turn(socket, &mut keepalive, timer.as_mut(), cx) {
             Ok(()) => Poll::Pending,
             Err(farewell) => Poll::Ready(farewell),
         })
@@ -181,7 +178,7 @@ impl Driver {
     /// Waits for something while there is no connection and will be none: handlers go on, and what they ask for fails.
     pub(crate) async fn alongside<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             self.poll_orphans(cx);
             loop {
                 self.link.take(&mut self.commands, cx);
@@ -202,7 +199,7 @@ impl Driver {
     pub(crate) async fn offline<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Close> {
         let mut future = pin!(future);
         let mut timer = pin!(sleep(NEVER));
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             self.poll_orphans(cx);
             let now = tokio::time::Instant::now().into_std();
             if let Some(close) = self.take_commands(cx) {
@@ -221,7 +218,7 @@ impl Driver {
 
     /// Lets handlers go on whose connection is gone.
     fn poll_orphans(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
+        while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {
             if self.may_answer(&done)
                 && self.keeps_answers
                 && let Some((text, _)) = self.answer(&done)
@@ -322,13 +319,14 @@ impl Driver {
                 match command {
                     Command::Call(call) => {
                         self.counted += 1;
-                        if let Some((ticket, error)) = self.exchange.submit(*call) {
+                        if let Some((ticket, error)) = self.exchange.submit(call) {
                             settle(ticket, Err(error));
                         }
                     }
                     Command::Cancel(key) => self.exchange.calls_out.cancel(key),
-                    Command::Complain(id, error) => {
-                        if let Some(text) = self.exchange.complaint(&id, &error) {
+                    Command::Complain(complaint) => {
+                        let (id, error) = &*complaint;
+                        if let Some(text) = self.exchange.complaint(id, error) {
                             self.keep((text, None));
                         }
                     }

@@ -7,6 +7,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     time::Instant,
 };
 
@@ -47,7 +48,7 @@ pub(crate) enum Received<T> {
 #[derive(Debug)]
 pub(crate) struct Exchange<T> {
     agreed: Option<Agreed>,
-    options: Options,
+    options: Arc<Options>,
     pub(crate) calls_out: CallsOut<T>,
     pub(crate) calls_in: CallsIn,
     bad_in_a_row: u32,
@@ -55,7 +56,7 @@ pub(crate) struct Exchange<T> {
 }
 
 impl<T> Exchange<T> {
-    pub(crate) fn new(agreed: Option<Agreed>, options: Options) -> Self {
+    pub(crate) fn new(agreed: Option<Agreed>, options: Arc<Options>) -> Self {
         let (calls_out, calls_in) = (CallsOut::new(), CallsIn::default());
         Self { agreed, options, calls_out, calls_in, bad_in_a_row: 0, news: Vec::new() }
     }
@@ -80,9 +81,9 @@ impl<T> Exchange<T> {
 
     /// Other times and limits; what is borne with and what is valid was decided at the beginning.
     pub(crate) fn set_options(&mut self, mut options: Options) {
-        options.validation = self.options.validation.take();
+        options.validation = self.options.validation.clone();
         options.tolerance = self.options.tolerance;
-        self.options = options;
+        self.options = Arc::new(options);
     }
 
     /// What there is to tell since this was last asked.
@@ -96,7 +97,7 @@ impl<T> Exchange<T> {
     }
 
     /// Puts a call of ours in line; gives it back where the protocol is known and does not allow it.
-    pub(crate) fn submit(&mut self, call: Outgoing<T>) -> Option<(T, Error)> {
+    pub(crate) fn submit(&mut self, call: Box<Outgoing<T>>) -> Option<(T, Error)> {
         match self.check(Direction::Out, PayloadKind::Request, &call.action, &call.id, &call.params) {
             Ok(_) => {
                 self.calls_out.submit(call);

@@ -3,10 +3,11 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytestring::ByteString;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use super::Reply;
 use crate::{
@@ -14,6 +15,35 @@ use crate::{
     meter::{self, Stopwatch},
     payload::MessageId,
 };
+
+/// Handlers at work. Nothing is kept while there are none.
+#[derive(Default)]
+pub(super) struct Handlers(Option<FuturesUnordered<Handler>>);
+
+impl Handlers {
+    pub(super) fn push(&mut self, handler: Handler) {
+        self.0.get_or_insert_default().push(handler);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Drops all of them.
+    pub(super) fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    /// What came of the next one that is done; none where there is no other.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Done>> {
+        let Some(handlers) = &mut self.0 else { return Poll::Ready(None) };
+        let next = ready!(handlers.poll_next_unpin(cx));
+        if handlers.is_empty() {
+            self.0 = None;
+        }
+        Poll::Ready(next)
+    }
+}
 
 /// A handler at work.
 pub(super) struct Handler {

@@ -2,9 +2,15 @@
 //!
 //! The only file that knows the WebSocket engine. Nothing here awaits but the farewell: reading and flushing are
 //! polls of the driver's turn, and what is queued leaves with the next flush, many messages in one write.
+//!
+//! The engine owns the buffers, and is there only while something is under way: it is made for bytes that came in or a
+//! message that goes out, and let go when all of them have been passed on. A connection that rests has no buffer,
+//! whatever went over it before.
 
 use std::{
-    io,
+    future::poll_fn,
+    io::{self, ErrorKind, Read, Write},
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -12,18 +18,14 @@ use std::{
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use futures_util::{Sink, StreamExt};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::timeout,
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        self, Message,
-        error::ProtocolError,
-        protocol::{CloseFrame, Role, WebSocketConfig},
-    },
+use tungstenite::{
+    Message,
+    error::ProtocolError,
+    protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
 };
 
 use crate::{
@@ -95,11 +97,14 @@ impl Farewell {
 }
 
 pub(crate) struct Socket {
-    ws: WebSocketStream<Metered>,
-    /// Bytes given to the WebSocket engine so far, with the heads of their frames.
+    stream: Stream,
+    engine: Engine,
+    /// The bytes of the messages that the engine has given out, with the heads of their frames. As long as they are
+    /// fewer than it has read, it may hold a part of a message. The further heads of a message in several frames are
+    /// not known, so that such a peer's engine stays.
+    given_out: u64,
+    /// Bytes given to the engine to write so far, with the heads of their frames.
     queued: u64,
-    /// The bytes of a frame's mask: a client masks.
-    mask: usize,
     /// Whether something was queued that has not been flushed.
     dirty: bool,
     max_unsent: u64,
@@ -110,64 +115,76 @@ pub(crate) struct Socket {
 const DRAIN_BYTES: usize = 64 << 10;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// A small buffer: it is kept while a connection is idle, and filled with zeros at each read.
-const READ_BUFFER: usize = 4 << 10;
+/// How much of what comes in is read at once after a rest.
+const READ_BATCH: usize = 8 << 10;
 
 /// How much is queued before it is flushed.
 const WRITE_BATCH: u64 = 64 << 10;
 
 impl Socket {
     /// The server's end of a stream whose handshake is over. `early` is what came in behind the handshake.
-    pub(crate) async fn server(io: Box<dyn Io>, early: &[u8], options: &Options) -> Box<Self> {
-        Self::new(io, early, Role::Server, options).await
+    pub(crate) fn server(io: Box<dyn Io>, early: &[u8], options: &Options) -> Box<Self> {
+        Self::new(io, early, Role::Server, options)
     }
 
     /// The client's end of such a stream.
-    pub(crate) async fn client(io: Box<dyn Io>, early: &[u8], options: &Options) -> Box<Self> {
-        Self::new(io, early, Role::Client, options).await
+    pub(crate) fn client(io: Box<dyn Io>, early: &[u8], options: &Options) -> Box<Self> {
+        Self::new(io, early, Role::Client, options)
     }
 
-    async fn new(io: Box<dyn Io>, early: &[u8], role: Role, options: &Options) -> Box<Self> {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .max_message_size(Some(options.max_message_size))
-            .max_frame_size(Some(options.max_message_size));
-        let io = Metered { io, written: 0 };
-        let ws = match early {
-            [] => WebSocketStream::from_raw_socket(io, role, Some(config)).await,
-            early => WebSocketStream::from_partially_read(io, early.to_vec(), role, Some(config)).await,
-        };
-        let mask = if role == Role::Client { 4 } else { 0 };
-        Box::new(Self { ws, queued: 0, mask, dirty: false, max_unsent: options.max_unsent as u64 })
+    fn new(io: Box<dyn Io>, early: &[u8], role: Role, options: &Options) -> Box<Self> {
+        Box::new(Self {
+            stream: Stream { io, read: early.len() as u64, written: 0 },
+            engine: Engine::new(early, role, options.max_message_size),
+            given_out: 0,
+            queued: 0,
+            dirty: false,
+            max_unsent: options.max_unsent as u64,
+        })
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        let message = ready!(self.ws.poll_next_unpin(cx));
+        let message = match ready!(self.poll_message(cx)) {
+            Ok(message) => message,
+            Err(error) => return Poll::Ready(Incoming::End(farewell_after(&error))),
+        };
+        self.given_out += frame_len(message.len(), self.engine.role == Role::Server);
         Poll::Ready(match message {
-            Some(Ok(Message::Text(text))) => match ByteString::try_from(Bytes::from(text)) {
+            Message::Text(text) => match ByteString::try_from(Bytes::from(text)) {
                 Ok(text) => Incoming::Text(text),
                 Err(error) => Incoming::End(Farewell::tell(1007, Cause::ProtocolError, error.to_string())),
             },
-            Some(Ok(Message::Binary(bytes))) => Incoming::Binary(ByteString::try_from(bytes).ok()),
-            Some(Ok(Message::Frame(_))) => Incoming::Binary(None),
-            Some(Ok(Message::Ping(payload))) => {
+            Message::Binary(bytes) => Incoming::Binary(ByteString::try_from(bytes).ok()),
+            Message::Frame(_) => Incoming::Binary(None),
+            Message::Ping(payload) => {
                 // The engine has the pong ready, and would pile pongs up for a peer that does not read them.
-                self.dirty = true;
                 self.count(payload.len());
                 match self.is_overfull() {
                     true => Incoming::End(Farewell::drop(Cause::NotReading)),
                     false => Incoming::Ping,
                 }
             }
-            Some(Ok(Message::Pong(payload))) => Incoming::Pong(payload),
-            Some(Ok(Message::Close(frame))) => {
+            Message::Pong(payload) => Incoming::Pong(payload),
+            Message::Close(frame) => {
                 let (code, reason) =
                     frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));
                 Incoming::End(Farewell { closed: Closed::remote(code, reason), step: Step::Answer })
             }
-            Some(Err(error)) => Incoming::End(farewell_after(&error)),
-            None => Incoming::End(Farewell::drop(Cause::Remote)),
         })
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, tungstenite::Error>> {
+        if self.engine.is_at_rest() {
+            // Perhaps nothing came in, for which no engine is needed.
+            let mut buffer = [MaybeUninit::uninit(); READ_BATCH];
+            let mut input = ReadBuf::uninit(&mut buffer);
+            ready!(self.stream.poll_read(&mut input, cx))?;
+            if input.filled().is_empty() {
+                return Poll::Ready(Err(ProtocolError::ResetWithoutClosingHandshake.into()));
+            }
+            return self.engine.poll_read(&mut self.stream, input.filled(), cx);
+        }
+        self.engine.poll_read(&mut self.stream, &[], cx)
     }
 
     /// Queues a message for the next flush. With too much waiting for the peer already, nothing is queued and the
@@ -185,19 +202,13 @@ impl Socket {
             return Err(Farewell::drop(Cause::NotReading));
         }
         self.count(message.len());
-        self.dirty = true;
-        // The engine buffers whatever it is given, so there is nothing to wait for.
-        Pin::new(&mut self.ws).start_send(message).map_err(|error| farewell_after(&error))
+        self.engine.queue(message).map_err(|error| farewell_after(&error))
     }
 
-    /// Counts a frame as queued (RFC 6455 §5.2).
+    /// Counts a frame as queued.
     fn count(&mut self, payload: usize) {
-        let head = match payload {
-            0..=125 => 2,
-            126..=0xffff => 4,
-            _ => 10,
-        };
-        self.queued += (head + self.mask + payload) as u64;
+        self.queued += frame_len(payload, self.engine.role == Role::Client);
+        self.dirty = true;
     }
 
     /// Whether more may be queued before the next flush without piling up.
@@ -211,18 +222,22 @@ impl Socket {
     }
 
     fn unsent(&self) -> u64 {
-        self.queued.saturating_sub(self.ws.get_ref().written)
+        self.queued.saturating_sub(self.stream.written)
     }
 
+    /// Writes what is queued. After that, an engine that holds no part of a message goes to rest.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
-        if !self.dirty {
-            return Poll::Ready(Ok(()));
+        if self.dirty {
+            let flushed = ready!(self.engine.poll_flush(&mut self.stream, cx));
+            self.dirty = false;
+            // Of several pings only the last is answered: from nothing unsent, count anew.
+            self.queued = self.stream.written;
+            flushed.map_err(|error| farewell_after(&error))?;
         }
-        let flushed = ready!(Pin::new(&mut self.ws).poll_flush(cx));
-        self.dirty = false;
-        // Of several pings only the last is answered: from nothing unsent, count anew.
-        self.queued = self.ws.get_ref().written;
-        Poll::Ready(flushed.map_err(|error| farewell_after(&error)))
+        if self.given_out == self.stream.read {
+            self.engine.rest();
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Parts from the peer: what is queued goes out, then the close frame, and the peer has `patience` to answer.
@@ -234,47 +249,113 @@ impl Socket {
             match step {
                 Step::Close => {
                     self.send(Message::Close(Some(frame))).await?;
-                    while let Some(message) = self.ws.next().await {
-                        // What still comes in is no longer answered.
-                        message?;
+                    loop {
+                        // What still comes in is no longer answered. The end is an error.
+                        poll_fn(|cx| self.engine.poll_read(&mut self.stream, &[], cx)).await?;
                     }
                 }
-                Step::Tell => self.send(Message::Close(Some(frame))).await?,
-                Step::Answer => self.flush().await?,
-                Step::Drop => {}
+                Step::Tell => self.send(Message::Close(Some(frame))).await,
+                Step::Answer => self.flush().await,
+                Step::Drop => Ok(()),
             }
-            Ok::<_, tungstenite::Error>(())
         };
         // Whatever goes wrong now, the connection ends the way it was going to.
         let _ = timeout(patience, parting).await;
         if !matches!(step, Step::Drop) {
-            let _ = timeout(DRAIN_TIME, self.drain()).await;
+            let _ = timeout(DRAIN_TIME, self.stream.drain()).await;
         }
         closed
     }
 
     async fn send(&mut self, message: Message) -> Result<(), tungstenite::Error> {
-        Pin::new(&mut self.ws).start_send(message)?;
+        self.engine.queue(message)?;
         self.flush().await
     }
 
     async fn flush(&mut self) -> Result<(), tungstenite::Error> {
-        std::future::poll_fn(|cx| Pin::new(&mut self.ws).poll_flush(cx)).await
+        poll_fn(|cx| self.engine.poll_flush(&mut self.stream, cx)).await
+    }
+}
+
+/// The bytes of a frame (RFC 6455 §5.2).
+fn frame_len(payload: usize, is_masked: bool) -> u64 {
+    let head = match payload {
+        0..=125 => 2,
+        126..=0xffff => 4,
+        _ => 10,
+    };
+    let mask = if is_masked { 4 } else { 0 };
+    (head + mask + payload) as u64
+}
+
+/// The WebSocket engine, where there is one.
+struct Engine {
+    /// Boxed, because a connection that rests shall not keep room for it.
+    context: Option<Box<WebSocketContext>>,
+    role: Role,
+    max_message_size: usize,
+}
+
+type Asked<T> = Result<T, tungstenite::Error>;
+
+/// The smallest buffer of an engine: some small messages, or the beginning of a large one.
+const LEAST_BUFFER: usize = 1 << 10;
+
+impl Engine {
+    /// One that has bytes to read already, if there are any.
+    fn new(early: &[u8], role: Role, max_message_size: usize) -> Self {
+        let mut engine = Self { context: None, role, max_message_size };
+        if !early.is_empty() {
+            let config = Some(engine.config(LEAST_BUFFER));
+            engine.context = Some(Box::new(WebSocketContext::from_partially_read(early.to_vec(), role, config)));
+        }
+        engine
     }
 
-    /// Shuts the write side down and reads the rest away, so that the close frame arrives.
-    async fn drain(&mut self) -> io::Result<()> {
-        let io = self.ws.get_mut();
-        io.shutdown().await?;
-        let mut scrap = [0; 1024];
-        let mut left = DRAIN_BYTES;
-        while left > 0 {
-            match io.read(&mut scrap).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
+    fn config(&self, buffer: usize) -> WebSocketConfig {
+        WebSocketConfig::default()
+            .read_buffer_size(buffer)
+            .max_message_size(Some(self.max_message_size))
+            .max_frame_size(Some(self.max_message_size))
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.context.is_none()
+    }
+
+    fn rest(&mut self) {
+        self.context = None;
+    }
+
+    /// The engine, made for so many bytes that came in where it was at rest.
+    fn wake(&mut self, input: usize) -> &mut WebSocketContext {
+        // It takes all of them at once, and wants as much room again for the message that they begin.
+        let config = self.config(LEAST_BUFFER.max(2 * input));
+        self.context.get_or_insert_with(|| Box::new(WebSocketContext::new(self.role, Some(config))))
+    }
+
+    /// The next message, of what was read already and then of the stream.
+    fn poll_read(&mut self, stream: &mut Stream, input: &[u8], cx: &mut Context<'_>) -> Poll<Asked<Message>> {
+        polled(self.wake(input.len()).read(&mut Now { stream, input, cx }))
+    }
+
+    fn poll_flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Asked<()>> {
+        polled(self.wake(0).flush(&mut Now { stream, input: &[], cx }))
+    }
+
+    /// Gives it a message, which it keeps until it is flushed.
+    fn queue(&mut self, message: Message) -> Asked<()> {
+        match polled(self.wake(0).write(&mut Later, message)) {
+            Poll::Ready(done) => done,
+            Poll::Pending => Ok(()),
         }
-        Ok(())
+    }
+}
+
+fn polled<T>(asked: Asked<T>) -> Poll<Asked<T>> {
+    match asked {
+        Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
+        done => Poll::Ready(done),
     }
 }
 
@@ -292,30 +373,89 @@ fn farewell_after(error: &tungstenite::Error) -> Farewell {
     }
 }
 
-/// A stream that counts what was written to it.
-struct Metered {
+/// A stream that counts.
+struct Stream {
     io: Box<dyn Io>,
+    read: u64,
     written: u64,
 }
 
-impl AsyncRead for Metered {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+impl Stream {
+    fn poll_read(&mut self, buffer: &mut ReadBuf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        self.read += (buffer.filled().len() - before) as u64;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Shuts the write side down and reads the rest away, so that the close frame arrives.
+    async fn drain(&mut self) -> io::Result<()> {
+        self.io.shutdown().await?;
+        let mut scrap = [0; 1024];
+        let mut left = DRAIN_BYTES;
+        while left > 0 {
+            match self.io.read(&mut scrap).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok(())
     }
 }
 
-impl AsyncWrite for Metered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        self.written += written as u64;
-        Poll::Ready(Ok(written))
+/// A stream in the moment of a poll, as the engine wants it: what is not ready would block.
+struct Now<'a, 'b> {
+    stream: &'a mut Stream,
+    /// What was read of it already.
+    input: &'a [u8],
+    cx: &'a mut Context<'b>,
+}
+
+impl Read for Now<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.input.is_empty() {
+            return Read::read(&mut self.input, buffer);
+        }
+        let mut buffer = ReadBuf::new(buffer);
+        ready_now(self.stream.poll_read(&mut buffer, self.cx))?;
+        Ok(buffer.filled().len())
+    }
+}
+
+impl Write for Now<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = ready_now(Pin::new(&mut self.stream.io).poll_write(self.cx, bytes))?;
+        self.stream.written += written as u64;
+        Ok(written)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    fn flush(&mut self) -> io::Result<()> {
+        ready_now(Pin::new(&mut self.stream.io).poll_flush(self.cx))
+    }
+}
+
+fn ready_now<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
+    match polled {
+        Poll::Ready(done) => done,
+        Poll::Pending => Err(ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// A stream that is never ready: what is queued waits for a flush.
+struct Later;
+
+impl Read for Later {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Write for Later {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn flush(&mut self) -> io::Result<()> {
+        Err(ErrorKind::WouldBlock.into())
     }
 }

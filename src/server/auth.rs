@@ -214,7 +214,7 @@ impl<A: Authenticate> AnyAuth for A {
 #[must_use]
 pub struct Accept {
     pub(super) protocol: Option<Arc<str>>,
-    pub(super) options: Option<Box<Options>>,
+    pub(super) options: Option<Arc<Options>>,
     pub(super) extensions: Extensions,
 }
 
@@ -235,7 +235,7 @@ impl Accept {
     /// Gives the session times and limits of its own, in place of the
     /// [server's](super::RpcServerBuilder::options). Those that could never work are a 500, and an error in the log.
     pub fn options(self, options: Options) -> Self {
-        Self { options: Some(Box::new(options)), ..self }
+        Self { options: Some(Arc::new(options)), ..self }
     }
 
     /// Chooses the protocol, which the client must have offered: else it is answered with 400.

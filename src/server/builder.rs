@@ -228,7 +228,7 @@ impl RpcServerBuilder {
             dialects,
             auth,
             proxies,
-            options: RwLock::new(options),
+            options: RwLock::new(Arc::new(options)),
             handshake_deadline,
             max_identity: self.max_identity,
             max_head: self.max_head,

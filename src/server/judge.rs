@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::future::FutureExt as _;
 
 use super::{
     Accept, Handshake, Inner, Reject, RpcServer, RpcUpgrade, UpgradeError,
@@ -108,7 +109,7 @@ impl Inner {
             return Err(unavailable("the server is closing"));
         }
         let Accept { protocol, options, extensions } = accept;
-        let options = options.map_or_else(|| self.options(), |options| *options);
+        let options = options.unwrap_or_else(|| self.options());
         if let Err(error) = options.check_for(&self.negotiation.protocols) {
             tracing::error!(%error, "the options of a session");
             return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be opened"));
@@ -137,9 +138,8 @@ impl Inner {
         }
         let identity = (agreement != Agreement::None).then(|| handshake.shared_identity());
         let place = self.registry.reserve(identity, handshake.remote_address())?;
-        let task = session::run(self.clone(), upgrade, Plan { place, agreement, options, extensions, deviations });
-        let kill = self.kill.clone();
-        self.tasks.spawn(async move { kill.run_until_cancelled(task).await });
+        let session = session::run(self.clone(), upgrade, Plan { place, agreement, options, extensions, deviations });
+        self.tasks.spawn(session.with_cancellation_token_owned(self.kill.clone()));
         Ok(response)
     }
 

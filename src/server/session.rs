@@ -9,14 +9,14 @@ use std::{
 use http::Extensions;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::{Inner, NONE, RpcUpgrade, TlsFacts, negotiation::Agreement, registry::Place, upgrade};
 use crate::{
     action::{Action, SendAction},
     close::{Cause, Close, Closed},
     connection::{
-        About, Agreed, Link, Meanwhile,
+        About, Agreed, Link, Meanwhile, Side,
         driver::Driver,
         socket::{Farewell, Socket},
     },
@@ -119,51 +119,73 @@ impl Session {
 /// The session that the call came in on. A client's router has none: its handlers ask for a [`Peer`].
 impl<S: Sync> FromCall<S> for Session {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
-        match call.peer().extensions().get::<IsSession>() {
-            Some(IsSession) => Ok(Self { peer: call.peer().clone() }),
-            None => Err(CallError::internal("a client has no sessions: ask for the `Peer`")),
+        match call.peer().link().about.side {
+            Side::Server => Ok(Self { peer: call.peer().clone() }),
+            Side::Client => Err(CallError::internal("a client has no sessions: ask for the `Peer`")),
         }
     }
 }
-
-/// Marks a connection as a server's.
-#[derive(Clone)]
-struct IsSession;
 
 /// What a session is to be, once the client's socket is there.
 pub(super) struct Plan {
     pub(super) place: Place,
     pub(super) agreement: Agreement,
-    pub(super) options: Options,
+    pub(super) options: Arc<Options>,
     pub(super) extensions: Extensions,
     pub(super) deviations: Deviations,
 }
 
-/// Waits for the client's socket and begins to serve it.
-pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) {
+/// A session whose client's socket is there.
+struct Opened {
+    server: Arc<Inner>,
+    link: Arc<Link>,
+    driver: Box<Driver>,
+    socket: Box<Socket>,
+    place: Place,
+}
+
+/// Waits for the client's socket and serves it.
+pub(super) fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> impl Future<Output = ()> + Send {
+    // Boxed, so that this task is as large as a session needs and no larger: what the handshake took is given back.
+    let opening = Box::pin(open(server, upgrade, plan));
+    async move {
+        if let Some((opened, span)) = opening.await {
+            opened.serve().instrument(span).await;
+        }
+    }
+}
+
+async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Opened, Span)> {
     let Plan { place, agreement, options, mut extensions, deviations } = plan;
     let (handshake, status) = (upgrade.handshake.clone(), upgrade.status());
+    let refused = |status, reason: &str| server.refused(&handshake, status, reason);
     let upgraded = match timeout(server.handshake_deadline, upgrade.into_socket()).await {
         Ok(Ok(upgraded)) => upgraded,
-        Ok(Err(error)) => return server.refused(&handshake, None, &format!("the client left: {error}")),
-        Err(_) => return server.refused(&handshake, None, "the response could not be sent"),
+        Ok(Err(error)) => {
+            refused(None, &format!("the client left: {error}"));
+            return None;
+        }
+        Err(_) => {
+            refused(None, "the response could not be sent");
+            return None;
+        }
     };
     let below = handshake.parts().extensions.get().copied().unwrap_or_default();
     let (io, early) = upgrade::stream(upgraded, below);
-    let socket = Socket::server(io, &early, &options).await;
+    let socket = Socket::server(io, &early, &options);
     drop(early);
     let protocol = match agreement {
         Agreement::Named(protocol) => Some(protocol),
         Agreement::Silent(protocol) => protocol,
         Agreement::None => {
-            server.refused(&handshake, Some(status), NONE);
+            refused(Some(status), NONE);
             let close = Close::new(1002).reason(NONE).because(Cause::ProtocolError);
             socket.part(Farewell::close(&close), options.close_timeout).await;
             // Until then it has taken a place.
-            return drop(place);
+            drop(place);
+            return None;
         }
     };
-    extensions.insert(IsSession);
     if let Some(tls) = handshake.tls() {
         extensions.insert(tls.clone());
     }
@@ -171,10 +193,9 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) {
         identity: handshake.shared_identity(),
         remote_address: handshake.remote_address(),
         opened_at: SystemTime::now(),
+        side: Side::Server,
         extensions,
     };
-    // The headers of the request are not needed any more.
-    drop(handshake);
     let agreed = Agreed { dialect: server.dialect(protocol.as_deref()), protocol };
     let span = tracing::info_span!(
         "connection",
@@ -182,54 +203,57 @@ pub(super) async fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) {
         protocol = agreed.protocol.as_deref(),
         remote_address = about.remote_address.map(tracing::field::display),
     );
-    // A task of its own, as large as a session needs and no larger: what the handshake took is given back.
-    let kill = server.kill.clone();
     let link = Link::new(about, options.call_queue, Meanwhile::Wait, server.hub.clone());
     link.agree(agreed);
-    let session = serve(server.clone(), link, options, place, deviations, socket).instrument(span);
-    let session = kill.run_until_cancelled_owned(session);
-    server.tasks.spawn(session);
+    let driver = Driver::new(link.clone(), server.dispatch.clone(), options);
+    span.in_scope(|| {
+        place.enter(Session::new(link.clone()));
+        tracing::debug!("session opened");
+        link.emit(|| EventKind::Opened { protocol: link.agreed().and_then(|agreed| agreed.protocol.clone()) });
+        for deviation in deviations.iter() {
+            let news = EventKind::Deviation { deviation, text: None };
+            meter::news(&news);
+            link.emit(|| news);
+        }
+    });
+    Some((Opened { server, link, driver, socket, place }, span))
 }
 
-async fn serve(
-    server: Arc<Inner>,
-    link: Arc<Link>,
-    options: Options,
-    place: Place,
-    deviations: Deviations,
-    socket: Box<Socket>,
-) {
-    server.active.fetch_add(1, Ordering::Relaxed);
-    let _active = Active(&server);
-    let driver = Driver::new(link.clone(), server.dispatch.clone(), options);
-    place.enter(Session::new(link.clone()));
-    tracing::debug!("session opened");
-    link.emit(|| EventKind::Opened { protocol: link.agreed().and_then(|agreed| agreed.protocol.clone()) });
-    for deviation in deviations.iter() {
-        let news = EventKind::Deviation { deviation, text: None };
-        meter::news(&news);
-        link.emit(|| news);
-    }
-    let open = meter::Connection::opened();
-    let mut server_closes = false;
-    let leave = |closed: &Closed| {
-        drop(place);
-        server_closes = server.closing.is_cancelled();
-        tracing::debug!(%closed, "session closed");
-        open.closed(closed);
-        link.emit(|| EventKind::Closed(closed.clone()));
-    };
-    driver.serve(socket, leave).await;
-    if server_closes {
-        server.clean.fetch_add(1, Ordering::Relaxed);
+impl Opened {
+    // No `async fn`, which would keep room for its arguments twice.
+    fn serve(self) -> impl Future<Output = ()> + Send {
+        let Self { server, link, mut driver, socket, place } = self;
+        let open = meter::Connection::opened();
+        let active = Active::one_of(server);
+        async move {
+            let closed = driver.serve(socket).await;
+            drop(place);
+            let server_closes = active.server.closing.is_cancelled();
+            tracing::debug!(%closed, "session closed");
+            open.closed(&closed);
+            link.emit(|| EventKind::Closed(closed.clone()));
+            driver.finish(closed).await;
+            if server_closes {
+                active.server.clean.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 }
 
 /// Counts a session as there, until it is dropped.
-struct Active<'a>(&'a Inner);
+struct Active {
+    server: Arc<Inner>,
+}
 
-impl Drop for Active<'_> {
+impl Active {
+    fn one_of(server: Arc<Inner>) -> Self {
+        server.active.fetch_add(1, Ordering::Relaxed);
+        Self { server }
+    }
+}
+
+impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.server.active.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytestring::ByteString;
-use futures_util::StreamExt;
 use tokio::time::Sleep;
 
 use super::{Driver, Unflushed, settle};
@@ -162,7 +161,7 @@ impl Driver {
 
     fn poll_handlers(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
         self.start_next(socket, cx)?;
-        while let Poll::Ready(Some(done)) = self.handlers.poll_next_unpin(cx) {
+        while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {
             let is_ours = done.generation == self.generation;
             if is_ours {
                 self.exchange.calls_in.finished();

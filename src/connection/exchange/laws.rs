@@ -87,7 +87,7 @@ struct World {
 impl World {
     fn new(concurrency: usize) -> Self {
         let options = Options::server().call_concurrency(concurrency).call_timeout(seconds(TIMEOUT));
-        let exchange = Exchange::new(None, options);
+        let exchange = Exchange::new(None, Arc::new(options));
         Self { exchange, concurrency, now: Instant::now(), is_connected: true, calls: Vec::new() }
     }
 
@@ -128,7 +128,7 @@ impl World {
         };
         let (key, action, params) = (CallKey(n as u64), n.to_string().into(), Payload::default());
         self.calls.push(Made { id: id.clone(), kind, timeout, deadline, written: None, is_over: false });
-        let call = Outgoing { key, id, action, params, kind, timeout: set, deadline, ticket: n };
+        let call = Box::new(Outgoing { key, id, action, params, kind, timeout: set, deadline, ticket: n });
         assert!(self.exchange.submit(call).is_none(), "nothing is validated");
     }
 

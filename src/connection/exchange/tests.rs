@@ -16,13 +16,14 @@ fn exchange(options: Options) -> Exchange<u64> {
 
 fn speaking(protocol: &str, options: Options) -> Exchange<u64> {
     let agreed = Agreed { protocol: Some(protocol.into()), dialect: Dialect::of(Some(protocol)) };
-    Exchange::new(Some(agreed), options)
+    Exchange::new(Some(agreed), Arc::new(options))
 }
 
-fn call(n: u64) -> Outgoing<u64> {
+fn call(n: u64) -> Box<Outgoing<u64>> {
     let (action, params) = (format!("Call{n}").into(), Payload::default());
     let (kind, timeout) = (Kind::Call, Timeout::Default);
-    Outgoing { key: CallKey(n), id: MessageId::random(), action, params, kind, timeout, deadline: None, ticket: n }
+    let (key, id, deadline) = (CallKey(n), MessageId::random(), None);
+    Box::new(Outgoing { key, id, action, params, kind, timeout, deadline, ticket: n })
 }
 
 /// The number of the call that is written next.
@@ -93,8 +94,8 @@ fn the_timeout_starts_when_a_call_leaves_the_queue() {
     let start = Instant::now();
     let mut exchange = exchange(Options::server().call_timeout(10 * SECOND));
     exchange.submit(call(1));
-    exchange.submit(Outgoing { deadline: Some(start + 15 * SECOND), ..call(2) });
-    exchange.submit(Outgoing { deadline: Some(start + 11 * SECOND), ..call(3) });
+    exchange.submit(Box::new(Outgoing { deadline: Some(start + 15 * SECOND), ..*call(2) }));
+    exchange.submit(Box::new(Outgoing { deadline: Some(start + 11 * SECOND), ..*call(3) }));
     written(&mut exchange, start);
     assert!(exchange.calls_out.expired(start + 9 * SECOND).is_none());
     let at = start + 10 * SECOND;
@@ -112,7 +113,7 @@ fn the_timeout_starts_when_a_call_leaves_the_queue() {
 fn a_call_can_wait_for_ever() {
     let now = Instant::now();
     let mut exchange = exchange(Options::server());
-    exchange.submit(Outgoing { timeout: Timeout::Never, ..call(1) });
+    exchange.submit(Box::new(Outgoing { timeout: Timeout::Never, ..*call(1) }));
     written(&mut exchange, now);
     assert_eq!(exchange.calls_out.next_deadline(), None);
 }
@@ -134,7 +135,7 @@ fn a_send_waits_for_nobody() {
     let mut exchange = exchange(Options::server());
     (1..=2).for_each(|n| assert!(exchange.submit(call(n)).is_none()));
     assert_eq!(written(&mut exchange, now), Some(1));
-    exchange.submit(Outgoing { kind: Kind::Send, ..call(3) });
+    exchange.submit(Box::new(Outgoing { kind: Kind::Send, ..*call(3) }));
     assert!(matches!(exchange.next_write(now), Some((_, Some(3)))));
     assert!(exchange.next_write(now).is_none());
 }
@@ -142,7 +143,7 @@ fn a_send_waits_for_nobody() {
 #[test]
 fn a_forgotten_call_is_done_when_written_and_answered_late() {
     let mut exchange = exchange(Options::server());
-    let forgotten = Outgoing { kind: Kind::Forgotten, ..call(1) };
+    let forgotten = Box::new(Outgoing { kind: Kind::Forgotten, ..*call(1) });
     let id = forgotten.id.clone();
     exchange.submit(forgotten);
     assert!(matches!(exchange.next_write(Instant::now()), Some((_, Some(1)))));
