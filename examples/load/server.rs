@@ -18,7 +18,8 @@ const OTHER_FILES: u64 = 64;
 /// Is the server: says where it listens, and ends with its stdin, which is closed when the other process is gone,
 /// however it went.
 pub(crate) async fn serve() -> Result<(), Box<dyn Error>> {
-    let server = RpcServer::builder(handlers::router()).max_connections(usize::MAX >> 3).protocols(["ocpp1.6"]);
+    // As many as --stations can be.
+    let server = RpcServer::builder(handlers::router()).max_connections(u32::MAX as usize).protocols(["ocpp1.6"]);
     let listener = server.build()?.listen("127.0.0.1:0").await?;
     println!("ws://{}", listener.local_addr());
     tokio::task::spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())).await??;

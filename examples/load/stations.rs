@@ -2,6 +2,7 @@
 
 use std::{
     error::Error as StdError,
+    iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -57,7 +58,7 @@ impl Stations {
     /// Connects so many, each of which has been accepted by the server.
     pub(crate) async fn connect(url: &str, count: u32, tally: &Tally) -> Result<Self, Box<dyn StdError>> {
         let stations = stream::iter(1..=count).map(|number| async move {
-            let station = connect(url, number).await.map_err(|error| format!("station {number}: {error}"))?;
+            let station = connect(url, number).await.map_err(|error| format!("station {number}: {}", told(&*error)))?;
             tally.connected.fetch_add(1, Ordering::Relaxed);
             Ok::<_, String>(station)
         });
@@ -104,6 +105,16 @@ async fn connect(url: &str, number: u32) -> Result<RpcClient, Box<dyn StdError>>
         true => Ok(client),
         false => Err(format!("it is not accepted: {booted}").into()),
     }
+}
+
+/// An error with all that led to it.
+fn told(error: &dyn StdError) -> String {
+    let causes = iter::successors(error.source(), |cause| (**cause).source());
+    causes.fold(error.to_string(), |told, cause| match cause.to_string() {
+        // Some say what their cause says.
+        cause if told.ends_with(&cause) => told,
+        cause => format!("{told}: {cause}"),
+    })
 }
 
 /// When the calls of a station are due.
