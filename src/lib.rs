@@ -27,6 +27,9 @@ mod rpc;
 #[cfg(feature = "server")]
 mod server;
 mod tolerance;
+#[cfg(feature = "unstable")]
+#[doc(hidden)]
+pub mod unstable;
 mod validate;
 mod wire;
 

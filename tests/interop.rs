@@ -10,6 +10,8 @@ mod fleet;
 mod harness;
 #[path = "interop/hostile.rs"]
 mod hostile;
+#[path = "interop/load.rs"]
+mod load;
 #[path = "interop/npm.rs"]
 mod npm;
 #[path = "interop/peers.rs"]

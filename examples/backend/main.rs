@@ -4,17 +4,32 @@
 //!
 //! Stations connect to `ws://127.0.0.1:9220/ocpp/<identity>` with OCPP 1.6, 2.0.1 or 2.1; people look at
 //! `http://127.0.0.1:9220/api/stations`. What stations say is answered in `stations.rs`, what people ask in
-//! `api.rs`. With the feature `strict` it takes `--strict`, and validates all that either says.
+//! `api.rs`. With the feature `strict` it takes `--strict`, and validates all that either says; with the feature
+//! `metrics`, Prometheus looks at `http://127.0.0.1:9220/metrics`.
 
 mod api;
 #[path = "../charger/station.rs"]
 mod demo;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod passwords;
 mod stations;
 #[cfg(feature = "strict")]
 mod strict;
 #[cfg(feature = "tls")]
 mod tls;
+
+/// Stands in for metrics, where there are none.
+#[cfg(not(feature = "metrics"))]
+mod metrics {
+    use std::error::Error;
+
+    use axum::Router;
+
+    pub(crate) fn add_to(app: Router) -> Result<Router, Box<dyn Error>> {
+        Ok(app)
+    }
+}
 
 /// Stands in for validation, where there is none.
 #[cfg(not(feature = "strict"))]
@@ -90,7 +105,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .auth(passwords::Gate::new(args.password_file.as_deref())?)
         .options(args.checks.add_to(Options::server().call_timeout(Duration::from_secs(30))))
         .build()?;
-    let app = api::router(&server).route_service("/ocpp/{*identity}", server.clone());
+    let app = metrics::add_to(api::router(&server).route_service("/ocpp/{*identity}", server.clone()))?;
 
     let listener = args.tls.listen(&server, &args.listen, app).await?;
     let (address, ws) = (listener.local_addr(), args.tls.scheme());

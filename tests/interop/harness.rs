@@ -416,10 +416,21 @@ impl Drop for Process {
 }
 
 /// What an example prints that ends by itself, well.
-pub(crate) fn run(name: &str) -> Vec<String> {
-    let mut process = Process::start(name, &mut example(name));
+pub(crate) fn run(name: &str, arguments: &[&str]) -> Vec<String> {
+    let mut process = Process::start(name, example(name).args(arguments));
     let lines = process.remaining_lines();
     assert!(process.child.wait().is_ok_and(|status| status.success()), "{name} failed: {lines:#?}");
+    lines
+}
+
+/// What an example prints, and says on stderr, that fails by itself where it may open no more than so many files.
+pub(crate) fn run_in_vain(files: &str, name: &str, arguments: &[&str]) -> Vec<String> {
+    let script = format!("ulimit -n {files} && exec \"$0\" \"$@\" 2>&1");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).arg(example(name).get_program()).args(arguments);
+    let mut process = Process::start(name, &mut shell);
+    let lines = process.remaining_lines();
+    assert!(process.child.wait().is_ok_and(|status| !status.success()), "{name} did not fail: {lines:#?}");
     lines
 }
 

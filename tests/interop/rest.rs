@@ -1,8 +1,13 @@
 //! What curl gets while no station is connected.
 
+#[cfg(feature = "metrics")]
+use std::time::Instant;
+
 use serde_json::json;
 
 use crate::harness::Backend;
+#[cfg(feature = "metrics")]
+use crate::harness::PATIENCE;
 
 #[test]
 fn it_is_healthy() {
@@ -41,6 +46,28 @@ fn b16_an_identity_that_cannot_be_decoded_is_404() {
     for path in ["/ocpp/%E0%A4%A", "/ocpp/%", "/ocpp/%FF"] {
         assert_eq!(backend.handshake(path).status, 404, "{path}");
     }
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn prometheus_gets_what_is_counted() {
+    let backend = Backend::listening_on("127.0.0.1:0", &["--demo", "2"]);
+    let counted = |name: &str| -> Option<f64> {
+        let reply = backend.get("/metrics");
+        assert_eq!(reply.status, 200);
+        let page = reply.body.as_str().expect("text");
+        page.lines().find_map(|line| line.strip_prefix(name)?.trim_start().parse().ok())
+    };
+    // Both have booted and said how they are.
+    let handled = r#"ocpp_rpc_calls_total{direction="in",outcome="result"}"#;
+    let deadline = Instant::now() + PATIENCE;
+    while counted(handled).is_none_or(|calls| calls < 4.0) {
+        assert!(Instant::now() < deadline, "not counted: {:?}", backend.get("/metrics"));
+    }
+    // Each connection has two ends, and the other is in this process, too.
+    assert_eq!(counted("ocpp_rpc_connections"), Some(4.0));
+    let within_30_s = counted(r#"ocpp_rpc_call_seconds_bucket{direction="in",le="30"}"#);
+    assert!(within_30_s.is_some_and(|calls| calls >= 4.0), "{within_30_s:?}");
 }
 
 #[test]

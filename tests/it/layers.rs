@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-/// From the bottom up; modules of one line may know each other, but for server and client.
+/// From the bottom up; modules of one line may know each other, but for those of the last.
 const LAYERS: &[&[&str]] = &[
     &[
         "action",
@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["connection", "meter"],
     &["peer"],
     &["rpc"],
-    &["client", "server"],
+    &["client", "server", "unstable"],
 ];
 
 /// Files that know neither runtime nor HTTP server.

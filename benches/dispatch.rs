@@ -1,0 +1,191 @@
+//! What a call costs on its way through a whole session, in memory: WebSocket frame, JSON, router, handler, and back.
+//!
+//!     cargo bench --bench dispatch
+
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
+
+use criterion::{Bencher, Criterion, criterion_group, criterion_main};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use ocpp_rpc::{Payload, RpcRouter, RpcServer, extract::Params};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    runtime::Runtime,
+};
+
+/// A station at the other end of a connection in memory, which costs next to nothing itself.
+struct Station {
+    stream: DuplexStream,
+    buffer: Vec<u8>,
+}
+
+impl Station {
+    async fn connect(server: &RpcServer) -> Self {
+        let (mut stream, far) = tokio::io::duplex(64 * 1024);
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(far), TowerToHyperService::new(server.clone()))
+            .with_upgrades();
+        tokio::spawn(connection);
+        let head = "GET /CP-1 HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+            Sec-WebSocket-Protocol: ocpp1.6\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.expect("open");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(stream.read_u8().await.expect("open"));
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 101 "));
+        Self { stream, buffer: vec![0; 64 * 1024] }
+    }
+
+    /// Sends what `frame` made.
+    async fn send(&mut self, frame: &[u8]) {
+        self.stream.write_all(frame).await.expect("open");
+    }
+
+    /// Receives a text of less than 64 KiB.
+    async fn receive(&mut self) -> &[u8] {
+        let mut head = [0; 2];
+        self.stream.read_exact(&mut head).await.expect("open");
+        assert_eq!(head[0], 0x81, "a text in one frame");
+        let length = match head[1] {
+            126 => self.stream.read_u16().await.expect("open").into(),
+            short => usize::from(short),
+        };
+        let text = &mut self.buffer[..length];
+        self.stream.read_exact(text).await.expect("open");
+        text
+    }
+}
+
+/// A text as a client sends it, masked with zeros (RFC 6455 §5.3).
+fn frame(text: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(text.len()).expect("less than 64 KiB");
+    let mut frame = match length {
+        0..126 => vec![0x81, 0x80 | length as u8],
+        _ => [[0x81, 0x80 | 126], length.to_be_bytes()].concat(),
+    };
+    frame.extend([0; 4]);
+    frame.extend(text);
+    frame
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Heartbeat {
+    current_time: &'static str,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "read in full, as a backend would")]
+struct MeterValues {
+    connector_id: u32,
+    transaction_id: Option<i64>,
+    meter_value: Vec<MeterValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "read in full, as a backend would")]
+struct MeterValue {
+    timestamp: String,
+    sampled_value: Vec<SampledValue>,
+}
+
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "read in full, as a backend would")]
+struct SampledValue {
+    value: String,
+    context: Option<String>,
+    measurand: Option<String>,
+    phase: Option<String>,
+    unit: Option<String>,
+}
+
+async fn heartbeat() -> Result<Heartbeat, Infallible> {
+    Ok(Heartbeat { current_time: "2026-01-01T00:00:00.000Z" })
+}
+
+async fn meter_values(Params(_): Params<MeterValues>) -> Result<(), Infallible> {
+    Ok(())
+}
+
+async fn noted() -> Result<(), Infallible> {
+    Ok(())
+}
+
+/// A server that knows so many actions; all of OCPP 2.1 are 91.
+fn server(actions: usize) -> RpcServer {
+    let router = RpcRouter::new().on("BootNotification", noted);
+    let router = (3..actions).fold(router, |router, number| router.on(&format!("Action{number}"), noted));
+    let router = router.on("Heartbeat", heartbeat).on("MeterValues", meter_values);
+    RpcServer::builder(router).protocols(["ocpp1.6"]).build().expect("sound")
+}
+
+/// The time that so many rounds take, in one go: entering the runtime is not what is measured.
+fn rounds(bencher: &mut Bencher<'_>, runtime: &Runtime, mut round: impl AsyncFnMut()) {
+    bencher.iter_custom(|count| -> Duration {
+        runtime.block_on(async {
+            let begin = Instant::now();
+            for _ in 0..count {
+                round().await;
+            }
+            begin.elapsed()
+        })
+    });
+}
+
+fn inbound(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let mut group = criterion.benchmark_group("inbound");
+    for actions in [3, 91] {
+        let mut station = runtime.block_on(Station::connect(&server(actions)));
+        for (name, text) in [
+            ("Heartbeat", r#"[2,"6f1c1f0e-31a5-4a53-9f0b-0d6c4f6b8a11","Heartbeat",{}]"#),
+            ("MeterValues", METER_VALUES),
+        ] {
+            let call = frame(text.as_bytes());
+            group.bench_function(format!("{name}, one of {actions} actions"), |bencher| {
+                rounds(bencher, &runtime, async || {
+                    station.send(&call).await;
+                    assert!(station.receive().await.starts_with(b"[3,"));
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn outbound(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let server = server(3);
+    let mut station = runtime.block_on(Station::connect(&server));
+    let session = server.session("CP-1").expect("connected");
+    let reset = Payload::encode(&serde_json::json!({"type": "Soft"})).expect("an object");
+    criterion.bench_function("outbound/Reset", |bencher| {
+        rounds(bencher, &runtime, async || {
+            let answering = async {
+                let call = station.receive().await;
+                // `[2,"<id>",…`, in which an id is a UUID.
+                let answer = frame(&[b"[3,\"", &call[4..40], b"\",{\"status\":\"Accepted\"}]"].concat());
+                station.send(&answer).await;
+            };
+            let (answer, ()) = tokio::join!(session.call::<IgnoredAny>("Reset", &reset), answering);
+            answer.expect("an answer");
+        });
+    });
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+const METER_VALUES: &str = r#"[2,"6f1c1f0e-31a5-4a53-9f0b-0d6c4f6b8a11","MeterValues",{"connectorId":1,"transactionId":4711,"meterValue":[{"timestamp":"2026-01-01T00:00:00.000Z","sampledValue":[{"value":"1234567","context":"Sample.Periodic","measurand":"Energy.Active.Import.Register","unit":"Wh"},{"value":"16.0","context":"Sample.Periodic","measurand":"Current.Import","phase":"L1","unit":"A"},{"value":"15.9","context":"Sample.Periodic","measurand":"Current.Import","phase":"L2","unit":"A"},{"value":"16.1","context":"Sample.Periodic","measurand":"Current.Import","phase":"L3","unit":"A"}]}]}]"#;
+
+criterion_group!(benches, inbound, outbound);
+criterion_main!(benches);

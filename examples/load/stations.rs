@@ -1,0 +1,181 @@
+//! The stations: they boot, and then some of them call.
+
+use std::{
+    error::Error as StdError,
+    iter,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use ocpp_rpc::{Error, Payload, Reconnect, RpcClient};
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+/// How many connect at a time.
+const AT_A_TIME: usize = 64;
+
+/// How far things are.
+#[derive(Default)]
+pub(crate) struct Tally {
+    connected: AtomicU64,
+    calls: AtomicU64,
+}
+
+impl Tally {
+    /// Stations that have booted.
+    pub(crate) fn connected(&self) -> u64 {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Calls that were answered.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+}
+
+/// What came of the calls.
+pub(crate) struct Calls {
+    /// From the first call to the last answer.
+    pub(crate) took: Duration,
+    /// How long each took, in µs.
+    pub(crate) latencies: Vec<u32>,
+    /// One for each station that gave up.
+    pub(crate) failed: Vec<Error>,
+}
+
+/// All that are connected.
+pub(crate) struct Stations(Vec<RpcClient>);
+
+impl Stations {
+    /// Connects so many, each of which has been accepted by the server.
+    pub(crate) async fn connect(url: &str, count: u32, tally: &Tally) -> Result<Self, Box<dyn StdError>> {
+        let stations = stream::iter(1..=count).map(|number| async move {
+            let station = connect(url, number).await.map_err(|error| format!("station {number}: {}", told(&*error)))?;
+            tally.connected.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, String>(station)
+        });
+        Ok(Self(stations.buffer_unordered(AT_A_TIME).try_collect().await?))
+    }
+
+    /// Lets the first of them call until the time is over: as fast as they are answered, or at a rate.
+    pub(crate) async fn call(
+        &self,
+        busy: u32,
+        rate: Option<u32>,
+        time: Duration,
+        tally: &Arc<Tally>,
+    ) -> Result<Calls, Box<dyn StdError>> {
+        let meter_values = Payload::encode(&meter_values())?;
+        let begin = Instant::now();
+        let mut stations = JoinSet::new();
+        for (number, station) in (0..busy).zip(&self.0) {
+            let pace = rate.map(|rate| {
+                // They share the rate, and take turns.
+                let turn = Duration::from_secs(1) / rate;
+                Pace { next: begin + turn * number, interval: turn * busy }
+            });
+            let caller = Caller { client: station.clone(), meter_values: meter_values.clone(), tally: tally.clone() };
+            stations.spawn(caller.run(pace, begin + time));
+        }
+        let mut calls = Calls { took: Duration::ZERO, latencies: Vec::new(), failed: Vec::new() };
+        while let Some(ended) = stations.join_next().await {
+            let (latencies, failed) = ended?;
+            calls.latencies.extend(latencies);
+            calls.failed.extend(failed);
+        }
+        calls.took = begin.elapsed();
+        Ok(calls)
+    }
+}
+
+async fn connect(url: &str, number: u32) -> Result<RpcClient, Box<dyn StdError>> {
+    let client = RpcClient::builder(url, format!("LOAD-{number}")).protocols(["ocpp1.6"]);
+    let client = client.reconnect(Reconnect::never()).connect().await?;
+    let boot = json!({"chargePointVendor": "Example", "chargePointModel": "Wallbox"});
+    let booted: Value = client.call("BootNotification", &boot).await?;
+    match booted["status"] == "Accepted" {
+        true => Ok(client),
+        false => Err(format!("it is not accepted: {booted}").into()),
+    }
+}
+
+/// An error with all that led to it.
+fn told(error: &dyn StdError) -> String {
+    let causes = iter::successors(error.source(), |cause| (**cause).source());
+    causes.fold(error.to_string(), |told, cause| match cause.to_string() {
+        // Some say what their cause says.
+        cause if told.ends_with(&cause) => told,
+        cause => format!("{told}: {cause}"),
+    })
+}
+
+/// When the calls of a station are due.
+struct Pace {
+    next: Instant,
+    interval: Duration,
+}
+
+struct Caller {
+    client: RpcClient,
+    meter_values: Payload,
+    tally: Arc<Tally>,
+}
+
+impl Caller {
+    /// Heartbeats and meter values by turns, until the time is over or one of them fails.
+    async fn run(self, mut pace: Option<Pace>, end: Instant) -> (Vec<u32>, Option<Error>) {
+        let mut latencies = Vec::new();
+        for call in 0_u64.. {
+            let mut begin = Instant::now();
+            if let Some(pace) = &mut pace {
+                if pace.next >= end {
+                    break;
+                }
+                if begin < pace.next {
+                    sleep_until(pace.next).await;
+                    begin = Instant::now();
+                } else {
+                    // The last call took longer than it had: this one has waited, and that counts.
+                    begin = pace.next;
+                }
+                pace.next += pace.interval;
+            }
+            if Instant::now() >= end {
+                break;
+            }
+            let answer = match call % 2 {
+                0 => self.client.call::<IgnoredAny>("Heartbeat", &()),
+                _ => self.client.call("MeterValues", &self.meter_values),
+            };
+            if let Err(error) = answer.await {
+                return (latencies, Some(error));
+            }
+            latencies.push(begin.elapsed().as_micros().try_into().unwrap_or(u32::MAX));
+            self.tally.calls.fetch_add(1, Ordering::Relaxed);
+        }
+        (latencies, None)
+    }
+}
+
+/// Some 600 bytes, as of a station that charges on three phases.
+fn meter_values() -> Value {
+    let current = |phase: &str, ampere: &str| json!({"value": ampere, "context": "Sample.Periodic", "measurand": "Current.Import", "phase": phase, "unit": "A"});
+    json!({"connectorId": 1, "transactionId": 4711, "meterValue": [{
+        "timestamp": "2026-01-01T00:00:00.000Z",
+        "sampledValue": [
+            {"value": "1234567", "context": "Sample.Periodic", "measurand": "Energy.Active.Import.Register", "unit": "Wh"},
+            {"value": "11040", "context": "Sample.Periodic", "measurand": "Power.Active.Import", "unit": "W"},
+            current("L1", "16.0"),
+            current("L2", "15.9"),
+            current("L3", "16.1"),
+        ],
+    }]})
+}

@@ -1,0 +1,80 @@
+//! A server to measure: it answers Heartbeat, BootNotification and MeterValues with typed handlers, calls Reset
+//! as often as it is told to, and prints nothing per message.
+//!
+//!     cargo run --release --example load_target -- --port 9221
+//!
+//! With the feature `strict` it takes `--strict`, and validates what it reads and writes.
+
+mod handlers;
+#[cfg(feature = "strict")]
+#[path = "../backend/strict.rs"]
+mod strict;
+
+/// Stands in for validation, where there is none.
+#[cfg(not(feature = "strict"))]
+mod strict {
+    use ocpp_rpc::Options;
+
+    #[derive(clap::Args)]
+    pub(crate) struct Checks {}
+
+    impl Checks {
+        pub(crate) fn add_to(&self, options: Options) -> Options {
+            options
+        }
+    }
+}
+
+use std::convert::Infallible;
+
+use clap::Parser;
+use ocpp_rpc::{
+    Close, Options, RpcServer,
+    extract::{Params, Session},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+#[derive(Parser)]
+struct Args {
+    /// The port to listen on, at 127.0.0.1; any path is taken.
+    #[arg(long)]
+    port: u16,
+    #[command(flatten)]
+    checks: strict::Checks,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let Args { port, checks } = Args::parse();
+    let router = handlers::router().on("Trigger", trigger);
+    let options = checks.add_to(Options::server());
+    let server = RpcServer::builder(router).max_connections(100_000).protocols(["ocpp1.6"]).options(options).build()?;
+    let listener = server.listen(("127.0.0.1", port)).await?;
+    println!("listening on ws://{}/<identity>", listener.local_addr());
+    tokio::signal::ctrl_c().await?;
+    listener.close(Close::going_away()).await;
+    Ok(())
+}
+
+async fn trigger(Params(trigger): Params<Trigger>, session: Session) -> Result<(), Infallible> {
+    tokio::spawn(async move {
+        for _ in 0..trigger.count {
+            match session.call::<Reset>("Reset", &json!({"type": "Soft"})).await {
+                Ok(reset) if reset.status == "Accepted" => {}
+                _ => break,
+            }
+        }
+    });
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Trigger {
+    count: u64,
+}
+
+#[derive(Deserialize)]
+struct Reset {
+    status: String,
+}

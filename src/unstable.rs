@@ -1,0 +1,37 @@
+//! The inside of this crate, for its own benches and fuzzing: no part of what it promises.
+
+use bytestring::ByteString;
+
+use crate::{
+    payload::{MessageId, Payload},
+    tolerance::{Deviations, Tolerance},
+    wire::{self, Frame, Unreadable},
+};
+
+/// A message that was read, which nobody can look into but by `Debug`.
+#[derive(Debug)]
+#[expect(dead_code, reason = "dropped by whoever measures the reading of it")]
+pub struct Message(Result<Frame, Unreadable>, Deviations);
+
+impl Message {
+    /// Whether it is a frame.
+    pub fn is_frame(&self) -> bool {
+        self.0.is_ok()
+    }
+}
+
+/// Reads a message, by the default tolerance.
+pub fn read(text: &ByteString) -> Message {
+    let (frame, deviations) = wire::read(text, Tolerance::default());
+    Message(frame, deviations)
+}
+
+/// The text of a CALL.
+pub fn write_call(id: &str, action: &str, params: &Payload) -> String {
+    wire::call(&MessageId::new(id), action, params)
+}
+
+/// The text of a CALLRESULT.
+pub fn write_call_result(id: &str, payload: &Payload) -> String {
+    wire::call_result(&MessageId::new(id), payload)
+}
