@@ -32,8 +32,7 @@ use ocpp_rpc::{
     Close, Options, RpcServer,
     extract::{Params, Session},
 };
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 #[derive(Parser)]
 struct Args {
@@ -60,8 +59,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 async fn trigger(Params(trigger): Params<Trigger>, session: Session) -> Result<(), Infallible> {
     tokio::spawn(async move {
         for _ in 0..trigger.count {
-            match session.call::<Reset>("Reset", &json!({"type": "Soft"})).await {
-                Ok(reset) if reset.status == "Accepted" => {}
+            match session.call::<ResetAnswer>("Reset", &Reset { r#type: "Soft" }).await {
+                Ok(answer) if answer.status == "Accepted" => {}
                 _ => break,
             }
         }
@@ -74,7 +73,12 @@ struct Trigger {
     count: u64,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize)]
 struct Reset {
+    r#type: &'static str,
+}
+
+#[derive(Deserialize)]
+struct ResetAnswer {
     status: String,
 }

@@ -172,6 +172,11 @@ impl<T> CallsOut<T> {
         self.in_flight.iter().any(|flight| flight.call.id == *id)
     }
 
+    /// Whether an answer is to come.
+    pub(crate) fn awaits_any(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
     /// Not before this moment does a call run out of time.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.earliest

@@ -225,7 +225,7 @@ impl Socket {
         self.queued.saturating_sub(self.stream.written)
     }
 
-    /// Writes what is queued. After that, an engine that holds no part of a message goes to rest.
+    /// Writes what is queued.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
         if self.dirty {
             let flushed = ready!(self.engine.poll_flush(&mut self.stream, cx));
@@ -234,10 +234,14 @@ impl Socket {
             self.queued = self.stream.written;
             flushed.map_err(|error| farewell_after(&error))?;
         }
-        if self.given_out == self.stream.read {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Lets go of the engine and its buffers, unless it has something to write, or may hold a part of a message.
+    pub(crate) fn rest(&mut self) {
+        if !self.dirty && self.given_out == self.stream.read {
             self.engine.rest();
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Parts from the peer: what is queued goes out, then the close frame, and the peer has `patience` to answer.

@@ -59,7 +59,7 @@ fn take_apart(text: &ByteString, deviations: &mut Deviations) -> Result<Frame, U
         let fault = if error.is_data() { Fault::NotAnArray } else { Fault::NotJson };
         front(json, fault)
     })?;
-    let kind: Option<u64> = kind.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let kind: Option<u64> = kind.and_then(|raw| raw.get().parse().ok());
     let id = id.and_then(|raw| message_id(text, raw, deviations));
     let fail = |fault| Unreadable { kind, id: id.clone(), code: None, fault };
 

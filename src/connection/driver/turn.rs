@@ -59,6 +59,9 @@ impl Driver {
             }
         };
         let all_sent = self.write(socket, now, cx)?;
+        if !self.exchange.calls_out.awaits_any() {
+            socket.rest();
+        }
         if let Some(close) = close {
             self.consider(&close, all_sent, now)?;
         }
