@@ -2,7 +2,7 @@
 
 #[cfg(feature = "ocpp-kit")]
 mod kit;
-#[cfg(any(feature = "ocpp-kit", feature = "strict"))]
+#[cfg(feature = "ocpp-kit")]
 pub(crate) mod table;
 
 use serde::{Serialize, de::DeserializeOwned};

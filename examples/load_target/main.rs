@@ -7,20 +7,25 @@
 
 mod handlers;
 #[cfg(feature = "strict")]
-#[path = "../backend/strict.rs"]
 mod strict;
 
 /// Stands in for validation, where there is none.
 #[cfg(not(feature = "strict"))]
 mod strict {
-    use ocpp_rpc::Options;
+    use ocpp_rpc::{Options, RpcRouter};
+
+    use crate::handlers;
 
     #[derive(clap::Args)]
     pub(crate) struct Checks {}
 
     impl Checks {
-        pub(crate) fn add_to(&self, options: Options) -> Options {
-            options
+        pub(crate) fn options(&self) -> Options {
+            Options::server()
+        }
+
+        pub(crate) fn router(&self) -> RpcRouter {
+            handlers::router()
         }
     }
 }
@@ -29,7 +34,7 @@ use std::convert::Infallible;
 
 use clap::Parser;
 use ocpp_rpc::{
-    Close, Options, RpcServer,
+    Close, RpcServer,
     extract::{Params, Session},
 };
 use serde::{Deserialize, Serialize};
@@ -46,9 +51,9 @@ struct Args {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Args { port, checks } = Args::parse();
-    let router = handlers::router().on("Trigger", trigger);
-    let options = checks.add_to(Options::server());
-    let server = RpcServer::builder(router).max_connections(100_000).protocols(["ocpp1.6"]).options(options).build()?;
+    let router = checks.router().on("Trigger", trigger);
+    let server = RpcServer::builder(router).max_connections(100_000).protocols(["ocpp1.6"]);
+    let server = server.options(checks.options()).build()?;
     let listener = server.listen(("127.0.0.1", port)).await?;
     println!("listening on ws://{}/<identity>", listener.local_addr());
     tokio::signal::ctrl_c().await?;

@@ -49,6 +49,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Begun<T> {
         let length = self.beginning.len().min(buf.remaining());
         buf.put_slice(&self.beginning[..length]);
         self.beginning.advance(length);
+        if self.beginning.is_empty() {
+            // Gives back what it was a part of.
+            self.beginning = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
