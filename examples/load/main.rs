@@ -47,17 +47,20 @@ struct Args {
 /// How long the server has to put away what it needed for the calls, before its memory is looked at.
 const REST: Duration = Duration::from_millis(300);
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let args = Args::parse();
-    let done = if args.serve { server::serve().await } else { load(&args).await };
-    match done {
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("load: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    // So that of thousands of busy stations none waits for the others: see "Many stations" in the documentation.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1024).build()?;
+    if args.serve { runtime.block_on(server::serve()) } else { runtime.block_on(load(args)) }
 }
 
 async fn load(args: &Args) -> Result<(), Box<dyn Error>> {

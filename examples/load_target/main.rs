@@ -48,9 +48,14 @@ struct Args {
     checks: strict::Checks,
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Args { port, checks } = Args::parse();
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args = Args::parse();
+    // So that of thousands of busy stations none waits for the others: see "Many stations" in the documentation.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1024).build()?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(Args { port, checks }: Args) -> Result<(), Box<dyn std::error::Error>> {
     let router = checks.router().on("Trigger", trigger);
     let server = RpcServer::builder(router).max_connections(100_000).protocols(["ocpp1.6"]);
     let server = server.options(checks.options()).build()?;

@@ -9,7 +9,7 @@ use std::{
     collections::{HashSet, VecDeque},
     future::poll_fn,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -70,6 +70,9 @@ enum Unflushed {
     /// Whoever reads events: it was an answer.
     Watcher(MessageId),
 }
+
+/// What all connections count their beats from.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// What the timer is set to before anything is due.
 const NEVER: Duration = Duration::MAX;
@@ -140,7 +143,7 @@ impl Driver {
     pub(crate) async fn run(&mut self, socket: &mut Socket) -> Farewell {
         let &Options { ping_interval, activity_defers_pings, .. } = self.options();
         let now = tokio::time::Instant::now().into_std();
-        let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), now);
+        let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), *ORIGIN, now);
         let mut timer = pin!(sleep(NEVER));
         poll_fn(|cx| match self.turn(socket, &mut keepalive, timer.as_mut(), cx) {
             Ok(()) => Poll::Pending,
