@@ -1,4 +1,5 @@
 #![doc = include_str!("docs/crate.md")]
+#![cfg_attr(feature = "server", doc = include_str!("docs/scale.md"))]
 #![cfg_attr(
     not(all(feature = "client", feature = "listen")),
     allow(dead_code, reason = "each end uses its part of the engine that both share")

@@ -23,17 +23,16 @@ pub(super) struct KeepAlive {
     unanswered_since: Option<Instant>,
     number: u32,
     sent: Instant,
-    /// Where beats are counted from.
-    origin: Instant,
 }
 
-/// How many beats an interval has. Pings wait for the next one, so that of many connections several are woken at once,
+/// How many beats an interval has. Pings go out on one of them, so that of many connections several are woken at once,
 /// which costs less than to wake one after the other.
 const BEATS: u32 = 128;
 
 impl KeepAlive {
     /// `jitter`, from 0 to 1, says when in the first interval the first ping goes out: connections that came in
-    /// together shall not all be pinged together. Connections with the same `origin` have their beats in common.
+    /// together shall not all be pinged together. It goes out on a beat, which are counted from `origin`, and the others
+    /// do so after it.
     pub(super) fn new(
         interval: Option<Duration>,
         activity_counts: bool,
@@ -41,8 +40,11 @@ impl KeepAlive {
         origin: Instant,
         now: Instant,
     ) -> Self {
-        let next = now + interval.unwrap_or_default().mul_f64(jitter);
-        Self { interval, activity_counts, next, unanswered_since: None, number: 0, sent: now, origin }
+        let next = interval.map_or(now, |interval| {
+            let beat = interval / BEATS;
+            beat_after(now + (interval - beat).mul_f64(jitter), beat, origin)
+        });
+        Self { interval, activity_counts, next, unanswered_since: None, number: 0, sent: now }
     }
 
     /// Another interval, from now on.
@@ -59,21 +61,15 @@ impl KeepAlive {
             return Ping::GiveUp;
         }
         if now < self.next {
-            return Ping::Wait(Some(self.beat(interval)));
+            return Ping::Wait(Some(self.next));
         }
-        self.next = now + interval;
+        // On a beat again, unless this one was missed by more than a beat.
+        let is_late = now - self.next > interval / BEATS;
+        self.next = if is_late { now } else { self.next } + interval;
         self.unanswered_since.get_or_insert(now);
         self.sent = now;
         self.number = self.number.wrapping_add(1);
         Ping::Send(self.number.to_be_bytes())
-    }
-
-    /// The first beat that is not before the next ping.
-    fn beat(&self, interval: Duration) -> Instant {
-        let beat = (interval / BEATS).as_nanos().max(1);
-        let since = self.next.saturating_duration_since(self.origin).as_nanos();
-        let early = since.next_multiple_of(beat) - since;
-        self.next + Duration::from_nanos(early as u64)
     }
 
     /// Something arrived.
@@ -88,6 +84,16 @@ impl KeepAlive {
     pub(super) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
         self.unanswered_since = None;
         (payload == self.number.to_be_bytes()).then(|| now.saturating_duration_since(self.sent))
+    }
+}
+
+/// The first beat that is not before a moment.
+fn beat_after(moment: Instant, beat: Duration, origin: Instant) -> Instant {
+    let since = moment.saturating_duration_since(origin).as_nanos();
+    match since % beat.as_nanos().max(1) {
+        0 => moment,
+        // Less than a beat, which is less than a year.
+        passed => moment + (beat - Duration::from_nanos(passed as u64)),
     }
 }
 
@@ -137,7 +143,7 @@ mod tests {
         keepalive.activity(start);
         assert_eq!(keepalive.due(start), Ping::Wait(Some(start + INTERVAL)));
         keepalive.activity(start + 20 * SECOND);
-        assert_eq!(keepalive.due(start + INTERVAL), Ping::Wait(Some(start + 214 * INTERVAL / 128)), "50 s and a bit");
+        assert_eq!(keepalive.due(start + INTERVAL), Ping::Wait(Some(start + 50 * SECOND)));
         assert!(matches!(keepalive.due(start + 50 * SECOND), Ping::Send(_)));
         keepalive.activity(start + 60 * SECOND);
         assert!(matches!(keepalive.due(start + 120 * SECOND), Ping::Send(_)), "life is on record");
@@ -146,13 +152,17 @@ mod tests {
     #[test]
     fn connections_are_pinged_on_common_beats() {
         let origin = Instant::now();
-        let waits = (1..100).map(|n| {
+        for n in 1..100 {
             let opened = origin + n * SECOND / 7;
-            KeepAlive::new(Some(INTERVAL), false, f64::from(n) / 100.0, origin, opened).due(opened)
-        });
-        for wait in waits {
-            let Ping::Wait(Some(until)) = wait else { panic!("{wait:?}") };
-            assert_eq!((until - origin).as_nanos() % (INTERVAL / BEATS).as_nanos(), 0);
+            let mut keepalive = KeepAlive::new(Some(INTERVAL), false, f64::from(n) / 100.0, origin, opened);
+            for _ in 0..3 {
+                let Ping::Wait(Some(next)) = keepalive.due(opened) else { panic!("no ping is planned") };
+                assert_eq!((next - origin).as_nanos() % (INTERVAL / BEATS).as_nanos(), 0);
+                // A timer is a little late.
+                let rings = next + Duration::from_millis(1);
+                assert!(matches!(keepalive.due(rings), Ping::Send(_)));
+                keepalive.pong(&[], rings);
+            }
         }
     }
 
