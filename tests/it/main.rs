@@ -16,6 +16,7 @@ mod client_states;
 mod closing;
 mod closing_table;
 mod csms;
+mod cut;
 mod defaults;
 mod deviations;
 mod edge;

@@ -1,0 +1,102 @@
+//! Messages, wherever the network cuts them.
+
+use ocpp_rpc::{Options, RpcRouter};
+use tokio::{io::AsyncWriteExt, task::yield_now};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{Station, connected, echo, server_with};
+
+/// A frame that is masked with zeros, with its length in as many bytes (RFC 6455 §5.2).
+fn frame_with(length_bytes: usize, opcode: u8, payload: &str) -> Vec<u8> {
+    let length = payload.len().to_be_bytes();
+    let mut frame = vec![opcode];
+    match length_bytes {
+        0 => frame.push(0x80 | length[7]),
+        2 => frame.extend([0x80 | 126, length[6], length[7]]),
+        _ => frame.extend([&[0x80 | 127][..], &length].concat()),
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload.as_bytes());
+    frame
+}
+
+fn frame(opcode: u8, payload: &str) -> Vec<u8> {
+    let length_bytes = match payload.len() {
+        0..126 => 0,
+        126..0x1_0000 => 2,
+        _ => 8,
+    };
+    frame_with(length_bytes, opcode, payload)
+}
+
+const TEXT: u8 = 0x81;
+const PING: u8 = 0x89;
+const PONG: u8 = 0x8a;
+
+fn call(id: usize, size: usize) -> String {
+    format!(r#"[2,"{id}","Echo",{{"x":"{}"}}]"#, "x".repeat(size))
+}
+
+/// The answers to as many calls, and how many pings were answered meanwhile.
+async fn answers(station: &mut Station, sizes: &[usize]) -> usize {
+    let mut pongs = 0;
+    for (id, size) in sizes.iter().enumerate() {
+        let answer = loop {
+            match station.next().await {
+                Message::Text(text) => break text,
+                Message::Pong(_) => pongs += 1,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(answer.as_str(), format!(r#"[3,"{id}",{{"x":"{}"}}]"#, "x".repeat(*size)));
+    }
+    pongs
+}
+
+#[tokio::test]
+async fn messages_are_read_wherever_they_are_cut() {
+    // Small ones, those that fill a buffer to the last byte, and those that fill several.
+    let sizes = [0, 1, 100, 990, 994, 1000, 4070, 8150, 8170, 20_000, 3, 70_000, 5];
+    for piece in [1, 13, 14, 15, 512, 1023, 1024, 1025, 8191, 8192, 8193, usize::MAX] {
+        // Byte by byte the first ones will do.
+        let sizes = if piece == 1 { &sizes[..4] } else { &sizes };
+        let mut bytes = Vec::new();
+        for (id, &size) in sizes.iter().enumerate() {
+            bytes.extend(frame(TEXT, &call(id, size)));
+            bytes.extend(frame(PONG, "nobody asked"));
+        }
+        let server = server_with(RpcRouter::new().on("Echo", echo), Options::server());
+        let (mut station, _session) = connected(&server, "ocpp1.6").await;
+        // What is answered meanwhile waits in the server until it is read.
+        for piece in bytes.chunks(piece.min(bytes.len())) {
+            station.ws.get_mut().write_all(piece).await.expect("open");
+            yield_now().await;
+        }
+        answers(&mut station, sizes).await;
+    }
+}
+
+#[tokio::test]
+async fn messages_in_several_frames_are_read_with_whatever_comes_in_between() {
+    let server = server_with(RpcRouter::new().on("Echo", echo), Options::server());
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    let sizes = [50, 2000, 10];
+    let long = call(1, 2000);
+    let (front, rest) = long.split_at(300);
+    let (middle, end) = rest.split_at(900);
+    for bytes in [
+        frame(TEXT, &call(0, 50)),
+        frame(0x01, front),
+        frame(PING, "in between"),
+        frame(0x00, middle),
+        // A length may have more bytes than it needs.
+        frame_with(8, 0x80, end),
+        frame_with(2, TEXT, &call(2, 10)),
+    ] {
+        station.ws.get_mut().write_all(&bytes).await.expect("open");
+        for _ in 0..10 {
+            yield_now().await;
+        }
+    }
+    assert_eq!(answers(&mut station, &sizes).await, 1);
+}
