@@ -1,4 +1,4 @@
-//! The inside of this crate, for its own benches and fuzzing: no part of what it promises.
+//! The inside of this crate, for its own benches: no part of what it promises.
 
 use bytestring::ByteString;
 
@@ -12,13 +12,6 @@ use crate::{
 #[derive(Debug)]
 #[expect(dead_code, reason = "dropped by whoever measures the reading of it")]
 pub struct Message(Result<Frame, Unreadable>, Deviations);
-
-impl Message {
-    /// Whether it is a frame.
-    pub fn is_frame(&self) -> bool {
-        self.0.is_ok()
-    }
-}
 
 /// Reads a message, by the default tolerance.
 pub fn read(text: &ByteString) -> Message {

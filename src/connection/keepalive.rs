@@ -65,8 +65,10 @@ impl KeepAlive {
         }
         // On a beat again, unless this one was missed by more than a beat.
         let is_late = now - self.next > interval / BEATS;
-        self.next = if is_late { now } else { self.next } + interval;
-        self.unanswered_since.get_or_insert(now);
+        let beat = if is_late { now } else { self.next };
+        self.next = beat + interval;
+        // However late a timer rings, two intervals are two.
+        self.unanswered_since.get_or_insert(beat);
         self.sent = now;
         self.number = self.number.wrapping_add(1);
         Ping::Send(self.number.to_be_bytes())
@@ -123,6 +125,16 @@ mod tests {
         assert!(matches!(keepalive.due(start), Ping::Send(_)));
         keepalive.activity(start + SECOND);
         assert!(matches!(keepalive.due(start + INTERVAL), Ping::Send(_)));
+        assert_eq!(keepalive.due(start + 2 * INTERVAL), Ping::GiveUp);
+    }
+
+    #[test]
+    fn two_silent_intervals_are_the_end_however_late_the_timer_rings() {
+        let start = Instant::now();
+        let mut keepalive = KeepAlive::new(Some(INTERVAL), false, 0.0, start, start);
+        for late in [0, 1] {
+            assert!(matches!(keepalive.due(start + late * INTERVAL + (2 - late) * SECOND / 1000), Ping::Send(_)));
+        }
         assert_eq!(keepalive.due(start + 2 * INTERVAL), Ping::GiveUp);
     }
 

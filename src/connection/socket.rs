@@ -99,9 +99,9 @@ impl Farewell {
 pub(crate) struct Socket {
     stream: Stream,
     engine: Engine,
-    /// The bytes of the messages that the engine has given out, with the heads of their frames. As long as they are
-    /// fewer than it has read, it may hold a part of a message. The further heads of a message in several frames are
-    /// not known, so that such a peer's engine stays.
+    /// The bytes that the messages had at least which the engine has given out. As long as they are fewer than it has
+    /// read, it may hold a part of a message. What a message has beyond the least is not known (further frames, lengths
+    /// in more bytes than they need), so that such a peer's engine stays.
     given_out: u64,
     /// Bytes given to the engine to write so far, with the heads of their frames.
     queued: u64,
@@ -116,7 +116,7 @@ const DRAIN_BYTES: usize = 64 << 10;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// How much of what comes in is read at once after a rest.
-const READ_BATCH: usize = 8 << 10;
+const INPUT: usize = 8 << 10;
 
 /// How much is queued before it is flushed.
 const WRITE_BATCH: u64 = 64 << 10;
@@ -148,7 +148,7 @@ impl Socket {
             Ok(message) => message,
             Err(error) => return Poll::Ready(Incoming::End(farewell_after(&error))),
         };
-        self.given_out += frame_len(message.len(), self.engine.role == Role::Server);
+        self.given_out += least_len(message.len(), self.engine.role == Role::Server);
         Poll::Ready(match message {
             Message::Text(text) => match ByteString::try_from(Bytes::from(text)) {
                 Ok(text) => Incoming::Text(text),
@@ -176,7 +176,7 @@ impl Socket {
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, tungstenite::Error>> {
         if self.engine.is_at_rest() {
             // Perhaps nothing came in, for which no engine is needed.
-            let mut buffer = [MaybeUninit::uninit(); READ_BATCH];
+            let mut buffer = [MaybeUninit::uninit(); INPUT];
             let mut input = ReadBuf::uninit(&mut buffer);
             ready!(self.stream.poll_read(&mut input, cx))?;
             if input.filled().is_empty() {
@@ -279,6 +279,13 @@ impl Socket {
     async fn flush(&mut self) -> Result<(), tungstenite::Error> {
         poll_fn(|cx| self.engine.poll_flush(&mut self.stream, cx)).await
     }
+}
+
+/// The bytes that a message has at least: those of its only frame. Without masks, two frames of which one is short have
+/// shorter heads than one of more than 64 KiB has.
+fn least_len(payload: usize, is_masked: bool) -> u64 {
+    let saved = if payload > 0xffff && !is_masked { 4 } else { 0 };
+    frame_len(payload, is_masked) - saved
 }
 
 /// The bytes of a frame (RFC 6455 §5.2).

@@ -226,6 +226,8 @@ impl Opened {
         let open = meter::Connection::opened();
         let active = Active::one_of(server);
         async move {
+            // Where the task is dropped, it has left the registry before anybody hears of its end.
+            let place = place;
             let closed = driver.serve(socket).await;
             drop(place);
             let server_closes = active.server.closing.is_cancelled();

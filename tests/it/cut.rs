@@ -4,30 +4,39 @@ use ocpp_rpc::{Options, RpcRouter};
 use tokio::{io::AsyncWriteExt, task::yield_now};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Station, connected, echo, server_with};
+use crate::{
+    csms,
+    support::{Station, connected, echo, server_with},
+};
 
-/// A frame that is masked with zeros, with its length in as many bytes (RFC 6455 §5.2).
-fn frame_with(length_bytes: usize, opcode: u8, payload: &str) -> Vec<u8> {
+/// A frame with its length in as many bytes (RFC 6455 §5.2).
+fn frame_with(length_bytes: usize, mask: &[u8], opcode: u8, payload: &str) -> Vec<u8> {
+    let is_masked = if mask.is_empty() { 0 } else { 0x80 };
     let length = payload.len().to_be_bytes();
     let mut frame = vec![opcode];
     match length_bytes {
-        0 => frame.push(0x80 | length[7]),
-        2 => frame.extend([0x80 | 126, length[6], length[7]]),
-        _ => frame.extend([&[0x80 | 127][..], &length].concat()),
+        0 => frame.push(is_masked | length[7]),
+        2 => frame.extend([is_masked | 126, length[6], length[7]]),
+        _ => frame.extend([&[is_masked | 127][..], &length].concat()),
     }
-    frame.extend([0; 4]);
+    frame.extend(mask);
     frame.extend(payload.as_bytes());
     frame
 }
 
-fn frame(opcode: u8, payload: &str) -> Vec<u8> {
+fn frame(mask: &[u8], opcode: u8, payload: &str) -> Vec<u8> {
     let length_bytes = match payload.len() {
         0..126 => 0,
         126..0x1_0000 => 2,
         _ => 8,
     };
-    frame_with(length_bytes, opcode, payload)
+    frame_with(length_bytes, mask, opcode, payload)
 }
+
+/// What a client masks with, which leaves everything as it is.
+const MASK: &[u8] = &[0; 4];
+/// A server does not mask.
+const NO_MASK: &[u8] = &[];
 
 const TEXT: u8 = 0x81;
 const PING: u8 = 0x89;
@@ -62,8 +71,8 @@ async fn messages_are_read_wherever_they_are_cut() {
         let sizes = if piece == 1 { &sizes[..4] } else { &sizes };
         let mut bytes = Vec::new();
         for (id, &size) in sizes.iter().enumerate() {
-            bytes.extend(frame(TEXT, &call(id, size)));
-            bytes.extend(frame(PONG, "nobody asked"));
+            bytes.extend(frame(MASK, TEXT, &call(id, size)));
+            bytes.extend(frame(MASK, PONG, "nobody asked"));
         }
         let server = server_with(RpcRouter::new().on("Echo", echo), Options::server());
         let (mut station, _session) = connected(&server, "ocpp1.6").await;
@@ -85,13 +94,13 @@ async fn messages_in_several_frames_are_read_with_whatever_comes_in_between() {
     let (front, rest) = long.split_at(300);
     let (middle, end) = rest.split_at(900);
     for bytes in [
-        frame(TEXT, &call(0, 50)),
-        frame(0x01, front),
-        frame(PING, "in between"),
-        frame(0x00, middle),
+        frame(MASK, TEXT, &call(0, 50)),
+        frame(MASK, 0x01, front),
+        frame(MASK, PING, "in between"),
+        frame(MASK, 0x00, middle),
         // A length may have more bytes than it needs.
-        frame_with(8, 0x80, end),
-        frame_with(2, TEXT, &call(2, 10)),
+        frame_with(8, MASK, 0x80, end),
+        frame_with(2, MASK, TEXT, &call(2, 10)),
     ] {
         station.ws.get_mut().write_all(&bytes).await.expect("open");
         for _ in 0..10 {
@@ -99,4 +108,30 @@ async fn messages_in_several_frames_are_read_with_whatever_comes_in_between() {
         }
     }
     assert_eq!(answers(&mut station, &sizes).await, 1);
+}
+
+#[tokio::test]
+async fn a_client_reads_large_messages_in_several_frames_and_what_follows_them() {
+    let (builder, mut dials) = csms::client();
+    let (_client, mut csms) = csms::connected(builder.router(RpcRouter::new().on("Echo", echo)), &mut dials).await;
+    let large = call(0, 80_000);
+    for split in [1, 40_000, 65_535] {
+        let (front, rest) = large.split_at(split);
+        let mut pieces = [frame(NO_MASK, 0x01, front), frame(NO_MASK, 0x80, rest)].concat();
+        let next = frame(NO_MASK, TEXT, &call(1, 3));
+        // The head of the next frame comes with the end of the large one, or by itself.
+        for head in [0, 2] {
+            pieces.extend(&next[..head]);
+            for piece in [&pieces[..], &next[head..2], &next[2..]] {
+                csms.0.get_mut().write_all(piece).await.expect("open");
+                for _ in 0..10 {
+                    yield_now().await;
+                }
+            }
+            for id in [0, 1] {
+                assert_eq!(csms.receive().await[1], id.to_string(), "split at {split}, {head} bytes with it");
+            }
+            pieces.truncate(pieces.len() - head);
+        }
+    }
 }
