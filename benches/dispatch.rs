@@ -2,6 +2,9 @@
 //!
 //!     cargo bench --bench dispatch
 
+#[path = "../examples/load_target/handlers.rs"]
+mod handlers;
+
 use std::{
     convert::Infallible,
     time::{Duration, Instant},
@@ -9,9 +12,8 @@ use std::{
 
 use criterion::{Bencher, Criterion, criterion_group, criterion_main};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use ocpp_rpc::{Payload, RpcRouter, RpcServer, extract::Params};
+use ocpp_rpc::{Payload, RpcServer};
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     runtime::Runtime,
@@ -74,56 +76,14 @@ fn frame(text: &[u8]) -> Vec<u8> {
     frame
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Heartbeat {
-    current_time: &'static str,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(dead_code, reason = "read in full, as a backend would")]
-struct MeterValues {
-    connector_id: u32,
-    transaction_id: Option<i64>,
-    meter_value: Vec<MeterValue>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(dead_code, reason = "read in full, as a backend would")]
-struct MeterValue {
-    timestamp: String,
-    sampled_value: Vec<SampledValue>,
-}
-
-#[derive(Deserialize)]
-#[expect(dead_code, reason = "read in full, as a backend would")]
-struct SampledValue {
-    value: String,
-    context: Option<String>,
-    measurand: Option<String>,
-    phase: Option<String>,
-    unit: Option<String>,
-}
-
-async fn heartbeat() -> Result<Heartbeat, Infallible> {
-    Ok(Heartbeat { current_time: "2026-01-01T00:00:00.000Z" })
-}
-
-async fn meter_values(Params(_): Params<MeterValues>) -> Result<(), Infallible> {
-    Ok(())
-}
-
 async fn noted() -> Result<(), Infallible> {
     Ok(())
 }
 
 /// A server that knows so many actions; all of OCPP 2.1 are 91.
 fn server(actions: usize) -> RpcServer {
-    let router = RpcRouter::new().on("BootNotification", noted);
-    let router = (3..actions).fold(router, |router, number| router.on(&format!("Action{number}"), noted));
-    let router = router.on("Heartbeat", heartbeat).on("MeterValues", meter_values);
+    let others = 3..actions;
+    let router = others.fold(handlers::router(), |router, number| router.on(&format!("Action{number}"), noted));
     RpcServer::builder(router).protocols(["ocpp1.6"]).build().expect("sound")
 }
 

@@ -4,14 +4,14 @@
 //! polls of the driver's turn, and what is queued leaves with the next flush, many messages in one write.
 //!
 //! The engine owns the buffers, and is there only while something is under way: it is made for bytes that came in or a
-//! message that goes out, and let go when all of them have been passed on. A connection that rests has no buffer,
-//! whatever went over it before.
+//! message that goes out, and let go when all of them have been passed on. A connection that rests has no buffer.
+
+mod stream;
 
 use std::{
     future::poll_fn,
-    io::{self, ErrorKind, Read, Write},
+    io::ErrorKind,
     mem::MaybeUninit,
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     time::timeout,
 };
 use tungstenite::{
@@ -28,6 +28,7 @@ use tungstenite::{
     protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
 };
 
+use self::stream::{Later, Now, Stream};
 use crate::{
     close::{Cause, Close, Closed},
     options::Options,
@@ -110,9 +111,7 @@ pub(crate) struct Socket {
     max_unsent: u64,
 }
 
-/// How much of a farewell's unread input is read and thrown away: bytes left unread at a drop become a reset, and
-/// the peer would not see the close frame.
-const DRAIN_BYTES: usize = 64 << 10;
+/// How long a farewell's unread input is read and thrown away.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// How much of what comes in is read at once after a rest.
@@ -134,7 +133,7 @@ impl Socket {
 
     fn new(io: Box<dyn Io>, early: &[u8], role: Role, options: &Options) -> Box<Self> {
         Box::new(Self {
-            stream: Stream { io, read: early.len() as u64, written: 0 },
+            stream: Stream::new(io, early),
             engine: Engine::new(early, role, options.max_message_size),
             given_out: 0,
             queued: 0,
@@ -381,92 +380,5 @@ fn farewell_after(error: &tungstenite::Error) -> Farewell {
         Error::Utf8(_) => Farewell::tell(1007, Cause::ProtocolError, "not UTF-8".to_owned()),
         Error::Capacity(_) => Farewell::tell(1009, Cause::TooLarge, "message too large".to_owned()),
         error => Farewell::tell(1002, Cause::ProtocolError, error.to_string()),
-    }
-}
-
-/// A stream that counts.
-struct Stream {
-    io: Box<dyn Io>,
-    read: u64,
-    written: u64,
-}
-
-impl Stream {
-    fn poll_read(&mut self, buffer: &mut ReadBuf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        self.read += (buffer.filled().len() - before) as u64;
-        Poll::Ready(Ok(()))
-    }
-
-    /// Shuts the write side down and reads the rest away, so that the close frame arrives.
-    async fn drain(&mut self) -> io::Result<()> {
-        self.io.shutdown().await?;
-        let mut scrap = [0; 1024];
-        let mut left = DRAIN_BYTES;
-        while left > 0 {
-            match self.io.read(&mut scrap).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A stream in the moment of a poll, as the engine wants it: what is not ready would block.
-struct Now<'a, 'b> {
-    stream: &'a mut Stream,
-    /// What was read of it already.
-    input: &'a [u8],
-    cx: &'a mut Context<'b>,
-}
-
-impl Read for Now<'_, '_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.input.is_empty() {
-            return Read::read(&mut self.input, buffer);
-        }
-        let mut buffer = ReadBuf::new(buffer);
-        ready_now(self.stream.poll_read(&mut buffer, self.cx))?;
-        Ok(buffer.filled().len())
-    }
-}
-
-impl Write for Now<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = ready_now(Pin::new(&mut self.stream.io).poll_write(self.cx, bytes))?;
-        self.stream.written += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        ready_now(Pin::new(&mut self.stream.io).poll_flush(self.cx))
-    }
-}
-
-fn ready_now<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
-    match polled {
-        Poll::Ready(done) => done,
-        Poll::Pending => Err(ErrorKind::WouldBlock.into()),
-    }
-}
-
-/// A stream that is never ready: what is queued waits for a flush.
-struct Later;
-
-impl Read for Later {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(ErrorKind::WouldBlock.into())
-    }
-}
-
-impl Write for Later {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        Err(ErrorKind::WouldBlock.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Err(ErrorKind::WouldBlock.into())
     }
 }
