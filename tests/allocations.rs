@@ -193,7 +193,8 @@ fn b60_events_that_nobody_reads_cost_no_allocation() {
     drop(events);
     let no_longer_read = calls_in(&site, &mut station, "Heartbeat").count_total;
     assert_eq!(never_read, no_longer_read);
-    assert_eq!(never_read / COUNT, PER_CALL);
+    // One more is the runtime's, for all of them.
+    assert!(never_read - COUNT * PER_CALL <= 1, "{never_read} allocations of {COUNT} calls");
     assert!(read >= never_read + 3 * COUNT, "a reader gets texts of its own: {read}");
 }
 
