@@ -73,9 +73,10 @@ mod tls {
     }
 }
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use clap::Parser;
+use futures_util::FutureExt;
 use ocpp_rpc::{Close, Options, RpcClient, RpcServer};
 
 #[derive(Parser)]
@@ -108,6 +109,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = metrics::add_to(api::router(&server).route_service("/ocpp/{*identity}", server.clone()))?;
 
     let listener = args.tls.listen(&server, &args.listen, app).await?;
+    // Polled once, it is caught from here on: who reads the lines below may press it.
+    let mut ctrl_c = pin!(tokio::signal::ctrl_c());
+    ctrl_c.as_mut().now_or_never().transpose()?;
     let (address, ws) = (listener.local_addr(), args.tls.scheme());
     let http = ws.replace("ws", "http");
     println!("stations connect to  {ws}://{address}/ocpp/<identity>");
@@ -130,7 +134,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("watch them at        curl -N {http}://{address}/api/events");
     }
 
-    tokio::signal::ctrl_c().await?;
+    ctrl_c.await?;
     println!("closing: calls under way have ten seconds");
     let report = listener.close(Close::going_away().reason("the backend stops").within(Duration::from_secs(10))).await;
     println!("{} stations closed, {} dropped", report.clean, report.forced);
