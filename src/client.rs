@@ -68,6 +68,7 @@ use crate::{
     close::{Close, Closed},
     connection::{About, Link, Side, driver::Driver},
     event::{Events, Hub},
+    meter::Meter,
     options::{BuildError, Options},
     peer::{Call, Peer},
     rpc::RpcRouter,
@@ -160,6 +161,7 @@ struct Current {
 struct Shared {
     state: watch::Sender<ClientState>,
     hub: Arc<Hub>,
+    meter: Meter,
 }
 
 /// From a connect to a close, over any number of connections.
@@ -177,7 +179,11 @@ impl RpcClient {
     }
 
     fn new(settings: RpcClientBuilder) -> Self {
-        let shared = Arc::new(Shared { state: watch::Sender::new(ClientState::Closed), hub: Arc::default() });
+        let shared = Arc::new(Shared {
+            state: watch::Sender::new(ClientState::Closed),
+            hub: Arc::default(),
+            meter: Meter::new(),
+        });
         let current = Mutex::new(Current { settings, life: None });
         Self { owner: Arc::new(Owner { shared, current, tasks: TaskTracker::new() }) }
     }
@@ -224,7 +230,7 @@ impl RpcClient {
             extensions: Extensions::new(),
         };
         let shared = self.owner.shared.clone();
-        let link = Link::new(about, options.call_queue, reconnect.meanwhile, shared.hub.clone());
+        let link = Link::new(about, options.call_queue, reconnect.meanwhile, shared.hub.clone(), shared.meter.clone());
         let mut driver = Driver::new(link.clone(), dispatch, Arc::new(options));
         if reconnect.keep_answers {
             driver.keep_answers();
@@ -253,7 +259,7 @@ impl RpcClient {
     pub fn call<R: DeserializeOwned + 'static>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
         match self.peer() {
             Some(peer) => peer.call(action, params),
-            None => Call::closed(),
+            None => Call::closed(&self.owner.shared.meter),
         }
     }
 
@@ -261,7 +267,7 @@ impl RpcClient {
     pub fn request<A: Action>(&self, request: A) -> Call<A::Response> {
         match self.peer() {
             Some(peer) => peer.request(request),
-            None => Call::closed(),
+            None => Call::closed(&self.owner.shared.meter),
         }
     }
 
@@ -269,7 +275,7 @@ impl RpcClient {
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
         match self.peer() {
             Some(peer) => peer.send(action, params),
-            None => Call::closed(),
+            None => Call::closed(&self.owner.shared.meter),
         }
     }
 
@@ -277,7 +283,7 @@ impl RpcClient {
     pub fn send_action<A: SendAction>(&self, message: A) -> Call<()> {
         match self.peer() {
             Some(peer) => peer.send_action(message),
-            None => Call::closed(),
+            None => Call::closed(&self.owner.shared.meter),
         }
     }
 

@@ -36,6 +36,7 @@ use crate::{
     dialect::Dialect,
     error::{CallError, Error},
     event::{Event, EventKind, Hub},
+    meter::Meter,
     options::Options,
     payload::{MessageId, Payload},
     validate::Valid,
@@ -186,6 +187,7 @@ pub(crate) struct Link {
     /// Set by the first handshake, and never changed by a later one.
     agreed: OnceLock<Agreed>,
     hub: Arc<Hub>,
+    pub(crate) meter: Meter,
     mailbox: Mutex<Mailbox>,
     /// Calls that wait for their turn, in the mailbox and in the exchange.
     waiting: AtomicUsize,
@@ -240,11 +242,18 @@ enum Phase {
 }
 
 impl Link {
-    pub(crate) fn new(about: About, max_waiting: usize, meanwhile: Meanwhile, hub: Arc<Hub>) -> Arc<Self> {
+    pub(crate) fn new(
+        about: About,
+        max_waiting: usize,
+        meanwhile: Meanwhile,
+        hub: Arc<Hub>,
+        meter: Meter,
+    ) -> Arc<Self> {
         Arc::new(Self {
             about,
             agreed: OnceLock::new(),
             hub,
+            meter,
             mailbox: Mutex::default(),
             waiting: AtomicUsize::new(0),
             max_waiting,

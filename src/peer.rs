@@ -22,7 +22,7 @@ use crate::{
         calls_out::{CallKey, Kind, Outgoing, Timeout},
     },
     error::Error,
-    meter::{self, Stopwatch},
+    meter::{Meter, Stopwatch},
     options::{self, BuildError, Options},
     payload::{MessageId, NotAnObject, Payload},
     validate::misfit,
@@ -116,7 +116,7 @@ impl Peer {
                 State::Draft { link: self.link.clone(), call, outcome, within: None }
             }
         };
-        Call { state, cancelled: None, read, span, since: Stopwatch::start() }
+        Call { state, cancelled: None, read, span, stopwatch: self.link.meter.call() }
     }
 
     /// Changes the times and limits of this connection, all of them: what is not set is as by default. As they were
@@ -196,7 +196,7 @@ pub struct Call<R> {
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     read: Read<R>,
     span: Span,
-    since: Stopwatch,
+    stopwatch: Stopwatch,
 }
 
 type Read<R> = fn(Answered, &Link) -> Result<R, Error>;
@@ -213,13 +213,13 @@ type Outcome = oneshot::Receiver<Result<Answered, Error>>;
 impl<R> Call<R> {
     /// A call on no connection at all.
     #[cfg(feature = "client")]
-    pub(crate) fn closed() -> Self {
+    pub(crate) fn closed(meter: &Meter) -> Self {
         Self {
             state: State::Failed(Error::Closed),
             cancelled: None,
             read: |_, _| Err(Error::Closed),
             span: Span::none(),
-            since: Stopwatch::start(),
+            stopwatch: meter.call(),
         }
     }
 
@@ -275,7 +275,7 @@ impl<R> Call<R> {
             cancelled: self.cancelled.take(),
             read: |_, _| Ok(()),
             span: self.span.clone(),
-            since: self.since,
+            stopwatch: self.stopwatch.clone(),
         }
     }
 
@@ -288,7 +288,7 @@ impl<R> Call<R> {
 
     /// Leaves word of what came of the call.
     fn ended(&self, outcome: &Result<R, Error>) {
-        meter::called(outcome, self.since);
+        self.stopwatch.called(outcome);
         self.span.record("outcome", outcome.as_ref().err().map_or("result", Error::outcome));
     }
 

@@ -76,6 +76,7 @@ use crate::{
     connection::Dispatch,
     dialect::Dialect,
     event::{Events, Hub},
+    meter::Meter,
     options::{BuildError, Options},
     rpc::RpcRouter,
 };
@@ -141,6 +142,7 @@ struct Inner {
     pending: Semaphore,
     registry: Arc<Registry>,
     hub: Arc<Hub>,
+    meter: Meter,
     tasks: TaskTracker,
     /// Fires when closing begins.
     closing: CancellationToken,

@@ -3,7 +3,7 @@
 use std::{error::Error, time::Duration};
 
 use axum::{Router, http::header, response::IntoResponse, routing::get};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Upper bounds of what calls and pings take, in seconds: from handlers that look into a map, over stations on a
 /// mobile network, to the timeout of calls.
@@ -12,19 +12,24 @@ const SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 /// How often what was recorded goes into the histograms. Until then each value is kept, so that memory grows.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Counts from here on, and shows it.
-pub(crate) fn add_to(app: Router) -> Result<Router, Box<dyn Error>> {
-    let handle = recorder()?;
-    tokio::spawn(keep_up(handle.clone()));
-    Ok(app.route("/metrics", get(async move || page(&handle))))
-}
+/// What was recorded.
+pub(crate) struct Metrics(PrometheusHandle);
 
-/// Installs the one recorder of this program.
-fn recorder() -> Result<PrometheusHandle, BuildError> {
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full("ocpp_rpc_call_seconds".to_owned()), SECONDS)?
-        .set_buckets_for_metric(Matcher::Full("ocpp_rpc_ping_seconds".to_owned()), SECONDS)?
-        .install_recorder()
+impl Metrics {
+    /// Installs the one recorder of this program, which servers and clients look for when they are made.
+    pub(crate) fn install() -> Result<Self, Box<dyn Error>> {
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full("ocpp_rpc_call_seconds".to_owned()), SECONDS)?
+            .set_buckets_for_metric(Matcher::Full("ocpp_rpc_ping_seconds".to_owned()), SECONDS)?
+            .install_recorder()?;
+        tokio::spawn(keep_up(handle.clone()));
+        Ok(Self(handle))
+    }
+
+    /// Shows it.
+    pub(crate) fn add_to(self, app: Router) -> Router {
+        app.route("/metrics", get(async move || page(&self.0)))
+    }
 }
 
 async fn keep_up(handle: PrometheusHandle) {

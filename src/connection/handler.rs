@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use super::Reply;
 use crate::{
     error::{CallError, ErrorCode},
-    meter::{self, Stopwatch},
+    meter::Stopwatch,
     payload::MessageId,
 };
 
@@ -52,7 +52,7 @@ pub(super) struct Handler {
     pub(super) wants_answer: bool,
     pub(super) generation: u32,
     pub(super) serial: u64,
-    pub(super) since: Stopwatch,
+    pub(super) stopwatch: Stopwatch,
     pub(super) work: Pin<Box<dyn Future<Output = Reply> + Send>>,
 }
 
@@ -79,7 +79,7 @@ impl Future for Handler {
             }
         };
         let (id, action) = (self.id.clone(), self.action.clone());
-        meter::handled(&reply, self.since);
+        self.stopwatch.handled(&reply);
         let &mut Self { wants_answer, generation, serial, .. } = &mut *self;
         Poll::Ready(Done { id, action, wants_answer, generation, serial, reply })
     }

@@ -9,13 +9,28 @@ use crate::{
     event::{Direction, EventKind},
 };
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
+pub(crate) struct Meter;
+
+impl Meter {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+
+    pub(crate) fn message(&self, _: Direction, _: usize) {}
+
+    pub(crate) fn call(&self) -> Stopwatch {
+        Stopwatch
+    }
+}
+
+#[derive(Debug, Clone)]
 pub(crate) struct Stopwatch;
 
 impl Stopwatch {
-    pub(crate) fn start() -> Self {
-        Self
-    }
+    pub(crate) fn handled(&self, _: &Reply) {}
+
+    pub(crate) fn called<T>(&self, _: &Result<T, Error>) {}
 }
 
 #[derive(Debug)]
@@ -30,12 +45,6 @@ impl Connection {
 }
 
 pub(crate) fn refused(_: Option<u16>) {}
-
-pub(crate) fn message(_: Direction, _: usize) {}
-
-pub(crate) fn handled(_: &Reply, _: Stopwatch) {}
-
-pub(crate) fn called<T>(_: &Result<T, Error>, _: Stopwatch) {}
 
 pub(crate) fn pong(_: Duration) {}
 

@@ -21,6 +21,7 @@ use crate::{
     dialect::Dialect,
     event::Hub,
     handshake,
+    meter::Meter,
     options::{self, BuildError, Options},
 };
 
@@ -238,6 +239,7 @@ impl RpcServerBuilder {
             pending: Semaphore::new(self.max_pending_handshakes.min(Semaphore::MAX_PERMITS)),
             registry: Arc::new(Registry::new(rules)),
             hub: Arc::new(Hub::default()),
+            meter: Meter::new(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             kill: CancellationToken::new(),

@@ -204,7 +204,7 @@ async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Op
         protocol = agreed.protocol.as_deref(),
         remote_address = about.remote_address.map(tracing::field::display),
     );
-    let link = Link::new(about, options.call_queue, Meanwhile::Wait, server.hub.clone());
+    let link = Link::new(about, options.call_queue, Meanwhile::Wait, server.hub.clone(), server.meter.clone());
     link.agree(agreed);
     let driver = Driver::new(link.clone(), server.dispatch.clone(), options);
     span.in_scope(|| {

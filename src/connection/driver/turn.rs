@@ -20,7 +20,7 @@ use crate::{
         socket::{Farewell, Incoming, Socket},
     },
     event::{Direction, EventKind, Text},
-    meter::{self, Stopwatch},
+    meter,
     options::Options,
     tolerance::Deviation,
     wire,
@@ -142,8 +142,8 @@ impl Driver {
         self.serial += 1;
         (call.generation, call.serial) = (self.generation, self.serial);
         let work = self.dispatch.dispatch(call, &self.link);
-        let (generation, serial, since) = (self.generation, self.serial, Stopwatch::start());
-        let mut handler = Handler { id, action, wants_answer, generation, serial, since, work };
+        let (generation, serial, stopwatch) = (self.generation, self.serial, self.link.meter.call());
+        let mut handler = Handler { id, action, wants_answer, generation, serial, stopwatch, work };
         let id = match Pin::new(&mut handler).poll(cx) {
             // An answer that was given early is on its way.
             Poll::Ready(Done { id, reply: Reply::Given, .. }) => id,
@@ -196,7 +196,7 @@ impl Driver {
 
     /// Tells those who read events of a message, and of what it says.
     fn tell(&mut self, direction: Direction, text: &str) {
-        meter::message(direction, text.len());
+        self.link.meter.message(direction, text.len());
         if !self.link.is_watched() {
             return;
         }
