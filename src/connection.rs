@@ -350,16 +350,14 @@ impl Link {
         self.agreed.get_or_init(|| agreed)
     }
 
-    /// Moves the commands into `into`. Where there are none, the driver is to be woken by the next one.
+    /// Moves the commands into `into`, which is empty. The driver is woken by the next one.
     fn take(&self, into: &mut Vec<Command>, cx: &Context<'_>) -> Option<Close> {
         let mut mailbox = self.mailbox();
         std::mem::swap(&mut mailbox.commands, into);
-        mailbox.asleep = into.is_empty();
-        if mailbox.asleep {
-            match &mut mailbox.waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
+        mailbox.asleep = true;
+        match &mut mailbox.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
         }
         mailbox.close.as_deref().cloned()
     }

@@ -180,15 +180,10 @@ impl Driver {
         let mut future = pin!(future);
         poll_fn(|cx| {
             self.poll_orphans(cx);
-            loop {
-                self.link.take(&mut self.commands, cx);
-                if self.commands.is_empty() {
-                    break;
-                }
-                self.counted += self.commands.iter().filter(|command| matches!(command, Command::Call(_))).count();
-                self.commands.drain(..).for_each(Command::fail);
-                self.count();
-            }
+            self.link.take(&mut self.commands, cx);
+            self.counted += self.commands.iter().filter(|command| matches!(command, Command::Call(_))).count();
+            self.commands.drain(..).for_each(Command::fail);
+            self.count();
             future.as_mut().poll(cx)
         })
         .await
@@ -301,43 +296,38 @@ impl Driver {
 
     /// Does what the handles ask for; gives the wish to close, if there is one.
     fn take_commands(&mut self, cx: &Context<'_>) -> Option<Close> {
-        loop {
-            let mut commands = std::mem::take(&mut self.commands);
-            let close = self.link.take(&mut commands, cx);
-            if close.is_some() && !self.is_closing {
-                self.is_closing = true;
-                if let Some(told) = self.closing.take() {
-                    told();
-                }
-                self.link.emit(|| EventKind::Closing);
+        let mut commands = std::mem::take(&mut self.commands);
+        let close = self.link.take(&mut commands, cx);
+        if close.is_some() && !self.is_closing {
+            self.is_closing = true;
+            if let Some(told) = self.closing.take() {
+                told();
             }
-            if commands.is_empty() {
-                self.commands = commands;
-                return close;
-            }
-            for command in commands.drain(..) {
-                match command {
-                    Command::Call(call) => {
-                        self.counted += 1;
-                        if let Some((ticket, error)) = self.exchange.submit(call) {
-                            settle(ticket, Err(error));
-                        }
-                    }
-                    Command::Cancel(key) => self.exchange.calls_out.cancel(key),
-                    Command::Complain(complaint) => {
-                        let (id, error) = &*complaint;
-                        if let Some(text) = self.exchange.complaint(id, error) {
-                            self.keep((text, None));
-                        }
-                    }
-                    Command::Answer(answer) => self.answer_early(*answer),
-                    Command::Dispatch(dispatch) => self.dispatch = dispatch,
-                    Command::Options(options) => self.exchange.set_options(*options),
-                }
-            }
-            self.commands = commands;
-            self.tell_news();
+            self.link.emit(|| EventKind::Closing);
         }
+        for command in commands.drain(..) {
+            match command {
+                Command::Call(call) => {
+                    self.counted += 1;
+                    if let Some((ticket, error)) = self.exchange.submit(call) {
+                        settle(ticket, Err(error));
+                    }
+                }
+                Command::Cancel(key) => self.exchange.calls_out.cancel(key),
+                Command::Complain(complaint) => {
+                    let (id, error) = &*complaint;
+                    if let Some(text) = self.exchange.complaint(id, error) {
+                        self.keep((text, None));
+                    }
+                }
+                Command::Answer(answer) => self.answer_early(*answer),
+                Command::Dispatch(dispatch) => self.dispatch = dispatch,
+                Command::Options(options) => self.exchange.set_options(*options),
+            }
+        }
+        self.commands = commands;
+        self.tell_news();
+        close
     }
 
     /// Tells the link how many calls have left the line.
