@@ -155,14 +155,15 @@ impl Supervisor {
 
         // Whoever waits for a close wants no other connection.
         let reconnects = self.reconnect.attempts > 0 && !farewell.is_wished_for() && self.life.link.is_open();
+        let parting = Box::pin(socket.part(farewell, self.driver.options().close_timeout));
         if !reconnects {
-            let closed = Box::pin(self.driver.part(socket, farewell)).await;
+            self.driver.lose(Next::End);
+            let closed = self.driver.alongside(parting).await;
             open.closed(&closed);
             return Err(End::Closed(closed));
         }
         self.shared.state.send_if_modified(ClientState::lose);
         self.driver.lose(Next::Reconnect);
-        let parting = Box::pin(socket.part(farewell, self.driver.options().close_timeout));
         let closed = match self.driver.offline(parting).await {
             Ok(closed) => closed,
             Err(close) => {

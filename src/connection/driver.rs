@@ -122,11 +122,14 @@ impl Driver {
         self.exchange.options()
     }
 
-    /// Parts from the peer of a connection that was the last one.
-    pub(crate) async fn part(&mut self, socket: Box<Socket>, farewell: Farewell) -> Closed {
+    /// Serves a connection until its socket is gone.
+    pub(crate) async fn serve(&mut self, mut socket: Box<Socket>) -> Closed {
+        self.link.found();
+        let farewell = self.run(&mut socket).await;
         self.lose(Next::End);
         let patience = self.options().close_timeout;
-        self.alongside(socket.part(farewell, patience)).await
+        // Boxed, because an idle connection shall not keep room for its end.
+        self.alongside(Box::pin(socket.part(farewell, patience))).await
     }
 
     /// Tells everybody of the end, and lets handlers finish.

@@ -146,11 +146,10 @@ struct Opened {
 
 /// Waits for the client's socket and serves it.
 pub(super) fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> impl Future<Output = ()> + Send {
-    let kill = server.kill.clone();
     // Boxed, so that this task is as large as a session needs and no larger: what the handshake took is given back.
-    let opening = Box::pin(kill.run_until_cancelled_owned(open(server, upgrade, plan)));
+    let opening = Box::pin(open(server, upgrade, plan));
     async move {
-        if let Some(Some((opened, span))) = opening.await {
+        if let Some((opened, span)) = opening.await {
             opened.serve().instrument(span).await;
         }
     }
@@ -223,31 +222,22 @@ async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Op
 impl Opened {
     // No `async fn`, which would keep room for its arguments twice.
     fn serve(self) -> impl Future<Output = ()> + Send {
-        let Self { server, link, mut driver, mut socket, place } = self;
+        let Self { server, link, mut driver, socket, place } = self;
         let open = meter::Connection::opened();
         let active = Active::one_of(server);
         async move {
             // Where the task is dropped, it has left the registry before anybody hears of its end.
             let place = place;
-            link.found();
-            let farewell = driver.run(&mut socket).await;
-            // From here on it is up to the peer and to handlers how long it takes.
-            let server = &active.server;
-            // Boxed, because an idle connection shall not keep room for its end.
-            let ending = Box::pin(async move {
-                let place = place;
-                let closed = driver.part(socket, farewell).await;
-                drop(place);
-                let server_closes = server.closing.is_cancelled();
-                tracing::debug!(%closed, "session closed");
-                open.closed(&closed);
-                link.emit(|| EventKind::Closed(closed.clone()));
-                driver.finish(closed).await;
-                if server_closes {
-                    server.clean.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-            server.kill.run_until_cancelled(ending).await;
+            let closed = driver.serve(socket).await;
+            drop(place);
+            let server_closes = active.server.closing.is_cancelled();
+            tracing::debug!(%closed, "session closed");
+            open.closed(&closed);
+            link.emit(|| EventKind::Closed(closed.clone()));
+            driver.finish(closed).await;
+            if server_closes {
+                active.server.clean.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }

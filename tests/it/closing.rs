@@ -180,6 +180,20 @@ async fn b50_a_server_that_closes_waits_for_its_sessions_and_then_drops_them() {
     assert_eq!(server.close(Close::normal()).await, report);
 }
 
+#[tokio::test(start_paused = true)]
+async fn b50_a_server_that_closes_does_not_wait_as_long_as_a_session_was_given_before() {
+    let (router, _gate) = gated();
+    let server = server_with(router, Options::server().ping_interval(Duration::ZERO));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    station.send(r#"[2,"1","Wait",{}]"#).await;
+    station.ask(r#"[2,"2","Echo",{}]"#).await;
+    let patient = session.close(Close::normal().after_pending().within(SECOND * 3600));
+    let begun = Instant::now();
+    let (_, report) = tokio::join!(patient, server.close(Close::going_away()));
+    assert_eq!((report.clean, report.forced), (0, 1));
+    assert!(begun.elapsed() < SECOND * 60, "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_stream_that_is_dropped_in_the_handshake_leaves_nothing() {
     let server = server(RpcRouter::new());
