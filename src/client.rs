@@ -259,7 +259,7 @@ impl RpcClient {
     pub fn call<R: DeserializeOwned + 'static>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
         match self.peer() {
             Some(peer) => peer.call(action, params),
-            None => Call::closed(&self.owner.shared.meter),
+            None => Call::closed(self.owner.shared.meter.call()),
         }
     }
 
@@ -267,7 +267,7 @@ impl RpcClient {
     pub fn request<A: Action>(&self, request: A) -> Call<A::Response> {
         match self.peer() {
             Some(peer) => peer.request(request),
-            None => Call::closed(&self.owner.shared.meter),
+            None => Call::closed(self.owner.shared.meter.call()),
         }
     }
 
@@ -275,7 +275,7 @@ impl RpcClient {
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
         match self.peer() {
             Some(peer) => peer.send(action, params),
-            None => Call::closed(&self.owner.shared.meter),
+            None => Call::closed(self.owner.shared.meter.call()),
         }
     }
 
@@ -283,7 +283,7 @@ impl RpcClient {
     pub fn send_action<A: SendAction>(&self, message: A) -> Call<()> {
         match self.peer() {
             Some(peer) => peer.send_action(message),
-            None => Call::closed(&self.owner.shared.meter),
+            None => Call::closed(self.owner.shared.meter.call()),
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
         calls_out::{CallKey, Kind, Outgoing, Timeout},
     },
     error::Error,
-    meter::{Meter, Stopwatch},
+    meter::Stopwatch,
     options::{self, BuildError, Options},
     payload::{MessageId, NotAnObject, Payload},
     validate::misfit,
@@ -213,13 +213,13 @@ type Outcome = oneshot::Receiver<Result<Answered, Error>>;
 impl<R> Call<R> {
     /// A call on no connection at all.
     #[cfg(feature = "client")]
-    pub(crate) fn closed(meter: &Meter) -> Self {
+    pub(crate) fn closed(stopwatch: Stopwatch) -> Self {
         Self {
             state: State::Failed(Error::Closed),
             cancelled: None,
             read: |_, _| Err(Error::Closed),
             span: Span::none(),
-            stopwatch: meter.call(),
+            stopwatch,
         }
     }
 
