@@ -17,9 +17,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Waker},
+    task::{Context, Wake, Waker},
     time::{Duration, SystemTime},
 };
 
@@ -189,6 +189,8 @@ pub(crate) struct Link {
     hub: Arc<Hub>,
     pub(crate) meter: Meter,
     mailbox: Mutex<Mailbox>,
+    /// Whether a handler can go on.
+    stirred: AtomicBool,
     /// Calls that wait for their turn, in the mailbox and in the exchange.
     waiting: AtomicUsize,
     max_waiting: usize,
@@ -255,6 +257,7 @@ impl Link {
             hub,
             meter,
             mailbox: Mutex::default(),
+            stirred: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             max_waiting,
             meanwhile,
@@ -328,11 +331,12 @@ impl Link {
     pub(crate) fn gone(&self) -> CancellationToken {
         let mut mailbox = self.mailbox();
         let lost = matches!(mailbox.phase, Phase::Lost | Phase::Closed);
-        let token = mailbox.gone.get_or_insert_default();
+        let token = mailbox.gone.get_or_insert_default().clone();
+        drop(mailbox);
         if lost {
             token.cancel();
         }
-        token.clone()
+        token
     }
 
     pub(crate) fn last_seen(&self) -> SystemTime {
@@ -350,16 +354,33 @@ impl Link {
         self.agreed.get_or_init(|| agreed)
     }
 
+    /// A turn begins. Moves the commands into `into`, which is empty; what comes next is [taken](Self::take) before the
+    /// turn ends.
+    fn begin_turn(&self, into: &mut Vec<Command>) -> Option<Close> {
+        let mut mailbox = self.mailbox();
+        mailbox.asleep = false;
+        mailbox.empty(into)
+    }
+
     /// Moves the commands into `into`, which is empty. The driver is woken by the next one.
     fn take(&self, into: &mut Vec<Command>, cx: &Context<'_>) -> Option<Close> {
         let mut mailbox = self.mailbox();
-        std::mem::swap(&mut mailbox.commands, into);
         mailbox.asleep = true;
         match &mut mailbox.waker {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-        mailbox.close.as_deref().cloned()
+        mailbox.empty(into)
+    }
+
+    /// Handlers are about to go on, all that can.
+    fn calm(&self) {
+        self.stirred.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a handler can go on since then.
+    fn is_stirred(&self) -> bool {
+        self.stirred.load(Ordering::Acquire)
     }
 
     fn leave_line(&self, calls: usize) {
@@ -433,7 +454,24 @@ impl Link {
     }
 }
 
+/// Wakes the driver for its handlers, unless a turn is to come to them anyway.
+impl Wake for Link {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.stirred.store(true, Ordering::Release);
+        self.mailbox().wake();
+    }
+}
+
 impl Mailbox {
+    fn empty(&mut self, into: &mut Vec<Command>) -> Option<Close> {
+        std::mem::swap(&mut self.commands, into);
+        self.close.as_deref().cloned()
+    }
+
     fn push(&mut self, command: Command) {
         self.commands.push(command);
         self.wake();

@@ -30,12 +30,10 @@ mod strict {
     }
 }
 
-use std::convert::Infallible;
-
 use clap::Parser;
 use ocpp_rpc::{
-    Close, RpcServer,
-    extract::{Params, Session},
+    CallError, Close, NoReply, RpcServer,
+    extract::{Answer, Params, Session},
 };
 use serde::{Deserialize, Serialize};
 
@@ -71,16 +69,16 @@ async fn serve(Args { port, checks }: Args) -> Result<(), Box<dyn std::error::Er
     Ok(())
 }
 
-async fn trigger(Params(trigger): Params<Trigger>, session: Session) -> Result<(), Infallible> {
-    tokio::spawn(async move {
-        for _ in 0..trigger.count {
-            match session.call::<ResetAnswer>("Reset", &Reset { r#type: "Soft" }).await {
-                Ok(answer) if answer.status == "Accepted" => {}
-                _ => break,
-            }
+/// Calls `Reset` as often as it is told to, one after the other, once it has answered.
+async fn trigger(Params(trigger): Params<Trigger>, answer: Answer, session: Session) -> Result<NoReply, CallError> {
+    answer.send(()).await?;
+    for _ in 0..trigger.count {
+        let reset: ResetAnswer = session.call("Reset", &Reset { r#type: "Soft" }).await?;
+        if reset.status != "Accepted" {
+            break;
         }
-    });
-    Ok(())
+    }
+    Ok(NoReply)
 }
 
 #[derive(Deserialize)]

@@ -214,6 +214,12 @@ impl Driver {
         .await
     }
 
+    /// Drops everything.
+    fn abort(&mut self, close: &Close) -> Farewell {
+        self.handlers.clear();
+        Farewell::forced(close)
+    }
+
     /// Lets handlers go on whose connection is gone.
     fn poll_orphans(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {
@@ -299,8 +305,12 @@ impl Driver {
 
     /// Does what the handles ask for; gives the wish to close, if there is one.
     fn take_commands(&mut self, cx: &Context<'_>) -> Option<Close> {
-        let mut commands = std::mem::take(&mut self.commands);
-        let close = self.link.take(&mut commands, cx);
+        let close = self.link.take(&mut self.commands, cx);
+        self.obey(close)
+    }
+
+    /// Does what has been taken of the mailbox.
+    fn obey(&mut self, close: Option<Close>) -> Option<Close> {
         if close.is_some() && !self.is_closing {
             self.is_closing = true;
             if let Some(told) = self.closing.take() {
@@ -308,6 +318,10 @@ impl Driver {
             }
             self.link.emit(|| EventKind::Closing);
         }
+        if self.commands.is_empty() {
+            return close;
+        }
+        let mut commands = std::mem::take(&mut self.commands);
         for command in commands.drain(..) {
             match command {
                 Command::Call(call) => {

@@ -1,6 +1,6 @@
 //! Handlers: what they get, what they give, and what becomes of them when their connection goes.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll};
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
@@ -294,4 +294,24 @@ async fn b37_handlers_of_a_lost_connection_are_told_and_finish_and_nothing_is_se
             assert_eq!(text.as_str(), r#"[3,"0",{}]"#);
         }
     }
+}
+
+#[tokio::test]
+async fn b32_handlers_that_wake_themselves_get_on_and_starve_nobody() {
+    async fn wake_self(Params(times): Params<Value>) -> Result<(), Infallible> {
+        let mut left = times["times"].as_u64().unwrap_or(u64::MAX);
+        poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            left = left.saturating_sub(1);
+            if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        Ok(())
+    }
+    let server = server(RpcRouter::new().on("WakeSelf", wake_self).on("Echo", echo));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    assert_eq!(station.ask(r#"[2,"1","WakeSelf",{"times":1000}]"#).await, r#"[3,"1",{}]"#);
+    station.send(r#"[2,"2","WakeSelf",{}]"#).await;
+    assert_eq!(station.ask(r#"[2,"3","Echo",{"a":1}]"#).await, r#"[3,"3",{"a":1}]"#);
+    session.close(Close::forced()).await;
 }

@@ -29,6 +29,9 @@ use crate::{
 /// How many messages are read in one turn, so that one busy peer cannot starve the others.
 const READ_BATCH: usize = 32;
 
+/// How often handlers that can go on at once are polled in one turn, so that they cannot starve others either.
+const HANDLER_ROUNDS: usize = 2;
+
 impl Driver {
     /// Does all that is ready. An error is the end of the connection.
     pub(super) fn turn(
@@ -40,13 +43,14 @@ impl Driver {
     ) -> Result<(), Farewell> {
         let now = tokio::time::Instant::now();
         // First, so that an order holds for all that is read after it was given.
-        let close = self.take_commands(cx);
-        if let Some(close) = close.as_ref().filter(|close| close.manner() == Manner::Forced) {
-            self.handlers.clear();
-            return Err(Farewell::forced(close));
+        let close = self.link.begin_turn(&mut self.commands);
+        if let Some(close) = self.obey(close).filter(|close| close.manner() == Manner::Forced) {
+            return Err(self.abort(&close));
         }
         self.read(socket, keepalive, now, cx)?;
         self.poll_handlers(socket, cx)?;
+        // What handlers have asked for is done in the same turn.
+        let close = self.take_commands(cx);
         let now = now.into_std();
         self.expire(now);
         let &Options { ping_interval, activity_defers_pings, .. } = self.options();
@@ -66,6 +70,9 @@ impl Driver {
             self.consider(&close, all_sent, now)?;
         }
         self.arm(timer, next_ping, cx);
+        if self.link.is_stirred() {
+            cx.waker().wake_by_ref();
+        }
         Ok(())
     }
 
@@ -163,19 +170,33 @@ impl Driver {
     }
 
     fn poll_handlers(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        self.link.calm();
         self.start_next(socket, cx)?;
-        while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {
-            let is_ours = done.generation == self.generation;
-            if is_ours {
-                self.exchange.calls_in.finished();
+        if self.handlers.is_empty() {
+            return Ok(());
+        }
+        // A handler that is woken within this turn needs no other one.
+        let waker = self.link.clone().into();
+        let cx = &mut Context::from_waker(&waker);
+        // Each round wakes for another one once it has polled all of them: only the next knows whether there is a need.
+        for _ in 0..HANDLER_ROUNDS {
+            self.link.calm();
+            while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {
+                let is_ours = done.generation == self.generation;
+                if is_ours {
+                    self.exchange.calls_in.finished();
+                }
+                if self.may_answer(&done)
+                    && (is_ours || self.keeps_answers)
+                    && let Some((text, _)) = self.answer(&done)
+                {
+                    self.send(text, socket)?;
+                }
+                self.start_next(socket, cx)?;
             }
-            if self.may_answer(&done)
-                && (is_ours || self.keeps_answers)
-                && let Some((text, _)) = self.answer(&done)
-            {
-                self.send(text, socket)?;
+            if !self.link.is_stirred() {
+                break;
             }
-            self.start_next(socket, cx)?;
         }
         Ok(())
     }
@@ -253,7 +274,7 @@ impl Driver {
     fn consider(&mut self, close: &Close, all_sent: bool, now: Instant) -> Result<(), Farewell> {
         match close.manner() {
             Manner::AtOnce => Err(Farewell::close(close)),
-            Manner::Forced => Err(Farewell::forced(close)),
+            Manner::Forced => Err(self.abort(close)),
             Manner::AfterPending(deadline) => {
                 let close_by = *self.close_by.get_or_insert_with(|| now + deadline);
                 // Where answers are kept, handlers of earlier connections are waited for as well.
