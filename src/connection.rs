@@ -17,7 +17,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Wake, Waker},
     time::{Duration, SystemTime},
@@ -189,8 +189,6 @@ pub(crate) struct Link {
     hub: Arc<Hub>,
     pub(crate) meter: Meter,
     mailbox: Mutex<Mailbox>,
-    /// Whether a handler can go on.
-    stirred: AtomicBool,
     /// Calls that wait for their turn, in the mailbox and in the exchange.
     waiting: AtomicUsize,
     max_waiting: usize,
@@ -228,6 +226,8 @@ struct Mailbox {
     close: Option<Box<Close>>,
     waker: Option<Waker>,
     asleep: bool,
+    /// Whether a handler can go on.
+    stirred: bool,
     /// Made when a handler first asks for it.
     gone: Option<CancellationToken>,
 }
@@ -257,7 +257,6 @@ impl Link {
             hub,
             meter,
             mailbox: Mutex::default(),
-            stirred: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             max_waiting,
             meanwhile,
@@ -358,7 +357,7 @@ impl Link {
     /// turn ends.
     fn begin_turn(&self, into: &mut Vec<Command>) -> Option<Close> {
         let mut mailbox = self.mailbox();
-        mailbox.asleep = false;
+        (mailbox.asleep, mailbox.stirred) = (false, false);
         mailbox.empty(into)
     }
 
@@ -373,14 +372,9 @@ impl Link {
         mailbox.empty(into)
     }
 
-    /// Handlers are about to go on, all that can.
-    fn calm(&self) {
-        self.stirred.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether a handler can go on since then.
-    fn is_stirred(&self) -> bool {
-        self.stirred.load(Ordering::Acquire)
+    /// Whether a handler was woken since the turn began or this was last asked.
+    fn was_stirred(&self) -> bool {
+        std::mem::take(&mut self.mailbox().stirred)
     }
 
     fn leave_line(&self, calls: usize) {
@@ -461,8 +455,9 @@ impl Wake for Link {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.stirred.store(true, Ordering::Release);
-        self.mailbox().wake();
+        let mut mailbox = self.mailbox();
+        mailbox.stirred = true;
+        mailbox.wake();
     }
 }
 

@@ -29,9 +29,6 @@ use crate::{
 /// How many messages are read in one turn, so that one busy peer cannot starve the others.
 const READ_BATCH: usize = 32;
 
-/// How often handlers that can go on at once are polled in one turn, so that they cannot starve others either.
-const HANDLER_ROUNDS: usize = 2;
-
 impl Driver {
     /// Does all that is ready. An error is the end of the connection.
     pub(super) fn turn(
@@ -70,7 +67,7 @@ impl Driver {
             self.consider(&close, all_sent, now)?;
         }
         self.arm(timer, next_ping, cx);
-        if self.link.is_stirred() {
+        if !self.handlers.is_empty() && self.link.was_stirred() {
             cx.waker().wake_by_ref();
         }
         Ok(())
@@ -170,7 +167,6 @@ impl Driver {
     }
 
     fn poll_handlers(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
-        self.link.calm();
         self.start_next(socket, cx)?;
         if self.handlers.is_empty() {
             return Ok(());
@@ -178,25 +174,29 @@ impl Driver {
         // A handler that is woken within this turn needs no other one.
         let waker = self.link.clone().into();
         let cx = &mut Context::from_waker(&waker);
-        // Each round wakes for another one once it has polled all of them: only the next knows whether there is a need.
-        for _ in 0..HANDLER_ROUNDS {
-            self.link.calm();
-            while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {
-                let is_ours = done.generation == self.generation;
-                if is_ours {
-                    self.exchange.calls_in.finished();
-                }
-                if self.may_answer(&done)
-                    && (is_ours || self.keeps_answers)
-                    && let Some((text, _)) = self.answer(&done)
-                {
-                    self.send(text, socket)?;
-                }
-                self.start_next(socket, cx)?;
+        self.poll_ready(socket, cx)?;
+        // The set of handlers wakes as well when it has polled all of them: only a second look knows what there is to do.
+        // There is no third one, so that handlers that wake themselves starve nobody.
+        match self.link.was_stirred() {
+            true => self.poll_ready(socket, cx),
+            false => Ok(()),
+        }
+    }
+
+    /// Polls handlers that can go on, and answers the calls of those that have ended.
+    fn poll_ready(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+        while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {
+            let is_ours = done.generation == self.generation;
+            if is_ours {
+                self.exchange.calls_in.finished();
             }
-            if !self.link.is_stirred() {
-                break;
+            if self.may_answer(&done)
+                && (is_ours || self.keeps_answers)
+                && let Some((text, _)) = self.answer(&done)
+            {
+                self.send(text, socket)?;
             }
+            self.start_next(socket, cx)?;
         }
         Ok(())
     }
