@@ -214,12 +214,6 @@ impl Driver {
         .await
     }
 
-    /// Drops everything.
-    fn abort(&mut self, close: &Close) -> Farewell {
-        self.handlers.clear();
-        Farewell::forced(close)
-    }
-
     /// Lets handlers go on whose connection is gone.
     fn poll_orphans(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {

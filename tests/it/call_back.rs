@@ -1,11 +1,12 @@
 //! Handlers that call their own peer.
 
+use futures_util::FutureExt;
 use ocpp_rpc::{
     CallError, Options, RpcClient, RpcRouter, RpcServer, Session,
     extract::{Params, Peer},
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, advance, sleep};
 
 use crate::{
     csms,
@@ -33,6 +34,22 @@ async fn b30_a_handler_may_call_back_and_await_the_answer() {
     }
     ids.dedup();
     assert_eq!(ids.len(), 9, "no id is used twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b30_the_timeout_of_a_call_back_begins_when_it_is_written_however_long_its_handler_took() {
+    async fn slow(peer: Peer) -> Result<Value, CallError> {
+        // As if it had kept the processor busy.
+        advance(SECOND).now_or_never();
+        Ok(peer.call("Do", &()).timeout(SECOND / 2).await?)
+    }
+    let server = server(RpcRouter::new().on("Slow", slow));
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    station.send(r#"[2,"1","Slow",{}]"#).await;
+    let (id, _) = station.receive_call().await;
+    sleep(SECOND / 10).await;
+    station.send(format!(r#"[3,"{id}",{{"a":1}}]"#)).await;
+    assert_eq!(station.receive().await, r#"[3,"1",{"a":1}]"#);
 }
 
 /// Calls its peer, whose handler calls back, and so on, as deep as it is told to.

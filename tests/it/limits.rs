@@ -1,14 +1,17 @@
 //! What holds at the edges: floods, backlogs, spent budgets, changes at run time.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, future::join_all};
 use ocpp_rpc::{
     CallError, Cause, Close, Error, EventKind, Events, Options, RpcRouter, RpcServer, Session,
-    extract::{Params, State},
+    extract::{Params, Peer, State},
 };
 use serde_json::{Value, json};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use crate::support::{Station, dial_with_buffer, echo};
@@ -183,6 +186,20 @@ async fn b31_more_room_for_handlers_lets_the_line_move_on() {
     session.peer().set_options(Options::server().handler_concurrency(2)).expect("sound");
     assert_eq!(station.receive().await, r#"[3,"2",{}]"#);
     assert!(session.peer().set_options(Options::server().call_concurrency(0)).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b31_a_handler_that_makes_room_for_others_lets_the_line_move_on() {
+    async fn make_room(peer: Peer) -> Result<(), Infallible> {
+        peer.set_options(Options::server().handler_concurrency(2).ping_interval(Duration::ZERO)).expect("sound");
+        pending().await
+    }
+    let router = RpcRouter::new().on("MakeRoom", make_room).on("Echo", echo);
+    let server = server(router, Options::server().handler_concurrency(1).ping_interval(Duration::ZERO));
+    let (mut station, _session) = connected(&server, "ocpp1.6", 4096).await;
+    station.send(r#"[2,"1","MakeRoom",{}]"#).await;
+    station.send(r#"[2,"2","Echo",{}]"#).await;
+    assert_eq!(timeout(SECOND, station.receive()).await.expect("a turn"), r#"[3,"2",{}]"#);
 }
 
 #[tokio::test]

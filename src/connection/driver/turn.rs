@@ -41,14 +41,15 @@ impl Driver {
         let now = tokio::time::Instant::now();
         // First, so that an order holds for all that is read after it was given.
         let close = self.link.begin_turn(&mut self.commands);
-        if let Some(close) = self.obey(close).filter(|close| close.manner() == Manner::Forced) {
-            return Err(self.abort(&close));
-        }
+        let close = self.obey(close);
+        self.abort_if_forced(close.as_ref())?;
         self.read(socket, keepalive, now, cx)?;
         self.poll_handlers(socket, cx)?;
-        // What handlers have asked for is done in the same turn.
+        // What handlers have asked for is done in the same turn; they may have taken their time.
         let close = self.take_commands(cx);
-        let now = now.into_std();
+        self.abort_if_forced(close.as_ref())?;
+        self.start_next(socket, cx)?;
+        let now = tokio::time::Instant::now().into_std();
         self.expire(now);
         let &Options { ping_interval, activity_defers_pings, .. } = self.options();
         keepalive.set(ping_interval, activity_defers_pings, now);
@@ -71,6 +72,13 @@ impl Driver {
             cx.waker().wake_by_ref();
         }
         Ok(())
+    }
+
+    /// Drops everything, where that is wished.
+    fn abort_if_forced(&mut self, close: Option<&Close>) -> Result<(), Farewell> {
+        let Some(close) = close.filter(|close| close.manner() == Manner::Forced) else { return Ok(()) };
+        self.handlers.clear();
+        Err(Farewell::forced(close))
     }
 
     fn read(
@@ -274,7 +282,7 @@ impl Driver {
     fn consider(&mut self, close: &Close, all_sent: bool, now: Instant) -> Result<(), Farewell> {
         match close.manner() {
             Manner::AtOnce => Err(Farewell::close(close)),
-            Manner::Forced => Err(self.abort(close)),
+            Manner::Forced => Err(Farewell::forced(close)),
             Manner::AfterPending(deadline) => {
                 let close_by = *self.close_by.get_or_insert_with(|| now + deadline);
                 // Where answers are kept, handlers of earlier connections are waited for as well.
