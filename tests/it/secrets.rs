@@ -16,6 +16,7 @@ use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
+    support::log_to,
     tcp::{Site, soon},
     tls::Authority,
 };
@@ -53,7 +54,7 @@ async fn no_log_no_event_no_error_and_no_debug_has_a_secret_in_it() {
     // Of this thread and its runtime alone; the bridge from `log` is for all, and finds what each thread has.
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-    let _logging = tracing::subscriber::set_default(subscriber.with_writer(log.clone()).finish());
+    let _logging = log_to(subscriber.with_writer(log.clone()).finish());
     let _ = tracing_log::LogTracer::init();
 
     let (authority, stations) = (Authority::new(), Authority::new());

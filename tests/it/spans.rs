@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
 
 use crate::{
-    support::echo,
+    support::{echo, log_to},
     tcp::{Site, offering, soon},
 };
 
@@ -50,7 +50,7 @@ async fn log_at(level: tracing::Level) -> String {
     let log = Log::default();
     let subscriber =
         tracing_subscriber::fmt().with_ansi(false).with_span_events(FmtSpan::CLOSE).with_writer(log.clone());
-    let _logged = tracing::subscriber::set_default(subscriber.with_max_level(level).finish());
+    let _logged = log_to(subscriber.with_max_level(level).finish());
     let router = RpcRouter::new().on("Echo", echo).on("Refuse", refuse);
     let site = Site::of(RpcServer::builder(router).protocols(["ocpp1.6"])).await;
     let mut station = site.enter(&offering("/CP-1", "ocpp1.6")).await;

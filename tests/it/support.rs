@@ -19,6 +19,10 @@ use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest, http::HeaderValue, protocol::CloseFrame},
 };
+use tracing::{
+    Dispatch, Subscriber,
+    subscriber::{DefaultGuard, NoSubscriber, set_default},
+};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -54,6 +58,15 @@ pub fn gated() -> (RpcRouter<Arc<Semaphore>>, Arc<Semaphore>) {
     }
     let gate = Arc::new(Semaphore::new(0));
     (RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo), gate)
+}
+
+/// Has `subscriber` get what this thread logs, until what is given back is dropped.
+///
+/// Another one is registered beside it: while there is but one, `tracing` asks nobody else than the thread that comes to
+/// a place in the code first whether it is to log, and switches the place off for all where that thread has none.
+pub fn log_to(subscriber: impl Subscriber + Send + Sync) -> (DefaultGuard, Dispatch) {
+    let other = Dispatch::new(NoSubscriber::default());
+    (set_default(subscriber), other)
 }
 
 /// What has arrived already.
