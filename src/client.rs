@@ -259,7 +259,7 @@ impl RpcClient {
     pub fn call<R: DeserializeOwned + 'static>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
         match self.peer() {
             Some(peer) => peer.call(action, params),
-            None => Call::closed(self.owner.shared.meter.call()),
+            None => self.closed_call(),
         }
     }
 
@@ -267,7 +267,7 @@ impl RpcClient {
     pub fn request<A: Action>(&self, request: A) -> Call<A::Response> {
         match self.peer() {
             Some(peer) => peer.request(request),
-            None => Call::closed(self.owner.shared.meter.call()),
+            None => self.closed_call(),
         }
     }
 
@@ -275,7 +275,7 @@ impl RpcClient {
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
         match self.peer() {
             Some(peer) => peer.send(action, params),
-            None => Call::closed(self.owner.shared.meter.call()),
+            None => self.closed_call(),
         }
     }
 
@@ -283,8 +283,13 @@ impl RpcClient {
     pub fn send_action<A: SendAction>(&self, message: A) -> Call<()> {
         match self.peer() {
             Some(peer) => peer.send_action(message),
-            None => Call::closed(self.owner.shared.meter.call()),
+            None => self.closed_call(),
         }
+    }
+
+    /// A call that nobody is there for.
+    fn closed_call<R>(&self) -> Call<R> {
+        Call::closed(self.owner.shared.meter.call())
     }
 
     /// Closes the connection, or ends the attempt to get one, and waits for the end. See [`Peer::close`]; without a

@@ -300,11 +300,12 @@ impl Driver {
     /// Does what the handles ask for; gives the wish to close, if there is one.
     fn take_commands(&mut self, cx: &Context<'_>) -> Option<Close> {
         let close = self.link.take(&mut self.commands, cx);
-        self.obey(close)
+        self.obey(close.as_ref());
+        close
     }
 
-    /// Does what has been taken of the mailbox.
-    fn obey(&mut self, close: Option<Close>) -> Option<Close> {
+    /// Does what was taken out of the mailbox.
+    fn obey(&mut self, close: Option<&Close>) {
         if close.is_some() && !self.is_closing {
             self.is_closing = true;
             if let Some(told) = self.closing.take() {
@@ -313,7 +314,7 @@ impl Driver {
             self.link.emit(|| EventKind::Closing);
         }
         if self.commands.is_empty() {
-            return close;
+            return;
         }
         let mut commands = std::mem::take(&mut self.commands);
         for command in commands.drain(..) {
@@ -338,7 +339,6 @@ impl Driver {
         }
         self.commands = commands;
         self.tell_news();
-        close
     }
 
     /// Tells the link how many calls have left the line.

@@ -1,11 +1,6 @@
 //! Nothing that is written anywhere has a password or a private key in it.
 
-use std::{
-    convert::Infallible,
-    fmt::Write as _,
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{convert::Infallible, fmt::Write as _};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use ocpp_rpc::{
@@ -13,38 +8,14 @@ use ocpp_rpc::{
     tls::{ClientTls, ServerTls},
 };
 use serde_json::Value;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
-    support::log_to,
+    support::{Log, log_to},
     tcp::{Site, soon},
     tls::Authority,
 };
 
 const PASSWORD: &str = "Tr0ub4dor&3-xyzzy";
-
-/// Everything that was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
 
 #[tokio::test]
 async fn no_log_no_event_no_error_and_no_debug_has_a_secret_in_it() {
@@ -111,7 +82,7 @@ async fn no_log_no_event_no_error_and_no_debug_has_a_secret_in_it() {
         }
     }
 
-    let logged = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("UTF-8");
+    let logged = log.text();
     // It does log, each of the parts.
     for part in ["judged", "handshake refused", "session opened", "rustls", "Sensitive"] {
         assert!(logged.contains(part), "{part}: {logged}");

@@ -1,46 +1,13 @@
 //! What the log says of connections and calls.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
-
 use ocpp_rpc::{CallError, ErrorCode, RpcRouter, RpcServer, extract::Params};
 use serde_json::{Value, json};
-use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
+use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::{
-    support::{echo, log_to},
+    support::{Log, echo, log_to},
     tcp::{Site, offering, soon},
 };
-
-/// A log that is kept.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().expect("whole").clone()).expect("text")
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("whole").write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
 
 /// What is logged, down to this level, of a session with a call each way that goes well and one that does not.
 async fn log_at(level: tracing::Level) -> String {

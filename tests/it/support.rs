@@ -1,7 +1,12 @@
 //! A charging station for tests: any WebSocket client that says exactly what it is told to, over a stream in
 //! memory, so that time can be paused.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
@@ -23,6 +28,7 @@ use tracing::{
     Dispatch, Subscriber,
     subscriber::{DefaultGuard, NoSubscriber, set_default},
 };
+use tracing_subscriber::fmt::MakeWriter;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -58,6 +64,34 @@ pub fn gated() -> (RpcRouter<Arc<Semaphore>>, Arc<Semaphore>) {
     }
     let gate = Arc::new(Semaphore::new(0));
     (RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo), gate)
+}
+
+/// Everything that was logged.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("UTF-8")
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
 }
 
 /// Has `subscriber` get what this thread logs, until what is given back is dropped.

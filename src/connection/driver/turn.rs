@@ -41,10 +41,10 @@ impl Driver {
         let now = tokio::time::Instant::now();
         // First, so that an order holds for all that is read after it was given.
         let close = self.link.begin_turn(&mut self.commands);
-        let close = self.obey(close);
+        self.obey(close.as_ref());
         self.abort_if_forced(close.as_ref())?;
         self.read(socket, keepalive, now, cx)?;
-        self.poll_handlers(socket, cx)?;
+        self.poll_handlers(socket)?;
         // What handlers have asked for is done in the same turn; they may have taken their time.
         let close = self.take_commands(cx);
         self.abort_if_forced(close.as_ref())?;
@@ -174,8 +174,7 @@ impl Driver {
         Ok(())
     }
 
-    fn poll_handlers(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
-        self.start_next(socket, cx)?;
+    fn poll_handlers(&mut self, socket: &mut Socket) -> Result<(), Farewell> {
         if self.handlers.is_empty() {
             return Ok(());
         }
