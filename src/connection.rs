@@ -217,6 +217,13 @@ pub(crate) enum Meanwhile {
     Refuse,
 }
 
+/// What was in the mailbox, beside commands.
+struct Orders {
+    close: Option<Close>,
+    /// Whether handlers can go on.
+    stirred: bool,
+}
+
 #[derive(Debug, Default)]
 struct Mailbox {
     phase: Phase,
@@ -226,7 +233,7 @@ struct Mailbox {
     close: Option<Box<Close>>,
     waker: Option<Waker>,
     asleep: bool,
-    /// Whether a handler can go on.
+    /// Whether handlers can go on.
     stirred: bool,
     /// Made when a handler first asks for it.
     gone: Option<CancellationToken>,
@@ -353,16 +360,15 @@ impl Link {
         self.agreed.get_or_init(|| agreed)
     }
 
-    /// A turn begins. Moves the commands into `into`, which is empty; what comes next is [taken](Self::take) before the
-    /// turn ends.
-    fn begin_turn(&self, into: &mut Vec<Command>) -> Option<Close> {
+    /// A turn begins, in which the driver needs no waking: what comes next is [taken](Self::take) before its end.
+    fn begin_turn(&self, into: &mut Vec<Command>) -> Orders {
         let mut mailbox = self.mailbox();
-        (mailbox.asleep, mailbox.stirred) = (false, false);
+        mailbox.asleep = false;
         mailbox.empty(into)
     }
 
-    /// Moves the commands into `into`, which is empty. The driver is woken by the next one.
-    fn take(&self, into: &mut Vec<Command>, cx: &Context<'_>) -> Option<Close> {
+    /// What has come since. The next one wakes the driver.
+    fn take(&self, into: &mut Vec<Command>, cx: &Context<'_>) -> Orders {
         let mut mailbox = self.mailbox();
         mailbox.asleep = true;
         match &mut mailbox.waker {
@@ -372,7 +378,7 @@ impl Link {
         mailbox.empty(into)
     }
 
-    /// Whether a handler was woken since the turn began or this was last asked.
+    /// Whether handlers can go on, asked between the two.
     fn was_stirred(&self) -> bool {
         std::mem::take(&mut self.mailbox().stirred)
     }
@@ -395,9 +401,10 @@ impl Link {
         self.timeouts.store(0, Ordering::Relaxed);
     }
 
-    /// There is a connection.
+    /// There is a connection. Its handlers, who were polled elsewhere until now, are to be polled in its turns.
     pub(crate) fn found(&self) {
-        self.mailbox().is_connected = true;
+        let mut mailbox = self.mailbox();
+        (mailbox.is_connected, mailbox.stirred) = (true, true);
     }
 
     /// The connection is lost and handlers are told. Calls are taken on if there will be another.
@@ -462,9 +469,10 @@ impl Wake for Link {
 }
 
 impl Mailbox {
-    fn empty(&mut self, into: &mut Vec<Command>) -> Option<Close> {
+    /// Moves the commands into `into`, which is empty.
+    fn empty(&mut self, into: &mut Vec<Command>) -> Orders {
         std::mem::swap(&mut self.commands, into);
-        self.close.as_deref().cloned()
+        Orders { close: self.close.as_deref().cloned(), stirred: std::mem::take(&mut self.stirred) }
     }
 
     fn push(&mut self, command: Command) {

@@ -13,6 +13,7 @@ mod listen;
 mod negotiation;
 mod proxies;
 mod registry;
+mod running;
 mod serve;
 mod service;
 mod session;
@@ -85,6 +86,7 @@ use self::{
     auth::AnyAuth,
     negotiation::{NONE, Negotiation},
     registry::Registry,
+    running::Running,
 };
 
 /// A server of OCPP-J: upgrades requests to sessions, and knows them by identity.
@@ -144,12 +146,12 @@ struct Inner {
     hub: Arc<Hub>,
     meter: Meter,
     tasks: TaskTracker,
+    /// Those of the tasks that are sessions, until the last of their handlers has ended.
+    running: Running,
     /// Fires when closing begins.
     closing: CancellationToken,
     /// Fires when a close has run out of time.
     kill: CancellationToken,
-    /// How many sessions there are, until the last of their handlers has ended.
-    active: AtomicUsize,
     /// How many sessions ended by themselves since closing began, and how many did not.
     clean: AtomicUsize,
     forced: AtomicUsize,
@@ -240,7 +242,7 @@ impl RpcServer {
         let deadline = inner.registry.close_all(&close, Instant::now() + self.patience(&close));
         inner.tasks.close();
         if timeout_at(deadline, inner.tasks.wait()).await.is_err() {
-            inner.forced.fetch_max(inner.active.load(Ordering::Relaxed), Ordering::Relaxed);
+            inner.forced.fetch_max(inner.running.abort(), Ordering::Relaxed);
             inner.kill.cancel();
             inner.tasks.wait().await;
         }

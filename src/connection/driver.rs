@@ -10,7 +10,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::{Arc, LazyLock},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Agreed, Answered, Command, Dispatch, EarlyAnswer, Link, Next, Reply, Ticket,
+    Agreed, Answered, Command, Dispatch, EarlyAnswer, Link, Next, Orders, Reply, Ticket,
     exchange::Exchange,
     handler::{Done, Handlers},
     keepalive::KeepAlive,
@@ -42,6 +42,8 @@ pub(crate) struct Driver {
     exchange: Exchange<Ticket>,
     dispatch: Arc<dyn Dispatch>,
     handlers: Handlers,
+    /// Wakes the driver for its handlers, or is noted in the turn that it comes in.
+    waker: Waker,
     /// Counts connections, so that an answer goes out on the one that the call came in on, or not at all.
     generation: u32,
     /// Counts calls that came in.
@@ -82,6 +84,7 @@ impl Driver {
     pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, options: Arc<Options>) -> Box<Self> {
         Box::new(Self {
             exchange: Exchange::new(link.agreed().cloned(), options),
+            waker: link.clone().into(),
             link,
             dispatch,
             handlers: Handlers::default(),
@@ -200,7 +203,7 @@ impl Driver {
         poll_fn(|cx| {
             self.poll_orphans(cx);
             let now = tokio::time::Instant::now().into_std();
-            if let Some(close) = self.take_commands(cx) {
+            if let Some(close) = self.take_orders(cx).close {
                 if close.manner() == Manner::Forced {
                     self.handlers.clear();
                 }
@@ -297,16 +300,16 @@ impl Driver {
         }
     }
 
-    /// Does what the handles ask for; gives the wish to close, if there is one.
-    fn take_commands(&mut self, cx: &Context<'_>) -> Option<Close> {
-        let close = self.link.take(&mut self.commands, cx);
-        self.obey(close.as_ref());
-        close
+    /// Does what the handles ask for, and is woken for the next of it.
+    fn take_orders(&mut self, cx: &Context<'_>) -> Orders {
+        let orders = self.link.take(&mut self.commands, cx);
+        self.obey(&orders);
+        orders
     }
 
     /// Does what was taken out of the mailbox.
-    fn obey(&mut self, close: Option<&Close>) {
-        if close.is_some() && !self.is_closing {
+    fn obey(&mut self, orders: &Orders) {
+        if orders.close.is_some() && !self.is_closing {
             self.is_closing = true;
             if let Some(told) = self.closing.take() {
                 told();

@@ -17,29 +17,48 @@ use crate::{
 };
 
 /// Handlers at work. Nothing is kept while there are none.
+///
+/// Most stations call one thing at a time (OCPP-J 1.6 §4.1.1, OCPP 2.0.1 part 4 §4.1.1): only where there is more than one
+/// handler does it pay to know which of them can go on.
 #[derive(Default)]
-pub(super) struct Handlers(Option<FuturesUnordered<Handler>>);
+pub(super) enum Handlers {
+    #[default]
+    None,
+    One(Box<Handler>),
+    Many(FuturesUnordered<Handler>),
+}
 
 impl Handlers {
+    /// Takes a handler that is not done. It is polled when its waker asks for it, or some other handler's.
     pub(super) fn push(&mut self, handler: Handler) {
-        self.0.get_or_insert_default().push(handler);
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(Box::new(handler)),
+            Self::One(first) => Self::Many([*first, handler].into_iter().collect()),
+            Self::Many(handlers) => {
+                handlers.push(handler);
+                Self::Many(handlers)
+            }
+        };
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_none()
+        matches!(self, Self::None)
     }
 
     /// Drops all of them.
     pub(super) fn clear(&mut self) {
-        self.0 = None;
+        *self = Self::None;
     }
 
     /// What came of the next one that is done; none where there is no other.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Done>> {
-        let Some(handlers) = &mut self.0 else { return Poll::Ready(None) };
-        let next = ready!(handlers.poll_next_unpin(cx));
-        if handlers.is_empty() {
-            self.0 = None;
+        let next = match self {
+            Self::None => return Poll::Ready(None),
+            Self::One(handler) => Some(ready!(Pin::new(handler).poll(cx))),
+            Self::Many(handlers) => ready!(handlers.poll_next_unpin(cx)),
+        };
+        if !matches!(self, Self::Many(handlers) if !handlers.is_empty()) {
+            self.clear();
         }
         Poll::Ready(next)
     }
@@ -78,9 +97,9 @@ impl Future for Handler {
                 Reply::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
             }
         };
-        let (id, action) = (self.id.clone(), self.action.clone());
         self.stopwatch.handled(&reply);
         let &mut Self { wants_answer, generation, serial, .. } = &mut *self;
+        let (id, action) = (std::mem::take(&mut self.id), std::mem::take(&mut self.action));
         Poll::Ready(Done { id, action, wants_answer, generation, serial, reply })
     }
 }

@@ -14,6 +14,7 @@ use super::{
     auth::AnyAuth,
     negotiation::{Negotiation, Order},
     registry::{Registry, Rules},
+    running::Running,
     versions,
 };
 use crate::{
@@ -241,9 +242,9 @@ impl RpcServerBuilder {
             hub: Arc::new(Hub::default()),
             meter: Meter::new(),
             tasks: TaskTracker::new(),
+            running: Running::default(),
             closing: CancellationToken::new(),
             kill: CancellationToken::new(),
-            active: AtomicUsize::new(0),
             clean: AtomicUsize::new(0),
             forced: AtomicUsize::new(0),
         };

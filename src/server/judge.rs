@@ -7,7 +7,6 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::future::FutureExt as _;
 
 use super::{
     Accept, Handshake, Inner, Reject, RpcServer, RpcUpgrade, UpgradeError,
@@ -139,7 +138,7 @@ impl Inner {
         let identity = (agreement != Agreement::None).then(|| handshake.shared_identity());
         let place = self.registry.reserve(identity, handshake.remote_address())?;
         let session = session::run(self.clone(), upgrade, Plan { place, agreement, options, extensions, deviations });
-        self.tasks.spawn(session.with_cancellation_token_owned(self.kill.clone()));
+        self.running.spawn(&self.tasks, session);
         Ok(response)
     }
 

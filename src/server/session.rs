@@ -137,7 +137,7 @@ pub(super) struct Plan {
 
 /// A session whose client's socket is there.
 struct Opened {
-    server: Arc<Inner>,
+    active: Active,
     link: Arc<Link>,
     driver: Box<Driver>,
     socket: Box<Socket>,
@@ -156,6 +156,8 @@ pub(super) fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> impl F
 }
 
 async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Opened, Span)> {
+    let active = Active { server };
+    let server = &active.server;
     let Plan { place, agreement, options, mut extensions, deviations } = plan;
     let (handshake, status) = (upgrade.handshake.clone(), upgrade.status());
     let refused = |status, reason: &str| server.refused(&handshake, status, reason);
@@ -216,15 +218,14 @@ async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Op
             link.emit(|| news);
         }
     });
-    Some((Opened { server, link, driver, socket, place }, span))
+    Some((Opened { active, link, driver, socket, place }, span))
 }
 
 impl Opened {
     // No `async fn`, which would keep room for its arguments twice.
     fn serve(self) -> impl Future<Output = ()> + Send {
-        let Self { server, link, mut driver, socket, place } = self;
+        let Self { active, link, mut driver, socket, place } = self;
         let open = meter::Connection::opened();
-        let active = Active::one_of(server);
         async move {
             // Where the task is dropped, it has left the registry before anybody hears of its end.
             let place = place;
@@ -242,20 +243,13 @@ impl Opened {
     }
 }
 
-/// Counts a session as there, until it is dropped.
+/// Keeps a session's task among those that run, until it is dropped.
 struct Active {
     server: Arc<Inner>,
 }
 
-impl Active {
-    fn one_of(server: Arc<Inner>) -> Self {
-        server.active.fetch_add(1, Ordering::Relaxed);
-        Self { server }
-    }
-}
-
 impl Drop for Active {
     fn drop(&mut self) {
-        self.server.active.fetch_sub(1, Ordering::Relaxed);
+        self.server.running.leave();
     }
 }

@@ -13,7 +13,7 @@ use super::{Driver, Unflushed, settle};
 use crate::{
     close::{Cause, Close, Manner},
     connection::{
-        Answered, Inbound, Reply,
+        Answered, Inbound, Orders, Reply,
         exchange::Received,
         handler::{Done, Handler},
         keepalive::{KeepAlive, Ping},
@@ -40,15 +40,22 @@ impl Driver {
     ) -> Result<(), Farewell> {
         let now = tokio::time::Instant::now();
         // First, so that an order holds for all that is read after it was given.
-        let close = self.link.begin_turn(&mut self.commands);
-        self.obey(close.as_ref());
-        self.abort_if_forced(close.as_ref())?;
+        let begun = self.link.begin_turn(&mut self.commands);
+        self.obey(&begun);
+        self.abort_if_forced(&begun)?;
         self.read(socket, keepalive, now, cx)?;
-        self.poll_handlers(socket)?;
+        if !self.handlers.is_empty() && (begun.stirred || self.link.was_stirred()) {
+            self.poll_handlers(socket)?;
+        }
         // What handlers have asked for is done in the same turn; they may have taken their time.
-        let close = self.take_commands(cx);
-        self.abort_if_forced(close.as_ref())?;
-        self.start_next(socket, cx)?;
+        let orders = self.take_orders(cx);
+        self.abort_if_forced(&orders)?;
+        self.start_next(socket)?;
+        // A second look and no third one, so that handlers that wake themselves starve nobody: what comes now is for the
+        // next turn.
+        if orders.stirred {
+            self.poll_handlers(socket)?;
+        }
         let now = tokio::time::Instant::now().into_std();
         self.expire(now);
         let &Options { ping_interval, activity_defers_pings, .. } = self.options();
@@ -64,19 +71,16 @@ impl Driver {
         if !self.exchange.calls_out.awaits_any() {
             socket.rest();
         }
-        if let Some(close) = close {
-            self.consider(&close, all_sent, now)?;
+        if let Some(close) = &orders.close {
+            self.consider(close, all_sent, now)?;
         }
         self.arm(timer, next_ping, cx);
-        if !self.handlers.is_empty() && self.link.was_stirred() {
-            cx.waker().wake_by_ref();
-        }
         Ok(())
     }
 
     /// Drops everything, where that is wished.
-    fn abort_if_forced(&mut self, close: Option<&Close>) -> Result<(), Farewell> {
-        let Some(close) = close.filter(|close| close.manner() == Manner::Forced) else { return Ok(()) };
+    fn abort_if_forced(&mut self, orders: &Orders) -> Result<(), Farewell> {
+        let Some(close) = orders.close.as_ref().filter(|close| close.manner() == Manner::Forced) else { return Ok(()) };
         self.handlers.clear();
         Err(Farewell::forced(close))
     }
@@ -98,7 +102,7 @@ impl Driver {
             self.link.seen(now);
             keepalive.activity(now.into_std());
             match incoming {
-                Incoming::Text(text) => self.receive(&text, now.into_std(), socket, cx)?,
+                Incoming::Text(text) => self.receive(&text, now.into_std(), socket)?,
                 Incoming::Ping => {}
                 Incoming::Pong(payload) => {
                     if let Some(time) = keepalive.pong(&payload, now.into_std()) {
@@ -108,7 +112,7 @@ impl Driver {
                 }
                 Incoming::Binary(Some(text)) if Deviation::Binary.is_borne_by(self.options().tolerance) => {
                     self.exchange.deviates(Deviation::Binary, &text);
-                    self.receive(&text, now.into_std(), socket, cx)?;
+                    self.receive(&text, now.into_std(), socket)?;
                 }
                 Incoming::Binary(_) => {
                     let close = Close::new(1003).reason("OCPP-J is text").because(Cause::ProtocolError);
@@ -120,19 +124,13 @@ impl Driver {
         Ok(())
     }
 
-    fn receive(
-        &mut self,
-        text: &ByteString,
-        now: Instant,
-        socket: &mut Socket,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Farewell> {
+    fn receive(&mut self, text: &ByteString, now: Instant, socket: &mut Socket) -> Result<(), Farewell> {
         tracing::trace!(%text, "received");
         self.tell(Direction::In, text);
         let received = self.exchange.receive(text, now);
         self.tell_news();
         match received {
-            Received::Call(call) => self.start(call, socket, cx),
+            Received::Call(call) => self.start(call, socket),
             Received::Outcome(ticket, outcome, complaint) => {
                 self.link.answered();
                 settle(ticket, outcome);
@@ -149,14 +147,14 @@ impl Driver {
     }
 
     /// Hands a call to its handler, which may have the answer at once.
-    fn start(&mut self, mut call: Inbound, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+    fn start(&mut self, mut call: Inbound, socket: &mut Socket) -> Result<(), Farewell> {
         let (id, action, wants_answer) = (call.id.clone(), call.action.clone(), call.wants_answer);
         self.serial += 1;
         (call.generation, call.serial) = (self.generation, self.serial);
         let work = self.dispatch.dispatch(call, &self.link);
         let (generation, serial, stopwatch) = (self.generation, self.serial, self.link.meter.call());
         let mut handler = Handler { id, action, wants_answer, generation, serial, stopwatch, work };
-        let id = match Pin::new(&mut handler).poll(cx) {
+        let id = match Pin::new(&mut handler).poll(&mut Context::from_waker(&self.waker)) {
             // An answer that was given early is on its way.
             Poll::Ready(Done { id, reply: Reply::Given, .. }) => id,
             Poll::Ready(done) => return self.answer(&done).map_or(Ok(()), |(text, _)| self.send(text, socket)),
@@ -174,25 +172,9 @@ impl Driver {
         Ok(())
     }
 
-    fn poll_handlers(&mut self, socket: &mut Socket) -> Result<(), Farewell> {
-        if self.handlers.is_empty() {
-            return Ok(());
-        }
-        // A handler that is woken within this turn needs no other one.
-        let waker = self.link.clone().into();
-        let cx = &mut Context::from_waker(&waker);
-        self.poll_ready(socket, cx)?;
-        // The set of handlers wakes as well when it has polled all of them: only a second look knows what there is to do.
-        // There is no third one, so that handlers that wake themselves starve nobody.
-        match self.link.was_stirred() {
-            true => self.poll_ready(socket, cx),
-            false => Ok(()),
-        }
-    }
-
     /// Polls handlers that can go on, and answers the calls of those that have ended.
-    fn poll_ready(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
-        while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {
+    fn poll_handlers(&mut self, socket: &mut Socket) -> Result<(), Farewell> {
+        while let Poll::Ready(Some(done)) = self.handlers.poll_next(&mut Context::from_waker(&self.waker)) {
             let is_ours = done.generation == self.generation;
             if is_ours {
                 self.exchange.calls_in.finished();
@@ -203,15 +185,15 @@ impl Driver {
             {
                 self.send(text, socket)?;
             }
-            self.start_next(socket, cx)?;
+            self.start_next(socket)?;
         }
         Ok(())
     }
 
     /// Starts calls that waited in line for a handler, as many as there is room for.
-    fn start_next(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Result<(), Farewell> {
+    fn start_next(&mut self, socket: &mut Socket) -> Result<(), Farewell> {
         while let Some(call) = self.exchange.next_in_line() {
-            self.start(call, socket, cx)?;
+            self.start(call, socket)?;
         }
         Ok(())
     }
