@@ -4,7 +4,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -291,34 +291,34 @@ impl<R> Call<R> {
         self.stopwatch.called(outcome);
         self.span.record("outcome", outcome.as_ref().err().map_or("result", Error::outcome));
     }
+}
 
-    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<R, Error>> {
-        loop {
-            match std::mem::replace(&mut self.state, State::Done) {
-                State::Draft { link, mut call, outcome, within } => {
-                    let key = call.key;
-                    call.deadline = within.map(|within| Instant::now().into_std() + within);
-                    self.state = match link.submit(call) {
-                        Ok(()) => State::Submitted { link, key, outcome },
-                        Err(error) => State::Failed(error),
-                    };
-                }
-                State::Submitted { link, key, mut outcome } => {
-                    return match Pin::new(&mut outcome).poll(cx) {
-                        Poll::Pending => {
-                            self.state = State::Submitted { link, key, outcome };
-                            Poll::Pending
-                        }
-                        Poll::Ready(Ok(outcome)) => {
-                            Poll::Ready(outcome.and_then(|answered| (self.read)(answered, &link)))
-                        }
-                        // The connection's task was dropped with the call in its hands.
-                        Poll::Ready(Err(_)) => Poll::Ready(Err(Error::Disconnected { maybe_delivered: true })),
-                    };
-                }
-                State::Failed(error) => return Poll::Ready(Err(error)),
-                State::Done => panic!("a call was polled after it had ended"),
-            }
+impl State {
+    fn poll<R>(&mut self, read: Read<R>, cx: &mut Context<'_>) -> Poll<Result<R, Error>> {
+        if let Self::Draft { .. } = self {
+            *self = std::mem::replace(self, Self::Done).submit();
+        }
+        let outcome = match self {
+            Self::Submitted { link, outcome, .. } => match ready!(Pin::new(outcome).poll(cx)) {
+                Ok(outcome) => outcome.and_then(|answered| read(answered, link)),
+                // The connection's task was dropped with the call in its hands.
+                Err(_) => Err(Error::Disconnected { maybe_delivered: true }),
+            },
+            Self::Failed(error) => Err(error.clone()),
+            Self::Draft { .. } | Self::Done => panic!("a call was polled after it had ended"),
+        };
+        *self = Self::Done;
+        Poll::Ready(outcome)
+    }
+
+    /// Puts a draft in line.
+    fn submit(self) -> Self {
+        let Self::Draft { link, mut call, outcome, within } = self else { return self };
+        let key = call.key;
+        call.deadline = within.map(|within| Instant::now().into_std() + within);
+        match link.submit(call) {
+            Ok(()) => Self::Submitted { link, key, outcome },
+            Err(error) => Self::Failed(error),
         }
     }
 }
@@ -348,8 +348,8 @@ impl<R> Future for Call<R> {
             self.take_back();
             return Poll::Ready(Err(Error::Cancelled));
         }
-        let span = self.span.clone();
-        let polled = span.in_scope(|| self.poll_outcome(cx));
+        let Self { state, read, span, .. } = &mut *self;
+        let polled = span.in_scope(|| state.poll(*read, cx));
         if let Poll::Ready(outcome) = &polled {
             self.ended(outcome);
         }

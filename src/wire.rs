@@ -44,6 +44,13 @@ pub(crate) struct Unreadable {
     pub(crate) fault: Fault,
 }
 
+impl Unreadable {
+    #[cold]
+    pub(crate) fn new(kind: Option<u64>, id: Option<MessageId>, fault: Fault) -> Self {
+        Self { kind, id, code: None, fault }
+    }
+}
+
 /// What is wrong with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -294,9 +294,11 @@ impl Driver {
 
     /// Tells those who read events what the exchange has to tell.
     fn tell_news(&mut self) {
-        for news in self.exchange.news() {
-            meter::news(&news);
-            self.link.emit(|| news);
+        if self.exchange.has_news() {
+            for news in self.exchange.news() {
+                meter::news(&news);
+                self.link.emit(|| news);
+            }
         }
     }
 

@@ -86,6 +86,10 @@ impl<T> Exchange<T> {
         self.options = Arc::new(options);
     }
 
+    pub(crate) fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
     /// What there is to tell since this was last asked.
     pub(crate) fn news(&mut self) -> Vec<EventKind> {
         std::mem::take(&mut self.news)
@@ -133,6 +137,7 @@ impl<T> Exchange<T> {
     }
 
     /// The answer to a call that did not.
+    #[cold]
     pub(crate) fn refusal(&self, id: Option<&MessageId>, error: &CallError) -> String {
         let code = self.dialect().spell(error.code());
         wire::call_error(id, code, &error.told(self.options.detailed_errors), error.details())
@@ -164,7 +169,7 @@ impl<T> Exchange<T> {
                 self.bad_in_a_row = 0;
                 received
             }
-            Err(unreadable) => self.salvage(unreadable, text).unwrap_or_else(|unreadable| self.bad(unreadable, text)),
+            Err(unreadable) => self.endure(unreadable, text),
         }
     }
 
@@ -177,7 +182,7 @@ impl<T> Exchange<T> {
             _ => None,
         };
         if let Some(fault) = fault {
-            return Err(Unreadable { kind: Some(frame.kind()), id: Some(frame.id().clone()), code: None, fault });
+            return Err(Unreadable::new(Some(frame.kind()), Some(frame.id().clone()), fault));
         }
         match frame {
             Frame::Call { id, action, payload } => Ok(self.admit(Inbound::new(id, action, payload, true, weight), now)),
@@ -217,7 +222,7 @@ impl<T> Exchange<T> {
                 return Ok(Received::Nothing);
             }
             Addressee::Nobody => {
-                return Err(Unreadable { kind: Some(kind), id: Some(id), code: None, fault: Fault::UnknownMessageId });
+                return Err(Unreadable::new(Some(kind), Some(id), Fault::UnknownMessageId));
             }
         };
         let payload = match outcome {
@@ -237,6 +242,12 @@ impl<T> Exchange<T> {
                 Received::Outcome(call.ticket, Err(violation.into()), complaint)
             }
         })
+    }
+
+    /// What comes of a message that cannot be read.
+    #[cold]
+    fn endure(&mut self, unreadable: Unreadable, text: &ByteString) -> Received<T> {
+        self.salvage(unreadable, text).unwrap_or_else(|unreadable| self.bad(unreadable, text))
     }
 
     /// The end of a call whose answer has come and cannot be read, where that is wanted.
@@ -277,6 +288,7 @@ impl<T> Exchange<T> {
     }
 
     /// Something that is put up with.
+    #[cold]
     pub(crate) fn deviates(&mut self, deviation: Deviation, text: &ByteString) {
         self.news.push(EventKind::Deviation { deviation, text: Some(Text(text.clone())) });
     }

@@ -72,16 +72,19 @@ enum Step {
 
 impl Farewell {
     /// This side closes.
+    #[cold]
     pub(crate) fn close(close: &Close) -> Self {
         Self { closed: close.outcome(), step: Step::Close }
     }
 
     /// This side drops the socket without a word.
+    #[cold]
     pub(crate) fn forced(close: &Close) -> Self {
         Self { closed: close.outcome(), step: Step::Drop }
     }
 
     /// The socket is dropped without a word.
+    #[cold]
     pub(crate) fn drop(cause: Cause) -> Self {
         Self { closed: Closed::abnormal(cause), step: Step::Drop }
     }
@@ -92,6 +95,7 @@ impl Farewell {
     }
 
     /// The peer broke the protocol, and is told.
+    #[cold]
     fn tell(code: u16, cause: Cause, reason: String) -> Self {
         Self { closed: Close::new(code).reason(reason).because(cause).outcome(), step: Step::Tell }
     }
@@ -116,6 +120,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// How much of what comes in is read at once after a rest.
 const INPUT: usize = 8 << 10;
+
+/// How much of it any engine takes at once that has given out all that it had read: the longest head of a frame.
+const LEAST_INPUT: usize = 14;
 
 /// How much is queued before it is flushed.
 const WRITE_BATCH: u64 = 64 << 10;
@@ -173,17 +180,23 @@ impl Socket {
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, tungstenite::Error>> {
-        if self.engine.is_at_rest() {
-            // Perhaps nothing came in, for which no engine is needed.
-            let mut buffer = [MaybeUninit::uninit(); INPUT];
-            let mut input = ReadBuf::uninit(&mut buffer);
-            ready!(self.stream.poll_read(&mut input, cx))?;
-            if input.filled().is_empty() {
-                return Poll::Ready(Err(ProtocolError::ResetWithoutClosingHandshake.into()));
-            }
-            return self.engine.poll_read(&mut self.stream, input.filled(), cx);
+        let mut buffer = [MaybeUninit::uninit(); INPUT];
+        let mut input = match self.engine.is_at_rest() {
+            true => ReadBuf::uninit(&mut buffer),
+            false if self.is_passed_on() && self.stream.ran_dry => ReadBuf::uninit(&mut buffer[..LEAST_INPUT]),
+            false => return self.engine.poll_read(&mut self.stream, &[], cx),
+        };
+        // Perhaps nothing came in, for which no engine is needed.
+        ready!(self.stream.poll_read(&mut input, cx))?;
+        if input.filled().is_empty() {
+            return Poll::Ready(Err(ProtocolError::ResetWithoutClosingHandshake.into()));
         }
-        self.engine.poll_read(&mut self.stream, &[], cx)
+        self.engine.poll_read(&mut self.stream, input.filled(), cx)
+    }
+
+    /// Whether the engine has given out all that it has read.
+    fn is_passed_on(&self) -> bool {
+        self.given_out == self.stream.read
     }
 
     /// Queues a message for the next flush. With too much waiting for the peer already, nothing is queued and the
@@ -238,7 +251,7 @@ impl Socket {
 
     /// Lets go of the engine and its buffers, unless it has something to write, or may hold a part of a message.
     pub(crate) fn rest(&mut self) {
-        if !self.dirty && self.given_out == self.stream.read {
+        if !self.dirty && self.is_passed_on() {
             self.engine.rest();
         }
     }
@@ -316,17 +329,10 @@ impl Engine {
     fn new(early: &[u8], role: Role, max_message_size: usize) -> Self {
         let mut engine = Self { context: None, role, max_message_size };
         if !early.is_empty() {
-            let config = Some(engine.config(LEAST_BUFFER));
+            let config = Some(config(LEAST_BUFFER, max_message_size));
             engine.context = Some(Box::new(WebSocketContext::from_partially_read(early.to_vec(), role, config)));
         }
         engine
-    }
-
-    fn config(&self, buffer: usize) -> WebSocketConfig {
-        WebSocketConfig::default()
-            .read_buffer_size(buffer)
-            .max_message_size(Some(self.max_message_size))
-            .max_frame_size(Some(self.max_message_size))
     }
 
     fn is_at_rest(&self) -> bool {
@@ -339,9 +345,12 @@ impl Engine {
 
     /// The engine, made for so many bytes that came in where it was at rest.
     fn wake(&mut self, input: usize) -> &mut WebSocketContext {
-        // It takes all of them at once, and wants as much room again for the message that they begin.
-        let config = self.config(LEAST_BUFFER.max(2 * input));
-        self.context.get_or_insert_with(|| Box::new(WebSocketContext::new(self.role, Some(config))))
+        let Self { context, role, max_message_size } = self;
+        context.get_or_insert_with(|| {
+            // It takes all of them at once, and wants as much room again for the message that they begin.
+            let config = config(LEAST_BUFFER.max(2 * input), *max_message_size);
+            Box::new(WebSocketContext::new(*role, Some(config)))
+        })
     }
 
     /// The next message, of what was read already and then of the stream.
@@ -362,6 +371,13 @@ impl Engine {
     }
 }
 
+fn config(buffer: usize, max_message_size: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(buffer)
+        .max_message_size(Some(max_message_size))
+        .max_frame_size(Some(max_message_size))
+}
+
 fn polled<T>(asked: Asked<T>) -> Poll<Asked<T>> {
     match asked {
         Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
@@ -370,6 +386,7 @@ fn polled<T>(asked: Asked<T>) -> Poll<Asked<T>> {
 }
 
 /// How to part after an error of the engine.
+#[cold]
 fn farewell_after(error: &tungstenite::Error) -> Farewell {
     use tungstenite::Error;
     match error {

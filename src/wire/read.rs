@@ -18,7 +18,21 @@ use crate::{
 /// One that deviates more than is put up with cannot be read.
 pub(crate) fn read(text: &ByteString, tolerance: Tolerance) -> (Result<Frame, Unreadable>, Deviations) {
     let mut deviations = Deviations::default();
-    let mut frame = take_apart(text, &mut deviations);
+    let frame = take_apart(text, &mut deviations);
+    match frame.is_ok() && deviations == Deviations::default() {
+        true => (frame, deviations),
+        false => judge(text, frame, deviations, tolerance),
+    }
+}
+
+/// What becomes of a message that is not as it should be.
+#[cold]
+fn judge(
+    text: &ByteString,
+    mut frame: Result<Frame, Unreadable>,
+    mut deviations: Deviations,
+    tolerance: Tolerance,
+) -> (Result<Frame, Unreadable>, Deviations) {
     if let Err(Unreadable { fault: Fault::NotJson, .. }) = frame
         && tolerance == Tolerance::Salvage
         && let Some(escaped) = escape_controls(text)
@@ -61,23 +75,22 @@ fn take_apart(text: &ByteString, deviations: &mut Deviations) -> Result<Frame, U
     })?;
     let kind: Option<u64> = kind.and_then(|raw| raw.get().parse().ok());
     let id = id.and_then(|raw| message_id(text, raw, deviations));
-    let fail = |fault| Unreadable { kind, id: id.clone(), code: None, fault };
-
-    let known = |kind| (CALL..=SEND).contains(&kind);
-    let kind = kind.ok_or_else(|| fail(Fault::NoMessageType))?;
-    if !known(kind) {
-        return Err(fail(Fault::UnknownMessageType));
-    }
-    let id = id.clone().ok_or_else(|| fail(Fault::NoMessageId))?;
+    let (kind, id) = match (kind, id) {
+        (Some(kind @ CALL..=SEND), Some(id)) => (kind, id),
+        (Some(CALL..=SEND), None) => return Err(Unreadable::new(kind, None, Fault::NoMessageId)),
+        (Some(_), id) => return Err(Unreadable::new(kind, id, Fault::UnknownMessageType)),
+        (None, id) => return Err(Unreadable::new(None, id, Fault::NoMessageType)),
+    };
     match kind {
         CALL | SEND => {
-            let action = third.and_then(|raw| slice(text, raw)).ok_or_else(|| fail(Fault::NoAction))?;
+            let fail = |id, fault| Err(Unreadable::new(Some(kind), Some(id), fault));
+            let Some(action) = third.and_then(|raw| slice(text, raw)) else { return fail(id, Fault::NoAction) };
             let payload = payload(text, fourth, deviations);
             if fifth.is_some() || more {
-                return Err(fail(Fault::TooManyElements));
+                return fail(id, Fault::TooManyElements);
             }
             if !payload.is_object() {
-                return Err(fail(Fault::PayloadNotAnObject));
+                return fail(id, Fault::PayloadNotAnObject);
             }
             Ok(match kind {
                 CALL => Frame::Call { id, action, payload },
@@ -196,8 +209,9 @@ fn call_error(text: &ByteString, elements: [Option<&RawValue>; 3], deviations: &
 }
 
 /// What the first elements say of a message that goes wrong further on, such as one that was cut short.
+#[cold]
 fn front(json: &str, fault: Fault) -> Unreadable {
-    let mut front = Unreadable { kind: None, id: None, code: None, fault };
+    let mut front = Unreadable::new(None, None, fault);
     let Some(elements) = json.trim_start().strip_prefix('[') else { return front };
     let Some((kind, rest)) = elements.split_once(',') else {
         front.kind = elements.trim_end_matches([']', ' ']).trim().parse().ok();

@@ -204,12 +204,17 @@ impl Driver {
         socket.queue(text)
     }
 
-    /// Tells those who read events of a message, and of what it says.
+    /// Tells whoever wants to know of a message.
     fn tell(&mut self, direction: Direction, text: &str) {
         self.link.meter.message(direction, text.len());
-        if !self.link.is_watched() {
-            return;
+        if self.link.is_watched() {
+            self.tell_watchers(direction, text);
         }
+    }
+
+    /// Tells those who read events of a message, and of what it says.
+    #[cold]
+    fn tell_watchers(&mut self, direction: Direction, text: &str) {
         let text = ByteString::from(text);
         let raw = match direction {
             Direction::In => EventKind::Received,

@@ -15,6 +15,9 @@ pub(super) struct Stream {
     io: Box<dyn Io>,
     pub(super) read: u64,
     pub(super) written: u64,
+    /// Whether the last read got less than it had room for, and none has been in vain since: the next one will be, most
+    /// likely.
+    pub(super) ran_dry: bool,
 }
 
 /// How much of a farewell's unread input is read and thrown away: bytes left unread at a drop become a reset, and
@@ -24,12 +27,14 @@ const DRAIN_BYTES: usize = 64 << 10;
 impl Stream {
     /// A stream of which `early` has been read already.
     pub(super) fn new(io: Box<dyn Io>, early: &[u8]) -> Self {
-        Self { io, read: early.len() as u64, written: 0 }
+        Self { io, read: early.len() as u64, written: 0, ran_dry: false }
     }
 
     pub(super) fn poll_read(&mut self, buffer: &mut ReadBuf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
+        self.ran_dry = false;
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        self.ran_dry = buffer.remaining() > 0;
         self.read += (buffer.filled().len() - before) as u64;
         Poll::Ready(Ok(()))
     }
