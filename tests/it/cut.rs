@@ -1,12 +1,21 @@
 //! Messages, wherever the network cuts them.
 
-use ocpp_rpc::{Options, RpcRouter};
-use tokio::{io::AsyncWriteExt, task::yield_now};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use ocpp_rpc::{Options, Payload, RpcRouter};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
+    task::yield_now,
+};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     csms,
-    support::{Station, connected, echo, server_with},
+    support::{Station, connected, echo, serve, server_with},
 };
 
 /// A frame with its length in as many bytes (RFC 6455 §5.2).
@@ -132,5 +141,64 @@ async fn a_client_reads_large_messages_in_several_frames_and_what_follows_them()
             }
             assert_eq!(csms.receive().await[1], "1", "split at {split}, {early} bytes early");
         }
+    }
+}
+
+/// A stream that gives a few bytes at a time, however many there are.
+struct Sips {
+    stream: DuplexStream,
+    most: usize,
+}
+
+impl AsyncRead for Sips {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut sip = [0; 256];
+        let mut sip = ReadBuf::new(&mut sip[..self.most.min(buffer.remaining())]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut sip))?;
+        buffer.put_slice(sip.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Sips {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_got_little_does_not_mean_that_there_is_no_more() {
+    // Frames of one length, of which some are read at once, or which are cut anywhere.
+    let length = |size| frame(MASK, TEXT, &call(10, size)).len();
+    let whole = (0..24).flat_map(|size| [1, 2, 3].map(|frames| (size, frames * length(size))));
+    let cut = [1, 13, 14, 15, length(7) - 1, length(7) + 1].map(|most| (7, most));
+    for (size, most) in whole.chain(cut) {
+        let server = server_with(RpcRouter::new().on("Echo", echo), Options::server());
+        let (near, stream) = duplex(64 << 10);
+        serve(&server, Sips { stream, most });
+        let mut station = Station::open(near, "CP-1", "ocpp1.6").await;
+        while server.session("CP-1").is_none() {
+            yield_now().await;
+        }
+        // An answer is to come, so that the engine has no rest meanwhile.
+        let session = server.session("CP-1").expect("registered");
+        let reset = tokio::spawn(session.call::<Payload>("Reset", &()));
+        let (reset_id, _) = station.receive_call().await;
+        let calls: Vec<_> = (10..99).map(|id| frame(MASK, TEXT, &call(id, size))).collect();
+        station.ws.get_mut().write_all(&calls.concat()).await.expect("open");
+        for id in 10..99 {
+            let echoed = format!(r#"[3,"{id}",{{"x":"{}"}}]"#, "x".repeat(size));
+            assert_eq!(station.receive().await, echoed, "{most} bytes at a time");
+        }
+        station.send(format!(r#"[3,"{reset_id}",{{}}]"#)).await;
+        assert_eq!(reset.await.expect("no panic").expect("answered").as_str(), "{}");
     }
 }
