@@ -20,10 +20,11 @@ use tokio::{
 };
 
 use super::{
-    Agreed, Answered, Command, Dispatch, EarlyAnswer, Link, Next, Orders, Reply, Ticket,
+    Agreed, Answered, Command, Dispatch, EarlyAnswer, Link, Next, Reply, Ticket,
     exchange::Exchange,
     handler::{Done, Handlers},
     keepalive::KeepAlive,
+    link::Orders,
     socket::{Farewell, Socket},
 };
 use crate::{

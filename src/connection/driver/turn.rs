@@ -13,10 +13,11 @@ use super::{Driver, Unflushed, settle};
 use crate::{
     close::{Cause, Close, Manner},
     connection::{
-        Answered, Inbound, Orders, Reply,
+        Answered, Inbound, Reply,
         exchange::Received,
         handler::{Done, Handler},
         keepalive::{KeepAlive, Ping},
+        link::Orders,
         socket::{Farewell, Incoming, Socket},
     },
     event::{Direction, EventKind, Text},
