@@ -349,13 +349,13 @@ impl fmt::Display for Error {
     }
 }
 
+/// What is within is a part of the message already, so that the source is what caused that.
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Rejected(error) => Some(error),
-            Self::Encode(error) => Some(error.as_ref()),
-            Self::Decode(error) => Some(error.as_ref()),
-            Self::Invalid(violation) => Some(violation.as_ref()),
+            Self::Rejected(error) => error.source(),
+            Self::Encode(error) => error.source(),
+            Self::Decode(error) => error.source(),
             _ => None,
         }
     }

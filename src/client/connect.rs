@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     error::Error as StdError,
-    fmt, io,
+    fmt, io, iter,
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
@@ -128,8 +128,18 @@ impl Connector for Tcp {
         let address = format!("http://{target}").parse::<Uri>().map_err(io::Error::other)?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        let stream = connector.oneshot(address).await.map_err(io::Error::other)?;
+        let stream = connector.oneshot(address).await.map_err(|error| with_cause(&error))?;
         Ok(stream.into_inner())
+    }
+}
+
+/// An error that says where something went wrong, with the system's words for what did.
+fn with_cause(error: &dyn StdError) -> io::Error {
+    let mut causes = iter::successors(error.source(), |cause| (**cause).source());
+    let kind_and_cause = causes.find_map(|cause| Some((cause.downcast_ref::<io::Error>()?.kind(), cause)));
+    match kind_and_cause {
+        Some((kind, cause)) => io::Error::new(kind, format!("{error}: {cause}")),
+        None => io::Error::other(error.to_string()),
     }
 }
 
@@ -209,12 +219,13 @@ impl fmt::Display for ConnectError {
     }
 }
 
+/// What is within is a part of the message already, so that the source is what caused that.
 impl StdError for ConnectError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Settings(error) => Some(error),
-            Self::Io(error) => Some(error.as_ref()),
-            Self::Http(error) => Some(error.as_ref()),
+            Self::Settings(error) => error.source(),
+            Self::Io(error) => error.source(),
+            Self::Http(error) => error.source(),
             _ => None,
         }
     }

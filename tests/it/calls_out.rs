@@ -9,7 +9,7 @@ use ocpp_rpc::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::support::{NextNow, SECOND, connected, server, server_with};
+use crate::support::{NextNow, SECOND, connected, says_nothing_twice, server, server_with};
 
 #[tokio::test]
 async fn b23_calls_go_out_in_order_one_at_a_time_and_get_their_answers() {
@@ -150,7 +150,9 @@ async fn b26_parameters_and_answers_that_do_not_fit_are_errors_of_the_caller() {
     let (id, call_text) = station.receive_call().await;
     assert_eq!(call_text, json!(["Typed", {}]), "the list was never written");
     station.send(format!(r#"[3,"{id}",{{"a":"b"}}]"#)).await;
-    assert!(matches!(call.await.expect("no panic"), Err(Error::Decode(_))));
+    let error = call.await.expect("no panic").expect_err("not decodable");
+    assert!(matches!(error, Error::Decode(_)), "{error:?}");
+    says_nothing_twice(&error);
 }
 
 #[tokio::test]

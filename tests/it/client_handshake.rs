@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     csms::{Dials, UPGRADE, client, connected, connecting, reconnect},
-    support::{SECOND, echo, serve},
+    support::{SECOND, echo, says_nothing_twice, serve},
 };
 
 #[tokio::test]
@@ -249,7 +249,9 @@ async fn tcp_is_dialled_straight_or_through_a_proxy() {
     }
     listener.close(Close::going_away()).await;
     let error = base().connect().await.expect_err("nobody there");
-    assert!(matches!(error, ConnectError::Io(_)), "{error:?}");
+    assert!(matches!(&error, ConnectError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused), "{error:?}");
+    assert!(error.to_string().contains("refused"), "{error}");
+    says_nothing_twice(&error);
 }
 
 /// The head of the handshake that comes next, as it is on the wire.

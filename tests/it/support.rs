@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    error::Error,
     io,
     sync::{Arc, Mutex},
     time::Duration,
@@ -64,6 +65,16 @@ pub fn gated() -> (RpcRouter<Arc<Semaphore>>, Arc<Semaphore>) {
     }
     let gate = Arc::new(Semaphore::new(0));
     (RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo), gate)
+}
+
+/// Fails where an error and its causes, printed one after the other, say the same twice.
+pub fn says_nothing_twice(error: &dyn Error) {
+    let mut said = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| (**cause).source()) {
+        let cause = cause.to_string();
+        assert!(!said.contains(&cause), "{cause:?} comes after {said:?}");
+        said.push_str(&cause);
+    }
 }
 
 /// Everything that was logged.

@@ -32,7 +32,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::tcp::{Client, Site, head, soon};
+use crate::{
+    support::says_nothing_twice,
+    tcp::{Client, Site, head, soon},
+};
 
 /// An authority, made up for one test.
 pub struct Authority {
@@ -216,6 +219,7 @@ async fn a_server_that_cannot_be_believed_is_not_talked_to() {
         let error = soon(client(&site, tls).connect()).await.expect_err("not believed");
         assert!(matches!(error, ConnectError::Io(_)), "{error:?}");
         assert!(error.to_string().contains("invalid peer certificate"), "{error}");
+        says_nothing_twice(&error);
         let (identity, status, reason) = site.refused().await;
         assert_eq!((identity, status), (None, None));
         assert!(reason.starts_with("no connection: "), "{reason}");
