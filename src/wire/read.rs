@@ -17,22 +17,40 @@ use crate::{
 ///
 /// One that deviates more than is put up with cannot be read.
 pub(crate) fn read(text: &ByteString, tolerance: Tolerance) -> (Result<Frame, Unreadable>, Deviations) {
-    let mut deviations = Deviations::default();
-    let frame = take_apart(text, &mut deviations);
-    match frame.is_ok() && deviations == Deviations::default() {
-        true => (frame, deviations),
-        false => judge(text, frame, deviations, tolerance),
+    match usual(text) {
+        Some(frame) => (Ok(frame), Deviations::default()),
+        None => judge(text, tolerance),
     }
 }
 
-/// What becomes of a message that is not as it should be.
+/// A call or a result like most: nothing is to be said of it, and its strings have no escapes.
+fn usual(text: &ByteString) -> Option<Frame> {
+    let is_plain = |id: &str, payload: &RawValue| id.len() <= LONGEST_ID && payload.get().starts_with('{');
+    let payload_of = |raw: &RawValue| Payload(text.slice_ref(raw.get()));
+    match text.as_bytes().get(1)? {
+        b'2' => match serde_json::from_str::<(u64, &str, &str, &RawValue)>(text).ok()? {
+            (CALL, id, action, payload) if is_plain(id, payload) => Some(Frame::Call {
+                id: MessageId::new(text.slice_ref(id)),
+                action: text.slice_ref(action),
+                payload: payload_of(payload),
+            }),
+            _ => None,
+        },
+        b'3' => match serde_json::from_str::<(u64, &str, &RawValue)>(text).ok()? {
+            (CALL_RESULT, id, payload) if is_plain(id, payload) => {
+                Some(Frame::CallResult { id: MessageId::new(text.slice_ref(id)), payload: payload_of(payload) })
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Reads any other message, tolerantly, and says what becomes of one that is not as it should be.
 #[cold]
-fn judge(
-    text: &ByteString,
-    mut frame: Result<Frame, Unreadable>,
-    mut deviations: Deviations,
-    tolerance: Tolerance,
-) -> (Result<Frame, Unreadable>, Deviations) {
+fn judge(text: &ByteString, tolerance: Tolerance) -> (Result<Frame, Unreadable>, Deviations) {
+    let mut deviations = Deviations::default();
+    let mut frame = take_apart(text, &mut deviations);
     if let Err(Unreadable { fault: Fault::NotJson, .. }) = frame
         && tolerance == Tolerance::Salvage
         && let Some(escaped) = escape_controls(text)
@@ -256,7 +274,38 @@ mod tests {
     use super::*;
 
     fn read_tolerantly(json: &str) -> Result<Frame, Unreadable> {
-        read(&json.into(), Tolerance::Tolerant).0
+        let text = json.into();
+        if let Some(usual) = usual(&text) {
+            let mut deviations = Deviations::default();
+            let frame = take_apart(&text, &mut deviations).expect(json);
+            assert_eq!((format!("{frame:?}"), deviations), (format!("{usual:?}"), Deviations::default()), "{json}");
+        }
+        read(&text, Tolerance::Tolerant).0
+    }
+
+    #[test]
+    fn usual_messages_are_read_at_once_and_others_are_looked_at() {
+        for json in [r#"[2,"1","Heartbeat",{}]"#, r#"[3,"1",{"a":[1,"]"]}]"#, "[2 , \"\",\t\"A\", { } ]\n"] {
+            assert!(usual(&json.into()).is_some(), "{json}");
+            assert!(read_tolerantly(json).is_ok(), "{json}");
+        }
+        for json in [
+            r#"[2,"a\"","A",{}]"#,
+            r#"[2,"1","A"]"#,
+            r#"[2,"1","A",{},1]"#,
+            r#"[2,"1","A",[]]"#,
+            r#"[2,1,"A",{}]"#,
+            r#"[2.0,"1","A",{}]"#,
+            r#"[20,"1","A",{}]"#,
+            r#"[3,"1",null]"#,
+            r#"[3,"1",{},1]"#,
+            r#"[3,"1",{}]]"#,
+            r#"[3,"1234567890123456789012345678901234567",{}]"#,
+            r#"[4,"1","A","",{}]"#,
+            r#""3"#,
+        ] {
+            assert!(usual(&json.into()).is_none(), "{json}");
+        }
     }
 
     fn deviations(json: &str, tolerance: Tolerance) -> Vec<Deviation> {
