@@ -9,10 +9,10 @@ pub(crate) mod driver;
 pub(crate) mod exchange;
 mod handler;
 mod keepalive;
-mod link;
+pub(crate) mod link;
 pub(crate) mod socket;
 
-pub(crate) use self::link::{Link, Meanwhile, Next};
+pub(crate) use self::link::Link;
 
 use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc, time::SystemTime};
 

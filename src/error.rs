@@ -349,17 +349,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// What is within is a part of the message already, so that the source is what caused that.
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Rejected(error) => error.source(),
-            Self::Encode(error) => error.source(),
-            Self::Decode(error) => error.source(),
-            _ => None,
-        }
-    }
-}
+/// What it holds is a part of the message already.
+impl StdError for Error {}
 
 impl From<NotAnObject> for Error {
     fn from(error: NotAnObject) -> Self {

@@ -299,16 +299,17 @@ impl State {
             *self = std::mem::replace(self, Self::Done).submit();
         }
         let outcome = match self {
-            Self::Submitted { link, outcome, .. } => match ready!(Pin::new(outcome).poll(cx)) {
-                Ok(outcome) => outcome.and_then(|answered| read(answered, link)),
-                // The connection's task was dropped with the call in its hands.
-                Err(_) => Err(Error::Disconnected { maybe_delivered: true }),
-            },
-            Self::Failed(error) => Err(error.clone()),
-            Self::Draft { .. } | Self::Done => panic!("a call was polled after it had ended"),
+            Self::Submitted { outcome, .. } => Some(ready!(Pin::new(outcome).poll(cx))),
+            _ => None,
         };
-        *self = Self::Done;
-        Poll::Ready(outcome)
+        // It is over before the user's type reads the answer, which may panic.
+        Poll::Ready(match (std::mem::replace(self, Self::Done), outcome) {
+            (Self::Submitted { link, .. }, Some(Ok(outcome))) => outcome.and_then(|answered| read(answered, &link)),
+            // The connection's task was dropped with the call in its hands.
+            (Self::Submitted { .. }, _) => Err(Error::Disconnected { maybe_delivered: true }),
+            (Self::Failed(error), _) => Err(error),
+            (Self::Draft { .. } | Self::Done, _) => panic!("a call was polled after it had ended"),
+        })
     }
 
     /// Puts a draft in line.

@@ -146,7 +146,7 @@ struct Inner {
     hub: Arc<Hub>,
     meter: Meter,
     tasks: TaskTracker,
-    /// Those of the tasks that are sessions, until the last of their handlers has ended.
+    /// Those of the tasks that are sessions or going to be, until the last of their handlers has ended.
     running: Running,
     /// Fires when closing begins.
     closing: CancellationToken,
@@ -242,7 +242,8 @@ impl RpcServer {
         let deadline = inner.registry.close_all(&close, Instant::now() + self.patience(&close));
         inner.tasks.close();
         if timeout_at(deadline, inner.tasks.wait()).await.is_err() {
-            inner.forced.fetch_max(inner.running.abort(), Ordering::Relaxed);
+            // Known before the first of them is gone, for whoever waits for that as well.
+            inner.running.abort(|dropped| _ = inner.forced.fetch_max(dropped, Ordering::Relaxed));
             inner.kill.cancel();
             inner.tasks.wait().await;
         }

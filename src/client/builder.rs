@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    connection::{Dispatch, Meanwhile},
+    connection::{Dispatch, link::Meanwhile},
     dialect::Dialect,
     handshake,
     options::{self, BuildError, Options},

@@ -128,18 +128,18 @@ impl Connector for Tcp {
         let address = format!("http://{target}").parse::<Uri>().map_err(io::Error::other)?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        let stream = connector.oneshot(address).await.map_err(|error| with_cause(&error))?;
+        let stream = connector.oneshot(address).await.map_err(with_cause)?;
         Ok(stream.into_inner())
     }
 }
 
 /// An error that says where something went wrong, with the system's words for what did.
-fn with_cause(error: &dyn StdError) -> io::Error {
+fn with_cause(error: impl StdError + Send + Sync + 'static) -> io::Error {
     let mut causes = iter::successors(error.source(), |cause| (**cause).source());
     let kind_and_cause = causes.find_map(|cause| Some((cause.downcast_ref::<io::Error>()?.kind(), cause)));
     match kind_and_cause {
         Some((kind, cause)) => io::Error::new(kind, format!("{error}: {cause}")),
-        None => io::Error::other(error.to_string()),
+        None => io::Error::other(error),
     }
 }
 
@@ -223,7 +223,6 @@ impl fmt::Display for ConnectError {
 impl StdError for ConnectError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Settings(error) => error.source(),
             Self::Io(error) => error.source(),
             Self::Http(error) => error.source(),
             _ => None,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     close::{Cause, Close, Closed},
-    connection::{Agreed, Next, driver::Driver, socket::Socket},
+    connection::{Agreed, driver::Driver, link::Next, socket::Socket},
     dialect::Dialect,
     event::EventKind,
     meter,

@@ -20,11 +20,11 @@ use tokio::{
 };
 
 use super::{
-    Agreed, Answered, Command, Dispatch, EarlyAnswer, Link, Next, Reply, Ticket,
+    Agreed, Answered, Command, Dispatch, EarlyAnswer, Link, Reply, Ticket,
     exchange::Exchange,
     handler::{Done, Handlers},
     keepalive::KeepAlive,
-    link::Orders,
+    link::{Next, Orders},
     socket::{Farewell, Socket},
 };
 use crate::{

@@ -23,7 +23,7 @@ use crate::{
     meter::Meter,
 };
 
-/// A connection, as far as its handles and its driver know it both.
+/// What handles and driver share of a connection; a handle is little more than a pointer to it.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) about: About,

@@ -186,7 +186,7 @@ impl Socket {
             false if self.is_passed_on() && self.stream.ran_dry => ReadBuf::uninit(&mut buffer[..LEAST_INPUT]),
             false => return self.engine.poll_read(&mut self.stream, &[], cx),
         };
-        // Perhaps nothing came in, for which no engine is needed.
+        // Perhaps nothing came in, and then the engine has no work: there is none, or one that has passed all of it on.
         ready!(self.stream.poll_read(&mut input, cx))?;
         if input.filled().is_empty() {
             return Poll::Ready(Err(ProtocolError::ResetWithoutClosingHandshake.into()));

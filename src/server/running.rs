@@ -13,33 +13,59 @@ use tokio_util::task::TaskTracker;
 
 /// The tasks that have not ended.
 #[derive(Default)]
-pub(super) struct Running(Mutex<HashMap<Id, AbortHandle>>);
+pub(super) struct Running(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    tasks: HashMap<Id, Task>,
+    /// Whether all were to be dropped, and those that come are, too.
+    is_over: bool,
+}
+
+struct Task {
+    handle: AbortHandle,
+    is_session: bool,
+}
 
 impl Running {
     /// Spawns a task, which is to [leave](Self::leave) at its end, if it is ever polled.
     pub(super) fn spawn(&self, tasks: &TaskTracker, task: impl Future<Output = ()> + Send + 'static) {
         // Under the lock, so that it cannot leave before it is here.
-        let mut running = self.lock();
-        let task = tasks.spawn(task).abort_handle();
-        running.insert(task.id(), task);
+        let mut state = self.lock();
+        let handle = tasks.spawn(task).abort_handle();
+        if state.is_over {
+            handle.abort();
+        } else if !handle.is_finished() {
+            state.tasks.insert(handle.id(), Task { handle, is_session: false });
+        }
+    }
+
+    /// The task that calls this has become a session.
+    pub(super) fn open(&self) {
+        if let Some(id) = try_id() {
+            self.lock().tasks.entry(id).and_modify(|task| task.is_session = true);
+        }
     }
 
     /// The task that calls this is at its end.
     pub(super) fn leave(&self) {
         if let Some(id) = try_id() {
-            self.lock().remove(&id);
+            self.lock().tasks.remove(&id);
         }
     }
 
-    /// Drops all of them, handlers included, and says how many there were.
-    pub(super) fn abort(&self) -> usize {
+    /// Drops all of them, handlers included; before, `dropped` hears how many of them are sessions.
+    pub(super) fn abort(&self, dropped: impl FnOnce(usize)) {
+        let mut state = self.lock();
+        state.is_over = true;
+        let tasks = std::mem::take(&mut state.tasks);
+        dropped(tasks.values().filter(|task| task.is_session).count());
         // Those that are dropped at once come back for the lock.
-        let running = std::mem::take(&mut *self.lock());
-        running.values().for_each(AbortHandle::abort);
-        running.len()
+        drop(state);
+        tasks.values().for_each(|task| task.handle.abort());
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, AbortHandle>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that runs under the lock can leave it half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -49,7 +75,11 @@ impl Running {
 mod tests {
     use std::{future::pending, sync::Arc};
 
-    use tokio::runtime::{Builder, Runtime};
+    use futures_util::FutureExt;
+    use tokio::{
+        runtime::{Builder, Runtime},
+        task::yield_now,
+    };
 
     use super::*;
 
@@ -63,6 +93,10 @@ mod tests {
 
     fn running() -> (Runtime, TaskTracker, Arc<Running>) {
         (Builder::new_multi_thread().worker_threads(1).build().expect("a runtime"), TaskTracker::new(), Arc::default())
+    }
+
+    fn sessions(running: &Running) -> usize {
+        running.lock().tasks.values().filter(|task| task.is_session).count()
     }
 
     async fn task(running: Arc<Running>, work: impl Future<Output = ()>) {
@@ -79,9 +113,16 @@ mod tests {
             }
             tasks.close();
             tasks.wait().await;
-            assert_eq!(running.lock().len(), 0);
+            assert_eq!(running.lock().tasks.len(), 0);
+            // One is a session by the time, one is not, and one comes too late.
+            let opened = running.clone();
+            running.spawn(&tasks, task(running.clone(), async move { opened.open() }.then(|()| pending())));
             running.spawn(&tasks, task(running.clone(), pending()));
-            assert_eq!(running.abort(), 1);
+            while sessions(&running) == 0 {
+                yield_now().await;
+            }
+            running.abort(|dropped| assert_eq!(dropped, 1));
+            running.spawn(&tasks, task(running.clone(), pending()));
             tasks.wait().await;
             assert_eq!(Arc::strong_count(&running), 1, "a task is still there");
         });
@@ -94,7 +135,7 @@ mod tests {
         drop(runtime);
         let _inside = inside.enter();
         running.spawn(&tasks, task(running.clone(), async {}));
-        running.abort();
         assert!(tasks.is_empty());
+        assert_eq!(running.lock().tasks.len(), 0);
     }
 }

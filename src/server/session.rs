@@ -16,8 +16,9 @@ use crate::{
     action::{Action, SendAction},
     close::{Cause, Close, Closed},
     connection::{
-        About, Agreed, Link, Meanwhile, Side,
+        About, Agreed, Link, Side,
         driver::Driver,
+        link::Meanwhile,
         socket::{Farewell, Socket},
     },
     error::CallError,
@@ -209,6 +210,7 @@ async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Op
     link.agree(agreed);
     let driver = Driver::new(link.clone(), server.dispatch.clone(), options);
     span.in_scope(|| {
+        server.running.open();
         place.enter(Session::new(link.clone()));
         tracing::debug!("session opened");
         link.emit(|| EventKind::Opened { protocol: link.agreed().and_then(|agreed| agreed.protocol.clone()) });
@@ -243,7 +245,8 @@ impl Opened {
     }
 }
 
-/// Keeps a session's task among those that run, until it is dropped.
+/// Has a session's task leave the server's list when it ends. Made when it is polled: one that never is may be dropped
+/// while the list is locked.
 struct Active {
     server: Arc<Inner>,
 }

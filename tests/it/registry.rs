@@ -168,6 +168,19 @@ async fn b50_a_session_that_opens_while_the_server_closes_is_closed_and_counted(
     assert_eq!((report.clean, report.forced), (1, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn b50_a_client_that_never_takes_its_answer_has_no_session_to_be_dropped() {
+    let server = builder(Arc::default()).build().expect("a sound configuration");
+    let mut client = Client::over(dial_with_buffer(&server, 16));
+    client.send(head("/CP")).await;
+    client.status().await;
+    let begun = tokio::time::Instant::now();
+    let report = server.close(Close::going_away()).await;
+    assert_eq!((report.clean, report.forced), (0, 0));
+    // Before the handshake's own deadline.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn b50_closing_a_listener_closes_its_port_and_its_sessions() {
     let Site { server, listener, mut events } = Site::of(builder(Arc::default())).await;

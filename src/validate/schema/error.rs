@@ -53,13 +53,5 @@ impl fmt::Display for SchemaError {
     }
 }
 
-/// What is within is a part of the message already, so that the source is what caused that.
-impl StdError for SchemaError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Read(_, error) => error.source(),
-            Self::NotJson(_, error) => error.source(),
-            _ => None,
-        }
-    }
-}
+/// What it holds is a part of the message already.
+impl StdError for SchemaError {}
