@@ -57,7 +57,7 @@ impl<A: Action> Action for &A {
 /// }
 ///
 /// let router = RpcRouter::new().on_send_action::<Stream, _>(stream);
-/// # async fn example(peer: ocpp_rpc::Peer) -> Result<(), ocpp_rpc::Error> {
+/// # async fn example(peer: ocpp_rpc::Session) -> Result<(), ocpp_rpc::Error> {
 /// peer.send_action(Stream { id: 1 }).await
 /// # }
 /// ```

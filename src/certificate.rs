@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{
     sign::CertifiedKey,
 };
 
-use crate::options::BuildError;
+use crate::error::BuildError;
 
 /// A certificate, those that lead from it to an authority, and its private key.
 #[derive(Clone)]

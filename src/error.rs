@@ -5,10 +5,7 @@ use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt, hash,
 
 use serde::Serialize;
 
-use crate::{
-    payload::{NotAnObject, Payload},
-    validate::Violation,
-};
+use crate::message::payload::{NotAnObject, Payload};
 
 /// The code of a CALLERROR, kept as it was spelled.
 ///
@@ -369,6 +366,72 @@ impl From<serde_json::Error> for Error {
         Self::Decode(Arc::new(error))
     }
 }
+
+/// What is wrong with a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    code: ErrorCode,
+    pointer: String,
+    reason: String,
+}
+
+impl Violation {
+    /// A violation at the place that a JSON pointer (RFC 6901) names: `""` is the whole payload.
+    pub fn new(code: ErrorCode, pointer: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { code, pointer: pointer.into(), reason: reason.into() }
+    }
+
+    /// The code that the payload's sender is told.
+    pub fn code(&self) -> &ErrorCode {
+        &self.code
+    }
+
+    /// Where, as a JSON pointer (RFC 6901).
+    pub fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
+    /// What is wrong there.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pointer() {
+            "" => f.write_str(&self.reason),
+            pointer => write!(f, "{pointer}: {}", self.reason),
+        }
+    }
+}
+
+impl StdError for Violation {}
+
+/// The pointer is in the details as well.
+impl From<Violation> for CallError {
+    fn from(violation: Violation) -> Self {
+        #[derive(Serialize)]
+        struct Details<'a> {
+            pointer: &'a str,
+        }
+
+        let error = Self::new(violation.code.clone(), violation.to_string());
+        error.with_details(&Details { pointer: &violation.pointer })
+    }
+}
+
+/// Settings that contradict each other or could never work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildError(pub(crate) String);
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BuildError {}
 
 #[cfg(test)]
 mod tests {

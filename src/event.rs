@@ -17,11 +17,13 @@ use tokio::sync::broadcast;
 
 use crate::{
     close::Closed,
-    error::{CallError, ErrorCode},
-    payload::{MessageId, Payload},
-    tolerance::Deviation,
-    validate::{PayloadKind, Violation},
-    wire::{Fault, Frame},
+    error::{CallError, ErrorCode, Violation},
+    message::{
+        frame::{Fault, Frame},
+        payload::{MessageId, Payload},
+        tolerance::Deviation,
+    },
+    validate::validator::PayloadKind,
 };
 
 /// Something that happened, and to whom.
@@ -227,7 +229,7 @@ impl std::fmt::Display for Text {
 #[derive(Debug)]
 pub struct Events {
     receiver: broadcast::Receiver<Event>,
-    hub: Arc<Hub>,
+    hub: Arc<EventBus>,
 }
 
 impl Events {
@@ -260,7 +262,7 @@ impl Drop for Events {
 
 /// Where events of many connections meet.
 #[derive(Debug, Default)]
-pub(crate) struct Hub {
+pub(crate) struct EventBus {
     readers: AtomicUsize,
     /// Made for the first reader, and gone once there will be no more events.
     sender: Mutex<Sender>,
@@ -274,7 +276,7 @@ enum Sender {
     Ended,
 }
 
-impl Hub {
+impl EventBus {
     pub(crate) fn subscribe(self: &Arc<Self>) -> Events {
         let mut sender = self.sender();
         if let Sender::Unused = *sender {
@@ -325,7 +327,7 @@ mod tests {
 
     #[test]
     fn without_a_reader_no_event_is_made() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(EventBus::default());
         hub.emit(|| unreachable!());
         drop(hub.subscribe());
         hub.emit(|| unreachable!());
@@ -333,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_reader_learns_how_many_it_lost() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(EventBus::default());
         let mut events = hub.subscribe();
         for _ in 0..Events::CAPACITY + 3 {
             hub.emit(pong);

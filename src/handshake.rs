@@ -9,9 +9,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
 
 use crate::{
-    dialect::Dialect,
-    options::BuildError,
-    tolerance::{Deviation, Deviations},
+    error::BuildError,
+    message::{
+        dialect::Dialect,
+        tolerance::{Deviation, Deviations},
+    },
 };
 
 /// Why a request opens no connection: a status and a reason to tell the client.

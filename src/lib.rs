@@ -8,76 +8,77 @@
 mod action;
 #[cfg(feature = "client")]
 mod backoff;
+mod call;
 #[cfg(feature = "tls")]
 mod certificate;
 #[cfg(feature = "client")]
 mod client;
 mod close;
 mod connection;
-mod dialect;
 mod error;
 mod event;
+mod handler;
 #[cfg(any(feature = "client", feature = "server"))]
 mod handshake;
-#[cfg_attr(not(feature = "metrics"), path = "meter/none.rs")]
-mod meter;
+mod info;
+mod io;
+mod message;
 mod options;
-mod payload;
-mod peer;
-mod rpc;
+mod response;
 #[cfg(feature = "server")]
 mod server;
-mod tolerance;
+mod session;
+mod telemetry;
 #[cfg(feature = "unstable")]
 #[doc(hidden)]
 pub mod unstable;
 mod validate;
-mod wire;
 
 pub use action::{Action, SendAction};
 #[cfg(feature = "client")]
 pub use backoff::Backoff;
+pub use call::Call;
 #[cfg(feature = "client")]
 pub use client::{ClientState, ConnectError, Connector, Reconnect, RpcClient, RpcClientBuilder, Target};
 pub use close::{Cause, Close, Closed};
-pub use connection::Reply;
-pub use dialect::Dialect;
-pub use error::{CallError, Error, ErrorCode};
+pub use error::{BuildError, CallError, Error, ErrorCode, Violation};
 pub use event::{Direction, Event, EventKind, Events, Text};
+pub use handler::{
+    ArgumentsOf, Handler, IncomingCall, IntoReply, NoReply, Outcome, OutcomeOf, Route, RouteFuture, RpcRouter,
+};
+pub use info::{ConnectionFacts, TlsFacts, TlsVersion};
+pub use message::{
+    dialect::Dialect,
+    frame::Fault,
+    payload::{MessageId, NotAnObject, Payload},
+    tolerance::{Deviation, Tolerance},
+};
 /// The payloads of OCPP 1.6, 2.0.1 and 2.1 as types: every request is an [`Action`], or a [`SendAction`].
 #[cfg(feature = "ocpp-kit")]
 pub use ocpp_kit;
-pub use options::{BuildError, Options};
-pub use payload::{MessageId, NotAnObject, Payload};
-pub use peer::{Call, Peer};
-pub use rpc::{
-    ArgumentsOf, Handler, IncomingCall, IntoReply, NoReply, Outcome, OutcomeOf, Route, RouteFuture, RpcRouter,
-};
+pub use options::Options;
+pub use response::Reply;
 #[cfg(feature = "listen")]
 pub use server::Listener;
 #[cfg(feature = "server")]
 pub use server::{
-    Accept, Authenticate, CloseReport, ConnectionFacts, Handshake, HandshakeFuture, Identity, NoCommonProtocol, Reject,
-    RemoteAddress, RpcServer, RpcServerBuilder, RpcUpgrade, SameIdentity, Session, TlsFacts, TlsVersion,
-    TrustedProxies, UpgradeError,
+    Accept, Authenticate, CloseReport, Handshake, HandshakeFuture, Identity, NoCommonProtocol, Reject, RemoteAddress,
+    RpcServer, RpcServerBuilder, RpcUpgrade, SameIdentity, TrustedProxies, UpgradeError,
 };
-pub use tolerance::{Deviation, Tolerance};
+pub use session::Session;
 #[cfg(feature = "strict")]
 pub use validate::Strict;
-pub use validate::{PayloadKind, Subject, Valid, Validation, Validator, Violation};
+pub use validate::{PayloadKind, Subject, Valid, Validation, Validator};
 #[cfg(feature = "json-schema")]
 pub use validate::{SchemaError, Schemas};
-pub use wire::Fault;
 
 /// What handlers can ask for.
 pub mod extract {
-    pub use crate::payload::{MessageId, Payload};
-    pub use crate::peer::Peer;
-    pub use crate::rpc::extract::{
+    pub use crate::handler::extract::{
         Action, Answer, CancellationToken, Extension, FromCall, FromRef, Params, State, Written,
     };
-    #[cfg(feature = "server")]
-    pub use crate::server::Session;
+    pub use crate::message::payload::{MessageId, Payload};
+    pub use crate::session::Session;
 }
 
 #[cfg_attr(all(feature = "client", feature = "listen"), doc = include_str!("docs/tls.md"))]

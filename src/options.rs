@@ -1,8 +1,8 @@
 //! What can be set for a connection, the same at both ends.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use crate::{tolerance::Tolerance, validate::Validation};
+use crate::{error::BuildError, message::tolerance::Tolerance, validate::validation::Validation};
 
 /// Times, limits and habits of a connection.
 ///
@@ -216,15 +216,3 @@ pub(crate) fn some(duration: Duration) -> Option<Duration> {
 pub(crate) fn finite(duration: Duration) -> Duration {
     duration.min(CENTURY)
 }
-
-/// Settings that contradict each other or could never work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildError(pub(crate) String);
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BuildError {}

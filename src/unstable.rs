@@ -2,10 +2,11 @@
 
 use bytestring::ByteString;
 
-use crate::{
+use crate::message::{
+    frame::{self, Frame, Unreadable},
     payload::{MessageId, Payload},
+    read,
     tolerance::{Deviations, Tolerance},
-    wire::{self, Frame, Unreadable},
 };
 
 /// A message that was read, which nobody can look into but by `Debug`.
@@ -15,16 +16,16 @@ pub struct Message(Result<Frame, Unreadable>, Deviations);
 
 /// Reads a message, by the default tolerance.
 pub fn read(text: &ByteString) -> Message {
-    let (frame, deviations) = wire::read(text, Tolerance::default());
+    let (frame, deviations) = read::read(text, Tolerance::default());
     Message(frame, deviations)
 }
 
 /// The text of a CALL.
 pub fn write_call(id: &str, action: &str, params: &Payload) -> String {
-    wire::call(&MessageId::new(id), action, params)
+    frame::call(&MessageId::new(id), action, params)
 }
 
 /// The text of a CALLRESULT.
 pub fn write_call_result(id: &str, payload: &Payload) -> String {
-    wire::call_result(&MessageId::new(id), payload)
+    frame::call_result(&MessageId::new(id), payload)
 }

@@ -1,6 +1,6 @@
 //! The requests of the crate `ocpp-kit` are actions.
 
-use super::table;
+use crate::action::table;
 
 macro_rules! requests {
     ($version:ident; $($name:literal: $request:ident $(=> $response:ident)?;)*) => {

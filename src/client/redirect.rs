@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
-use super::connect::{Plan, Target};
+use crate::client::{connect::Plan, connector::Target};
 
 impl Plan {
     /// The attempt that a redirect asks for; none where the response is none, or one that is not followed: to what is

@@ -5,17 +5,18 @@ use std::{sync::Arc, time::Duration};
 use http::StatusCode;
 use tokio::time::{Instant, sleep};
 
-use super::{
-    ClientState, Life, Shared,
-    builder::Reconnect,
-    connect::{ConnectError, Dialled, Plan},
-};
 use crate::{
+    client::{
+        connect::{Dialled, Plan},
+        error::ConnectError,
+        life::{ClientState, Life, Shared},
+        reconnect::Reconnect,
+    },
     close::{Cause, Close, Closed},
-    connection::{Agreed, driver::Driver, link::Next, socket::Socket},
-    dialect::Dialect,
+    connection::{driver::Driver, info::Agreed, link::Next, socket::Socket},
     event::EventKind,
-    meter,
+    message::dialect::Dialect,
+    telemetry::OpenConnection,
 };
 
 /// A connection that lived so long was a success: the back-off begins anew.
@@ -75,7 +76,7 @@ impl Supervisor {
         self.shared.state.send_replace(ClientState::Closed);
         // Set already where there has been a connection.
         let _ = self.life.first.set(Err(error));
-        self.life.link.emit(|| EventKind::Closed(closed.clone()));
+        self.life.link.report(EventKind::Closed(closed.clone()));
         // Handlers may take their time: by then there may be another life.
         ending.is_due = false;
         drop(ending);
@@ -86,7 +87,7 @@ impl Supervisor {
     /// Connects, again and again.
     async fn live(&mut self) -> Result<std::convert::Infallible, End> {
         loop {
-            self.life.link.emit(|| EventKind::Connecting);
+            self.life.link.report(EventKind::Connecting);
             match self.driver.offline(Box::pin(self.plan.dial())).await.map_err(End::Wished)? {
                 Ok(dialled) => self.serve(dialled).await?,
                 Err(error) => self.judge(error)?,
@@ -147,8 +148,8 @@ impl Supervisor {
         // Whoever sees it open may call at once.
         self.life.link.found();
         self.shared.state.send_if_modified(is_connecting);
-        self.life.link.emit(|| EventKind::Opened { protocol: agreed.protocol.clone() });
-        let open = meter::Connection::opened();
+        self.life.link.report(EventKind::Opened { protocol: agreed.protocol.clone() });
+        let open = OpenConnection::new();
         let _ = self.life.first.set(Ok(()));
         let opened = Instant::now();
         let farewell = self.driver.run(&mut socket).await;
@@ -172,7 +173,7 @@ impl Supervisor {
             }
         };
         open.closed(&closed);
-        self.life.link.emit(|| EventKind::Disconnected(closed));
+        self.life.link.report(EventKind::Disconnected(closed));
         match opened.elapsed() >= STABLE {
             true => (self.failures, self.waits) = (0, 0),
             false => self.failures = self.failures.saturating_add(1),

@@ -10,14 +10,11 @@ use tokio_rustls::{
     rustls::{ClientConfig, client::Resumption, pki_types::ServerName, sign::SingleCertAndKey},
 };
 
-use super::{
-    RpcClientBuilder,
-    connect::{AnyConnector, Connector, Target},
-};
 use crate::{
     certificate::{Authorities, Certificate, provider, wrong},
-    connection::socket::Io,
-    options::BuildError,
+    client::connector::{AnyConnector, Connector, Target},
+    error::BuildError,
+    io::Io,
 };
 
 /// The client's side of TLS: versions 1.2 and 1.3 (OCPP security profiles 2 and 3).
@@ -109,15 +106,6 @@ impl ClientTlsBuilder {
         // A station has one server.
         config.resumption = Resumption::in_memory_sessions(8);
         Ok(ClientTls { config: Arc::new(config), server_name })
-    }
-}
-
-impl RpcClientBuilder {
-    /// The TLS of `wss://` endpoints, over whatever is dialled; without this, one that believes the
-    /// [system's authorities](Authorities::of_system).
-    pub fn tls(mut self, tls: ClientTls) -> Self {
-        self.tls = Some(tls);
-        self
     }
 }
 

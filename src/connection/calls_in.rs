@@ -5,11 +5,11 @@ use std::{
     time::Instant,
 };
 
-use super::Inbound;
 use crate::{
+    connection::request::Inbound,
     error::{CallError, ErrorCode},
+    message::payload::MessageId,
     options::Options,
-    payload::MessageId,
 };
 
 #[derive(Debug, Default)]

@@ -9,9 +9,11 @@ use bytestring::ByteString;
 
 use crate::{
     error::Error,
+    message::{
+        frame,
+        payload::{MessageId, Payload},
+    },
     options::Options,
-    payload::{MessageId, Payload},
-    wire,
 };
 
 /// Names a call among those of its connection.
@@ -134,9 +136,9 @@ impl<T> CallsOut<T> {
         // What was written is not needed any more.
         let params = std::mem::take(&mut call.params);
         if call.kind == Kind::Send {
-            return Some((wire::send(&call.id, &call.action, &params), Some(call.ticket)));
+            return Some((frame::send(&call.id, &call.action, &params), Some(call.ticket)));
         }
-        let text = wire::call(&call.id, &call.action, &params);
+        let text = frame::call(&call.id, &call.action, &params);
         if call.kind == Kind::Forgotten {
             self.abandon(call.id);
             return Some((text, Some(call.ticket)));

@@ -19,21 +19,22 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{
-    Agreed, Answered, Command, Dispatch, EarlyAnswer, Link, Reply, Ticket,
-    exchange::Exchange,
-    handler::{Done, Handlers},
-    keepalive::KeepAlive,
-    link::{Next, Orders},
-    socket::{Farewell, Socket},
-};
 use crate::{
     close::{Cause, Close, Closed, Manner},
+    connection::{
+        exchange::Exchange,
+        handler::{Done, Handlers},
+        info::Agreed,
+        keepalive::KeepAlive,
+        link::{Command, Dispatch, EarlyAnswer, Link, Next, Orders},
+        result::{Answered, Ticket},
+        socket::{Farewell, Socket},
+    },
     error::Error,
     event::EventKind,
-    meter,
+    message::payload::MessageId,
     options::Options,
-    payload::MessageId,
+    response::Reply,
 };
 
 /// Serves connections: one, or for a client one after the other. Its handlers, and calls that wait for their turn,
@@ -297,8 +298,7 @@ impl Driver {
     fn tell_news(&mut self) {
         if self.exchange.has_news() {
             for news in self.exchange.news() {
-                meter::news(&news);
-                self.link.emit(|| news);
+                self.link.report(news);
             }
         }
     }
@@ -317,7 +317,7 @@ impl Driver {
             if let Some(told) = self.closing.take() {
                 told();
             }
-            self.link.emit(|| EventKind::Closing);
+            self.link.report(EventKind::Closing);
         }
         if self.commands.is_empty() {
             return;

@@ -14,20 +14,25 @@ use std::{
 use bytestring::ByteString;
 use serde::de::Error as _;
 
-use super::{
-    Agreed, Answered, Inbound,
-    calls_in::CallsIn,
-    calls_out::{Addressee, CallsOut, Outgoing},
-};
 use crate::{
-    dialect::Dialect,
-    error::{CallError, Error, ErrorCode},
+    connection::{
+        calls_in::CallsIn,
+        calls_out::{Addressee, CallsOut, Outgoing},
+        info::Agreed,
+        request::Inbound,
+        result::Answered,
+    },
+    error::{CallError, Error, ErrorCode, Violation},
     event::{Direction, EventKind, Text},
+    message::{
+        dialect::Dialect,
+        frame::{self, CALL_ERROR, CALL_RESULT, Fault, Frame, Unreadable},
+        payload::{MessageId, NotAnObject, Payload},
+        read,
+        tolerance::Deviation,
+    },
     options::Options,
-    payload::{MessageId, NotAnObject, Payload},
-    tolerance::Deviation,
-    validate::{PayloadKind, Subject, Valid, Violation},
-    wire::{self, CALL_ERROR, CALL_RESULT, Fault, Frame, Unreadable},
+    validate::validator::{PayloadKind, Subject, Valid},
 };
 
 /// What came of a message.
@@ -129,7 +134,7 @@ impl<T> Exchange<T> {
         payload: &Payload,
     ) -> (String, Result<(), Error>) {
         let error = match self.check(Direction::Out, PayloadKind::Response, action, id, payload) {
-            Ok(_) if payload.is_object() => return (wire::call_result(id, payload), Ok(())),
+            Ok(_) if payload.is_object() => return (frame::call_result(id, payload), Ok(())),
             Ok(_) => Error::from(NotAnObject::Other),
             Err(violation) => violation.into(),
         };
@@ -140,14 +145,14 @@ impl<T> Exchange<T> {
     #[cold]
     pub(crate) fn refusal(&self, id: Option<&MessageId>, error: &CallError) -> String {
         let code = self.dialect().spell(error.code());
-        wire::call_error(id, code, &error.told(self.options.detailed_errors), error.details())
+        frame::call_error(id, code, &error.told(self.options.detailed_errors), error.details())
     }
 
     /// What is said of a result that we cannot use, in a dialect that has words for it (OCPP 2.1).
     pub(crate) fn complaint(&self, id: &MessageId, error: &CallError) -> Option<String> {
         let dialect = self.dialect();
         let complaint =
-            || wire::call_result_error(id, dialect.spell(error.code()), error.description(), error.details());
+            || frame::call_result_error(id, dialect.spell(error.code()), error.description(), error.details());
         dialect.has_call_result_error().then(complaint)
     }
 
@@ -157,7 +162,7 @@ impl<T> Exchange<T> {
             self.deviates(Deviation::EmptyMessage, text);
             return Received::Nothing;
         }
-        let (frame, deviations) = wire::read(text, self.options.tolerance);
+        let (frame, deviations) = read::read(text, self.options.tolerance);
         let received = frame.and_then(|frame| {
             for deviation in deviations.iter() {
                 self.deviates(deviation, text);

@@ -9,11 +9,11 @@ use std::{
 use bytestring::ByteString;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
-use super::Reply;
 use crate::{
     error::{CallError, ErrorCode},
-    meter::Stopwatch,
-    payload::MessageId,
+    message::payload::MessageId,
+    response::Reply,
+    telemetry::CallTimer,
 };
 
 /// Handlers at work. Nothing is kept while there are none.
@@ -71,7 +71,7 @@ pub(super) struct Handler {
     pub(super) wants_answer: bool,
     pub(super) generation: u32,
     pub(super) serial: u64,
-    pub(super) stopwatch: Stopwatch,
+    pub(super) timer: CallTimer,
     pub(super) work: Pin<Box<dyn Future<Output = Reply> + Send>>,
 }
 
@@ -97,7 +97,7 @@ impl Future for Handler {
                 Reply::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
             }
         };
-        self.stopwatch.handled(&reply);
+        self.timer.handled(&reply);
         let &mut Self { wants_answer, generation, serial, .. } = &mut *self;
         let (id, action) = (std::mem::take(&mut self.id), std::mem::take(&mut self.action));
         Poll::Ready(Done { id, action, wants_answer, generation, serial, reply })

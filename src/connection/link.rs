@@ -1,6 +1,8 @@
 //! What handles and driver share of a connection: the mailbox between them, and how it all ended.
 
 use std::{
+    fmt,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -9,19 +11,74 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytestring::ByteString;
 use tokio::{sync::SetOnce, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    About, Agreed, Command, Ticket,
-    calls_out::{CallKey, Outgoing},
-};
 use crate::{
     close::{Close, Closed},
-    error::Error,
-    event::{Event, EventKind, Hub},
-    meter::Meter,
+    connection::{
+        calls_out::{CallKey, Outgoing},
+        info::{About, Agreed},
+        request::Inbound,
+        result::Ticket,
+    },
+    error::{CallError, Error},
+    event::EventKind,
+    message::payload::MessageId,
+    options::Options,
+    response::Reply,
+    telemetry::Telemetry,
 };
+
+/// What answers the calls of a peer.
+pub(crate) trait Dispatch: Send + Sync + 'static {
+    fn dispatch(&self, call: Inbound, link: &Arc<Link>) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
+}
+
+/// What a handle asks of the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Call(Box<Outgoing<Ticket>>),
+    Cancel(CallKey),
+    Answer(Box<EarlyAnswer>),
+    /// A result that we cannot use: the peer may be told.
+    Complain(Box<(MessageId, CallError)>),
+    /// From now on, other handlers.
+    Dispatch(Arc<dyn Dispatch>),
+    /// From now on, other times and limits.
+    Options(Box<Options>),
+}
+
+impl Command {
+    /// Nobody will do it: whoever waits for it is told.
+    pub(super) fn fail(self) {
+        let ticket = match self {
+            Self::Call(call) => call.ticket,
+            Self::Answer(answer) => answer.ticket,
+            _ => return,
+        };
+        let _ = ticket.send(Err(Error::Disconnected { maybe_delivered: false }));
+    }
+}
+
+/// An answer that a handler gives before it ends.
+#[derive(Debug)]
+pub(crate) struct EarlyAnswer {
+    pub(crate) id: MessageId,
+    pub(crate) action: ByteString,
+    pub(crate) generation: u32,
+    pub(crate) serial: u64,
+    pub(crate) reply: Reply,
+    /// Who wants to know when it has been written.
+    pub(crate) ticket: Ticket,
+}
+
+impl fmt::Debug for dyn Dispatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dispatch")
+    }
+}
 
 /// What handles and driver share of a connection; a handle is little more than a pointer to it.
 #[derive(Debug)]
@@ -29,8 +86,7 @@ pub(crate) struct Link {
     pub(crate) about: About,
     /// Set by the first handshake, and never changed by a later one.
     agreed: OnceLock<Agreed>,
-    hub: Arc<Hub>,
-    pub(crate) meter: Meter,
+    pub(crate) telemetry: Arc<Telemetry>,
     mailbox: Mutex<Mailbox>,
     /// Calls that wait for their turn, in the mailbox and in the exchange.
     waiting: AtomicUsize,
@@ -94,18 +150,11 @@ enum Phase {
 }
 
 impl Link {
-    pub(crate) fn new(
-        about: About,
-        max_waiting: usize,
-        meanwhile: Meanwhile,
-        hub: Arc<Hub>,
-        meter: Meter,
-    ) -> Arc<Self> {
+    pub(crate) fn new(about: About, max_waiting: usize, meanwhile: Meanwhile, telemetry: Arc<Telemetry>) -> Arc<Self> {
         Arc::new(Self {
             about,
             agreed: OnceLock::new(),
-            hub,
-            meter,
+            telemetry,
             mailbox: Mutex::default(),
             waiting: AtomicUsize::new(0),
             max_waiting,
@@ -278,18 +327,14 @@ impl Link {
         let _ = self.closed.set(closed);
     }
 
-    pub(crate) fn emit(&self, kind: impl FnOnce() -> EventKind) {
-        self.hub.emit(|| Event {
-            at: SystemTime::now(),
-            identity: Some(self.about.identity.clone()),
-            remote_address: self.about.remote_address,
-            kind: kind(),
-        });
+    /// Reports a fact about this connection.
+    pub(crate) fn report(&self, kind: EventKind) {
+        self.telemetry.report(Some(&self.about.identity), self.about.remote_address, kind);
     }
 
     /// Whether anybody reads events.
     pub(super) fn is_watched(&self) -> bool {
-        self.hub.is_read()
+        self.telemetry.is_observed()
     }
 
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {

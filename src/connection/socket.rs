@@ -18,26 +18,19 @@ use std::{
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::timeout,
-};
+use tokio::{io::ReadBuf, time::timeout};
 use tungstenite::{
     Message,
     error::ProtocolError,
     protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
 };
 
-use self::stream::{Later, Now, Stream};
 use crate::{
     close::{Cause, Close, Closed},
+    connection::socket::stream::{Later, Now, Stream},
+    io::Io,
     options::Options,
 };
-
-/// Any stream of bytes.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
 /// What came in.
 #[derive(Debug)]

@@ -9,21 +9,26 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    Authenticate, Inner, NoCommonProtocol, RpcServer, SameIdentity, TrustedProxies,
-    auth::AnyAuth,
-    negotiation::{Negotiation, Order},
-    registry::{Registry, Rules},
-    running::Running,
-    versions,
-};
 use crate::{
-    connection::Dispatch,
-    dialect::Dialect,
-    event::Hub,
+    connection::link::Dispatch,
+    error::BuildError,
+    handler::router::RpcRouter,
     handshake,
-    meter::Meter,
-    options::{self, BuildError, Options},
+    message::dialect::Dialect,
+    options::{self, Options},
+    server::{
+        handshake::{
+            auth::{AnyAuth, Authenticate},
+            protocol::{Negotiation, NoCommonProtocol, Order},
+        },
+        http::{proxies::TrustedProxies, settings::HttpSettings},
+        rpc_server::{Inner, RpcServer},
+        session::{
+            registry::{Registry, Rules, SameIdentity},
+            tasks::Running,
+        },
+    },
+    telemetry::Telemetry,
 };
 
 /// Puts an [`RpcServer`] together.
@@ -56,17 +61,20 @@ pub struct RpcServerBuilder {
     proxies: Option<TrustedProxies>,
     options: Options,
     rules: Rules,
-    handshake_deadline: Duration,
     max_pending_handshakes: usize,
     max_identity: usize,
-    max_head: usize,
-    max_headers: usize,
-    max_connections: usize,
-    pub(super) habits: versions::Habits,
+    http: HttpSettings,
+}
+
+impl RpcServer {
+    /// A server whose sessions are answered by `router`.
+    pub fn builder<S: Send + Sync + 'static>(router: RpcRouter<S>) -> RpcServerBuilder {
+        RpcServerBuilder::new(router.into_dispatch())
+    }
 }
 
 impl RpcServerBuilder {
-    pub(super) fn new(dispatch: Arc<dyn Dispatch>) -> Self {
+    fn new(dispatch: Arc<dyn Dispatch>) -> Self {
         let no_common = NoCommonProtocol::default();
         Self {
             dispatch,
@@ -76,13 +84,16 @@ impl RpcServerBuilder {
             proxies: None,
             options: Options::server(),
             rules: Rules::default(),
-            handshake_deadline: Duration::from_secs(10),
             max_pending_handshakes: 1024,
             max_identity: 255,
-            max_head: 64 << 10,
-            max_headers: 100,
-            max_connections: 4096,
-            habits: versions::Habits::default(),
+            http: HttpSettings {
+                handshake_deadline: Duration::from_secs(10),
+                max_head: 64 << 10,
+                max_headers: 100,
+                max_connections: 4096,
+                #[cfg(feature = "http2")]
+                websockets_over_http2: false,
+            },
         }
     }
 
@@ -146,8 +157,9 @@ impl RpcServerBuilder {
     /// How long a handshake may take, and with it the authentication hook. At the built-in listener the time begins
     /// when the client is accepted, and TLS, the head of the request and the hook share it; elsewhere it begins with
     /// the hook.
-    pub fn handshake_deadline(self, deadline: Duration) -> Self {
-        Self { handshake_deadline: deadline, ..self }
+    pub fn handshake_deadline(mut self, deadline: Duration) -> Self {
+        self.http.handshake_deadline = deadline;
+        self
     }
 
     /// How many handshakes may wait for the authentication hook at once; more are answered with 503.
@@ -179,20 +191,37 @@ impl RpcServerBuilder {
 
     /// The largest head of a request at the built-in listener, in bytes, at least 8 KiB; a larger one is answered
     /// with 431.
-    pub fn max_head(self, bytes: usize) -> Self {
-        Self { max_head: bytes, ..self }
+    pub fn max_head(mut self, bytes: usize) -> Self {
+        self.http.max_head = bytes;
+        self
     }
 
     /// How many header lines a request may have at the built-in listener; more are answered with 431.
-    pub fn max_headers(self, lines: usize) -> Self {
-        Self { max_headers: lines, ..self }
+    pub fn max_headers(mut self, lines: usize) -> Self {
+        self.http.max_headers = lines;
+        self
     }
 
     /// How many HTTP connections each built-in listener has open at once, those in the midst of a TLS handshake
     /// included; further clients wait in the system's backlog until one of them has ended. Sessions do not count: a
     /// connection that was upgraded makes room. One of HTTP/2 keeps its place as long as it has streams.
-    pub fn max_connections(self, connections: usize) -> Self {
-        Self { max_connections: connections, ..self }
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.http.max_connections = connections;
+        self
+    }
+
+    /// Takes WebSockets over HTTP/2, each of them a stream that an extended CONNECT opens (RFC 8441): several charging
+    /// stations may then share one connection. A hook or a handler sees such a handshake like any other.
+    ///
+    /// Without this they are not offered, and who asks all the same gets no session; 501 where the HTTP server is
+    /// another than the built-in listener.
+    ///
+    /// A connection keeps its place among [`max_connections`](Self::max_connections) as long as it has streams, and may
+    /// have 100 of them. When it is lost, so are all of its sessions.
+    #[cfg(feature = "http2")]
+    pub fn websockets_over_http2(mut self) -> Self {
+        self.http.websockets_over_http2 = true;
+        self
     }
 
     /// The server.
@@ -200,14 +229,14 @@ impl RpcServerBuilder {
     /// # Errors
     /// When settings contradict each other or could never work.
     pub fn build(self) -> Result<RpcServer, BuildError> {
-        let Self { dispatch, negotiation, dialects, auth, proxies, options, rules, .. } = self;
+        let Self { dispatch, negotiation, dialects, auth, proxies, options, rules, mut http, .. } = self;
         handshake::check_protocols(&negotiation.protocols, &dialects)?;
         options.check_for(&negotiation.protocols)?;
         if let Some(default) = negotiation.default.as_ref().filter(|&default| !negotiation.protocols.contains(default))
         {
             return Err(BuildError(format!("the default protocol {default:?} is none of the protocols")));
         }
-        let Some(handshake_deadline) = options::some(self.handshake_deadline) else {
+        let Some(handshake_deadline) = options::some(http.handshake_deadline) else {
             return Err(BuildError("handshake_deadline is zero or without end".into()));
         };
         let zero = [
@@ -215,15 +244,17 @@ impl RpcServerBuilder {
             (self.max_identity, "max_identity"),
             (rules.max_sessions.unwrap_or(1), "max_sessions"),
             (rules.max_sessions_per_address.unwrap_or(1), "max_sessions_per_address"),
-            (self.max_headers, "max_headers"),
-            (self.max_connections, "max_connections"),
+            (http.max_headers, "max_headers"),
+            (http.max_connections, "max_connections"),
         ];
         if let Some((_, name)) = zero.into_iter().find(|(limit, _)| *limit == 0) {
             return Err(BuildError(format!("{name} is zero: nobody could ever come in")));
         }
-        if self.max_head < 8 << 10 {
+        if http.max_head < 8 << 10 {
             return Err(BuildError("max_head is less than 8 KiB".into()));
         }
+        http.handshake_deadline = handshake_deadline;
+        http.max_connections = http.max_connections.min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             dispatch,
             negotiation,
@@ -231,16 +262,11 @@ impl RpcServerBuilder {
             auth,
             proxies,
             options: RwLock::new(Arc::new(options)),
-            handshake_deadline,
             max_identity: self.max_identity,
-            max_head: self.max_head,
-            max_headers: self.max_headers,
-            max_connections: self.max_connections.min(Semaphore::MAX_PERMITS),
-            habits: self.habits,
+            http,
             pending: Semaphore::new(self.max_pending_handshakes.min(Semaphore::MAX_PERMITS)),
             registry: Arc::new(Registry::new(rules)),
-            hub: Arc::new(Hub::default()),
-            meter: Meter::new(),
+            telemetry: Telemetry::new(),
             tasks: TaskTracker::new(),
             running: Running::default(),
             closing: CancellationToken::new(),

@@ -13,11 +13,11 @@ use serde::{
     },
 };
 
-use super::{
-    Violation,
-    fault::{Failed, Fault, Kind, Step, find, hide},
+use crate::{
+    error::{ErrorCode, Violation},
+    message::payload::Payload,
+    validate::payload_error::{Failed, Kind, PayloadError, Step, find, hide},
 };
-use crate::{error::ErrorCode, payload::Payload};
 
 /// What is wrong with a payload that was not decoded as a `T`, because of `error`.
 #[cold]
@@ -50,7 +50,7 @@ impl<'a, D> Listening<'a, D> {
 /// Names of members are all strings, and have to be asked for numbers.
 macro_rules! any {
     ($($method:ident($($argument:ident: $type:ty),*);)*) => {
-        $(fn $method<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, Fault> {
+        $(fn $method<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, PayloadError> {
             let is_name = self.name.is_some();
             let (json, ear) = self.split(visitor);
             let failed = ear.failed;
@@ -66,18 +66,18 @@ macro_rules! any {
 /// Here JSON alone does not say what is wanted.
 macro_rules! asked {
     ($($method:ident($($argument:ident: $type:ty),*);)*) => {
-        $(fn $method<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, Fault> {
+        $(fn $method<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, PayloadError> {
             let reason = format!("is not {}", &visitor as &dyn Expected);
             let (json, ear) = self.split(visitor);
             let failed = ear.failed;
             json.$method($($argument,)* ear)
-                .map_err(|_| failed.take().unwrap_or_else(|| Fault::new(Kind::Type, reason)))
+                .map_err(|_| failed.take().unwrap_or_else(|| PayloadError::new(Kind::Type, reason)))
         })*
     };
 }
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Listening<'_, D> {
-    type Error = Fault;
+    type Error = PayloadError;
 
     any! {
         deserialize_any();
@@ -191,7 +191,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Ear<'_, V> {
         let mut items = Items { json, index: 0, failed };
         let value = visitor.visit_seq(&mut items).map_err(|fault| hide(failed, fault))?;
         match items.json.next_element::<IgnoredAny>()? {
-            Some(_) => Err(hide(failed, Fault::new(Kind::Length, too_many))),
+            Some(_) => Err(hide(failed, PayloadError::new(Kind::Length, too_many))),
             None => Ok(value),
         }
     }
@@ -215,9 +215,9 @@ struct Items<'a, A> {
 }
 
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Items<'_, A> {
-    type Error = Fault;
+    type Error = PayloadError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, PayloadError> {
         let item = self.json.next_element_seed(Nested { seed, name: None, failed: self.failed });
         let item = item.map_err(|error| find(self.failed, error).within(Step::Item(self.index)))?;
         self.index += 1;
@@ -238,14 +238,14 @@ struct Members<'a, A> {
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<'_, A> {
-    type Error = Fault;
+    type Error = PayloadError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, PayloadError> {
         let name = Nested { seed, name: Some(&self.name), failed: self.failed };
         self.json.next_key_seed(name).map_err(|error| find(self.failed, error))
     }
 
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Fault> {
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, PayloadError> {
         let value = self.json.next_value_seed(Nested { seed, name: None, failed: self.failed });
         value.map_err(|error| find(self.failed, error).within(Step::Member(self.name.take())))
     }
@@ -262,10 +262,10 @@ struct Variants<'a, A> {
 }
 
 impl<'a, 'de, A: EnumAccess<'de>> EnumAccess<'de> for Variants<'a, A> {
-    type Error = Fault;
+    type Error = PayloadError;
     type Variant = Content<'a, A::Variant>;
 
-    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self::Variant), Fault> {
+    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self::Variant), PayloadError> {
         let Self { json, failed } = self;
         let name = Cell::default();
         let variant = json.variant_seed(Nested { seed, name: Some(&name), failed });
@@ -282,31 +282,35 @@ struct Content<'a, A> {
 }
 
 impl<A> Content<'_, A> {
-    fn fault(failed: &Failed, name: String) -> Fault {
-        let other = || Fault::new(Kind::Type, "does not hold what the variant does");
+    fn fault(failed: &Failed, name: String) -> PayloadError {
+        let other = || PayloadError::new(Kind::Type, "does not hold what the variant does");
         failed.take().unwrap_or_else(other).within(Step::Member(name))
     }
 }
 
 impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Content<'_, A> {
-    type Error = Fault;
+    type Error = PayloadError;
 
-    fn unit_variant(self) -> Result<(), Fault> {
+    fn unit_variant(self) -> Result<(), PayloadError> {
         let Self { json, name, failed } = self;
         json.unit_variant().map_err(|_| Self::fault(failed, name))
     }
 
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, PayloadError> {
         let Self { json, name, failed } = self;
         json.newtype_variant_seed(Nested { seed, name: None, failed }).map_err(|_| Self::fault(failed, name))
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Fault> {
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, PayloadError> {
         let Self { json, name, failed } = self;
         json.tuple_variant(len, Ear { visitor, name: None, failed }).map_err(|_| Self::fault(failed, name))
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Fault> {
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, PayloadError> {
         let Self { json, name, failed } = self;
         json.struct_variant(fields, Ear { visitor, name: None, failed }).map_err(|_| Self::fault(failed, name))
     }

@@ -1,15 +1,19 @@
 //! JSON Schemas for protocols that are not built in, or in place of those that are.
 
-mod error;
+pub(crate) mod error;
 
 use std::{collections::HashMap, fmt, fs, io, path::Path, sync::OnceLock};
 
 use jsonschema::{Draft, ValidationError, error::ValidationErrorKind};
 use serde_json::Value;
 
-pub use self::error::SchemaError;
-use super::{PayloadKind, Subject, Valid, Validator, Violation};
-use crate::error::ErrorCode;
+use crate::{
+    error::{ErrorCode, Violation},
+    validate::{
+        schema::error::SchemaError,
+        validator::{PayloadKind, Subject, Valid, Validator},
+    },
+};
 
 /// Checks payloads against JSON Schemas of draft 4, 6 or 7 (or later ones), by protocol and action.
 ///
@@ -269,7 +273,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::payload::Payload;
+    use crate::message::payload::Payload;
 
     const FORMAT: ErrorCode = ErrorCode::FORMAT_VIOLATION;
     const OCCURRENCE: ErrorCode = ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION;

@@ -15,8 +15,12 @@ use ocpp_kit::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{PayloadKind, Subject, Valid, Validator, Violation};
-use crate::{action::table, error::ErrorCode, payload::Payload};
+use crate::{
+    action::table,
+    error::{ErrorCode, Violation},
+    message::payload::Payload,
+    validate::validator::{PayloadKind, Subject, Valid, Validator},
+};
 
 /// Checks the payloads of `ocpp1.6` (with its security extensions), `ocpp2.0.1` and `ocpp2.1` against their official
 /// schemas, which are built in: see [`Validation`](crate::Validation).

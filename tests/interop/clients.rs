@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{join_all, try_join_all};
-use ocpp_rpc::extract::{MessageId, Peer};
+use ocpp_rpc::extract::{MessageId, Session};
 use ocpp_rpc::{
     Backoff, CallError, Cause, ClientState, Close, Closed, ConnectError, Error, ErrorCode, EventKind, Events, Options,
     Reconnect, RpcClient, RpcClientBuilder, RpcRouter,
@@ -324,7 +324,7 @@ async fn accepted() -> Result<Value, Infallible> {
     Ok(json!({"status": "Accepted"}))
 }
 
-async fn local_list_version(peer: Peer) -> Result<Value, Infallible> {
+async fn local_list_version(peer: Session) -> Result<Value, Infallible> {
     Ok(match peer.protocol() {
         Some("ocpp1.6") => json!({"listVersion": 7}),
         _ => json!({"versionNumber": 7}),

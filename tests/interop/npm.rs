@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use ocpp_rpc::extract::{CancellationToken, Params, Peer, State};
+use ocpp_rpc::extract::{CancellationToken, Params, Session, State};
 use ocpp_rpc::{
     Backoff, CallError, Cause, Close, Closed, ConnectError, Error, ErrorCode, EventKind, Events, Fault, Listener,
     Options, Payload, Reconnect, Reject, RpcClient, RpcRouter, RpcServer,
@@ -71,7 +71,7 @@ at_either_end! {
 /// The npm module, and our end of the connection to it.
 struct Pair {
     npm: Script,
-    peer: Peer,
+    peer: Session,
     events: Events,
     // Kept as long as the connection.
     _ours: Ours,
@@ -95,7 +95,7 @@ impl Pair {
                 npm.tell(r#"{"do":"connect"}"#);
                 npm.event("open").await;
                 next(&mut events, |event| matches!(event, EventKind::Opened { .. }).then_some(())).await;
-                let peer = server.session("CP-1").expect("registered").peer().clone();
+                let peer = server.session("CP-1").expect("registered");
                 Self { npm, peer, events, _ours: Ours::Server(listener) }
             }
             Role::Server => {
@@ -106,7 +106,7 @@ impl Pair {
                 client.connect().await.expect("the server is there");
                 npm.event("connected").await;
                 next(&mut events, |event| matches!(event, EventKind::Opened { .. }).then_some(())).await;
-                let peer = client.peer().expect("connected");
+                let peer = client.session().expect("connected");
                 Self { npm, peer, events, _ours: Ours::Client(client) }
             }
         }
@@ -289,7 +289,7 @@ async fn b29_calls_know_whether_they_were_written_when_it_is_killed(role: Role) 
 }
 
 async fn b30_handlers_of_both_call_back(role: Role) {
-    async fn back(peer: Peer) -> Result<Value, CallError> {
+    async fn back(peer: Session) -> Result<Value, CallError> {
         let answer: Value = peer.call("Up", &json!({"from": "below"})).await?;
         Ok(json!({"heard": answer}))
     }

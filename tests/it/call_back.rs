@@ -1,10 +1,7 @@
 //! Handlers that call their own peer.
 
 use futures_util::FutureExt;
-use ocpp_rpc::{
-    CallError, Options, RpcClient, RpcRouter, RpcServer, Session,
-    extract::{Params, Peer},
-};
+use ocpp_rpc::{CallError, Options, RpcClient, RpcRouter, RpcServer, Session, extract::Params};
 use serde_json::{Value, json};
 use tokio::time::{Instant, advance, sleep};
 
@@ -15,7 +12,7 @@ use crate::{
 
 #[tokio::test]
 async fn b30_a_handler_may_call_back_and_await_the_answer() {
-    async fn back(peer: Peer, Params(params): Params<Value>) -> Result<Value, CallError> {
+    async fn back(peer: Session, Params(params): Params<Value>) -> Result<Value, CallError> {
         let depth = params["depth"].as_u64().unwrap_or_default();
         Ok(peer.call("Back", &json!({"depth": depth + 1})).await?)
     }
@@ -38,7 +35,7 @@ async fn b30_a_handler_may_call_back_and_await_the_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn b30_the_timeout_of_a_call_back_begins_when_it_is_written_however_long_its_handler_took() {
-    async fn slow(peer: Peer) -> Result<Value, CallError> {
+    async fn slow(peer: Session) -> Result<Value, CallError> {
         // As if it had kept the processor busy.
         advance(SECOND).now_or_never();
         Ok(peer.call("Do", &()).timeout(SECOND / 2).await?)
@@ -53,7 +50,7 @@ async fn b30_the_timeout_of_a_call_back_begins_when_it_is_written_however_long_i
 }
 
 /// Calls its peer, whose handler calls back, and so on, as deep as it is told to.
-async fn down(peer: Peer, Params(params): Params<Value>) -> Result<Value, CallError> {
+async fn down(peer: Session, Params(params): Params<Value>) -> Result<Value, CallError> {
     match params["left"].as_u64().unwrap_or_default() {
         0 => Ok(json!({"depth": 0})),
         left => {
@@ -64,7 +61,7 @@ async fn down(peer: Peer, Params(params): Params<Value>) -> Result<Value, CallEr
 }
 
 /// The same, by calls that wait for nobody's turn.
-async fn straight_down(peer: Peer, Params(params): Params<Value>) -> Result<Value, CallError> {
+async fn straight_down(peer: Session, Params(params): Params<Value>) -> Result<Value, CallError> {
     match params["left"].as_u64().unwrap_or_default() {
         0 => Ok(json!({"depth": 0})),
         left => {

@@ -196,17 +196,17 @@ async fn b24_a_call_is_taken_back_by_its_token() {
 async fn calls_that_time_out_in_a_row_are_counted() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
-    session.peer().set_options(Options::server().call_timeout(Duration::from_secs(1))).expect("sound");
+    session.set_options(Options::server().call_timeout(Duration::from_secs(1))).expect("sound");
     for expected in 1..=3 {
         assert!(session.call::<Value>("Ignored", &()).await.expect_err("silence").is_timeout());
-        assert_eq!(session.peer().consecutive_timeouts(), expected);
+        assert_eq!(session.consecutive_timeouts(), expected);
         station.receive_call().await;
     }
     let call = tokio::spawn(session.call::<Value>("Answered", &()));
     let (id, _) = station.receive_call().await;
     station.send(format!(r#"[4,"{id}","NotSupported","",{{}}]"#)).await;
     assert!(call.await.expect("no panic").is_err());
-    assert_eq!(session.peer().consecutive_timeouts(), 0, "a refusal is an answer too");
+    assert_eq!(session.consecutive_timeouts(), 0, "a refusal is an answer too");
 }
 
 #[tokio::test(start_paused = true)]

@@ -146,14 +146,14 @@ async fn b04_options_and_handlers_change_on_an_open_connection() {
 }
 
 #[tokio::test]
-async fn a_session_asked_for_by_a_clients_handler_is_an_error_and_no_panic() {
-    async fn session(_: Session) -> Result<(), Infallible> {
-        Ok(())
+async fn client_handler_takes_the_session_of_its_client() {
+    async fn identify(session: Session) -> Result<Value, Infallible> {
+        Ok(json!({"identity": session.identity()}))
     }
     let (builder, mut dials) = client();
-    let (_client, mut csms) = connected(builder.router(RpcRouter::new().on("Any", session)), &mut dials).await;
+    let (_client, mut csms) = connected(builder.router(RpcRouter::new().on("Any", identify)), &mut dials).await;
     csms.send(json!([2, "1", "Any", {}])).await;
-    assert_eq!(csms.receive().await[2], "InternalError");
+    assert_eq!(csms.receive().await, json!([3, "1", {"identity": "CP-1"}]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -325,7 +325,7 @@ async fn b09_another_target_holds_from_the_next_connect_after_a_close_on() {
     drop(csms);
     let head = asked(&mut dials).await;
     assert!(head.starts_with("GET /ocpp/CP-1 ") && head.contains("host: csms.test\r\n"), "{head}");
-    assert_eq!(client.peer().expect("a life").identity(), "CP-1");
+    assert_eq!(client.session().expect("a life").identity(), "CP-1");
 
     client.close(Close::normal()).await;
     while !dials.none() {}
@@ -335,7 +335,7 @@ async fn b09_another_target_holds_from_the_next_connect_after_a_close_on() {
     });
     let head = asked(&mut dials).await;
     assert!(head.starts_with("GET /other/CP-2 ") && head.contains("host: elsewhere.test:8080\r\n"), "{head}");
-    assert_eq!(client.peer().expect("a life").identity(), "CP-2");
+    assert_eq!(client.session().expect("a life").identity(), "CP-2");
     assert!(attempt.await.expect("no panic").is_err());
 }
 

@@ -143,7 +143,7 @@ async fn b54_connect_joins_does_nothing_or_is_refused_and_works_again_after_a_cl
     });
     let mut csms = dials.accept("ocpp2.0.1").await;
     attempt.await.expect("no panic").expect("connected");
-    assert_eq!(client.peer().expect("a life").identity(), "CP-2");
+    assert_eq!(client.session().expect("a life").identity(), "CP-2");
     let call = tokio::spawn(client.call::<Value>("Hello", &()));
     csms.answer("Hello").await;
     call.await.expect("no panic").expect("an answer");

@@ -87,11 +87,11 @@ async fn b02_the_ping_interval_is_thirty_seconds_at_both_ends_and_can_be_changed
     for _ in 0..3 {
         assert_eq!(pinged(&mut station.ws).await, 30 * SECOND);
     }
-    session.peer().set_options(Options::server().ping_interval(7 * SECOND)).expect("sound");
+    session.set_options(Options::server().ping_interval(7 * SECOND)).expect("sound");
     for _ in 0..3 {
         assert_eq!(pinged(&mut station.ws).await, 7 * SECOND);
     }
-    session.peer().set_options(Options::server().ping_interval(Duration::ZERO)).expect("sound");
+    session.set_options(Options::server().ping_interval(Duration::ZERO)).expect("sound");
     let heard = tokio::time::timeout(3600 * SECOND, station.next()).await;
     assert!(heard.is_err(), "zero disables: {heard:?}");
 
@@ -161,7 +161,7 @@ async fn b04_one_call_is_out_at_a_time_until_more_are_let_out_while_connected() 
     assert_eq!(station.receive_call().await.1[0], "A");
     tokio::task::yield_now().await;
     assert!(crate::support::NextNow::next_now(&mut station.ws).is_none(), "one at a time");
-    session.peer().set_options(Options::server().call_concurrency(3)).expect("sound");
+    session.set_options(Options::server().call_concurrency(3)).expect("sound");
     assert_eq!(station.receive_call().await.1[0], "B");
     assert_eq!(station.receive_call().await.1[0], "C");
     tokio::task::yield_now().await;

@@ -269,7 +269,7 @@ async fn b21_a_thousand_connections_of_one_identity_leave_one_session_and_nothin
     }
     assert_eq!((entered.len() + full, server.sessions().len()), (1000, 1));
     let last = server.session("CP").expect("one is left");
-    assert!(last.peer().is_open());
+    assert!(last.is_open());
     soon(last.close(Close::normal())).await;
     assert!(server.session("CP").is_none());
     for client in entered {

@@ -5,7 +5,7 @@ use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll};
 use futures_util::FutureExt;
 use ocpp_rpc::{
     CallError, Close, ErrorCode, EventKind, NoReply, Options, Payload, RpcRouter, Session,
-    extract::{Action, CancellationToken, MessageId, Params, Peer, State},
+    extract::{Action, CancellationToken, MessageId, Params, State},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -22,7 +22,7 @@ async fn b32_handlers_get_what_they_ask_for() {
         action: Action,
         id: MessageId,
         session: Session,
-        peer: Peer,
+        peer: Session,
         payload: Payload,
         gone: CancellationToken,
     ) -> Result<Value, Infallible> {
@@ -243,7 +243,7 @@ async fn b36_another_router_answers_from_now_on_and_calls_under_way_keep_their_h
     station.send(r#"[2,"1","Wait",{}]"#).await;
     assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
 
-    session.peer().set_router(RpcRouter::new().on("Wait", new));
+    session.set_router(RpcRouter::new().on("Wait", new));
     assert_eq!(station.ask(r#"[2,"3","Wait",{}]"#).await, r#"[3,"3",{"new":true}]"#);
     assert!(station.ask(r#"[2,"4","Echo",{}]"#).await.contains("NotImplemented"));
     gate.add_permits(1);
@@ -251,7 +251,7 @@ async fn b36_another_router_answers_from_now_on_and_calls_under_way_keep_their_h
     assert_eq!(other.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "of one connection alone");
 
     // All but one of the old ones.
-    session.peer().set_router(old.without("Wait"));
+    session.set_router(old.without("Wait"));
     assert_eq!(station.ask(r#"[2,"5","Echo",{}]"#).await, r#"[3,"5",{}]"#);
     assert!(station.ask(r#"[2,"6","Wait",{}]"#).await.contains("NotImplemented"));
 }

@@ -1,82 +1,165 @@
-//! The layers of the library only look down.
+//! The files of the library only look down, and a test reads their imports to say so.
 
 use std::{collections::HashMap, fs, path::Path};
 
-/// From the bottom up; modules of one line may know each other, but for those of the last.
-const LAYERS: &[&[&str]] = &[
-    &[
-        "action",
-        "backoff",
-        "certificate",
-        "close",
-        "dialect",
-        "error",
-        "handshake",
-        "options",
-        "payload",
-        "tolerance",
-        "validate",
-        "wire",
-    ],
-    &["event"],
-    &["connection", "meter"],
-    &["peer"],
-    &["rpc"],
-    &["client", "server", "unstable"],
+/// The layers from the bottom up. A file may import those of the layers below it, and those before it in its own layer.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("values", &["backoff", "info", "io", "message/payload", "error", "message/tolerance"]),
+    (
+        "messages",
+        &["message/frame", "message/read", "message/dialect", "message", "action", "action/table", "action/kit"],
+    ),
+    (
+        "validation",
+        &[
+            "validate/payload_error",
+            "validate/misfit",
+            "validate/validator",
+            "validate/validation",
+            "validate/schema/error",
+            "validate/schema",
+            "validate/strict/formats",
+            "validate/strict/reader",
+            "validate/strict",
+            "validate",
+        ],
+    ),
+    ("options and facts", &["options", "close", "response", "event", "telemetry/metrics", "telemetry"]),
+    (
+        "connection",
+        &[
+            "connection/info",
+            "connection/request",
+            "connection/result",
+            "connection/calls_in",
+            "connection/calls_out",
+            "connection/exchange",
+            "connection/keepalive",
+            "connection/link",
+            "connection/handler",
+            "connection/socket/stream",
+            "connection/socket",
+            "connection/driver",
+            "connection/driver/turn",
+            "connection",
+        ],
+    ),
+    ("handles", &["call", "session"]),
+    (
+        "handlers",
+        &["handler/incoming", "handler/function", "handler/extract", "handler/router", "handler/typed", "handler"],
+    ),
+    ("handshakes", &["handshake", "certificate"]),
+    (
+        "client",
+        &[
+            "client/error",
+            "client/connector",
+            "client/no_tls",
+            "client/tls",
+            "client/reconnect",
+            "client/connect",
+            "client/redirect",
+            "client/settings",
+            "client/life",
+            "client/supervisor",
+            "client/rpc_client",
+            "client/builder",
+            "client",
+        ],
+    ),
+    (
+        "server",
+        &[
+            "server/http/body",
+            "server/http/settings",
+            "server/http/info",
+            "server/http/preface",
+            "server/http/http1",
+            "server/http/http2",
+            "server/http/proxies",
+            "server/handshake/auth",
+            "server/handshake/protocol",
+            "server/handshake/upgrade",
+            "server/handshake/axum",
+            "server/session/registry",
+            "server/session/tasks",
+            "server/rpc_server",
+            "server/session/task",
+            "server/handshake/accept",
+            "server/handshake/service",
+            "server/http/connection",
+            "server/http/listen",
+            "server/http/tls",
+            "server/builder",
+            "server",
+        ],
+    ),
+    ("benches", &["unstable"]),
 ];
 
-/// Files that know neither runtime nor HTTP server.
+/// The layers and folders whose files know neither a runtime nor an HTTP server.
 const PURE: &[&str] = &[
-    "action.rs",
-    "action/kit.rs",
-    "action/table.rs",
-    "backoff.rs",
-    "close.rs",
-    "connection/exchange.rs",
-    "connection/keepalive.rs",
-    "dialect.rs",
-    "error.rs",
-    "handshake.rs",
-    "options.rs",
-    "payload.rs",
-    "tolerance.rs",
-    "validate.rs",
-    "validate/fault.rs",
-    "validate/misfit.rs",
-    "validate/schema.rs",
-    "validate/schema/error.rs",
-    "validate/strict.rs",
-    "validate/strict/formats.rs",
-    "validate/strict/reader.rs",
-    "wire.rs",
-    "wire/read.rs",
+    "action",
+    "backoff",
+    "close",
+    "connection/calls_in",
+    "connection/calls_out",
+    "connection/exchange",
+    "connection/keepalive",
+    "error",
+    "handshake",
+    "info",
+    "message",
+    "options",
+    "response",
+    "validate",
 ];
 
 #[test]
 fn imports_point_downwards() {
-    let layers: HashMap<&str, usize> =
-        LAYERS.iter().enumerate().flat_map(|(layer, names)| names.iter().map(move |name| (*name, layer))).collect();
+    let files = LAYERS.iter().flat_map(|(_, files)| *files);
+    let places: HashMap<&str, usize> = files.enumerate().map(|(place, file)| (*file, place)).collect();
+    let layer = |file: &str| LAYERS.iter().position(|(_, files)| files.contains(&file));
+    let sides = [layer("client"), layer("server")];
     let mut checked = 0;
-    for (file, text) in sources(Path::new("src")) {
-        let module = file.split(['/', '.']).next().expect("a module");
-        if module == "lib" {
-            continue;
-        }
-        let layer = *layers.get(module).unwrap_or_else(|| panic!("{file} has no layer"));
-        for import in imports(&text) {
-            let other = *layers.get(import).unwrap_or_else(|| panic!("{file} imports {import}, which has no layer"));
-            let sideways = layer == other && module != import && layer == LAYERS.len() - 1;
-            assert!(other <= layer && !sideways, "{file} imports {import}, which is not below it");
+    for (file, text) in library() {
+        let place = *places.get(&*file).unwrap_or_else(|| panic!("{file} is in no layer"));
+        for path in imports(&text) {
+            let import = file_of(&path, &places).unwrap_or_else(|| panic!("{file} imports {path}, which is no file"));
+            assert!(import == file || places[import] < place, "{file} imports {import}, which is not below it");
+            let is_across =
+                layer(import) != layer(&file) && [layer(import), layer(&file)].iter().all(|l| sides.contains(l));
+            assert!(!is_across, "{file} imports {import} of the other side");
             checked += 1;
         }
     }
-    assert!(checked > 50, "only {checked} imports were found");
+    assert!(checked > 400, "only {checked} imports were found");
+}
+
+#[test]
+fn layers_name_files_that_exist() {
+    let library: Vec<_> = library().into_iter().map(|(file, _)| file).collect();
+    for file in LAYERS.iter().flat_map(|(_, files)| *files) {
+        assert!(library.iter().any(|name| name == file), "{file} is no file");
+    }
+}
+
+#[test]
+fn imports_name_the_file_from_the_root() {
+    for (file, text) in library() {
+        for line in code(&text).lines() {
+            assert!(!line.trim_start().starts_with("use super::"), "{file}: `{line}` is relative");
+            assert!(!line.contains("#[path"), "{file}: a module at a path of its own");
+        }
+    }
 }
 
 #[test]
 fn pure_files_know_no_runtime() {
-    let pure: Vec<_> = sources(Path::new("src")).into_iter().filter(|(file, _)| PURE.contains(&&**file)).collect();
-    assert!(pure.len() >= 8);
+    let is_pure = |file: &str| PURE.iter().any(|pure| file == *pure || file.starts_with(&format!("{pure}/")));
+    let pure: Vec<_> = library().into_iter().filter(|(file, _)| is_pure(file)).collect();
+    assert!(pure.len() > 20);
     for (file, text) in pure {
         for runtime in ["tokio", "hyper", "tungstenite"] {
             assert!(!text.contains(&format!("{runtime}::")), "{file} knows {runtime}");
@@ -86,53 +169,87 @@ fn pure_files_know_no_runtime() {
 
 #[test]
 fn one_file_knows_the_websocket_engine() {
-    let knows: Vec<_> =
-        sources(Path::new("src")).into_iter().filter(|(_, text)| text.contains("tungstenite::")).collect();
-    assert_eq!(knows.iter().map(|(file, _)| &**file).collect::<Vec<_>>(), ["connection/socket.rs"]);
+    let knows: Vec<_> = library().into_iter().filter(|(_, text)| text.contains("tungstenite::")).collect();
+    assert_eq!(knows.iter().map(|(file, _)| &**file).collect::<Vec<_>>(), ["connection/socket"]);
 }
 
-/// Every source file by its path below `root`.
-fn sources(root: &Path) -> Vec<(String, String)> {
+/// Returns every source file but the root and the files of tests alone, by its path without the ending.
+fn library() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut folders = vec![root.to_owned()];
+    let mut folders = vec![Path::new("src").to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root).expect("below").to_str().expect("UTF-8").to_owned();
-                found.push((name, fs::read_to_string(&path).expect("a file")));
+                let name =
+                    path.with_extension("").strip_prefix("src").expect("below").to_str().expect("UTF-8").to_owned();
+                if name != "lib" && !["tests", "laws"].contains(&name.rsplit('/').next().expect("a name")) {
+                    found.push((name, fs::read_to_string(&path).expect("a file")));
+                }
             }
         }
     }
     found
 }
 
-/// The modules named by `use crate::…` in front of the tests, and by `crate::…::` in code.
-fn imports(text: &str) -> Vec<&str> {
-    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+/// Returns a file's code without its comments and its tests.
+fn code(text: &str) -> String {
+    let before_tests = text.split("\n#[cfg(test)]").next().unwrap_or_default();
+    let lines = before_tests.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the paths that a file names from the root of the crate: imports with all their branches, and in code.
+fn imports(text: &str) -> Vec<String> {
+    let code = code(text);
     let mut found = Vec::new();
-    let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-    for (at, line) in code.iter().enumerate() {
-        if line.trim() == "use crate::{" {
-            // One module a line, as rustfmt sets them, at the first level of indentation.
-            let block = code[at + 1..].iter().take_while(|line| !line.starts_with("};"));
-            found.extend(block.filter(|l| l.starts_with("    ") && !l.starts_with("     ")).filter_map(|line| {
-                let name = line.trim().split(|c| !is_name(c)).next()?;
-                (!name.is_empty()).then_some(name)
-            }));
-        } else if let Some(block) = line.trim().strip_prefix("use crate::{") {
-            found.extend(block.trim_end_matches("};").split(", ").filter_map(|path| path.split("::").next()));
+    for (at, prefix) in code.match_indices("crate::") {
+        let tree = &code[at + prefix.len()..];
+        if code[..at].ends_with('$') {
+            continue;
+        }
+        if code[..at].ends_with("use ") {
+            branches("", tree.split(';').next().unwrap_or_default(), &mut found);
         } else {
-            let paths = line.match_indices("crate::").map(|(at, found)| &line[at + found.len()..]);
-            found.extend(
-                paths
-                    .filter_map(|path| path.split(|c| !is_name(c)).next())
-                    .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase())),
-            );
+            let is_path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+            let path = tree.split(|c| !is_path(c)).next().unwrap_or_default();
+            found.push(path.replace("::", "/"));
         }
     }
     found
+}
+
+/// Collects the paths of a `use` tree.
+fn branches(prefix: &str, tree: &str, found: &mut Vec<String>) {
+    let tree = tree.trim();
+    let Some((head, rest)) = tree.split_once('{') else {
+        let path = tree.split(" as ").next().unwrap_or_default().replace("::", "/");
+        return found.push(format!("{prefix}{path}"));
+    };
+    let prefix = format!("{prefix}{}", head.replace("::", "/"));
+    let inner = rest.rsplit_once('}').map_or(rest, |(inner, _)| inner);
+    let (mut depth, mut start) = (0, 0);
+    for (at, character) in inner.char_indices().chain([(inner.len(), ',')]) {
+        match character {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                if !inner[start..at].trim().is_empty() {
+                    branches(&prefix, &inner[start..at], found);
+                }
+                start = (at + 1).min(inner.len());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Returns the file that a path leads to: that of its longest part that is one.
+fn file_of<'a>(path: &str, places: &HashMap<&'a str, usize>) -> Option<&'a str> {
+    let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+    let mut parts: Vec<&str> = ends.map(|end| &path[..end]).collect();
+    parts.reverse();
+    parts.into_iter().find_map(|part| places.get_key_value(part).map(|(file, _)| *file))
 }

@@ -5,7 +5,7 @@ use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 use futures_util::{SinkExt, future::join_all};
 use ocpp_rpc::{
     CallError, Cause, Close, Error, EventKind, Events, Options, RpcRouter, RpcServer, Session,
-    extract::{Params, Peer, State},
+    extract::{Params, State},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -88,7 +88,7 @@ async fn what_waits_for_a_slow_reader_is_counted_to_the_byte() {
         station.receive().await;
     }
     let mut more = 0;
-    while session.peer().is_open() {
+    while session.is_open() {
         let _ = send().await;
         more += 1;
     }
@@ -183,14 +183,14 @@ async fn b31_more_room_for_handlers_lets_the_line_move_on() {
     station.send(r#"[2,"1","Wait",{}]"#).await;
     station.send(r#"[2,"2","Echo",{}]"#).await;
     messages(&mut events, 2).await;
-    session.peer().set_options(Options::server().handler_concurrency(2)).expect("sound");
+    session.set_options(Options::server().handler_concurrency(2)).expect("sound");
     assert_eq!(station.receive().await, r#"[3,"2",{}]"#);
-    assert!(session.peer().set_options(Options::server().call_concurrency(0)).is_err());
+    assert!(session.set_options(Options::server().call_concurrency(0)).is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn b31_a_handler_that_makes_room_for_others_lets_the_line_move_on() {
-    async fn make_room(peer: Peer) -> Result<(), Infallible> {
+    async fn make_room(peer: Session) -> Result<(), Infallible> {
         peer.set_options(Options::server().handler_concurrency(2).ping_interval(Duration::ZERO)).expect("sound");
         pending().await
     }

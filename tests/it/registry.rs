@@ -49,7 +49,7 @@ async fn b21_a_newer_connection_replaces_the_old_one_and_outlives_it() {
     // This station does not notice for a while that it was replaced.
     let (mut old, old_session) = enter(&site, "CP").await;
     let (mut new, new_session) = enter(&site, "CP").await;
-    assert!(!old_session.peer().is_open() && new_session.peer().is_open());
+    assert!(!old_session.is_open() && new_session.is_open());
 
     let closed = soon(old_session.closed()).await;
     let replaced = (1008, "replaced by a newer connection", Cause::Replaced);
@@ -58,7 +58,7 @@ async fn b21_a_newer_connection_replaces_the_old_one_and_outlives_it() {
 
     ping(&mut new).await;
     assert_eq!(site.server.sessions().len(), 1);
-    assert!(site.server.session("CP").expect("the new one").peer().is_open());
+    assert!(site.server.session("CP").expect("the new one").is_open());
 }
 
 #[tokio::test]

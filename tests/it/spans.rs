@@ -51,7 +51,7 @@ async fn b61_spans_name_the_connection_and_each_call_with_its_outcome() {
         assert!(is_there, "{call} {outcome}: {log}");
     }
     assert!(
-        log.lines().any(|line| line.contains(connection) && line.contains("}: ocpp_rpc::server::session: close")),
+        log.lines().any(|line| line.contains(connection) && line.contains("}: ocpp_rpc::server::session::task: close")),
         "{log}"
     );
 }

@@ -68,7 +68,7 @@ async fn a_request_goes_out_under_the_name_of_its_action_and_comes_back_as_its_r
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let request = start();
     let calls: [Call<Started>; 3] =
-        [session.request(&request), session.peer().request(&request), session.request(request.clone())];
+        [session.request(&request), session.request(&request), session.request(request.clone())];
     for call in calls {
         let answer = async {
             let (id, call) = station.receive_call().await;
@@ -128,7 +128,7 @@ async fn a_message_that_is_never_answered_has_a_type_as_well() {
     session.send_action(&Sample { at: 8 }).await.expect("written");
     let text = station.receive().await;
     assert!(text.starts_with("[6,") && text.ends_with(r#","Sample",{"at":8}]"#), "{text}");
-    session.peer().send_action(Samples(lists())).await.expect("written");
+    session.send_action(Samples(lists())).await.expect("written");
     assert!(station.receive().await.ends_with(r#","Samples",{"local":["tag"]}]"#));
 
     let mut old = Station::connect(&server, "CP-2", "ocpp1.6").await;
@@ -205,7 +205,7 @@ async fn each_protocol_has_handlers_of_its_own_and_shares_the_others() {
     }
     // A layer is around all of them, and an action leaves all of them.
     let full = tower::limit::ConcurrencyLimitLayer::new(1);
-    session.peer().set_router(router.layer(full).without("Start"));
+    session.set_router(router.layer(full).without("Start"));
     assert!(station.ask(call).await.contains("NotImplemented"));
     assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
 }

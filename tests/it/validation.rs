@@ -280,7 +280,7 @@ async fn b43_validation_may_be_decided_when_a_session_is_accepted() {
 async fn b43_other_times_for_an_open_session_leave_what_is_valid_as_it_was() {
     let (server, calls) = server(Validation::new(Acme).only(["acme1"]));
     let (mut station, session) = connected(&server, "acme1").await;
-    session.peer().set_options(Options::server().ping_interval(5 * SECOND)).expect("sound");
+    session.set_options(Options::server().ping_interval(5 * SECOND)).expect("sound");
     assert!(station.ask(r#"[2,"1","Do",{}]"#).await.starts_with(r#"[4,"1","Occur"#));
     assert_eq!(calls.load(Ordering::Relaxed), 0);
 }

@@ -1,10 +1,10 @@
-use ocpp_rpc::{Call, Peer};
+use ocpp_rpc::{Call, Session};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
 struct Reset;
 
-fn reset(peer: Peer) -> Call<()> {
+fn reset(peer: Session) -> Call<()> {
     peer.request(Reset)
 }
 

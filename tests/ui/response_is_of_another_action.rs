@@ -1,4 +1,4 @@
-use ocpp_rpc::{Call, Peer};
+use ocpp_rpc::{Call, Session};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -12,7 +12,7 @@ ocpp_rpc::action!("Reset": Reset => ResetAnswer);
 #[derive(Serialize, Deserialize)]
 struct BootAnswer;
 
-fn reset(peer: Peer) -> Call<BootAnswer> {
+fn reset(peer: Session) -> Call<BootAnswer> {
     peer.request(Reset)
 }
 

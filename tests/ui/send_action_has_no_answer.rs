@@ -1,4 +1,4 @@
-use ocpp_rpc::Peer;
+use ocpp_rpc::Session;
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -6,7 +6,7 @@ struct Stream;
 
 ocpp_rpc::send_action!("NotifyPeriodicEventStream": Stream);
 
-async fn stream(peer: Peer) {
+async fn stream(peer: Session) {
     let _answer = peer.request(Stream).await;
 }
 

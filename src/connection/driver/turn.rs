@@ -9,22 +9,22 @@ use std::{
 use bytestring::ByteString;
 use tokio::time::Sleep;
 
-use super::{Driver, Unflushed, settle};
 use crate::{
     close::{Cause, Close, Manner},
     connection::{
-        Answered, Inbound, Reply,
+        driver::{Driver, Unflushed, settle},
         exchange::Received,
         handler::{Done, Handler},
         keepalive::{KeepAlive, Ping},
         link::Orders,
+        request::Inbound,
+        result::Answered,
         socket::{Farewell, Incoming, Socket},
     },
     event::{Direction, EventKind, Text},
-    meter,
+    message::{read, tolerance::Deviation},
     options::Options,
-    tolerance::Deviation,
-    wire,
+    response::Reply,
 };
 
 /// How many messages are read in one turn, so that one busy peer cannot starve the others.
@@ -107,8 +107,7 @@ impl Driver {
                 Incoming::Ping => {}
                 Incoming::Pong(payload) => {
                     if let Some(time) = keepalive.pong(&payload, now.into_std()) {
-                        meter::pong(time);
-                        self.link.emit(|| EventKind::Pong(time));
+                        self.link.report(EventKind::Pong(time));
                     }
                 }
                 Incoming::Binary(Some(text)) if Deviation::Binary.is_borne_by(self.options().tolerance) => {
@@ -153,8 +152,8 @@ impl Driver {
         self.serial += 1;
         (call.generation, call.serial) = (self.generation, self.serial);
         let work = self.dispatch.dispatch(call, &self.link);
-        let (generation, serial, stopwatch) = (self.generation, self.serial, self.link.meter.call());
-        let mut handler = Handler { id, action, wants_answer, generation, serial, stopwatch, work };
+        let (generation, serial, timer) = (self.generation, self.serial, self.link.telemetry.call());
+        let mut handler = Handler { id, action, wants_answer, generation, serial, timer, work };
         let id = match Pin::new(&mut handler).poll(&mut Context::from_waker(&self.waker)) {
             // An answer that was given early is on its way.
             Poll::Ready(Done { id, reply: Reply::Given, .. }) => id,
@@ -207,7 +206,7 @@ impl Driver {
 
     /// Tells whoever wants to know of a message.
     fn tell(&mut self, direction: Direction, text: &str) {
-        self.link.meter.message(direction, text.len());
+        self.link.telemetry.message(direction, text.len());
         if self.link.is_watched() {
             self.tell_watchers(direction, text);
         }
@@ -221,12 +220,12 @@ impl Driver {
             Direction::In => EventKind::Received,
             Direction::Out => EventKind::Sent,
         };
-        self.link.emit(|| raw(Text(text.clone())));
-        let (Ok(frame), _) = wire::read(&text, self.options().tolerance) else { return };
+        self.link.report(raw(Text(text.clone())));
+        let (Ok(frame), _) = read::read(&text, self.options().tolerance) else { return };
         if direction == Direction::Out && frame.is_answer() {
             self.unflushed.push(Unflushed::Watcher(frame.id().clone()));
         }
-        self.link.emit(|| EventKind::of(frame, direction));
+        self.link.report(EventKind::of(frame, direction));
     }
 
     /// Writes answers that were kept and calls whose turn it is, never more at once than the socket takes well; says
@@ -256,7 +255,7 @@ impl Driver {
             for unflushed in self.unflushed.drain(..) {
                 match unflushed {
                     Unflushed::Caller(ticket) => settle(ticket, Ok(Answered::default())),
-                    Unflushed::Watcher(id) => self.link.emit(|| EventKind::AnswerWritten(id)),
+                    Unflushed::Watcher(id) => self.link.report(EventKind::AnswerWritten(id)),
                 }
             }
             if had_room {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 use serde_json::Value;
 
-use super::*;
 use crate::connection::calls_out::{CallKey, Kind, Timeout};
+use crate::connection::exchange::*;
 
 #[derive(Debug, Clone)]
 enum Step {

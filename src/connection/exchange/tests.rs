@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::*;
+use crate::connection::exchange::*;
 use crate::{
     connection::calls_out::{CallKey, Kind, Timeout},
-    tolerance::Tolerance,
+    message::tolerance::Tolerance,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

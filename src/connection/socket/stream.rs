@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::Io;
+use crate::io::Io;
 
 /// A stream that counts.
 pub(super) struct Stream {

@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt, io, path::PathBuf};
 
-use crate::validate::PayloadKind;
+use crate::validate::validator::PayloadKind;
 
 /// Why something is not a schema that can be used.
 #[derive(Debug)]

@@ -15,15 +15,17 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::formats;
-use crate::validate::fault::{Failed, Fault, Kind, Step, find, hide};
+use crate::validate::{
+    payload_error::{Failed, Kind, PayloadError, Step, find, hide},
+    strict::formats,
+};
 
 /// Reads the JSON text of a payload, all of it.
-pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Fault> {
+pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, PayloadError> {
     let failed = Cell::new(None);
     let mut json = serde_json::Deserializer::from_str(text);
     let value = T::deserialize(Reader { json: &mut json, raw: false, failed: &failed })?;
-    json.end().map_err(|error| Fault::new(Kind::NotJson, error.to_string()))?;
+    json.end().map_err(|error| PayloadError::new(Kind::NotJson, error.to_string()))?;
     Ok(value)
 }
 
@@ -50,7 +52,7 @@ enum Wanted {
 }
 
 impl<'de, D: Deserializer<'de>> Reader<'_, D> {
-    fn read<V: Visitor<'de>>(self, wanted: Wanted, visitor: V) -> Result<V::Value, Fault> {
+    fn read<V: Visitor<'de>>(self, wanted: Wanted, visitor: V) -> Result<V::Value, PayloadError> {
         let Self { json, failed, .. } = self;
         json.deserialize_any(Watched { visitor, wanted, failed }).map_err(|error| find(failed, error))
     }
@@ -58,7 +60,7 @@ impl<'de, D: Deserializer<'de>> Reader<'_, D> {
 
 macro_rules! whole {
     ($($method:ident)*) => {
-        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, PayloadError> {
             self.read(Wanted::Whole, visitor)
         })*
     };
@@ -66,7 +68,7 @@ macro_rules! whole {
 
 /// All hints but these are of no use: JSON says what it is.
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
-    type Error = Fault;
+    type Error = PayloadError;
 
     forward_to_deserialize_any! {
         bool f32 f64 char string bytes byte_buf unit unit_struct seq tuple tuple_struct map enum identifier
@@ -77,7 +79,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, PayloadError> {
         self.read(Wanted::Anything, visitor)
     }
 
@@ -86,11 +88,11 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
         _: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Fault> {
+    ) -> Result<V::Value, PayloadError> {
         self.read(Wanted::Object, visitor)
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, PayloadError> {
         match self.raw {
             true => self.read(Wanted::Anything, visitor),
             false => self.read(Wanted::DateOrName, visitor),
@@ -98,19 +100,23 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<'_, D> {
     }
 
     /// A member that is there has a value: `null` is none, but where anything may stand.
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, PayloadError> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, PayloadError> {
         let Self { json, failed, .. } = self;
         json.deserialize_newtype_struct(name, Watched { visitor, wanted: Wanted::Raw, failed })
             .map_err(|error| find(failed, error))
     }
 
     /// Nothing is read to be ignored but the members that a type does not have.
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Fault> {
-        Err(Fault::unknown_member())
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, PayloadError> {
+        Err(PayloadError::unknown_member())
     }
 }
 
@@ -209,9 +215,9 @@ struct Items<'a, A> {
 }
 
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Items<'_, A> {
-    type Error = Fault;
+    type Error = PayloadError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, PayloadError> {
         let nested = Nested { seed, raw: false, failed: self.failed };
         let item = self.json.next_element_seed(nested);
         let item = item.map_err(|error| find(self.failed, error).within(Step::Item(self.index)))?;
@@ -234,9 +240,9 @@ struct Members<'a, 'de, A> {
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<'_, 'de, A> {
-    type Error = Fault;
+    type Error = PayloadError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, PayloadError> {
         let Some(name) = self.json.next_key_seed(Name).map_err(|error| find(self.failed, error))? else {
             return Ok(None);
         };
@@ -248,7 +254,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<'_, 'de, A> {
         .map(Some)
     }
 
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Fault> {
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, PayloadError> {
         let nested = Nested { seed, raw: self.raw, failed: self.failed };
         self.json.next_value_seed(nested).map_err(|error| {
             let fault = find(self.failed, error);

@@ -1,0 +1,14 @@
+//! How users write handlers: functions whose arguments are [extractors](extract), in a [router](RpcRouter).
+
+pub(crate) mod extract;
+pub(crate) mod function;
+pub(crate) mod incoming;
+pub(crate) mod router;
+pub(crate) mod typed;
+
+pub use self::{
+    function::{Handler, IntoReply, NoReply, Outcome},
+    incoming::IncomingCall,
+    router::{Route, RouteFuture, RpcRouter},
+    typed::{ArgumentsOf, OutcomeOf},
+};

@@ -1,0 +1,299 @@
+//! What handlers can ask for: each argument of a handler is made out of the call by its type.
+
+use std::{
+    any::type_name,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytestring::ByteString;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+pub use tokio_util::sync::CancellationToken;
+
+use crate::{
+    connection::{
+        link::{Command, EarlyAnswer},
+        result::Answered,
+    },
+    error::{CallError, Error},
+    handler::{function::IntoReply, incoming::IncomingCall},
+    message::payload::{MessageId, Payload},
+    response::Reply,
+    session::Session,
+    validate::misfit::misfit,
+};
+
+/// A type that a handler may have as an argument.
+///
+/// ```
+/// use ocpp_rpc::{CallError, ErrorCode, IncomingCall, extract::FromCall};
+///
+/// /// The identity, where it belongs to this tenant.
+/// struct OurStation(String);
+///
+/// impl<S: Sync> FromCall<S> for OurStation {
+///     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+///         match call.session().identity().strip_prefix("acme-") {
+///             Some(name) => Ok(Self(name.to_owned())),
+///             None => Err(CallError::new(ErrorCode::SECURITY_ERROR, "not one of ours")),
+///         }
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an argument of a handler",
+    label = "not an extractor for a router with state `{S}`",
+    note = "extractors are `Params<T>` where `T: DeserializeOwned`, `State<T>` where `T: FromRef<{S}>`, `Extension<T>`, `Session`, `Session`, `Answer`, `Action`, `MessageId`, `Payload` and `CancellationToken`, see `ocpp_rpc::extract`"
+)]
+pub trait FromCall<S>: Sized {
+    /// Makes the argument, or the answer to a call that lacks what it takes.
+    fn from_call(call: &IncomingCall, state: &S) -> impl Future<Output = Result<Self, CallError>> + Send;
+}
+
+/// A part of a router's state.
+#[diagnostic::on_unimplemented(
+    message = "the router's state `{S}` holds no `{Self}`",
+    note = "implement `FromRef<{S}> for {Self}`, or make the router `with_state` of a `{Self}`"
+)]
+pub trait FromRef<S> {
+    /// Takes the part out of the whole.
+    fn from_ref(state: &S) -> Self;
+}
+
+impl<T: Clone> FromRef<T> for T {
+    fn from_ref(state: &T) -> Self {
+        state.clone()
+    }
+}
+
+/// The parameters of the call, read as a `T`.
+///
+/// Parameters that are no `T` are answered with what is wrong with them, and a JSON pointer (RFC 6901) to it in the
+/// details:
+///
+/// | What is wrong | Code |
+/// |---|---|
+/// | a member is missing, there are too few or too many items | [`ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION`](crate::ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION) |
+/// | a value is of another JSON type | [`ErrorCode::TYPE_CONSTRAINT_VIOLATION`](crate::ErrorCode::TYPE_CONSTRAINT_VIOLATION) |
+/// | a value is not one that is allowed: out of range, no variant, whatever else the type says | [`ErrorCode::PROPERTY_CONSTRAINT_VIOLATION`](crate::ErrorCode::PROPERTY_CONSTRAINT_VIOLATION) |
+/// | a member is there twice, or refused by `deny_unknown_fields`; `T` is not read from an object | [`ErrorCode::FORMAT_VIOLATION`](crate::ErrorCode::FORMAT_VIOLATION) |
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned + 'static, S: Sync> FromCall<S> for Params<T> {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        match call.validated() {
+            Some(params) => Ok(Self(params)),
+            None => call.params().decode().map(Self).map_err(|error| misfit::<T>(call.params(), &error).into()),
+        }
+    }
+}
+
+/// The parameters of the call, unread.
+impl<S: Sync> FromCall<S> for Payload {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(call.params().clone())
+    }
+}
+
+/// The router's state, or a part of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct State<T>(pub T);
+
+impl<T: FromRef<S> + Send, S: Sync> FromCall<S> for State<T> {
+    async fn from_call(_: &IncomingCall, state: &S) -> Result<Self, CallError> {
+        Ok(Self(T::from_ref(state)))
+    }
+}
+
+/// What the application said of the connection when it was accepted.
+///
+/// A handler that asks for something that was not said answers [`ErrorCode::INTERNAL_ERROR`](crate::ErrorCode::INTERNAL_ERROR), and the log says what
+/// is missing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extension<T>(pub T);
+
+impl<T: Clone + Send + Sync + 'static, S: Sync> FromCall<S> for Extension<T> {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        match call.session().extensions().get::<T>() {
+            Some(extension) => Ok(Self(extension.clone())),
+            None => Err(CallError::internal(format!("the connection has no extension `{}`", type_name::<T>()))),
+        }
+    }
+}
+
+/// The action that was called.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Action(ByteString);
+
+impl Action {
+    /// The action's name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl<S: Sync> FromCall<S> for Action {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(Self(call.action_text()))
+    }
+}
+
+impl<S: Sync> FromCall<S> for MessageId {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(call.id().clone())
+    }
+}
+
+/// Who calls; a handler may call back, and await the answer.
+impl<S: Sync> FromCall<S> for Session {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(call.session().clone())
+    }
+}
+
+/// Answers the call before its handler ends: the handler can go on working, and can do what is to come after the
+/// answer. What it returns in the end, [`NoReply`](crate::NoReply) by custom, is then not sent.
+///
+/// ```
+/// use ocpp_rpc::{CallError, NoReply, RpcRouter, extract::{Answer, Session}};
+/// use serde_json::{Value, json};
+///
+/// /// Some stations lose a call that reaches them before the answer to their BootNotification.
+/// async fn boot(answer: Answer, session: Session) -> Result<NoReply, CallError> {
+///     answer.send(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"})).await?;
+///     let configuration: Value = session.call("GetConfiguration", &()).await?;
+///     println!("{configuration}");
+///     Ok(NoReply)
+/// }
+///
+/// let router = RpcRouter::new().on("BootNotification", boot);
+/// ```
+#[derive(Debug)]
+pub struct Answer {
+    peer: Session,
+    id: MessageId,
+    action: ByteString,
+    generation: u32,
+    serial: u64,
+    wants_answer: bool,
+    given: Arc<AtomicBool>,
+}
+
+impl Answer {
+    /// Answers with a result. The future is done when the answer has been written; dropping it takes nothing back.
+    ///
+    /// The first answer to a call is the only one: what comes later, of the handler, of a layer that ran out of
+    /// patience or of another `Answer`, is dropped.
+    ///
+    /// # Errors
+    /// The future fails with [`Error::Disconnected`] when the answer can no longer be written or there is one already,
+    /// and with [`Error::Invalid`] when the result did not pass validation and was replaced by an error.
+    pub fn send(self, result: impl IntoReply) -> Written {
+        self.give(result.into_reply())
+    }
+
+    /// Answers with an error; see [`send`](Self::send).
+    pub fn refuse(self, error: impl Into<CallError>) -> Written {
+        self.give(Reply::Error(error.into()))
+    }
+
+    fn give(self, reply: Reply) -> Written {
+        let Self { peer, id, action, generation, serial, wants_answer, given } = self;
+        let (ticket, written) = oneshot::channel();
+        given.store(true, Ordering::Relaxed);
+        match wants_answer {
+            true => peer.link().order(Command::Answer(Box::new(EarlyAnswer {
+                id,
+                action,
+                generation,
+                serial,
+                reply,
+                ticket,
+            }))),
+            // Nobody waits for the answer to a SEND.
+            false => _ = ticket.send(Ok(Answered::default())),
+        }
+        Written(written)
+    }
+}
+
+impl<S: Sync> FromCall<S> for Answer {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(Self {
+            peer: call.session().clone(),
+            id: call.id().clone(),
+            action: call.action_text(),
+            generation: call.inbound.generation,
+            serial: call.inbound.serial,
+            wants_answer: call.wants_answer(),
+            given: call.given.get_or_init(Arc::default).clone(),
+        })
+    }
+}
+
+/// The future of an answer that is being written, made by [`Answer::send`].
+#[derive(Debug)]
+pub struct Written(oneshot::Receiver<Result<Answered, Error>>);
+
+impl Future for Written {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let written = std::task::ready!(Pin::new(&mut self.0).poll(cx));
+        // Without an outcome, the connection's task was dropped with the answer in its hands.
+        Poll::Ready(written.unwrap_or(Err(Error::Disconnected { maybe_delivered: false })).map(drop))
+    }
+}
+
+/// Fires when the connection is lost, or closed without waiting for calls under way. The handler goes on all the
+/// same; what it answers is dropped.
+impl<S: Sync> FromCall<S> for CancellationToken {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        Ok(call.session().link().gone())
+    }
+}
+
+/// All arguments of a handler, in order.
+macro_rules! arguments {
+    ($($argument:ident)*) => {
+        impl<S: Sync, $($argument: FromCall<S> + Send,)*> FromCall<S> for ($($argument,)*) {
+            #[allow(unused_variables, reason = "no arguments, no call and no state")]
+            async fn from_call(call: &IncomingCall, state: &S) -> Result<Self, CallError> {
+                Ok(($($argument::from_call(call, state).await?,)*))
+            }
+        }
+    };
+}
+
+arguments!();
+arguments!(A);
+arguments!(A B);
+arguments!(A B C);
+arguments!(A B C D);
+arguments!(A B C D E);
+arguments!(A B C D E G);
+arguments!(A B C D E G H);
+arguments!(A B C D E G H I);
+arguments!(A B C D E G H I J);
+arguments!(A B C D E G H I J K);
+arguments!(A B C D E G H I J K L);
+arguments!(A B C D E G H I J K L M);

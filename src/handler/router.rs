@@ -1,0 +1,357 @@
+//! Which handler answers which action.
+
+use std::{collections::HashMap, convert::Infallible, error::Error as StdError, fmt, marker::PhantomData, pin::Pin};
+use std::{
+    future,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use tower::{Layer, Service, ServiceExt};
+use tracing::{Instrument, Span, field};
+
+use crate::{
+    connection::{
+        link::{Command, Dispatch, Link},
+        request::Inbound,
+    },
+    error::{CallError, ErrorCode},
+    event::{EventKind, Text},
+    handler::{
+        extract::FromCall,
+        function::{Handler, Outcome},
+        incoming::IncomingCall,
+    },
+    response::Reply,
+    session::Session,
+};
+
+type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// Handlers by action, with the state that they share.
+///
+/// ```
+/// use ocpp_rpc::{CallError, RpcRouter, extract::{Params, State}};
+/// use serde_json::{Value, json};
+///
+/// #[derive(Clone)]
+/// struct App {
+///     interval: u32,
+/// }
+///
+/// async fn boot(Params(boot): Params<Value>, State(app): State<App>) -> Result<Value, CallError> {
+///     println!("{} boots", boot["chargePointModel"]);
+///     Ok(json!({"status": "Accepted", "interval": app.interval, "currentTime": "2026-01-01T00:00:00Z"}))
+/// }
+///
+/// let router = RpcRouter::with_state(App { interval: 300 }).on("BootNotification", boot);
+/// ```
+///
+/// An action without a handler goes to the [`fallback`](Self::fallback); without one it is answered with
+/// [`ErrorCode::NOT_IMPLEMENTED`]. Cheap to clone.
+#[derive(Clone)]
+pub struct RpcRouter<S = ()> {
+    state: Arc<S>,
+    table: Arc<Table>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Table {
+    routes: HashMap<Arc<str>, Route>,
+    fallback: Option<Route>,
+    protocols: HashMap<Arc<str>, Table>,
+}
+
+impl RpcRouter {
+    /// A router without state and without handlers.
+    pub fn new() -> Self {
+        Self::with_state(())
+    }
+}
+
+impl Default for RpcRouter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S: Send + Sync + 'static> RpcRouter<S> {
+    /// A router without handlers, whose handlers may ask for [`State`](super::extract::State).
+    pub fn with_state(state: S) -> Self {
+        Self { state: Arc::new(state), table: Arc::default() }
+    }
+
+    /// Answers `action` with `handler`: an async function whose arguments are [extractors](FromCall) and that returns
+    /// a `Result`.
+    ///
+    /// # Panics
+    /// When the action has a handler already.
+    #[must_use]
+    #[track_caller]
+    pub fn on<H, A>(mut self, action: &str, handler: H) -> Self
+    where
+        H: Handler<A, Output: Outcome, Future: Send>,
+        A: FromCall<S> + Send + 'static,
+    {
+        let route = self.route(handler);
+        let earlier = Arc::make_mut(&mut self.table).routes.insert(action.into(), route);
+        assert!(earlier.is_none(), "the action {action:?} has a handler already");
+        self
+    }
+
+    /// Answers every action that has no handler with `handler`.
+    ///
+    /// # Panics
+    /// When there is a fallback already.
+    #[must_use]
+    #[track_caller]
+    pub fn fallback<H, A>(mut self, handler: H) -> Self
+    where
+        H: Handler<A, Output: Outcome, Future: Send>,
+        A: FromCall<S> + Send + 'static,
+    {
+        let route = self.route(handler);
+        let earlier = Arc::make_mut(&mut self.table).fallback.replace(route);
+        assert!(earlier.is_none(), "the router has a fallback already");
+        self
+    }
+
+    /// Answers the calls on connections of this subprotocol with the handlers of `router`, and its fallback. Where it
+    /// has neither, the handlers of this router answer, as they do for all other subprotocols.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use ocpp_rpc::RpcRouter;
+    ///
+    /// async fn boot_1_6() -> Result<(), Infallible> {
+    ///     Ok(())
+    /// }
+    /// async fn boot_2_0_1() -> Result<(), Infallible> {
+    ///     Ok(())
+    /// }
+    /// async fn heartbeat() -> Result<(), Infallible> {
+    ///     Ok(())
+    /// }
+    ///
+    /// let router = RpcRouter::new()
+    ///     .protocol("ocpp1.6", RpcRouter::new().on("BootNotification", boot_1_6))
+    ///     .protocol("ocpp2.0.1", RpcRouter::new().on("BootNotification", boot_2_0_1))
+    ///     .on("Heartbeat", heartbeat);
+    /// ```
+    ///
+    /// # Panics
+    /// When the subprotocol has a router already.
+    #[must_use]
+    #[track_caller]
+    pub fn protocol<T>(mut self, protocol: &str, router: RpcRouter<T>) -> Self {
+        let table = Arc::unwrap_or_clone(router.table);
+        let earlier = Arc::make_mut(&mut self.table).protocols.insert(protocol.into(), table);
+        assert!(earlier.is_none(), "the protocol {protocol:?} has a router already");
+        self
+    }
+
+    /// Takes the handlers of an action away, those of single subprotocols included.
+    #[must_use]
+    pub fn without(mut self, action: &str) -> Self {
+        Arc::make_mut(&mut self.table).remove(action);
+        self
+    }
+
+    /// Wraps a tower layer around every handler that there is so far, the fallback included.
+    ///
+    /// A layer sees an [`IncomingCall`] and gives a [`Reply`]; it may be any that is generic over the request, such
+    /// as those of `tower` itself. An error of the layer becomes a [`CallError`].
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    /// use ocpp_rpc::RpcRouter;
+    /// use tower::timeout::TimeoutLayer;
+    ///
+    /// async fn heartbeat() -> Result<(), Infallible> {
+    ///     Ok(())
+    /// }
+    ///
+    /// let router = RpcRouter::new().on("Heartbeat", heartbeat).layer(TimeoutLayer::new(Duration::from_secs(20)));
+    /// ```
+    #[must_use]
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Route>,
+        L::Service: Service<IncomingCall, Response = Reply> + Clone + Send + Sync + 'static,
+        <L::Service as Service<IncomingCall>>::Error: Into<Box<dyn StdError + Send + Sync>>,
+        <L::Service as Service<IncomingCall>>::Future: Send,
+    {
+        Arc::make_mut(&mut self.table)
+            .for_each(&mut |route| *route = Route(Arc::new(Layered(Arc::new(layer.layer(route.clone()))))));
+        self
+    }
+
+    fn route<H, A>(&self, handler: H) -> Route
+    where
+        H: Handler<A, Output: Outcome, Future: Send>,
+        A: FromCall<S> + Send + 'static,
+    {
+        Route(Arc::new(Handling { handler: Arc::new(handler), state: self.state.clone(), arguments: PhantomData }))
+    }
+
+    pub(crate) fn into_dispatch(self) -> Arc<dyn Dispatch> {
+        self.table
+    }
+}
+
+impl Session {
+    /// Swaps the handlers of this connection. Calls that are being worked on keep the handler they have.
+    pub fn set_router<S: Send + Sync + 'static>(&self, router: RpcRouter<S>) {
+        self.link().order(Command::Dispatch(router.into_dispatch()));
+    }
+}
+
+impl<S> fmt::Debug for RpcRouter<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcRouter")
+            .field("actions", &self.table.routes.keys())
+            .field("fallback", &self.table.fallback.is_some())
+            .field("protocols", &self.table.protocols.keys())
+            .finish()
+    }
+}
+
+impl Table {
+    fn find(&self, action: &str, protocol: Option<&str>) -> Option<&Route> {
+        let of_protocol = protocol.and_then(|protocol| self.protocols.get(protocol)?.find(action, Some(protocol)));
+        of_protocol.or_else(|| self.routes.get(action)).or(self.fallback.as_ref())
+    }
+
+    fn remove(&mut self, action: &str) {
+        self.routes.remove(action);
+        self.protocols.values_mut().for_each(|table| table.remove(action));
+    }
+
+    fn for_each(&mut self, change: &mut impl FnMut(&mut Route)) {
+        self.routes.values_mut().chain(&mut self.fallback).for_each(&mut *change);
+        self.protocols.values_mut().for_each(|table| table.for_each(change));
+    }
+}
+
+impl Dispatch for Table {
+    fn dispatch(&self, call: Inbound, link: &Arc<Link>) -> Answering {
+        let (action, id) = (&*call.action, call.id.as_str());
+        let span = tracing::debug_span!("call", direction = "in", action, id, outcome = field::Empty);
+        let protocol = link.agreed().and_then(|agreed| agreed.protocol.as_deref());
+        let answering: Answering = match self.find(action, protocol) {
+            Some(route) => route.0.answer(IncomingCall::new(call, Session::new(link.clone()))),
+            None => {
+                if !call.wants_answer {
+                    link.report(EventKind::UnhandledSend { action: Text(call.action.clone()) });
+                }
+                Box::pin(future::ready(Reply::Error(ErrorCode::NOT_IMPLEMENTED.into())))
+            }
+        };
+        if span.is_disabled() {
+            return answering;
+        }
+        let recorded = async {
+            let reply = answering.await;
+            Span::current().record("outcome", reply.outcome());
+            reply
+        };
+        Box::pin(recorded.instrument(span))
+    }
+}
+
+/// What a layer is wrapped around: a handler, as a tower service.
+#[derive(Clone)]
+pub struct Route(Arc<dyn Endpoint>);
+
+impl Service<IncomingCall> for Route {
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = RouteFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: IncomingCall) -> RouteFuture {
+        RouteFuture(self.0.answer(call))
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").finish_non_exhaustive()
+    }
+}
+
+/// The future of a [`Route`].
+pub struct RouteFuture(Answering);
+
+impl Future for RouteFuture {
+    type Output = Result<Reply, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl fmt::Debug for RouteFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteFuture").finish_non_exhaustive()
+    }
+}
+
+/// A handler or a stack of layers, with its types forgotten.
+trait Endpoint: Send + Sync {
+    fn answer(&self, call: IncomingCall) -> Answering;
+}
+
+struct Handling<H, A, S> {
+    handler: Arc<H>,
+    state: Arc<S>,
+    arguments: PhantomData<fn() -> A>,
+}
+
+impl<H, A, S> Endpoint for Handling<H, A, S>
+where
+    H: Handler<A, Output: Outcome, Future: Send>,
+    A: FromCall<S> + Send + 'static,
+    S: Send + Sync + 'static,
+{
+    fn answer(&self, call: IncomingCall) -> Answering {
+        let (handler, state) = (self.handler.clone(), self.state.clone());
+        Box::pin(async move {
+            let arguments = match A::from_call(&call, &state).await {
+                Ok(arguments) => arguments,
+                Err(error) => return Reply::Error(error),
+            };
+            // What the arguments did not take is not needed any more.
+            let given = call.given.into_inner();
+            drop((call.inbound, call.peer));
+            let reply = handler.call(arguments).await.into_reply();
+            match given {
+                Some(given) if given.load(Ordering::Relaxed) => Reply::Given,
+                _ => reply,
+            }
+        })
+    }
+}
+
+struct Layered<T>(Arc<T>);
+
+impl<T> Endpoint for Layered<T>
+where
+    T: Service<IncomingCall, Response = Reply> + Clone + Send + Sync + 'static,
+    T::Error: Into<Box<dyn StdError + Send + Sync>>,
+    T::Future: Send,
+{
+    fn answer(&self, call: IncomingCall) -> Answering {
+        let service = self.0.clone();
+        Box::pin(async move {
+            // A clone of its own, as tower wants it; made here, where a panic is caught.
+            match T::clone(&service).oneshot(call).await {
+                Ok(reply) => reply,
+                Err(error) => Reply::Error(CallError::from(error.into())),
+            }
+        })
+    }
+}

@@ -1,0 +1,199 @@
+//! From a handshake to a session: what is asked, in which order, and how the client is answered.
+
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    message::tolerance::Deviation,
+    server::{
+        handshake::{
+            auth::{Accept, Handshake, Reject},
+            protocol::Agreement,
+            upgrade::{RpcUpgrade, UpgradeError},
+        },
+        http::info::Began,
+        rpc_server::{Inner, RpcServer},
+        session::task::{self, Plan},
+    },
+};
+
+impl RpcServer {
+    /// Opens a session for a request that the caller has judged, and gives the response to it: 101, or why not.
+    ///
+    /// The authentication hook is passed by; everything else holds as for the service. The session is registered
+    /// when the client's socket arrives, before anything is read from it.
+    ///
+    /// `B` is the body of the response: axum's `Body`, or anything else that is made from bytes.
+    pub fn accept<B: From<Bytes>>(&self, upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
+        self.inner.accept(upgrade, accept)
+    }
+
+    /// Answers a request that is no handshake as the service does, and makes it an event.
+    ///
+    /// ```
+    /// use axum::{extract::State, response::Response};
+    /// use ocpp_rpc::{Accept, RpcServer, RpcUpgrade, UpgradeError};
+    ///
+    /// async fn connect(upgrade: Result<RpcUpgrade, UpgradeError>, State(server): State<RpcServer>) -> Response {
+    ///     match upgrade {
+    ///         Ok(upgrade) => server.accept(upgrade, Accept::new()),
+    ///         Err(error) => server.refuse(error),
+    ///     }
+    /// }
+    /// # let _: axum::Router<RpcServer> = axum::Router::new().route("/ocpp/{*identity}", axum::routing::any(connect));
+    /// ```
+    pub fn refuse<B: From<Bytes>>(&self, error: UpgradeError) -> Response<B> {
+        self.inner.emit_refused(None, error.remote_address(), Some(error.status()), error.reason());
+        error.into_response()
+    }
+
+    /// Answers a handshake, with everything that the service does.
+    pub(crate) async fn handshake(&self, upgrade: Result<RpcUpgrade, UpgradeError>) -> Response<Full<Bytes>> {
+        let upgrade = match upgrade {
+            Ok(upgrade) => upgrade,
+            Err(error) => return self.refuse(error),
+        };
+        let inner = &self.inner;
+        let mut judgement = Judgement { inner, handshake: upgrade.handshake.clone(), is_open: true };
+        let judged = inner.judge(upgrade).await;
+        judgement.is_open = false;
+        judged.unwrap_or_else(|reject| inner.reject(&judgement.handshake, reject))
+    }
+}
+
+/// A handshake that is being judged; one that is dropped by then was broken off by its client.
+struct Judgement<'a> {
+    inner: &'a Inner,
+    handshake: Handshake,
+    is_open: bool,
+}
+
+impl Drop for Judgement<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.inner.refused(&self.handshake, None, "the client left before it was judged");
+        }
+    }
+}
+
+impl Inner {
+    /// Lets a client in that somebody else has judged.
+    pub(crate) fn accept<B: From<Bytes>>(self: &Arc<Self>, mut upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
+        let handshake = &mut upgrade.handshake;
+        if let Some(proxies) = &self.proxies {
+            let (known, tls) = (handshake.remote_address, handshake.tls.take());
+            (handshake.remote_address, handshake.tls) = proxies.client(handshake.headers(), known, tls);
+        }
+        let known = upgrade.handshake.clone();
+        let opened = self.check(&upgrade).and_then(|()| self.open(upgrade, accept));
+        opened.unwrap_or_else(|reject| self.reject(&known, reject))
+    }
+
+    /// Asks the hook, then opens the session.
+    async fn judge<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade) -> Result<Response<B>, Reject> {
+        self.check(&upgrade)?;
+        let Ok(_place) = self.pending.try_acquire() else { return Err(unavailable("too many handshakes")) };
+        let accept = match &self.auth {
+            None => Accept::new(),
+            Some(auth) => {
+                let handshake = upgrade.handshake.clone();
+                // What TLS and the head took is over.
+                let began = handshake.parts().extensions.get().map_or_else(Instant::now, |&Began(began)| began);
+                // A closure may panic before there is a future.
+                let hook = AssertUnwindSafe(async { auth.authenticate(handshake).await }).catch_unwind();
+                let hook = timeout_at(began + self.http.handshake_deadline, hook);
+                match self.closing.run_until_cancelled(hook).await {
+                    None => return Err(unavailable("the server is closing")),
+                    Some(Err(_)) => return Err(unavailable("authentication took too long")),
+                    Some(Ok(Err(_))) => {
+                        tracing::error!("the authentication hook panicked");
+                        return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("authentication failed"));
+                    }
+                    Some(Ok(Ok(judgement))) => judgement?,
+                }
+            }
+        };
+        self.open(upgrade, accept)
+    }
+
+    fn check(&self, upgrade: &RpcUpgrade) -> Result<(), Reject> {
+        if upgrade.handshake.identity().len() > self.max_identity {
+            return Err(Reject::not_found().body("the identity is too long"));
+        }
+        match upgrade.is_connect() && !self.http.has_websockets_over_http2() {
+            true => Err(Reject::new(StatusCode::NOT_IMPLEMENTED).body("there are no WebSockets over HTTP/2 here")),
+            false => Ok(()),
+        }
+    }
+
+    /// Negotiates the protocol, takes a place, and lets a task wait for the socket.
+    fn open<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade, accept: Accept) -> Result<Response<B>, Reject> {
+        // A close that begins now waits for this token, and so for the task.
+        let _token = self.tasks.token();
+        if self.closing.is_cancelled() {
+            return Err(unavailable("the server is closing"));
+        }
+        let Accept { protocol, options, extensions } = accept;
+        let options = options.unwrap_or_else(|| self.options());
+        if let Err(error) = options.check_for(&self.negotiation.protocols) {
+            tracing::error!(%error, "the options of a session");
+            return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be opened"));
+        }
+        let handshake = &upgrade.handshake;
+        let agreement = self.negotiation.negotiate(handshake.protocols(), protocol)?;
+        if agreement.spoken().is_some_and(|protocol| !options.covers(protocol)) {
+            tracing::error!("the session's protocol cannot be validated");
+            return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be validated"));
+        }
+        let mut deviations = upgrade.deviations;
+        if let Agreement::Silent(Some(_)) = agreement {
+            deviations.add(Deviation::NoProtocol);
+        }
+        if let Some(deviation) = deviations.beyond(options.tolerance) {
+            return Err(Reject::new(StatusCode::BAD_REQUEST).body(format!("the handshake has {deviation}")));
+        }
+        let mut response = Response::new(B::from(Bytes::new()));
+        *response.status_mut() = upgrade.status();
+        let headers = response.headers_mut();
+        upgrade.answer(headers);
+        if let Agreement::Named(protocol) = &agreement {
+            // Tokens were checked when they were offered or configured.
+            let value = HeaderValue::from_str(protocol).map_err(|_| Reject::new(StatusCode::BAD_REQUEST))?;
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+        }
+        let identity = (agreement != Agreement::None).then(|| handshake.shared_identity());
+        let place = self.registry.reserve(identity, handshake.remote_address())?;
+        let session = task::run(self.clone(), upgrade, Plan { place, agreement, options, extensions, deviations });
+        self.running.spawn(&self.tasks, session);
+        Ok(response)
+    }
+
+    fn reject<B: From<Bytes>>(&self, handshake: &Handshake, reject: Reject) -> Response<B> {
+        self.refused(handshake, Some(reject.status()), reject.reason());
+        reject.into_response()
+    }
+
+    pub(crate) fn refused(&self, handshake: &Handshake, status: Option<StatusCode>, reason: &str) {
+        self.emit_refused(Some(&handshake.shared_identity()), handshake.remote_address(), status, reason);
+    }
+
+    pub(crate) fn emit_refused(
+        &self,
+        identity: Option<&Arc<str>>,
+        remote_address: Option<SocketAddr>,
+        status: Option<StatusCode>,
+        reason: &str,
+    ) {
+        let status = status.map(|status| status.as_u16());
+        self.telemetry.handshake_refused(identity, remote_address, status, reason);
+    }
+}
+
+fn unavailable(reason: &'static str) -> Reject {
+    Reject::new(StatusCode::SERVICE_UNAVAILABLE).header(header::RETRY_AFTER, HeaderValue::from_static("5")).body(reason)
+}

@@ -1,0 +1,53 @@
+//! The server as a tower service.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tower::Service;
+
+use crate::server::{handshake::upgrade::RpcUpgrade, rpc_server::RpcServer};
+
+/// Upgrades requests of any body, for axum's `route_service`, `nest_service` and `fallback_service`, and for hyper.
+impl<B> Service<Request<B>> for RpcServer {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = HandshakeFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> HandshakeFuture {
+        let server = self.clone();
+        let (mut parts, _) = request.into_parts();
+        if let Some(proxies) = &self.inner.proxies {
+            proxies.look_behind(&parts.headers, &mut parts.extensions);
+        }
+        let upgrade = RpcUpgrade::try_from(Request::from_parts(parts, ()));
+        HandshakeFuture(Box::pin(async move { server.handshake(upgrade).await }))
+    }
+}
+
+/// The future of a handshake's response. Dropping it cancels the authentication hook.
+pub struct HandshakeFuture(Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>);
+
+impl Future for HandshakeFuture {
+    type Output = Result<Response<Full<Bytes>>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl fmt::Debug for HandshakeFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandshakeFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,170 @@
+//! One HTTP connection of the built-in listener, or of whoever accepts connections himself, and its limits.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt};
+
+#[cfg(not(feature = "http2"))]
+use crate::server::http::http1;
+#[cfg(feature = "http2")]
+use crate::server::http::http2;
+use crate::{
+    info::ConnectionFacts,
+    server::{
+        handshake::upgrade::{self, Below},
+        http::{
+            body::BodyError,
+            info::{Began, RemoteAddress},
+        },
+        rpc_server::RpcServer,
+    },
+};
+
+impl RpcServer {
+    /// Serves one connection that was accepted elsewhere, over any stream: HTTP/1.1 up to the upgrade, with the limits
+    /// of the [listener](Self::listen_with). What is known of the client is said here.
+    ///
+    /// This is the way to TLS that rustls does not speak. The security whitepaper of 1.6 names two cipher suites
+    /// without forward secrecy, `TLS_RSA_WITH_AES_128_GCM_SHA256` and `TLS_RSA_WITH_AES_256_GCM_SHA384`, and some
+    /// stations know no other: OpenSSL does, and so do most proxies.
+    ///
+    /// The future ends with the HTTP connection, be it by an upgrade, after which the session is a task of its own, or
+    /// because the server closes. With the feature `http2` it speaks HTTP/2 as well, which is not upgraded: sessions
+    /// that are streams of a connection last no longer than the future.
+    ///
+    /// ```no_run
+    /// use ocpp_rpc::{ConnectionFacts, RpcServer, TlsFacts, TlsVersion};
+    /// # use tokio::net::TcpStream;
+    /// # async fn handshake(stream: TcpStream) -> std::io::Result<(TcpStream, Vec<u8>)> { Ok((stream, Vec::new())) }
+    ///
+    /// # async fn example(server: RpcServer) -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = tokio::net::TcpListener::bind("0.0.0.0:9221").await?;
+    /// loop {
+    ///     let (stream, address) = listener.accept().await?;
+    ///     let server = server.clone();
+    ///     tokio::spawn(async move {
+    ///         // A TLS of your own; mind a deadline.
+    ///         let Ok((stream, certificate)) = handshake(stream).await else { return };
+    ///         let tls = TlsFacts::new().with_version(TlsVersion::Tls12).with_peer_chain([certificate]);
+    ///         server.serve_connection(stream, ConnectionFacts::new().remote_address(address).tls(tls)).await;
+    ///     });
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the HTTP connection; a session that has come of an upgrade lives on.
+    pub async fn serve_connection<T>(&self, io: T, facts: ConnectionFacts)
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.serve_connection_with(io, facts, self.for_stations_only()).await;
+    }
+
+    /// The same for a whole application, as [`listen_with`](Self::listen_with) serves it.
+    pub async fn serve_connection_with<T, H, B>(&self, io: T, facts: ConnectionFacts, http: H)
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        H::Future: Send,
+        B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+    {
+        serve(self, io, facts, Instant::now(), http, &self.inner.closing).await;
+    }
+
+    /// This server as an application: what is no handshake is not found.
+    pub(crate) fn for_stations_only(
+        &self,
+    ) -> impl Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static {
+        let server = self.clone();
+        tower::service_fn(move |request: Request<Incoming>| {
+            let server = server.clone();
+            async move {
+                if upgrade::is_asked_for(request.headers(), request.extensions()) {
+                    return server.oneshot(request).await;
+                }
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::NOT_FOUND;
+                Ok(response)
+            }
+        })
+    }
+}
+
+/// The stream that an upgraded connection has, in place of the `T` that was served.
+#[cfg(feature = "http2")]
+type Stream<T> = super::preface::Begun<T>;
+#[cfg(not(feature = "http2"))]
+type Stream<T> = T;
+
+/// The protocols that TLS offers, the preferred one first (RFC 7301).
+#[cfg(feature = "tls")]
+pub(crate) const ALPN: &[&str] = if cfg!(feature = "http2") { &["h2", "http/1.1"] } else { &["http/1.1"] };
+
+/// Serves a connection whose client's time began at `began`, and lets it end when `stop` fires.
+pub(crate) async fn serve<T, H, B>(
+    server: &RpcServer,
+    io: T,
+    facts: ConnectionFacts,
+    began: Instant,
+    application: H,
+    stop: &CancellationToken,
+) where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    H::Future: Send,
+    B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+{
+    let inner = &server.inner;
+    let remote_address = facts.remote_address;
+    let is_first = Arc::new(AtomicBool::new(true));
+    let is_silent = is_first.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (mut parts, body) = request.into_parts();
+        let extensions = &mut parts.extensions;
+        extensions.insert(Below::of::<Stream<T>>());
+        if let Some(address) = facts.remote_address {
+            extensions.insert(RemoteAddress(address));
+        }
+        if let Some(tls) = &facts.tls {
+            extensions.insert(tls.clone());
+        }
+        if is_first.swap(false, Ordering::Relaxed) {
+            extensions.insert(Began(began));
+        }
+        if let Some(proxies) = &inner.proxies {
+            proxies.look_behind(&parts.headers, extensions);
+        }
+        application.clone().oneshot(Request::from_parts(parts, body))
+    });
+    #[cfg(feature = "http2")]
+    let served = http2::serve(&inner.http, &inner.tasks, &inner.kill, io, began, service, stop).await;
+    #[cfg(not(feature = "http2"))]
+    let served = http1::serve(&inner.http, io, began, service, stop).await;
+    if let Err(error) = served {
+        match is_silent.load(Ordering::Relaxed) {
+            // It never came to a request that the server could have refused.
+            true => inner.emit_refused(None, remote_address, None, &format!("no request came in: {error}")),
+            false => tracing::debug!(?remote_address, %error, "an HTTP connection failed"),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! HTTP/2 beside HTTP/1.1: the first bytes of a connection decide, below TLS as well (RFC 9113 §3.4).
+
+use std::{convert::Infallible, pin::pin, time::Duration};
+
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{Either, Empty};
+use hyper::{
+    body::Incoming,
+    rt::Executor,
+    server::conn::http2,
+    service::{Service, service_fn},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    select,
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use crate::{
+    io::Io,
+    server::http::{body::BodyError, http1, preface, settings::HttpSettings},
+};
+
+/// How many streams a connection may have at once, WebSockets included; what clients may count on (RFC 9113 §6.5.2).
+const MAX_STREAMS: u32 = 100;
+
+/// How much of one stream is buffered that nobody reads, and how much that nobody fetches. All streams of a connection
+/// together have 1 MiB, so that one of them cannot hold up the others.
+const STREAM_BUFFER: u32 = 64 << 10;
+
+/// How often a client is asked whether it is still there, which has 20 s to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Serves a connection whose client's time began at `began`, and lets it end when `stop` fires.
+pub(crate) async fn serve<T, S, B>(
+    settings: &HttpSettings,
+    tasks: &TaskTracker,
+    kill: &CancellationToken,
+    io: T,
+    began: Instant,
+    service: S,
+    stop: &CancellationToken,
+) -> Result<(), BodyError>
+where
+    T: Io,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>,
+    B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+{
+    let beginning = timeout_at(began + settings.handshake_deadline, preface::read(io));
+    match stop.run_until_cancelled(beginning).await {
+        None => Ok(()),
+        Some(begun) => match begun?? {
+            begun if begun.is_http2() => serve_streams(settings, tasks, kill, begun, began, service, stop).await,
+            begun => http1::serve(settings, begun, began, service, stop).await,
+        },
+    }
+}
+
+/// Serves HTTP/2. A connection without a stream has as long as a head may take, and as long again to say goodbye.
+async fn serve_streams<T, S, B>(
+    settings: &HttpSettings,
+    tasks: &TaskTracker,
+    kill: &CancellationToken,
+    io: T,
+    began: Instant,
+    service: S,
+    stop: &CancellationToken,
+) -> Result<(), BodyError>
+where
+    T: Io,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>,
+    B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+{
+    let (streams, mut open, _end) = Streams::of(tasks, kill);
+    let mut builder = http2::Builder::new(streams);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(settings.max_head.try_into().unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_BUFFER)
+        .max_send_buf_size(STREAM_BUFFER as usize);
+    if settings.websockets_over_http2 {
+        builder.enable_connect_protocol();
+    }
+    let max_headers = settings.max_headers;
+    // hyper counts their bytes only.
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = (request.headers().len() <= max_headers).then(|| service.call(request));
+        async move {
+            let Some(answer) = answer else {
+                let mut response = Response::new(Either::Right(Empty::new()));
+                *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                return Ok::<_, Infallible>(response);
+            };
+            Ok(answer.await?.map(Either::Left))
+        }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let patience = settings.handshake_deadline;
+    let left = (began + patience).saturating_duration_since(Instant::now());
+    select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = stop.cancelled() => {}
+        () = idle(&mut open, left, patience) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    select! {
+        ended = connection => Ok(ended?),
+        () = idle(&mut open, patience, patience) => Ok(()),
+    }
+}
+
+/// Ends when a connection has had no stream for so long; it may be another time until the first.
+async fn idle(open: &mut watch::Receiver<usize>, first: Duration, limit: Duration) {
+    let mut limit_now = first;
+    loop {
+        // The connection itself has a sender, so there is no end to the counting.
+        let _ = open.wait_for(|open| *open == 0).await;
+        if timeout(limit_now, open.changed()).await.is_err() {
+            return;
+        }
+        limit_now = limit;
+    }
+}
+
+/// What runs the streams of one connection: tasks of the server, which end with it or with the connection.
+#[derive(Clone)]
+struct Streams {
+    tasks: TaskTracker,
+    end: CancellationToken,
+    /// How many there are.
+    open: watch::Sender<usize>,
+}
+
+impl Streams {
+    /// None yet, the count of them, and what ends them when it is dropped.
+    fn of(tasks: &TaskTracker, kill: &CancellationToken) -> (Self, watch::Receiver<usize>, DropGuard) {
+        let (open, count) = watch::channel(0);
+        let end = kill.child_token();
+        (Self { tasks: tasks.clone(), end: end.clone(), open }, count, end.drop_guard())
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let open = Open::one_of(self.open.clone());
+        let end = self.end.clone();
+        self.tasks.spawn(async move {
+            let _open = open;
+            end.run_until_cancelled(stream).await
+        });
+    }
+}
+
+/// Counts a stream as open, until it is dropped.
+struct Open(watch::Sender<usize>);
+
+impl Open {
+    fn one_of(streams: watch::Sender<usize>) -> Self {
+        streams.send_modify(|open| *open += 1);
+        Self(streams)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}

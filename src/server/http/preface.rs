@@ -1,0 +1,84 @@
+//! The first bytes of a connection, which tell HTTP/2 from HTTP/1.1.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use crate::io::Io;
+
+/// What a client of HTTP/2 begins with, and nobody else (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A stream of which the beginning was read, and is read once more.
+#[derive(Debug)]
+pub(crate) struct Begun<T> {
+    beginning: Bytes,
+    io: T,
+}
+
+impl<T> Begun<T> {
+    /// Whether it begins as HTTP/2 does.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.beginning == PREFACE
+    }
+}
+
+/// Reads until it is known what is spoken.
+pub(crate) async fn read<T: Io>(mut io: T) -> io::Result<Begun<T>> {
+    let mut beginning = [0; PREFACE.len()];
+    let mut length = 0;
+    while length < PREFACE.len() && PREFACE.starts_with(&beginning[..length]) {
+        match io.read(&mut beginning[length..]).await? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    Ok(Begun { beginning: Bytes::copy_from_slice(&beginning[..length]), io })
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Begun<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.beginning.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let length = self.beginning.len().min(buf.remaining());
+        buf.put_slice(&self.beginning[..length]);
+        self.beginning.advance(length);
+        if self.beginning.is_empty() {
+            // Gives back what it was a part of.
+            self.beginning = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Begun<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

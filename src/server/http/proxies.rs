@@ -1,0 +1,336 @@
+//! What a proxy in front says of its clients, and whom to believe it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, HeaderName, header};
+use ipnet::IpNet;
+use percent_encoding::percent_decode;
+
+use crate::{
+    error::BuildError,
+    info::TlsFacts,
+    server::http::info::{self, RemoteAddress},
+};
+
+/// The proxies in front of a server, whose word on a client's address, TLS and certificate is believed.
+///
+/// Nobody else's is: headers of a request that comes from another address mean nothing. The client is the last address
+/// in line that is none of these proxies; everything to the left of it could be made up. So could all of it where a
+/// station can connect from one of these addresses without passing the proxy: name the proxies themselves, or a network
+/// in which there is nobody else.
+///
+/// ```
+/// use ocpp_rpc::{RpcRouter, RpcServer, TrustedProxies};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let proxies = TrustedProxies::x_forwarded(["10.0.7.1", "10.0.7.2", "127.0.0.1"])?
+///     .client_certificate("x-ssl-client-cert".parse()?);
+/// let server = RpcServer::builder(RpcRouter::new()).behind(proxies).build()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The address that a hook or an event sees has the port 0 where the proxy names none. Of the TLS it knows that there is
+/// some, and the certificate, but no version.
+#[derive(Debug, Clone)]
+pub struct TrustedProxies {
+    networks: Vec<IpNet>,
+    headers: Headers,
+    certificate: Option<HeaderName>,
+}
+
+/// Which headers the proxies set. Only one kind is read, because a proxy lets the other one through.
+#[derive(Debug, Clone, Copy)]
+enum Headers {
+    XForwarded,
+    Forwarded,
+}
+
+/// What one proxy says of whom it had the request from.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Hop {
+    address: Option<SocketAddr>,
+    scheme: Option<String>,
+}
+
+impl TrustedProxies {
+    /// Proxies at these addresses or networks (`10.0.0.0/8`) that set `X-Forwarded-For` and `X-Forwarded-Proto`.
+    ///
+    /// # Errors
+    /// When one of them is no address and no network.
+    pub fn x_forwarded<N: AsRef<str>>(networks: impl IntoIterator<Item = N>) -> Result<Self, BuildError> {
+        Self::new(networks, Headers::XForwarded)
+    }
+
+    /// Proxies that set `Forwarded` (RFC 7239).
+    ///
+    /// # Errors
+    /// When one of them is no address and no network.
+    pub fn forwarded<N: AsRef<str>>(networks: impl IntoIterator<Item = N>) -> Result<Self, BuildError> {
+        Self::new(networks, Headers::Forwarded)
+    }
+
+    fn new<N: AsRef<str>>(networks: impl IntoIterator<Item = N>, headers: Headers) -> Result<Self, BuildError> {
+        let network = |text: N| {
+            let text = text.as_ref();
+            let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            parsed.map_err(|_| BuildError(format!("the proxy {text:?} is no address and no network")))
+        };
+        let networks = networks.into_iter().map(network).collect::<Result<_, _>>()?;
+        Ok(Self { networks, headers, certificate: None })
+    }
+
+    /// The header in which the proxies hand on a client's certificate, after they have verified it: `Client-Cert` (RFC
+    /// 9440), PEM with its special characters escaped (nginx's `$ssl_client_escaped_cert`, AWS), or DER in base64
+    /// (HAProxy, Traefik). A proxy that does not remove the header from what clients send lets them be whoever they
+    /// like.
+    #[must_use]
+    pub fn client_certificate(self, header: HeaderName) -> Self {
+        Self { certificate: Some(header), ..self }
+    }
+
+    /// What is to be believed of a request's client.
+    pub(crate) fn client(
+        &self,
+        headers: &HeaderMap,
+        remote_address: Option<SocketAddr>,
+        tls: Option<TlsFacts>,
+    ) -> (Option<SocketAddr>, Option<TlsFacts>) {
+        let Some(peer) = remote_address.filter(|address| self.trusts(address)) else { return (remote_address, tls) };
+        let hops = match self.headers {
+            Headers::XForwarded => x_forwarded(headers),
+            Headers::Forwarded => forwarded(headers),
+        };
+        let Some(nearest) = hops.last() else { return (remote_address, tls) };
+        let (mut client, mut scheme) = (peer, nearest.scheme.as_deref());
+        for hop in hops.iter().rev() {
+            let Some(address) = hop.address.filter(|_| self.trusts(&client)) else { break };
+            client = address;
+            scheme = hop.scheme.as_deref().or(scheme);
+        }
+        let chain = self.certificate.as_ref().map_or_else(Vec::new, |name| certificates(headers, name));
+        let is_tls = scheme.is_some_and(|scheme| ["https", "wss"].iter().any(|tls| scheme.eq_ignore_ascii_case(tls)));
+        // The TLS of the connection is the proxy's.
+        (Some(client), (is_tls || !chain.is_empty()).then(|| TlsFacts::new().with_peer_chain(chain)))
+    }
+
+    /// Puts what is to be believed in place of what is known.
+    pub(crate) fn look_behind(&self, headers: &HeaderMap, extensions: &mut Extensions) {
+        let known = extensions.get().map(|&RemoteAddress(address)| address);
+        let remote_address = known.or_else(|| info::connect_info(extensions));
+        let (client, tls) = self.client(headers, remote_address, extensions.remove());
+        if let Some(client) = client {
+            extensions.insert(RemoteAddress(client));
+        }
+        if let Some(tls) = tls {
+            extensions.insert(tls);
+        }
+    }
+
+    fn trusts(&self, address: &SocketAddr) -> bool {
+        let address = address.ip().to_canonical();
+        self.networks.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// The elements of a header's lines, from the client's end to ours.
+fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
+    let lines = headers.get_all(name).into_iter().flat_map(|line| line.to_str().unwrap_or_default().split(','));
+    lines.map(str::trim).collect()
+}
+
+fn x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
+    let schemes = elements(headers, &HeaderName::from_static("x-forwarded-proto"));
+    let hops = elements(headers, &HeaderName::from_static("x-forwarded-for"));
+    let hop = |(before, text): (usize, &&str)| {
+        // Each proxy adds to both lists, or the nearest one sets the one scheme anew.
+        let scheme = schemes.iter().rev().nth(hops.len() - 1 - before).or(schemes.last());
+        Hop { address: address(text), scheme: scheme.map(|&scheme| scheme.to_owned()) }
+    };
+    hops.iter().enumerate().map(hop).collect()
+}
+
+/// RFC 7239 §4. Commas and semicolons within quotes are in no address and in no scheme: an element that was torn apart
+/// at one, or that says something twice, is not believed, nor is what stands to the left of it.
+fn forwarded(headers: &HeaderMap) -> Vec<Hop> {
+    let hop = |element: &str| {
+        let said = |wanted: &str| {
+            let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+            let mut values = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(wanted)).map(|(_, value)| value);
+            values.next().filter(|_| values.next().is_none()).map(|value| value.trim().trim_matches('"'))
+        };
+        let is_whole = |part: &str| part.matches('"').count().is_multiple_of(2);
+        match element.split(';').all(is_whole) {
+            true => Hop { address: said("for").and_then(address), scheme: said("proto").map(str::to_owned) },
+            false => Hop::default(),
+        }
+    };
+    elements(headers, &header::FORWARDED).into_iter().map(hop).collect()
+}
+
+/// An address with or without a port; one of version 6 may have brackets.
+fn address(text: &str) -> Option<SocketAddr> {
+    let bare = || text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).parse::<IpAddr>();
+    text.parse().or_else(|_| bare().map(|address| SocketAddr::new(address, 0))).ok()
+}
+
+/// The certificates in a header, in DER; none where it is there twice or cannot be read.
+fn certificates(headers: &HeaderMap, name: &HeaderName) -> Vec<Bytes> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let mut lines = headers.get_all(name).into_iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return Vec::new() };
+    let Ok(text) = percent_decode(line.as_bytes()).decode_utf8() else { return Vec::new() };
+    let encoded: Vec<&str> = match text.contains(BEGIN) {
+        true => text.split(BEGIN).skip(1).map(|block| block.split(END).next().unwrap_or_default()).collect(),
+        // RFC 9440 has colons around each (RFC 8941 §3.3.5).
+        false => text.split(',').map(|item| item.trim().trim_matches(':')).collect(),
+    };
+    let der = |text: &str| {
+        let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+        BASE64_STANDARD.decode(text).ok().filter(|der| !der.is_empty()).map(Bytes::from)
+    };
+    encoded.into_iter().map(der).collect::<Option<_>>().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
+        };
+        lines.iter().map(line).collect()
+    }
+
+    /// The client's address, and whether it speaks TLS.
+    fn client(proxies: &TrustedProxies, peer: &str, lines: &[(&'static str, &str)]) -> (String, bool) {
+        let peer = SocketAddr::new(peer.parse().expect("an address"), 7);
+        let (address, tls) = proxies.client(&headers(lines), Some(peer), None);
+        (address.expect("known").to_string(), tls.is_some())
+    }
+
+    #[test]
+    fn the_client_is_the_last_in_line_that_is_no_proxy() {
+        const FOR: &str = "x-forwarded-for";
+        const PROTO: &str = "x-forwarded-proto";
+        let proxies = TrustedProxies::x_forwarded(["10.0.0.0/8", "::1", "192.0.2.1"]).expect("networks");
+        for (peer, lines, address, is_tls) in [
+            // Nobody's word is believed but a proxy's.
+            ("203.0.113.9", &[(FOR, "1.1.1.1"), (PROTO, "https")][..], "203.0.113.9:7", false),
+            ("10.1.2.3", &[], "10.1.2.3:7", false),
+            ("10.1.2.3", &[(PROTO, "https")], "10.1.2.3:7", false),
+            ("10.1.2.3", &[(FOR, "203.0.113.9")], "203.0.113.9:0", false),
+            ("::ffff:10.1.2.3", &[(FOR, "203.0.113.9"), (PROTO, "HTTPS")], "203.0.113.9:0", true),
+            ("::1", &[(FOR, "203.0.113.9:4711"), (PROTO, "wss")], "203.0.113.9:4711", true),
+            ("::1", &[(FOR, "2001:db8::5"), (PROTO, "http")], "[2001:db8::5]:0", false),
+            ("::1", &[(FOR, "[2001:db8::5]")], "[2001:db8::5]:0", false),
+            ("::1", &[(FOR, "[2001:db8::5]:99")], "[2001:db8::5]:99", false),
+            // What the client has made up stands to the left.
+            ("10.1.2.3", &[(FOR, "1.1.1.1, 203.0.113.9")], "203.0.113.9:0", false),
+            ("10.1.2.3", &[(FOR, "1.1.1.1"), (FOR, "203.0.113.9")], "203.0.113.9:0", false),
+            // Through two proxies.
+            ("10.1.2.3", &[(FOR, "1.1.1.1, 203.0.113.9, 192.0.2.1")], "203.0.113.9:0", false),
+            (
+                "10.1.2.3",
+                &[(FOR, "1.1.1.1, 203.0.113.9,10.0.0.9"), (PROTO, "http, https, http")],
+                "203.0.113.9:0",
+                true,
+            ),
+            ("10.1.2.3", &[(FOR, "203.0.113.9, 10.0.0.9"), (PROTO, "https")], "203.0.113.9:0", true),
+            // Proxies all the way.
+            ("10.1.2.3", &[(FOR, "10.0.0.7, 10.0.0.9")], "10.0.0.7:0", false),
+            // What cannot be read ends the line.
+            ("10.1.2.3", &[(FOR, "unknown"), (PROTO, "https")], "10.1.2.3:7", true),
+            ("10.1.2.3", &[(FOR, "1.1.1.1, , 10.0.0.9")], "10.0.0.9:0", false),
+            ("10.1.2.3", &[(FOR, "1.1.1.1, 300.1.1.1, 10.0.0.9")], "10.0.0.9:0", false),
+            // The other kind of header is the client's.
+            ("10.1.2.3", &[("forwarded", "for=1.1.1.1;proto=https")], "10.1.2.3:7", false),
+        ] {
+            assert_eq!(client(&proxies, peer, lines), (address.to_owned(), is_tls), "{peer} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn forwarded_says_the_same_in_its_own_way() {
+        const FORWARDED: &str = "forwarded";
+        let proxies = TrustedProxies::forwarded(["10.0.0.0/8"]).expect("networks");
+        for (value, address, is_tls) in [
+            ("for=203.0.113.9", "203.0.113.9:0", false),
+            ("For=\"203.0.113.9:4711\"; Proto=https;by=10.0.0.9", "203.0.113.9:4711", true),
+            ("for=\"[2001:db8::5]:99\";proto=wss", "[2001:db8::5]:99", true),
+            ("for=1.1.1.1;proto=https, for=203.0.113.9;proto=http", "203.0.113.9:0", false),
+            ("for=203.0.113.9;proto=https, for=10.0.0.9;proto=http", "203.0.113.9:0", true),
+            ("for=_hidden, for=10.0.0.9", "10.0.0.9:0", false),
+            ("for=\"1.1.1.1, for=2.2.2.2\"", "10.1.2.3:7", false),
+            // A client's Host header, as a proxy hands it on.
+            ("for=203.0.113.9;host=\"a,for=6.6.6.6\";proto=http", "10.1.2.3:7", false),
+            ("for=203.0.113.9;host=\"a,for=6.6.6.6;proto=https,b\"", "10.1.2.3:7", false),
+            ("for=203.0.113.9;for=6.6.6.6", "10.1.2.3:7", false),
+            ("nonsense", "10.1.2.3:7", false),
+        ] {
+            assert_eq!(client(&proxies, "10.1.2.3", &[(FORWARDED, value)]), (address.to_owned(), is_tls), "{value}");
+        }
+        let x = &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https")];
+        assert_eq!(client(&proxies, "10.1.2.3", x), ("10.1.2.3:7".to_owned(), false));
+    }
+
+    #[test]
+    fn a_second_look_changes_nothing() {
+        let proxies = TrustedProxies::x_forwarded(["10.0.0.0/8"]).expect("networks");
+        for line in ["203.0.113.9, 10.0.0.9", "10.0.0.7, 10.0.0.9", "unknown"] {
+            let headers = headers(&[("x-forwarded-for", line), ("x-forwarded-proto", "https")]);
+            let peer = "10.1.2.3:7".parse().ok();
+            let (client, tls) = proxies.client(&headers, peer, None);
+            assert_eq!(proxies.client(&headers, client, tls.clone()), (client, tls), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_read_in_the_ways_that_proxies_write_it() {
+        let proxies = TrustedProxies::x_forwarded(["10.0.0.0/8"]).expect("networks");
+        let proxies = proxies.client_certificate(HeaderName::from_static("client-cert"));
+        let chain = |value: &str| {
+            let headers = headers(&[("x-forwarded-for", "203.0.113.9"), ("client-cert", value)]);
+            let (_, tls) = proxies.client(&headers, "10.1.2.3:7".parse().ok(), None);
+            tls.map_or(Vec::new(), |tls| tls.peer_chain().iter().map(|der| der.to_vec()).collect())
+        };
+        for (value, expected) in [
+            (":AQID:", &[&[1, 2, 3][..]][..]),
+            (":AQID:, :BAUG:", &[&[1, 2, 3], &[4, 5, 6]]),
+            ("AQID", &[&[1, 2, 3]]),
+            ("AQID,BAUG", &[&[1, 2, 3], &[4, 5, 6]]),
+            ("-----BEGIN CERTIFICATE-----\t+/+/ -----END CERTIFICATE-----", &[&[0xfb, 0xff, 0xbf]]),
+            ("-----BEGIN%20CERTIFICATE-----%0AAQ%0AID%0A-----END%20CERTIFICATE-----%0A", &[&[1, 2, 3]]),
+            ("-----BEGIN%20CERTIFICATE-----%0A%2B/+%2F%0A-----END%20CERTIFICATE-----%0A", &[&[0xfb, 0xff, 0xbf]]),
+            (
+                "-----BEGIN CERTIFICATE-----AQID-----END CERTIFICATE----------BEGIN CERTIFICATE-----BAUG",
+                &[&[1, 2, 3], &[4, 5, 6]],
+            ),
+            ("", &[]),
+            ("(null)", &[]),
+            ("%ff", &[]),
+            ("AQID,!", &[]),
+        ] {
+            assert_eq!(chain(value), expected, "{value}");
+        }
+        // Sent twice, once by the client.
+        let twice = headers(&[("x-forwarded-for", "1.1.1.1"), ("client-cert", "AQID"), ("client-cert", "BAUG")]);
+        assert_eq!(proxies.client(&twice, "10.1.2.3:7".parse().ok(), None).1, None);
+        // Sent by nobody who is believed.
+        let alone = headers(&[("x-forwarded-for", "1.1.1.1"), ("client-cert", "AQID")]);
+        assert_eq!(proxies.client(&alone, "203.0.113.9:7".parse().ok(), None).1, None);
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for wrong in ["", "localhost", "10.0.0.0/33", "10.0.0.1:80"] {
+            assert!(TrustedProxies::x_forwarded([wrong]).is_err(), "{wrong}");
+        }
+    }
+}

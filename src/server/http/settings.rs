@@ -1,0 +1,29 @@
+//! The settings of HTTP connections.
+
+use std::time::Duration;
+
+/// The limits of HTTP connections, and what is served of HTTP/2.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpSettings {
+    /// From the accept to the end of the WebSocket handshake.
+    pub(crate) handshake_deadline: Duration,
+    /// The largest head of a request, in bytes.
+    pub(crate) max_head: usize,
+    pub(crate) max_headers: usize,
+    pub(crate) max_connections: usize,
+    /// Whether a WebSocket may be a stream of HTTP/2.
+    #[cfg(feature = "http2")]
+    pub(crate) websockets_over_http2: bool,
+}
+
+impl HttpSettings {
+    /// Whether a WebSocket may be a stream of HTTP/2.
+    pub(crate) fn has_websockets_over_http2(&self) -> bool {
+        #[cfg(feature = "http2")]
+        {
+            self.websockets_over_http2
+        }
+        #[cfg(not(feature = "http2"))]
+        false
+    }
+}

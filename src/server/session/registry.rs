@@ -1,0 +1,230 @@
+//! The sessions of a server, by identity, and how many there may be.
+//!
+//! A place is taken before the client is answered, so that a limit can still be told in HTTP, and given back when the
+//! session has ended. Each place has a generation, so that an old session that leaves late does not take its
+//! successor with it.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use http::{HeaderValue, StatusCode, header};
+use tokio::time::Instant;
+
+use crate::{
+    close::{Cause, Close},
+    server::handshake::auth::Reject,
+    session::Session,
+};
+
+/// What becomes of a station that connects while there is a session of its identity already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SameIdentity {
+    /// The newcomer takes the place of the old session, which is closed with 1008 and
+    /// [*replaced*](crate::Cause::Replaced) once the newcomer's socket is there. A station whose connection
+    /// broke without a word comes back at once.
+    #[default]
+    NewestWins,
+    /// The newcomer is answered with 409 until the old session has ended. A station whose connection broke without a
+    /// word comes back when its old session has missed its pings.
+    OldestStays,
+    /// Both are sessions. [`RpcServer::session`](super::RpcServer::session) gives the newest,
+    /// [`RpcServer::sessions`](super::RpcServer::sessions) all of them.
+    Both,
+}
+
+#[derive(Debug)]
+pub(crate) struct Registry {
+    rules: Rules,
+    state: Mutex<State>,
+}
+
+/// Who gets a place.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Rules {
+    pub(crate) same_identity: SameIdentity,
+    pub(crate) max_sessions: Option<usize>,
+    pub(crate) max_sessions_per_address: Option<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// In the order in which their sockets came; never an empty list.
+    seats: HashMap<Arc<str>, Vec<Seat>>,
+    /// How many places are taken, those of sockets that are only told to go included.
+    taken: usize,
+    /// The same for each address, where that is limited.
+    addresses: HashMap<IpAddr, usize>,
+    generation: u64,
+    closing: Option<Closing>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    generation: u64,
+    /// None until the client's socket is there, and once another session has taken its place.
+    session: Option<Session>,
+}
+
+/// A close of all sessions, those that are still to come included.
+#[derive(Debug)]
+struct Closing {
+    close: Close,
+    deadline: Instant,
+}
+
+/// A session's place in the registry, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    registry: Arc<Registry>,
+    /// None has no seat.
+    identity: Option<Arc<str>>,
+    address: Option<IpAddr>,
+    generation: u64,
+}
+
+impl Registry {
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self { rules, state: Mutex::default() }
+    }
+
+    pub(crate) fn get(&self, identity: &str) -> Option<Session> {
+        self.state().seats.get(identity)?.iter().rev().find_map(|seat| seat.session.clone())
+    }
+
+    pub(crate) fn all(&self) -> Vec<Session> {
+        self.state().sessions().cloned().collect()
+    }
+
+    /// Takes a place for a session that is about to open; without an identity, for a socket that is to become none.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        identity: Option<Arc<str>>,
+        remote_address: Option<SocketAddr>,
+    ) -> Result<Place, Reject> {
+        let Rules { same_identity, max_sessions, max_sessions_per_address } = self.rules;
+        let address = remote_address.filter(|_| max_sessions_per_address.is_some()).map(|address| block(address.ip()));
+        let mut state = self.state();
+        let seats = identity.as_ref().and_then(|identity| state.seats.get(identity)).map_or(&[][..], Vec::as_slice);
+        if same_identity == SameIdentity::OldestStays && !seats.is_empty() {
+            return Err(Reject::new(StatusCode::CONFLICT).body("the identity is connected already"));
+        }
+        // Who is going to be replaced makes room, but only once: those who were replaced may take their time to leave.
+        let replaced = match (same_identity, seats) {
+            (SameIdentity::NewestWins, [only]) => only.session.as_ref(),
+            _ => None,
+        };
+        if replaced.is_none() && max_sessions.is_some_and(|most| state.taken >= most) {
+            return Err(full(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"));
+        }
+        if let (Some(address), Some(most)) = (address, max_sessions_per_address) {
+            let makes_room = replaced.and_then(Session::remote_address).is_some_and(|old| block(old.ip()) == address);
+            if !makes_room && state.addresses.get(&address).is_some_and(|taken| *taken >= most) {
+                return Err(full(StatusCode::TOO_MANY_REQUESTS, "too many sessions from this address"));
+            }
+            *state.addresses.entry(address).or_default() += 1;
+        }
+        state.taken += 1;
+        state.generation += 1;
+        let generation = state.generation;
+        let seat = Seat { generation, session: None };
+        match identity.clone().map(|identity| state.seats.entry(identity)) {
+            Some(Entry::Occupied(seats)) => seats.into_mut().push(seat),
+            // As large as one needs: most identities have one session.
+            Some(Entry::Vacant(none)) => drop(none.insert(vec![seat])),
+            None => {}
+        }
+        Ok(Place { registry: self.clone(), identity, address, generation })
+    }
+
+    /// Asks every session to close. The first close decides, also on the deadline, which is given back.
+    pub(crate) fn close_all(&self, close: &Close, deadline: Instant) -> Instant {
+        let mut state = self.state();
+        if let Some(closing) = &state.closing {
+            return closing.deadline;
+        }
+        state.closing = Some(Closing { close: close.clone(), deadline });
+        let sessions: Vec<_> = state.sessions().cloned().collect();
+        drop(state);
+        for session in sessions {
+            session.link().close(close.clone());
+        }
+        deadline
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that runs under the lock can leave it half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.seats.values().flatten().filter_map(|seat| seat.session.as_ref())
+    }
+
+    /// Takes a seat out, if it is still there.
+    fn leave(&mut self, identity: &Arc<str>, generation: u64) {
+        let Entry::Occupied(mut seats) = self.seats.entry(identity.clone()) else { return };
+        seats.get_mut().retain(|seat| seat.generation != generation);
+        if seats.get().is_empty() {
+            seats.remove();
+        }
+    }
+}
+
+impl Place {
+    /// Registers the session, as the newest of its identity; an older one may have to go.
+    pub(crate) fn enter(&self, session: Session) {
+        let mut state = self.registry.state();
+        if let Some(closing) = &state.closing {
+            // It came in while the others were being closed already.
+            session.link().close(closing.close.clone());
+        }
+        let mut older = Vec::new();
+        if let Some(seats) = self.identity.as_ref().and_then(|identity| state.seats.get_mut(identity)) {
+            seats.retain(|seat| seat.generation != self.generation);
+            if self.registry.rules.same_identity == SameIdentity::NewestWins {
+                older.extend(seats.iter_mut().filter_map(|seat| seat.session.take()));
+            }
+            seats.push(Seat { generation: self.generation, session: Some(session) });
+        }
+        drop(state);
+        for older in older {
+            older.link().close(Close::new(1008).reason("replaced by a newer connection").because(Cause::Replaced));
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.registry.state();
+        if let Some(identity) = &self.identity {
+            state.leave(identity, self.generation);
+        }
+        state.taken -= 1;
+        if let Some(address) = self.address
+            && let Entry::Occupied(mut taken) = state.addresses.entry(address)
+        {
+            *taken.get_mut() -= 1;
+            if *taken.get() == 0 {
+                taken.remove();
+            }
+        }
+    }
+}
+
+/// What counts as one address: of version 6 the first 64 bits, because that is what one customer has.
+fn block(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
+fn full(status: StatusCode, reason: &'static str) -> Reject {
+    Reject::new(status).header(header::RETRY_AFTER, HeaderValue::from_static("5")).body(reason)
+}

@@ -1,0 +1,138 @@
+//! The facts that others may want to know: one call per fact feeds events, metrics and the log.
+//!
+//! No metric label is taken from what a peer sends, so the number of labels is small and known.
+
+#[cfg(feature = "metrics")]
+mod metrics;
+
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+
+use crate::{
+    close::Closed,
+    error::Error,
+    event::{Direction, Event, EventBus, EventKind, Events},
+    response::Reply,
+};
+
+/// The facts of one server, or of one client.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    events: Arc<EventBus>,
+    #[cfg(feature = "metrics")]
+    metrics: metrics::Metrics,
+}
+
+impl Telemetry {
+    /// Creates the telemetry of a server or client. Metrics go to the recorder that is installed by now.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            events: Arc::default(),
+            #[cfg(feature = "metrics")]
+            metrics: metrics::Metrics::new(),
+        })
+    }
+
+    /// Returns a reader of all events from now on.
+    pub(crate) fn subscribe(&self) -> Events {
+        self.events.subscribe()
+    }
+
+    /// Returns whether an application reads events.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.events.is_read()
+    }
+
+    /// Ends the events: readers come to the end.
+    pub(crate) fn end(&self) {
+        self.events.end();
+    }
+
+    /// Counts a message.
+    pub(crate) fn message(&self, _direction: Direction, _bytes: usize) {
+        #[cfg(feature = "metrics")]
+        self.metrics.message(_direction, _bytes);
+    }
+
+    /// Reports a fact about a connection.
+    pub(crate) fn report(&self, identity: Option<&Arc<str>>, remote_address: Option<SocketAddr>, kind: EventKind) {
+        #[cfg(feature = "metrics")]
+        metrics::event(&kind);
+        self.events.emit(|| Event { at: SystemTime::now(), identity: identity.cloned(), remote_address, kind });
+    }
+
+    /// Reports a handshake that was refused, or that the client gave up.
+    pub(crate) fn handshake_refused(
+        &self,
+        identity: Option<&Arc<str>>,
+        remote_address: Option<SocketAddr>,
+        status: Option<u16>,
+        reason: &str,
+    ) {
+        tracing::debug!(
+            identity = identity.map(|identity| &**identity),
+            ?remote_address,
+            status,
+            reason,
+            "handshake refused"
+        );
+        self.report(identity, remote_address, EventKind::Refused { status, reason: reason.to_owned() });
+    }
+
+    /// Starts to measure a call.
+    pub(crate) fn call(self: &Arc<Self>) -> CallTimer {
+        CallTimer {
+            #[cfg(feature = "metrics")]
+            start: std::time::Instant::now(),
+            #[cfg(feature = "metrics")]
+            telemetry: self.clone(),
+        }
+    }
+}
+
+/// Measures one call.
+#[derive(Debug, Clone)]
+pub(crate) struct CallTimer {
+    #[cfg(feature = "metrics")]
+    start: std::time::Instant,
+    #[cfg(feature = "metrics")]
+    telemetry: Arc<Telemetry>,
+}
+
+impl CallTimer {
+    /// Counts a call of the peer whose handler has ended.
+    pub(crate) fn handled(&self, _response: &Reply) {
+        #[cfg(feature = "metrics")]
+        self.telemetry.metrics.handled(_response, self.start.elapsed());
+    }
+
+    /// Counts a call to the peer that has ended.
+    pub(crate) fn ended<T>(&self, _outcome: &Result<T, Error>) {
+        #[cfg(feature = "metrics")]
+        self.telemetry.metrics.called(_outcome.as_ref().err(), self.start.elapsed());
+    }
+}
+
+/// Counts a connection as open until it is dropped.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(());
+
+impl OpenConnection {
+    pub(crate) fn new() -> Self {
+        #[cfg(feature = "metrics")]
+        metrics::connection_opened();
+        Self(())
+    }
+
+    /// Counts the connection as closed, by its cause.
+    pub(crate) fn closed(self, _closed: &Closed) {
+        #[cfg(feature = "metrics")]
+        metrics::connection_closed(_closed);
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        #[cfg(feature = "metrics")]
+        metrics::connection_gone();
+    }
+}

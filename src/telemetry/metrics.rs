@@ -1,0 +1,142 @@
+//! Counters and histograms, through the `metrics` facade.
+//!
+//! What happens at every message is counted by handles that [`Metrics`] keeps; what is rare is looked up by name.
+
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, counter, gauge, histogram};
+
+use crate::{
+    close::Closed,
+    error::Error,
+    event::{Direction, EventKind},
+    response::Reply,
+};
+
+/// The handles of one server, or of one client.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    received: Messages,
+    sent: Messages,
+    handled: Handled,
+    called: Called,
+}
+
+#[derive(Debug)]
+struct Messages {
+    count: Counter,
+    bytes: Counter,
+}
+
+/// Calls of the peer, by their response.
+#[derive(Debug)]
+struct Handled {
+    result: Counter,
+    error: Counter,
+    nothing: Counter,
+    given: Counter,
+    seconds: Histogram,
+}
+
+/// Calls to the peer. Every other outcome than a result is rare.
+#[derive(Debug)]
+struct Called {
+    result: Counter,
+    seconds: Histogram,
+}
+
+const MESSAGES: &str = "ocpp_rpc_messages_total";
+const BYTES: &str = "ocpp_rpc_message_bytes_total";
+const CALLS: &str = "ocpp_rpc_calls_total";
+const SECONDS: &str = "ocpp_rpc_call_seconds";
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let messages = |direction: &'static str| Messages {
+            count: counter!(MESSAGES, "direction" => direction),
+            bytes: counter!(BYTES, "direction" => direction),
+        };
+        let handled = |outcome: &'static str| counter!(CALLS, "direction" => "in", "outcome" => outcome);
+        Self {
+            received: messages("in"),
+            sent: messages("out"),
+            handled: Handled {
+                result: handled("result"),
+                error: handled("error"),
+                nothing: handled("no reply"),
+                given: handled("given early"),
+                seconds: histogram!(SECONDS, "direction" => "in"),
+            },
+            called: Called {
+                result: counter!(CALLS, "direction" => "out", "outcome" => "result"),
+                seconds: histogram!(SECONDS, "direction" => "out"),
+            },
+        }
+    }
+
+    pub(super) fn message(&self, direction: Direction, length: usize) {
+        let Messages { count, bytes } = match direction {
+            Direction::In => &self.received,
+            Direction::Out => &self.sent,
+        };
+        count.increment(1);
+        bytes.increment(length as u64);
+    }
+
+    pub(super) fn handled(&self, response: &Reply, time: Duration) {
+        let Handled { result, error, nothing, given, seconds } = &self.handled;
+        let calls = match response {
+            Reply::Result(_) => result,
+            Reply::Error(_) => error,
+            Reply::Nothing => nothing,
+            Reply::Given => given,
+        };
+        calls.increment(1);
+        seconds.record(time);
+    }
+
+    pub(super) fn called(&self, error: Option<&Error>, time: Duration) {
+        match error {
+            None => self.called.result.increment(1),
+            Some(error) => counter!(CALLS, "direction" => "out", "outcome" => error.name()).increment(1),
+        }
+        self.called.seconds.record(time);
+    }
+}
+
+pub(super) fn connection_opened() {
+    counter!("ocpp_rpc_connections_opened_total").increment(1);
+    gauge!("ocpp_rpc_connections").increment(1);
+}
+
+pub(super) fn connection_closed(closed: &Closed) {
+    counter!("ocpp_rpc_connections_closed_total", "cause" => closed.cause.name()).increment(1);
+}
+
+pub(super) fn connection_gone() {
+    gauge!("ocpp_rpc_connections").decrement(1);
+}
+
+/// Counts the facts that are both rare and worth a metric.
+pub(super) fn event(kind: &EventKind) {
+    match kind {
+        EventKind::Refused { status, .. } => {
+            let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
+            counter!("ocpp_rpc_handshakes_refused_total", "status" => status).increment(1);
+        }
+        EventKind::Pong(time) => histogram!("ocpp_rpc_ping_seconds").record(*time),
+        EventKind::BadMessage { .. } => counter!("ocpp_rpc_bad_messages_total").increment(1),
+        EventKind::LateAnswer(_) => counter!("ocpp_rpc_late_answers_total").increment(1),
+        EventKind::Deviation { deviation, .. } => {
+            counter!("ocpp_rpc_deviations_total", "deviation" => deviation.to_string()).increment(1);
+        }
+        EventKind::Invalid { direction, .. } => {
+            let direction = match direction {
+                Direction::In => "in",
+                Direction::Out => "out",
+            };
+            counter!("ocpp_rpc_violations_total", "direction" => direction).increment(1);
+        }
+        _ => {}
+    }
+}
