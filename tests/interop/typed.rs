@@ -4,7 +4,7 @@ use crate::harness::run;
 
 #[test]
 fn two_versions_are_served_with_their_own_types_by_one_application() {
-    let lines = run("typed", &[]);
+    let lines = run("examples/typed", &[]);
     for line in [
         "OLD-1, a One, boots with ocpp1.6",
         "OLD-1 is Accepted for 300 s",

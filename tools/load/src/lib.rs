@@ -1,11 +1,12 @@
-//! What stations under load say, read and answered by types, as a backend would.
+//! Typed handlers for the calls of stations under load, as a backend would have them.
 
 use std::convert::Infallible;
 
 use ocpp_rpc::{ErrorCode, RpcRouter, extract::Params};
 use serde::{Deserialize, Serialize};
 
-pub(crate) fn router() -> RpcRouter {
+/// Returns a router for Heartbeat, BootNotification and MeterValues.
+pub fn router() -> RpcRouter {
     RpcRouter::new().on("Heartbeat", heartbeat).on("BootNotification", boot).on("MeterValues", meter_values)
 }
 
