@@ -1,6 +1,6 @@
-//! The examples and the client, as others meet them: charging stations and servers by other authors, and curl.
+//! The applications, the examples and the client, as others meet them: charging stations and servers by other authors, and curl.
 //!
-//! `tests/run` builds the examples, fetches the others, and runs this.
+//! `tests/run` builds the programs, fetches the others, and runs this.
 
 #[path = "interop/clients.rs"]
 mod clients;

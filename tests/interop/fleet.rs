@@ -50,7 +50,7 @@ fn a_backend_that_is_strict_lets_nothing_out_that_its_version_forbids() {
 #[test]
 fn the_other_servers_take_stations() {
     for (name, arguments) in [
-        ("standalone", &["127.0.0.1:0"][..]),
+        ("examples/server", &["127.0.0.1:0"][..]),
         ("load_target", &["--port", "0"]),
         ("load_target", &["--port", "0", "--strict"]),
     ] {

@@ -1,4 +1,4 @@
-//! The backend example, charging stations and curl as processes, with a deadline on every wait.
+//! The application `backend`, charging stations and curl as processes, with a deadline on every wait.
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 /// How long anything may take, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The example `backend`, on a port of its own.
+/// The application `backend`, on a port of its own.
 pub(crate) struct Backend {
     process: Process,
     address: String,
@@ -33,7 +33,7 @@ impl Backend {
 
     /// The same in this directory.
     pub(crate) fn told(arguments: &[&str], directory: &Path) -> Self {
-        let mut command = example("backend");
+        let mut command = program("backend");
         command.args(["--listen", "127.0.0.1:0"]).args(arguments).current_dir(directory);
         let (process, address) = listens(Process::start("backend", &mut command));
         Self { process, address }
@@ -143,7 +143,7 @@ impl Backend {
     }
 }
 
-/// An example that serves stations and nothing else.
+/// A program that serves stations and nothing else, by its path in the build directory.
 pub(crate) struct Server {
     _process: Process,
     pub(crate) url: String,
@@ -159,13 +159,13 @@ impl Server {
     pub(crate) fn with_files(files: &str, name: &str, arguments: &[&str]) -> Self {
         let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
         let mut shell = Command::new("sh");
-        shell.args(["-c", &script]).arg(example(name).get_program()).args(arguments);
+        shell.args(["-c", &script]).arg(program(name).get_program()).args(arguments);
         let (process, address) = listens(Process::start(name, &mut shell));
         Self { _process: process, url: format!("ws://{address}") }
     }
 }
 
-/// The example `charger`, as many stations in one process.
+/// The application `charger`, as many stations in one process.
 pub(crate) struct Fleet(Process);
 
 impl Fleet {
@@ -173,9 +173,9 @@ impl Fleet {
         Self::told(&["--url", url, "--count", &stations.to_string(), "--interval", "5"], Path::new("."))
     }
 
-    /// The example with these arguments, in this directory.
+    /// The application with these arguments, in this directory.
     pub(crate) fn told(arguments: &[&str], directory: &Path) -> Self {
-        Self(Process::start("the fleet", example("charger").args(arguments).current_dir(directory)))
+        Self(Process::start("the fleet", program("charger").args(arguments).current_dir(directory)))
     }
 
     /// Waits for a line of progress that says so.
@@ -415,28 +415,28 @@ impl Drop for Process {
     }
 }
 
-/// What an example prints that ends by itself, well.
+/// The output of a program that must succeed.
 pub(crate) fn run(name: &str, arguments: &[&str]) -> Vec<String> {
-    let mut process = Process::start(name, example(name).args(arguments));
+    let mut process = Process::start(name, program(name).args(arguments));
     let lines = process.remaining_lines();
     assert!(process.child.wait().is_ok_and(|status| status.success()), "{name} failed: {lines:#?}");
     lines
 }
 
-/// What an example prints, and says on stderr, that fails by itself where it may open no more than so many files.
+/// The output, errors included, of a program that must fail because it may open no more than so many files.
 pub(crate) fn run_in_vain(files: &str, name: &str, arguments: &[&str]) -> Vec<String> {
     let script = format!("ulimit -n {files} && exec \"$0\" \"$@\" 2>&1");
     let mut shell = Command::new("sh");
-    shell.args(["-c", &script]).arg(example(name).get_program()).args(arguments);
+    shell.args(["-c", &script]).arg(program(name).get_program()).args(arguments);
     let mut process = Process::start(name, &mut shell);
     let lines = process.remaining_lines();
     assert!(process.child.wait().is_ok_and(|status| !status.success()), "{name} did not fail: {lines:#?}");
     lines
 }
 
-/// An example that has said where it listens, and the address.
+/// A program that has printed where it listens, and the address.
 fn listening(name: &str, arguments: &[&str]) -> (Process, String) {
-    listens(Process::start(name, example(name).args(arguments)))
+    listens(Process::start(name, program(name).args(arguments)))
 }
 
 fn listens(process: Process) -> (Process, String) {
@@ -447,8 +447,9 @@ fn listens(process: Process) -> (Process, String) {
     (process, format!("127.0.0.1:{port}"))
 }
 
-fn example(name: &str) -> Command {
-    let program = build_directory().join("examples").join(name);
+/// An application by its name, an example as `examples/<name>`.
+fn program(name: &str) -> Command {
+    let program = build_directory().join(name);
     assert!(program.exists(), "{} is not built: run tests/run", program.display());
     Command::new(program)
 }

@@ -10,7 +10,7 @@ fn address(server: &Server) -> SocketAddr {
 
 #[test]
 fn a_listener_that_ran_out_of_files_goes_on_when_there_are_some_again() {
-    let server = Server::with_files("40", "standalone", &["127.0.0.1:0"]);
+    let server = Server::with_files("40", "examples/server", &["127.0.0.1:0"]);
     // More than it can accept: the others wait in the backlog until the first ones have come to their deadline.
     let silent: Vec<_> =
         (0..50).map(|_| TcpStream::connect(address(&server)).expect("a place in the backlog")).collect();

@@ -1,4 +1,4 @@
-//! The example that puts load on a server, and what it says of it.
+//! The application `load`, and its report.
 
 use serde_json::Value;
 

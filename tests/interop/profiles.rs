@@ -39,9 +39,10 @@ fn follow(profile: &str) {
     let mut backend = None;
     let mut station = None;
     for line in recipe(profile) {
-        let arguments = |example: &str| {
-            let (_, arguments) = line.split_once(&format!("--example {example}"))?;
-            Some(arguments.split_whitespace().filter(|word| *word != "--").map(str::to_owned).collect::<Vec<_>>())
+        let arguments = |program: &str| {
+            let cargo = line.strip_prefix(&format!("cargo run -p {program}"))?;
+            let arguments = cargo.split_once(" -- ").map_or("", |(_, arguments)| arguments);
+            Some(arguments.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         };
         if let Some(arguments) = arguments("backend") {
             let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();

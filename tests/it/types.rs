@@ -213,8 +213,8 @@ async fn each_protocol_has_handlers_of_its_own_and_shares_the_others() {
 #[cfg(feature = "ocpp-kit")]
 mod kit {
     use ocpp_rpc::{
-        Action, RpcRouter, SendAction,
-        extract::{Params, Session},
+        Action, Close, RpcClient, RpcRouter, RpcServer, SendAction,
+        extract::{Params, Session, State},
         ocpp_kit::{v1_6, v2_0_1, v2_1},
     };
 
@@ -261,6 +261,82 @@ mod kit {
         let reset = session.request(v1_6::ResetRequest::new(v1_6::ResetType::Soft));
         let (answered, ()) = tokio::join!(reset, answer);
         assert_eq!(answered.expect("an answer"), v1_6::ResetResponse::new(v1_6::ResetStatus::Accepted));
+    }
+
+    /// What the handlers of both versions share.
+    #[derive(Clone)]
+    struct App {
+        token: &'static str,
+    }
+
+    async fn authorize_1_6(
+        Params(authorize): Params<v1_6::AuthorizeRequest>,
+        State(app): State<App>,
+    ) -> Result<v1_6::AuthorizeResponse, Infallible> {
+        let known = *authorize.id_tag == *app.token;
+        let status = if known { v1_6::AuthorizationStatus::Accepted } else { v1_6::AuthorizationStatus::Invalid };
+        Ok(v1_6::AuthorizeResponse::new(v1_6::IdTagInfo::new(status)))
+    }
+
+    async fn authorize_2_0_1(
+        Params(authorize): Params<v2_0_1::AuthorizeRequest>,
+        State(app): State<App>,
+    ) -> Result<v2_0_1::AuthorizeResponse, Infallible> {
+        let known = *authorize.id_token.id_token == *app.token;
+        let status = if known { v2_0_1::AuthorizationStatus::Accepted } else { v2_0_1::AuthorizationStatus::Invalid };
+        Ok(v2_0_1::AuthorizeResponse::new(v2_0_1::IdTokenInfo::new(status)))
+    }
+
+    async fn reset_1_6(Params(reset): Params<v1_6::ResetRequest>) -> Result<v1_6::ResetResponse, Infallible> {
+        assert_eq!(reset.r#type, v1_6::ResetType::Soft);
+        Ok(v1_6::ResetResponse::new(v1_6::ResetStatus::Accepted))
+    }
+
+    async fn reset_2_0_1(Params(reset): Params<v2_0_1::ResetRequest>) -> Result<v2_0_1::ResetResponse, Infallible> {
+        assert_eq!(reset.r#type, v2_0_1::ResetEnum::Immediate);
+        Ok(v2_0_1::ResetResponse::new(v2_0_1::ResetStatus::Accepted))
+    }
+
+    #[tokio::test]
+    async fn two_versions_of_one_application_call_both_ways_with_their_types() {
+        let app = App { token: "A1B2" };
+        let router = RpcRouter::with_state(app.clone())
+            .protocol(
+                "ocpp1.6",
+                RpcRouter::with_state(app.clone()).on_action::<v1_6::AuthorizeRequest, _>(authorize_1_6),
+            )
+            .protocol(
+                "ocpp2.0.1",
+                RpcRouter::with_state(app).on_action::<v2_0_1::AuthorizeRequest, _>(authorize_2_0_1),
+            );
+        let server = RpcServer::builder(router).protocols(["ocpp2.0.1", "ocpp1.6"]).build().expect("sound settings");
+        let listener = server.listen("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("ws://{}", listener.local_addr());
+
+        let old = RpcClient::builder(&endpoint, "OLD-1")
+            .protocols(["ocpp1.6"])
+            .router(RpcRouter::new().on_action::<v1_6::ResetRequest, _>(reset_1_6));
+        let old = old.connect().await.expect("connected");
+        let authorized = old.request(v1_6::AuthorizeRequest::new("A1B2")).await.expect("a response");
+        assert_eq!(authorized.id_tag_info.status, v1_6::AuthorizationStatus::Accepted);
+
+        let new = RpcClient::builder(&endpoint, "NEW-1")
+            .protocols(["ocpp2.0.1"])
+            .router(RpcRouter::new().on_action::<v2_0_1::ResetRequest, _>(reset_2_0_1));
+        let new = new.connect().await.expect("connected");
+        let token = v2_0_1::IdToken::new("0000", v2_0_1::IdTokenEnum::Central);
+        let authorized = new.request(v2_0_1::AuthorizeRequest::new(token)).await.expect("a response");
+        assert_eq!(authorized.id_token_info.status, v2_0_1::AuthorizationStatus::Invalid);
+
+        let session = server.session("OLD-1").expect("connected");
+        let reset = session.request(v1_6::ResetRequest::new(v1_6::ResetType::Soft)).await.expect("a response");
+        assert_eq!(reset.status, v1_6::ResetStatus::Accepted);
+        let session = server.session("NEW-1").expect("connected");
+        let reset = session.request(v2_0_1::ResetRequest::new(v2_0_1::ResetEnum::Immediate)).await.expect("a response");
+        assert_eq!(reset.status, v2_0_1::ResetStatus::Accepted);
+
+        let report = listener.close(Close::going_away()).await;
+        assert_eq!((report.clean, report.forced), (2, 0));
     }
 
     #[test]

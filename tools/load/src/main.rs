@@ -1,14 +1,12 @@
 //! Load on a server of this crate: how many calls it answers in a second, how long each takes, and what a connection
 //! costs in memory.
 //!
-//!     cargo run --release --example load -- --stations 1000 --secs 10
+//!     cargo run --release -p load -- --stations 1000 --secs 10
 //!
 //! The server is a process of its own, which this one starts, so that memory and processor time are the server's alone.
-//! It has the handlers of the example `load_target`. The stations are in this process, and take processor time, too:
+//! It has the handlers of `load_target`. The stations are in this process, and take processor time, too:
 //! the server gets what they leave.
 
-#[path = "../load_target/handlers.rs"]
-mod handlers;
 mod report;
 mod server;
 mod stations;

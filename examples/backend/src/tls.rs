@@ -3,14 +3,12 @@
 use std::{error::Error, path::PathBuf};
 
 use axum::Router;
-use ocpp_rpc::{
-    Listener, RpcServer,
-    tls::{Authorities, Certificate, ServerTls},
-};
+use ocpp_rpc::{Listener, RpcServer};
 
 #[derive(clap::Args)]
 pub(crate) struct Tls {
     /// A certificate with those that lead to its authority, in PEM; may be given several times, and speaks TLS.
+    /// Requires the feature `tls`.
     #[arg(long, requires = "tls_key", conflicts_with = "demo")]
     tls_cert: Vec<PathBuf>,
     /// The key of each certificate, in the same order.
@@ -36,6 +34,13 @@ impl Tls {
         if self.tls_cert.is_empty() {
             return Ok(server.listen_with(address, app).await?);
         }
+        self.listen_tls(server, address, app).await
+    }
+
+    #[cfg(feature = "tls")]
+    async fn listen_tls(&self, server: &RpcServer, address: &str, app: Router) -> Result<Listener, Box<dyn Error>> {
+        use ocpp_rpc::tls::{Authorities, Certificate, ServerTls};
+
         if self.tls_cert.len() != self.tls_key.len() {
             return Err("every --tls-cert needs its --tls-key".into());
         }
@@ -47,5 +52,10 @@ impl Tls {
             tls = tls.client_certificates_required(Authorities::from_pem_file(path)?);
         }
         Ok(server.listen_tls_with(address, tls.build()?, app).await?)
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn listen_tls(&self, _: &RpcServer, _: &str, _: Router) -> Result<Listener, Box<dyn Error>> {
+        Err("--tls-cert requires the feature `tls`: build with `--features tls`".into())
     }
 }

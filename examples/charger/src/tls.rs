@@ -2,17 +2,15 @@
 
 use std::{error::Error, path::PathBuf};
 
-use ocpp_rpc::{
-    RpcClientBuilder,
-    tls::{Authorities, Certificate, ClientTls},
-};
+use ocpp_rpc::RpcClientBuilder;
 
 #[derive(clap::Args)]
 pub(crate) struct Tls {
-    /// The authorities to believe, in PEM, in place of the system's.
+    /// The authorities to believe, in PEM, in place of the system's. Requires the feature `tls`.
     #[arg(long)]
     ca: Option<PathBuf>,
-    /// The certificate to show, with those that lead to its authority, in PEM (security profile 3).
+    /// The certificate to show, with those that lead to its authority, in PEM (security profile 3). Requires the
+    /// feature `tls`.
     #[arg(long, requires = "key")]
     cert: Option<PathBuf>,
     /// The key of the certificate.
@@ -26,6 +24,13 @@ impl Tls {
         if self.ca.is_none() && self.cert.is_none() {
             return Ok(client);
         }
+        self.apply_tls(client)
+    }
+
+    #[cfg(feature = "tls")]
+    fn apply_tls(&self, client: RpcClientBuilder) -> Result<RpcClientBuilder, Box<dyn Error>> {
+        use ocpp_rpc::tls::{Authorities, Certificate, ClientTls};
+
         let mut tls = ClientTls::builder();
         if let Some(path) = &self.ca {
             tls = tls.authorities(Authorities::from_pem_file(path)?);
@@ -34,5 +39,10 @@ impl Tls {
             tls = tls.certificate(Certificate::from_pem_files(chain, key)?);
         }
         Ok(client.tls(tls.build()?))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn apply_tls(&self, _: RpcClientBuilder) -> Result<RpcClientBuilder, Box<dyn Error>> {
+        Err("--ca and --cert require the feature `tls`: build with `--features tls`".into())
     }
 }

@@ -1,37 +1,18 @@
 //! A charging station, or many of them.
 //!
-//!     cargo run --example charger -- --url ws://127.0.0.1:9220/ocpp --identity CP-1
-//!     cargo run --release --example charger -- --count 500 --interval 10
+//!     cargo run -p charger -- --url ws://127.0.0.1:9220/ocpp --identity CP-1
+//!     cargo run --release -p charger -- --count 500 --interval 10
 
-mod station;
-#[cfg(feature = "tls")]
 mod tls;
-
-/// Stands in for TLS, where there is none.
-#[cfg(not(feature = "tls"))]
-mod tls {
-    use std::error::Error;
-
-    use ocpp_rpc::RpcClientBuilder;
-
-    #[derive(clap::Args)]
-    pub(crate) struct Tls {}
-
-    impl Tls {
-        pub(crate) fn apply(&self, client: RpcClientBuilder) -> Result<RpcClientBuilder, Box<dyn Error>> {
-            Ok(client)
-        }
-    }
-}
 
 use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use charger::{Settings, Tally};
 use clap::Parser;
 use ocpp_rpc::RpcClient;
-use station::{Settings, Tally};
 use tokio::task::JoinSet;
 
 #[derive(Parser)]
@@ -72,7 +53,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             client = client.password(password.as_str());
         }
         let settings = Settings { client, interval };
-        stations.spawn(station::run(settings, tally.clone()));
+        stations.spawn(charger::run(settings, tally.clone()));
     }
     let mut progress = tokio::time::interval(Duration::from_secs(1));
     let (start, mut last) = (Instant::now(), String::new());

@@ -10,8 +10,6 @@ use std::{
 
 use ocpp_rpc::{Close, RpcServer};
 
-use crate::handlers;
-
 /// Files that either process needs besides a socket for each station.
 const OTHER_FILES: u64 = 64;
 
@@ -19,7 +17,7 @@ const OTHER_FILES: u64 = 64;
 /// however it went.
 pub(crate) async fn serve() -> Result<(), Box<dyn Error>> {
     // As many as --stations can be.
-    let server = RpcServer::builder(handlers::router()).max_connections(u32::MAX as usize).protocols(["ocpp1.6"]);
+    let server = RpcServer::builder(load::router()).max_connections(u32::MAX as usize).protocols(["ocpp1.6"]);
     let listener = server.build()?.listen("127.0.0.1:0").await?;
     println!("ws://{}", listener.local_addr());
     tokio::task::spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())).await??;

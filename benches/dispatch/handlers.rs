@@ -1,4 +1,4 @@
-//! What stations under load say, read and answered by types, as a backend would.
+//! Typed handlers, as a backend would have them.
 
 use std::convert::Infallible;
 
@@ -6,49 +6,25 @@ use ocpp_rpc::{ErrorCode, RpcRouter, extract::Params};
 use serde::{Deserialize, Serialize};
 
 pub(crate) fn router() -> RpcRouter {
-    RpcRouter::new().on("Heartbeat", heartbeat).on("BootNotification", boot).on("MeterValues", meter_values)
+    RpcRouter::new().on("Heartbeat", heartbeat).on("MeterValues", meter_values)
 }
 
 async fn heartbeat() -> Result<Heartbeat, Infallible> {
-    Ok(Heartbeat { current_time: now() })
-}
-
-async fn boot(Params(boot): Params<Boot>) -> Result<Booted, Infallible> {
-    let known = !boot.charge_point_vendor.is_empty() && !boot.charge_point_model.is_empty();
-    let status = if known { "Accepted" } else { "Rejected" };
-    Ok(Booted { current_time: now(), interval: 300, status })
+    Ok(Heartbeat { current_time: format!("{:.3}", jiff::Timestamp::now()) })
 }
 
 async fn meter_values(Params(meter): Params<MeterValues>) -> Result<(), ErrorCode> {
-    match meter.meter_value.iter().all(|value| !value.sampled_value.is_empty()) {
-        true => Ok(()),
-        false => Err(ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION),
+    if meter.meter_value.iter().all(|value| !value.sampled_value.is_empty()) {
+        Ok(())
+    } else {
+        Err(ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION)
     }
-}
-
-fn now() -> String {
-    format!("{:.3}", jiff::Timestamp::now())
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Heartbeat {
     current_time: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Boot {
-    charge_point_vendor: String,
-    charge_point_model: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Booted {
-    current_time: String,
-    interval: u32,
-    status: &'static str,
 }
 
 #[derive(Deserialize)]

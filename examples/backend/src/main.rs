@@ -1,22 +1,18 @@
 //! A backend for charging stations: REST and OCPP on one port.
 //!
-//!     cargo run --example backend -- --demo 5
+//!     cargo run -p backend -- --demo 5
 //!
 //! Stations connect to `ws://127.0.0.1:9220/ocpp/<identity>` with OCPP 1.6, 2.0.1 or 2.1; people look at
 //! `http://127.0.0.1:9220/api/stations`. What stations say is answered in `stations.rs`, what people ask in
-//! `api.rs`. With the feature `strict` it takes `--strict`, and validates all that either says; with the feature
-//! `metrics`, Prometheus looks at `http://127.0.0.1:9220/metrics`.
+//! `api.rs`. With the feature `ocpp-schemas` it takes `--strict`, and validates all that either says; with the
+//! feature `metrics`, Prometheus looks at `http://127.0.0.1:9220/metrics`.
 
 mod api;
-#[path = "../charger/station.rs"]
-mod demo;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod passwords;
 mod stations;
-#[cfg(feature = "strict")]
 mod strict;
-#[cfg(feature = "tls")]
 mod tls;
 
 /// Stands in for metrics, where there are none.
@@ -35,48 +31,6 @@ mod metrics {
 
         pub(crate) fn add_to(self, app: Router) -> Router {
             app
-        }
-    }
-}
-
-/// Stands in for validation, where there is none.
-#[cfg(not(feature = "strict"))]
-mod strict {
-    use ocpp_rpc::Options;
-
-    #[derive(clap::Args)]
-    pub(crate) struct Checks {}
-
-    impl Checks {
-        pub(crate) fn add_to(&self, options: Options) -> Options {
-            options
-        }
-    }
-}
-
-/// Stands in for TLS, where there is none.
-#[cfg(not(feature = "tls"))]
-mod tls {
-    use std::error::Error;
-
-    use axum::Router;
-    use ocpp_rpc::{Listener, RpcServer};
-
-    #[derive(clap::Args)]
-    pub(crate) struct Tls {}
-
-    impl Tls {
-        pub(crate) fn scheme(&self) -> &'static str {
-            "ws"
-        }
-
-        pub(crate) async fn listen(
-            &self,
-            server: &RpcServer,
-            address: &str,
-            app: Router,
-        ) -> Result<Listener, Box<dyn Error>> {
-            Ok(server.listen_with(address, app).await?)
         }
     }
 }
@@ -113,7 +67,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = RpcServer::builder(stations::router())
         .protocols(["ocpp2.1", "ocpp2.0.1", "ocpp1.6"])
         .auth(passwords::Gate::new(args.password_file.as_deref())?)
-        .options(args.checks.add_to(Options::server().call_timeout(Duration::from_secs(30))))
+        .options(args.checks.add_to(Options::server().call_timeout(Duration::from_secs(30)))?)
         .build()?;
     let app = metrics.add_to(api::router(&server).route_service("/ocpp/{*identity}", server.clone()));
 
@@ -127,14 +81,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("people look at       {http}://{address}/api/stations");
 
     let mut demo = tokio::task::JoinSet::new();
-    let tally = Arc::<demo::Tally>::default();
+    let tally = Arc::<charger::Tally>::default();
     for number in 1..=args.demo {
         let protocol = if number % 2 == 1 { "ocpp1.6" } else { "ocpp2.0.1" };
-        let settings = demo::Settings {
+        let settings = charger::Settings {
             client: RpcClient::builder(format!("ws://{address}/ocpp"), format!("DEMO-{number}")).protocols([protocol]),
             interval: Some(10),
         };
-        demo.spawn(demo::run(settings, tally.clone()));
+        demo.spawn(charger::run(settings, tally.clone()));
     }
     if args.demo > 0 {
         println!(

@@ -1,10 +1,9 @@
-//! The smallest server of charging stations: one file, one port, nothing else.
+//! A server of charging stations and nothing else: one port, two handlers, and a fallback for all other calls.
+//! Stations connect to `ws://127.0.0.1:9220/<identity>` with OCPP 1.6 or 2.0.1; an argument sets another address.
 //!
-//!     cargo run --example standalone
-//!
-//! Stations connect to `ws://127.0.0.1:9220/<identity>` with OCPP 1.6 or 2.0.1; another address may be given.
+//!     cargo run --example server
 
-use std::convert::Infallible;
+use std::{convert::Infallible, env, error::Error};
 
 use jiff::Timestamp;
 use ocpp_rpc::{
@@ -14,10 +13,11 @@ use ocpp_rpc::{
 use serde_json::{Value, json};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let router = RpcRouter::new().on("BootNotification", boot).on("Heartbeat", heartbeat).fallback(anything);
+async fn main() -> Result<(), Box<dyn Error>> {
+    let router = RpcRouter::new().on("BootNotification", boot).on("Heartbeat", heartbeat).fallback(other);
     let server = RpcServer::builder(router).protocols(["ocpp2.0.1", "ocpp1.6"]).build()?;
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9220".to_owned());
+
+    let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9220".to_owned());
     let listener = server.listen(address).await?;
     println!("listening on ws://{}/<identity>", listener.local_addr());
     listener.until(async { _ = tokio::signal::ctrl_c().await }).await;
@@ -33,12 +33,12 @@ async fn heartbeat() -> Result<Value, Infallible> {
     Ok(json!({"currentTime": now()}))
 }
 
-async fn anything(action: Action, session: Session) -> Result<(), Infallible> {
-    println!("{} says {action}", session.identity());
+async fn other(action: Action, session: Session) -> Result<(), Infallible> {
+    println!("{} calls {action}", session.identity());
     Ok(())
 }
 
-/// The time, to the millisecond: some stations can read no more digits.
+/// Returns the time to the millisecond: some stations cannot read more digits.
 fn now() -> String {
     format!("{:.3}", Timestamp::now())
 }

@@ -21,21 +21,24 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
-/// What a station is told at its start.
-#[derive(Clone)]
-pub(crate) struct Settings {
-    /// Whom it calls, as whom, and how.
-    pub(crate) client: RpcClientBuilder,
-    /// Seconds between heartbeats, in place of what the server asks for.
-    pub(crate) interval: Option<u64>,
+/// Settings of a station.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The server, the identity, and how to connect.
+    pub client: RpcClientBuilder,
+    /// Seconds between heartbeats, instead of the interval that the server sends.
+    pub interval: Option<u64>,
 }
 
-/// What many stations did, counted together.
-#[derive(Default)]
-pub(crate) struct Tally {
-    pub(crate) connected: AtomicUsize,
-    pub(crate) answered: AtomicUsize,
-    pub(crate) failed: AtomicUsize,
+/// Counters that stations share.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Stations that are connected now.
+    pub connected: AtomicUsize,
+    /// Calls that returned a result.
+    pub answered: AtomicUsize,
+    /// Calls that failed.
+    pub failed: AtomicUsize,
 }
 
 struct Station {
@@ -76,7 +79,10 @@ const CHARGING: Duration = Duration::from_secs(60);
 const RESTING: Duration = Duration::from_secs(20);
 
 /// Runs a station until its server refuses it for good.
-pub(crate) async fn run(settings: Settings, tally: Arc<Tally>) -> Result<Infallible, ConnectError> {
+///
+/// # Errors
+/// Settings that contradict each other, and a connect that cannot succeed by being repeated.
+pub async fn run(settings: Settings, tally: Arc<Tally>) -> Result<Infallible, ConnectError> {
     let Settings { client, interval } = settings;
     let (orders, mut ordered) = mpsc::channel(16);
     let memory = Arc::new(Memory::new(orders));

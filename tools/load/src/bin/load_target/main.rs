@@ -1,34 +1,11 @@
 //! A server to measure: it answers Heartbeat, BootNotification and MeterValues with typed handlers, calls Reset
 //! as often as it is told to, and prints nothing per message.
 //!
-//!     cargo run --release --example load_target -- --port 9221
+//!     cargo run --release -p load --bin load_target -- --port 9221
 //!
-//! With the feature `strict` it takes `--strict`, and validates what it reads and writes.
+//! With the feature `ocpp-schemas` it takes `--strict`, and validates what it reads and writes.
 
-mod handlers;
-#[cfg(feature = "strict")]
 mod strict;
-
-/// Stands in for validation, where there is none.
-#[cfg(not(feature = "strict"))]
-mod strict {
-    use ocpp_rpc::{Options, RpcRouter};
-
-    use crate::handlers;
-
-    #[derive(clap::Args)]
-    pub(crate) struct Checks {}
-
-    impl Checks {
-        pub(crate) fn options(&self) -> Options {
-            Options::server()
-        }
-
-        pub(crate) fn router(&self) -> RpcRouter {
-            handlers::router()
-        }
-    }
-}
 
 use clap::Parser;
 use ocpp_rpc::{
@@ -59,9 +36,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn serve(Args { port, checks }: Args) -> Result<(), Box<dyn std::error::Error>> {
-    let router = checks.router().on("Trigger", trigger);
-    let server = RpcServer::builder(router).max_connections(100_000).protocols(["ocpp1.6"]);
-    let server = server.options(checks.options()).build()?;
+    let (options, router) = checks.apply()?;
+    let server = RpcServer::builder(router.on("Trigger", trigger)).max_connections(100_000).protocols(["ocpp1.6"]);
+    let server = server.options(options).build()?;
     let listener = server.listen(("127.0.0.1", port)).await?;
     println!("listening on ws://{}/<identity>", listener.local_addr());
     tokio::signal::ctrl_c().await?;

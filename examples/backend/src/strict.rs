@@ -1,0 +1,28 @@
+//! `--strict`: validation by OCPP's own rules.
+
+use ocpp_rpc::Options;
+
+#[derive(clap::Args)]
+pub(crate) struct Checks {
+    /// Validates every payload of OCPP 1.6, 2.0.1 and 2.1; rejects actions that a version does not have. Requires the
+    /// feature `ocpp-schemas`.
+    #[arg(long)]
+    strict: bool,
+}
+
+impl Checks {
+    #[cfg(feature = "ocpp-schemas")]
+    pub(crate) fn add_to(&self, options: Options) -> Result<Options, &'static str> {
+        use ocpp_rpc::{Strict, Validation};
+
+        Ok(if self.strict { options.validation(Validation::new(Strict)) } else { options })
+    }
+
+    #[cfg(not(feature = "ocpp-schemas"))]
+    pub(crate) fn add_to(&self, options: Options) -> Result<Options, &'static str> {
+        if self.strict {
+            return Err("--strict requires the feature `ocpp-schemas`: build with `--features ocpp-schemas`");
+        }
+        Ok(options)
+    }
+}

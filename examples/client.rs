@@ -1,0 +1,50 @@
+//! A charging station: it connects, calls its server, and answers the server's calls on the same connection.
+//! The server runs in the same program, and resets the station once it has booted.
+//!
+//!     cargo run --example client
+
+use std::{convert::Infallible, error::Error};
+
+use ocpp_rpc::{
+    Close, RpcClient, RpcRouter, RpcServer,
+    extract::{Params, State},
+};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+/// A handler of the station.
+async fn reset(Params(reset): Params<Value>, State(resets): State<mpsc::Sender<Value>>) -> Result<Value, Infallible> {
+    let accepted = resets.send(reset["type"].clone()).await.is_ok();
+    Ok(json!({"status": if accepted { "Accepted" } else { "Rejected" }}))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let server = RpcServer::builder(RpcRouter::new().on("BootNotification", boot)).protocols(["ocpp1.6"]).build()?;
+    let listener = server.listen("127.0.0.1:0").await?;
+
+    let (sender, mut resets) = mpsc::channel(1);
+    let client = RpcClient::builder(format!("ws://{}", listener.local_addr()), "CP-1")
+        .protocols(["ocpp1.6"])
+        .router(RpcRouter::with_state(sender).on("Reset", reset))
+        .connect()
+        .await?;
+    let boot = json!({"chargePointVendor": "ACME", "chargePointModel": "One"});
+    let booted: Value = client.call("BootNotification", &boot).await?;
+    println!("the station is {}", booted["status"]);
+
+    let session = server.session("CP-1").ok_or("CP-1 is not connected")?;
+    let result: Value = session.call("Reset", &json!({"type": "Soft"})).await?;
+    println!("the server's reset is {}", result["status"]);
+    println!("the station makes a {} reset", resets.recv().await.unwrap_or_default());
+
+    let closed = client.close(Close::normal().after_pending()).await;
+    println!("closed with {} {}", closed.code, closed.cause);
+    listener.close(Close::going_away()).await;
+    Ok(())
+}
+
+/// A handler of the server.
+async fn boot() -> Result<Value, Infallible> {
+    Ok(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"}))
+}

@@ -1,0 +1,36 @@
+//! A server mounted in an axum application: stations connect under `/ocpp/`, and the other routes are ordinary axum
+//! handlers, which find connected stations through the server in their state.
+//!
+//!     cargo run --example mount
+
+use std::{convert::Infallible, error::Error};
+
+use axum::{Json, Router, extract::State, routing::get};
+use ocpp_rpc::{RpcRouter, RpcServer};
+use serde_json::{Value, json};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let router = RpcRouter::new().on("BootNotification", boot);
+    let server = RpcServer::builder(router).protocols(["ocpp1.6"]).build()?;
+    let app = Router::new()
+        .route("/stations", get(stations))
+        .route_service("/ocpp/{*identity}", server.clone())
+        .with_state(server.clone());
+
+    // `axum::serve` works too. `listen_with` adds timeouts for handshakes, and a shutdown that waits for sessions.
+    let listener = server.listen_with("127.0.0.1:9220", app).await?;
+    let address = listener.local_addr();
+    println!("stations connect to ws://{address}/ocpp/<identity>");
+    println!("list them with      curl http://{address}/stations");
+    listener.until(async { _ = tokio::signal::ctrl_c().await }).await;
+    Ok(())
+}
+
+async fn stations(State(server): State<RpcServer>) -> Json<Vec<String>> {
+    Json(server.sessions().iter().map(|session| session.identity().to_owned()).collect())
+}
+
+async fn boot() -> Result<Value, Infallible> {
+    Ok(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"}))
+}

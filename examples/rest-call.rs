@@ -1,0 +1,49 @@
+//! A REST call becomes an OCPP call: `POST /stations/{id}/reset` resets a connected station, and errors of the call
+//! become HTTP statuses. A station inside the program accepts every reset.
+//!
+//!     cargo run --example rest-call
+
+use std::{convert::Infallible, error::Error, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::post,
+};
+use ocpp_rpc::{RpcClient, RpcRouter, RpcServer};
+use serde_json::{Value, json};
+
+async fn reset(State(server): State<RpcServer>, Path(id): Path<String>) -> Result<Json<Value>, (StatusCode, String)> {
+    let station = server.session(&id).ok_or((StatusCode::NOT_FOUND, format!("{id} is not connected")))?;
+    let result = station.call("Reset", &json!({"type": "Soft"})).timeout(Duration::from_secs(10)).await;
+    result.map(Json).map_err(|error| {
+        let status = if error.is_timeout() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
+        (status, error.to_string())
+    })
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).build()?;
+    let app = Router::new()
+        .route("/stations/{id}/reset", post(reset))
+        .route_service("/ocpp/{*identity}", server.clone())
+        .with_state(server.clone());
+    let listener = server.listen_with("127.0.0.1:9220", app).await?;
+    let address = listener.local_addr();
+
+    let _station = RpcClient::builder(format!("ws://{address}/ocpp"), "CP-1")
+        .protocols(["ocpp1.6"])
+        .router(RpcRouter::new().on("Reset", accept))
+        .connect()
+        .await?;
+    println!("try: curl -X POST http://{address}/stations/CP-1/reset");
+    listener.until(async { _ = tokio::signal::ctrl_c().await }).await;
+    Ok(())
+}
+
+/// The station's handler.
+async fn accept() -> Result<Value, Infallible> {
+    Ok(json!({"status": "Accepted"}))
+}

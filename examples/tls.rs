@@ -1,0 +1,52 @@
+//! TLS with certificates at both ends (OCPP's security profile 3): the server trusts stations whose certificate its
+//! authority has signed, and its hook sees that certificate. The certificates are made on the spot.
+//!
+//!     cargo run --example tls --features tls
+
+use std::error::Error;
+
+use ocpp_rpc::{
+    Accept, Close, Handshake, Reject, RpcClient, RpcRouter, RpcServer,
+    tls::{Authorities, Certificate, ClientTls, ServerTls},
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+async fn authenticate(handshake: Handshake) -> Result<Accept, Reject> {
+    let tls = handshake.tls().ok_or_else(Reject::unauthorized)?;
+    println!("{} shows {} certificate(s) over {:?}", handshake.identity(), tls.peer_chain().len(), tls.version());
+    Ok(Accept::new())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut params = CertificateParams::new([])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate()?;
+    let authority = params.self_signed(&key)?.pem();
+    let issuer = Issuer::new(params, key);
+
+    let tls = ServerTls::builder()
+        .certificate(issue(&issuer, "localhost")?)
+        .client_certificates_required(Authorities::from_pem(authority.as_bytes())?)
+        .build()?;
+    let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).auth(authenticate).build()?;
+    let listener = server.listen_tls("127.0.0.1:0", tls).await?;
+
+    let tls = ClientTls::builder()
+        .authorities(Authorities::from_pem(authority.as_bytes())?)
+        .certificate(issue(&issuer, "CP-1")?)
+        .build()?;
+    let endpoint = format!("wss://localhost:{}", listener.local_addr().port());
+    let client = RpcClient::builder(endpoint, "CP-1").protocols(["ocpp1.6"]).tls(tls).connect().await?;
+    println!("connected with {}", client.protocol().unwrap_or_default());
+
+    client.close(Close::normal()).await;
+    listener.close(Close::going_away()).await;
+    Ok(())
+}
+
+fn issue(issuer: &Issuer<'_, KeyPair>, name: &str) -> Result<Certificate, Box<dyn Error>> {
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new([name.to_owned()])?.signed_by(&key, issuer)?;
+    Ok(Certificate::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes())?)
+}

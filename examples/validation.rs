@@ -1,0 +1,44 @@
+//! Validation by OCPP's own rules: a call that breaks them never reaches a handler, and a call out that breaks them is
+//! never sent. The error says where in the payload the fault is.
+//!
+//!     cargo run --example validation --features strict
+
+use std::{convert::Infallible, error::Error};
+
+use ocpp_rpc::{Close, Options, RpcClient, RpcRouter, RpcServer, Strict, Validation};
+use serde_json::{Value, json};
+
+async fn boot() -> Result<Value, Infallible> {
+    println!("the handler runs");
+    Ok(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"}))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let server = RpcServer::builder(RpcRouter::new().on("BootNotification", boot))
+        .protocols(["ocpp1.6"])
+        .options(Options::server().validation(Validation::new(Strict)))
+        .build()?;
+    let listener = server.listen("127.0.0.1:0").await?;
+    let endpoint = format!("ws://{}", listener.local_addr());
+    let client = RpcClient::builder(endpoint, "CP-1").protocols(["ocpp1.6"]).connect().await?;
+
+    // The station does not validate: its server does.
+    for boot in [
+        json!({"chargePointVendor": "ACME", "chargePointModel": "One"}),
+        json!({"chargePointVendor": "ACME"}),
+        json!({"chargePointVendor": "ACME", "chargePointModel": "A name of more than twenty characters"}),
+    ] {
+        match client.call::<Value>("BootNotification", &boot).await {
+            Ok(result) => println!("accepted: {result}"),
+            Err(error) => println!("{error}"),
+        }
+    }
+
+    let session = server.session("CP-1").ok_or("CP-1 is not connected")?;
+    if let Err(error) = session.call::<Value>("Reset", &json!({"type": "Immediate"})).await {
+        println!("not sent: {error}");
+    }
+    listener.close(Close::going_away()).await;
+    Ok(())
+}
