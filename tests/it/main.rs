@@ -4,6 +4,7 @@
 mod answers;
 mod auth;
 mod bad_messages;
+mod behaviour;
 mod call_back;
 mod calls_in;
 mod calls_out;
