@@ -62,8 +62,8 @@ pub use response::Reply;
 pub use server::Listener;
 #[cfg(feature = "server")]
 pub use server::{
-    Accept, Authenticate, CloseReport, Handshake, HandshakeFuture, Identity, NoCommonProtocol, Reject, RemoteAddress,
-    RpcServer, RpcServerBuilder, RpcUpgrade, SameIdentity, TrustedProxies, UpgradeError,
+    Accept, Authenticate, CloseReport, DuplicateIdentity, Handshake, HandshakeFuture, Identity, NoCommonProtocol,
+    Reject, RemoteAddress, RpcServer, RpcServerBuilder, RpcUpgrade, TrustedProxies, UpgradeError,
 };
 pub use session::Session;
 #[cfg(feature = "strict")]

@@ -60,5 +60,5 @@ pub use self::{
         proxies::TrustedProxies,
     },
     rpc_server::{CloseReport, RpcServer},
-    session::registry::SameIdentity,
+    session::registry::DuplicateIdentity,
 };

@@ -24,7 +24,7 @@ use crate::{
         http::{proxies::TrustedProxies, settings::HttpSettings},
         rpc_server::{Inner, RpcServer},
         session::{
-            registry::{Registry, Rules, SameIdentity},
+            registry::{DuplicateIdentity, Registry, Rules},
             tasks::Running,
         },
     },
@@ -41,7 +41,7 @@ use crate::{
 /// | [`no_common_protocol`](Self::no_common_protocol) | [`NoCommonProtocol::Close`] |
 /// | [`auth`](Self::auth) | lets everybody in |
 /// | [`behind`](Self::behind) | no proxies: what such headers say means nothing |
-/// | [`same_identity`](Self::same_identity) | [`SameIdentity::NewestWins`] |
+/// | [`duplicate_identity`](Self::duplicate_identity) | [`DuplicateIdentity::ReplaceOld`] |
 /// | [`options`](Self::options) | [`Options::server`] |
 /// | [`handshake_deadline`](Self::handshake_deadline) | 10 s |
 /// | [`max_pending_handshakes`](Self::max_pending_handshakes) | 1024 |
@@ -143,8 +143,8 @@ impl RpcServerBuilder {
     }
 
     /// What becomes of a station that connects a second time.
-    pub fn same_identity(mut self, rule: SameIdentity) -> Self {
-        self.rules.same_identity = rule;
+    pub fn duplicate_identity(mut self, rule: DuplicateIdentity) -> Self {
+        self.rules.duplicate_identity = rule;
         self
     }
 

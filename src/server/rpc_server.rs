@@ -58,7 +58,7 @@ use crate::{
 /// | the hook takes longer than [`handshake_deadline`](RpcServerBuilder::handshake_deadline) | 503 |
 /// | too many handshakes are under way, or the server closes | 503 |
 /// | there are as many sessions as there may be | 503; 429 from one address |
-/// | the identity is connected, and [`OldestStays`](SameIdentity::OldestStays) | 409 |
+/// | the identity is connected, and [`RejectNew`](DuplicateIdentity::RejectNew) | 409 |
 ///
 /// A client that offers no protocol that the server has is upgraded without one and closed with 1002, unless
 /// [`NoCommonProtocol`] says otherwise.

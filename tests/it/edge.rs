@@ -7,8 +7,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::future::join_all;
 use http::Request;
 use ocpp_rpc::{
-    Accept, Cause, Close, ConnectionFacts, EventKind, Handshake, Identity, NoCommonProtocol, Options, Reject,
-    RpcRouter, RpcServer, RpcServerBuilder, RpcUpgrade, SameIdentity, Session, TlsFacts, TlsVersion, UpgradeError,
+    Accept, Cause, Close, ConnectionFacts, DuplicateIdentity, EventKind, Handshake, Identity, NoCommonProtocol,
+    Options, Reject, RpcRouter, RpcServer, RpcServerBuilder, RpcUpgrade, Session, TlsFacts, TlsVersion, UpgradeError,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -189,7 +189,7 @@ async fn b11_an_identity_that_a_layer_knows_stands_in_for_the_path() {
 
 #[tokio::test]
 async fn b21_the_oldest_stays_where_it_was_told_to() {
-    let mut site = Site::of(builder().same_identity(SameIdentity::OldestStays)).await;
+    let mut site = Site::of(builder().duplicate_identity(DuplicateIdentity::RejectNew)).await;
     let mut old = site.enter(&head("/CP")).await;
     who(&mut old).await;
     let answer = site.ask(&head("/CP")).await;
@@ -204,7 +204,7 @@ async fn b21_the_oldest_stays_where_it_was_told_to() {
 
 #[tokio::test]
 async fn b21_of_two_that_come_at_once_only_one_gets_the_place_that_the_oldest_keeps() {
-    let server = builder().same_identity(SameIdentity::OldestStays).build().expect("sound");
+    let server = builder().duplicate_identity(DuplicateIdentity::RejectNew).build().expect("sound");
     // The answer does not fit, so that the first session cannot open yet.
     let (near, far) = tokio::io::duplex(16);
     tokio::spawn({
@@ -222,7 +222,7 @@ async fn b21_of_two_that_come_at_once_only_one_gets_the_place_that_the_oldest_ke
 
 #[tokio::test]
 async fn b21_both_are_sessions_where_it_was_told_to() {
-    let site = Site::of(builder().same_identity(SameIdentity::Both)).await;
+    let site = Site::of(builder().duplicate_identity(DuplicateIdentity::AllowBoth)).await;
     let mut sessions = Vec::new();
     let mut stations = Vec::new();
     for _ in 0..3 {

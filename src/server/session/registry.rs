@@ -22,18 +22,18 @@ use crate::{
 /// What becomes of a station that connects while there is a session of its identity already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum SameIdentity {
+pub enum DuplicateIdentity {
     /// The newcomer takes the place of the old session, which is closed with 1008 and
     /// [*replaced*](crate::Cause::Replaced) once the newcomer's socket is there. A station whose connection
     /// broke without a word comes back at once.
     #[default]
-    NewestWins,
+    ReplaceOld,
     /// The newcomer is answered with 409 until the old session has ended. A station whose connection broke without a
     /// word comes back when its old session has missed its pings.
-    OldestStays,
+    RejectNew,
     /// Both are sessions. [`RpcServer::session`](super::RpcServer::session) gives the newest,
     /// [`RpcServer::sessions`](super::RpcServer::sessions) all of them.
-    Both,
+    AllowBoth,
 }
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(crate) struct Registry {
 /// Who gets a place.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Rules {
-    pub(crate) same_identity: SameIdentity,
+    pub(crate) duplicate_identity: DuplicateIdentity,
     pub(crate) max_sessions: Option<usize>,
     pub(crate) max_sessions_per_address: Option<usize>,
 }
@@ -105,16 +105,16 @@ impl Registry {
         identity: Option<Arc<str>>,
         remote_address: Option<SocketAddr>,
     ) -> Result<Place, Reject> {
-        let Rules { same_identity, max_sessions, max_sessions_per_address } = self.rules;
+        let Rules { duplicate_identity, max_sessions, max_sessions_per_address } = self.rules;
         let address = remote_address.filter(|_| max_sessions_per_address.is_some()).map(|address| block(address.ip()));
         let mut state = self.state();
         let seats = identity.as_ref().and_then(|identity| state.seats.get(identity)).map_or(&[][..], Vec::as_slice);
-        if same_identity == SameIdentity::OldestStays && !seats.is_empty() {
+        if duplicate_identity == DuplicateIdentity::RejectNew && !seats.is_empty() {
             return Err(Reject::new(StatusCode::CONFLICT).body("the identity is connected already"));
         }
         // Who is going to be replaced makes room, but only once: those who were replaced may take their time to leave.
-        let replaced = match (same_identity, seats) {
-            (SameIdentity::NewestWins, [only]) => only.session.as_ref(),
+        let replaced = match (duplicate_identity, seats) {
+            (DuplicateIdentity::ReplaceOld, [only]) => only.session.as_ref(),
             _ => None,
         };
         if replaced.is_none() && max_sessions.is_some_and(|most| state.taken >= most) {
@@ -187,7 +187,7 @@ impl Place {
         let mut older = Vec::new();
         if let Some(seats) = self.identity.as_ref().and_then(|identity| state.seats.get_mut(identity)) {
             seats.retain(|seat| seat.generation != self.generation);
-            if self.registry.rules.same_identity == SameIdentity::NewestWins {
+            if self.registry.rules.duplicate_identity == DuplicateIdentity::ReplaceOld {
                 older.extend(seats.iter_mut().filter_map(|seat| seat.session.take()));
             }
             seats.push(Seat { generation: self.generation, session: Some(session) });
