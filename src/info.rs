@@ -8,14 +8,14 @@ use bytes::Bytes;
 ///
 /// The built-in listener knows it when it speaks TLS itself, and behind a [proxy](super::TrustedProxies) as far as the
 /// proxy tells. Who terminates TLS in another way, with OpenSSL for one, says it in
-/// [`ConnectionFacts`], or puts this into the extensions of each request.
+/// [`ConnectionInfo`], or puts this into the extensions of each request.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct TlsFacts {
+pub struct TlsInfo {
     version: Option<TlsVersion>,
     peer_chain: Box<[Bytes]>,
 }
 
-impl TlsFacts {
+impl TlsInfo {
     /// TLS of a version that is not known, without a certificate of the client's.
     pub fn new() -> Self {
         Self::default()
@@ -49,10 +49,10 @@ impl TlsFacts {
 }
 
 /// Counts the certificates, which are long.
-impl fmt::Debug for TlsFacts {
+impl fmt::Debug for TlsInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let certificates = self.peer_chain.len();
-        f.debug_struct("TlsFacts").field("version", &self.version).field("peer_certificates", &certificates).finish()
+        f.debug_struct("TlsInfo").field("version", &self.version).field("peer_certificates", &certificates).finish()
     }
 }
 
@@ -79,12 +79,12 @@ impl fmt::Display for TlsVersion {
 /// [`RpcServer::serve_connection`](super::RpcServer::serve_connection).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use]
-pub struct ConnectionFacts {
+pub struct ConnectionInfo {
     pub(crate) remote_address: Option<SocketAddr>,
-    pub(crate) tls: Option<TlsFacts>,
+    pub(crate) tls: Option<TlsInfo>,
 }
 
-impl ConnectionFacts {
+impl ConnectionInfo {
     /// Nothing is known.
     pub fn new() -> Self {
         Self::default()
@@ -96,7 +96,7 @@ impl ConnectionFacts {
     }
 
     /// The connection is TLS.
-    pub fn tls(self, tls: TlsFacts) -> Self {
+    pub fn tls(self, tls: TlsInfo) -> Self {
         Self { tls: Some(tls), ..self }
     }
 }

@@ -46,7 +46,7 @@ pub use event::{Direction, Event, EventKind, Events, Text};
 pub use handler::{
     ArgumentsOf, Handler, IncomingCall, IntoReply, NoReply, Outcome, OutcomeOf, Route, RouteFuture, RpcRouter,
 };
-pub use info::{ConnectionFacts, TlsFacts, TlsVersion};
+pub use info::{ConnectionInfo, TlsInfo, TlsVersion};
 pub use message::{
     dialect::Dialect,
     frame::Fault,

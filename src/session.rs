@@ -14,7 +14,7 @@ use crate::{
         link::{Command, Link},
     },
     error::{BuildError, Error},
-    info::TlsFacts,
+    info::TlsInfo,
     message::payload::Payload,
     options::Options,
 };
@@ -146,7 +146,7 @@ impl Session {
     }
 
     /// What is known of the TLS below: version, and the client's certificates.
-    pub fn tls(&self) -> Option<&TlsFacts> {
+    pub fn tls(&self) -> Option<&TlsInfo> {
         self.extension()
     }
 

@@ -4,7 +4,7 @@ use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use futures_util::{FutureExt, poll};
 use ocpp_rpc::{
-    CallError, ClientState, Close, ConnectionFacts, EventKind, NoReply, RpcRouter,
+    CallError, ClientState, Close, ConnectionInfo, EventKind, NoReply, RpcRouter,
     extract::{Answer, State},
 };
 use serde_json::{Value, json};
@@ -216,7 +216,7 @@ async fn b62_a_session_outlives_the_future_that_served_its_http_connection() {
     let (near, far) = tokio::io::duplex(4096);
     let serving = tokio::spawn({
         let server = server.clone();
-        async move { server.serve_connection(far, ConnectionFacts::new()).await }
+        async move { server.serve_connection(far, ConnectionInfo::new()).await }
     });
     let mut station = Station::open(near, "CP-1", "ocpp1.6").await;
     assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#);
@@ -225,6 +225,6 @@ async fn b62_a_session_outlives_the_future_that_served_its_http_connection() {
 
     // Before there is a session, it takes the connection with it.
     let (near, far) = tokio::io::duplex(4096);
-    assert!(server.serve_connection(far, ConnectionFacts::new()).now_or_never().is_none());
+    assert!(server.serve_connection(far, ConnectionInfo::new()).now_or_never().is_none());
     assert!(Client::over(near).rest().await.is_empty());
 }

@@ -7,8 +7,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::future::join_all;
 use http::Request;
 use ocpp_rpc::{
-    Accept, Cause, Close, ConnectionFacts, DuplicateIdentity, EventKind, Handshake, Identity, NoCommonProtocol,
-    Options, Reject, RpcRouter, RpcServer, RpcServerBuilder, RpcUpgrade, Session, TlsFacts, TlsVersion, UpgradeError,
+    Accept, Cause, Close, ConnectionInfo, DuplicateIdentity, EventKind, Handshake, Identity, NoCommonProtocol, Options,
+    Reject, RpcRouter, RpcServer, RpcServerBuilder, RpcUpgrade, Session, TlsInfo, TlsVersion, UpgradeError,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -40,15 +40,15 @@ async fn who(station: &mut TcpStation) -> Value {
 }
 
 /// A client in memory, of a connection that `server` was given with these facts.
-fn connect(server: &RpcServer, facts: ConnectionFacts) -> Client<DuplexStream> {
+fn connect(server: &RpcServer, facts: ConnectionInfo) -> Client<DuplexStream> {
     let (near, far) = tokio::io::duplex(64 << 10);
     let server = server.clone();
     tokio::spawn(async move { server.serve_connection(far, facts).await });
     Client::over(near)
 }
 
-fn from(address: &str) -> ConnectionFacts {
-    ConnectionFacts::new().remote_address(SocketAddr::new(address.parse().expect("an address"), 1))
+fn from(address: &str) -> ConnectionInfo {
+    ConnectionInfo::new().remote_address(SocketAddr::new(address.parse().expect("an address"), 1))
 }
 
 // Subprotocols.
@@ -209,13 +209,13 @@ async fn b21_of_two_that_come_at_once_only_one_gets_the_place_that_the_oldest_ke
     let (near, far) = tokio::io::duplex(16);
     tokio::spawn({
         let server = server.clone();
-        async move { server.serve_connection(far, ConnectionFacts::new()).await }
+        async move { server.serve_connection(far, ConnectionInfo::new()).await }
     });
     let mut first = Client::over(near);
     first.send(head("/CP")).await;
     let status = first.status().await;
     assert!(server.sessions().is_empty());
-    assert_eq!(connect(&server, ConnectionFacts::new()).ask(&head("/CP")).await.status, 409);
+    assert_eq!(connect(&server, ConnectionInfo::new()).ask(&head("/CP")).await.status, 409);
     let answer = first.answer_behind(status).await;
     soon(first.upgraded(&answer).await.ask(WHO)).await;
 }
@@ -251,7 +251,7 @@ async fn b21_a_thousand_connections_of_one_identity_leave_one_session_and_nothin
     let options = Options::server().close_timeout(Duration::from_millis(100)).ping_interval(Duration::ZERO);
     let server = builder().options(options).max_sessions(1).build().expect("sound");
     let clients = join_all((0..1000).map(async |_| {
-        let mut client = connect(&server, ConnectionFacts::new());
+        let mut client = connect(&server, ConnectionInfo::new());
         client.send(head("/CP")).await;
         client
     }));
@@ -276,7 +276,7 @@ async fn b21_a_thousand_connections_of_one_identity_leave_one_session_and_nothin
         soon(client).await.expect("every connection ends");
     }
     // Every place was given back.
-    while connect(&server, ConnectionFacts::new()).ask(&head("/other")).await.status == 503 {
+    while connect(&server, ConnectionInfo::new()).ask(&head("/other")).await.status == 503 {
         tokio::task::yield_now().await;
     }
 }
@@ -338,7 +338,7 @@ async fn b22_more_sessions_from_one_address_than_there_may_be_are_turned_away() 
     assert_eq!(connect(&server, from("2001:db8:0:1::3")).ask(&head("/CP-1")).await.status, 429);
     // Who comes from nowhere is not counted.
     for number in 0..3 {
-        let mut client = connect(&server, ConnectionFacts::new());
+        let mut client = connect(&server, ConnectionInfo::new());
         assert_eq!(client.ask(&head(&format!("/nowhere-{number}"))).await.status, 101);
         sessions.push(client);
     }
@@ -415,7 +415,7 @@ async fn b11_what_is_known_of_a_connection_reaches_the_hook_and_the_session() {
         async { Ok(Accept::new()) }
     };
     let server = builder().auth(hook).build().expect("sound");
-    let tls = TlsFacts::new().with_version(TlsVersion::Tls12).with_peer_chain([vec![1, 2, 3], vec![4]]);
+    let tls = TlsInfo::new().with_version(TlsVersion::Tls12).with_peer_chain([vec![1, 2, 3], vec![4]]);
     let mut client = connect(&server, from("192.0.2.7").tls(tls.clone()));
     // One connection for several requests: the facts are those of all of them.
     assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.status, 404);
@@ -428,7 +428,7 @@ async fn b11_what_is_known_of_a_connection_reaches_the_hook_and_the_session() {
     assert_eq!(session.remote_address(), handshake.remote_address());
     let facts = session.tls().expect("known");
     assert_eq!((facts.version(), facts.peer_chain().len()), (Some(TlsVersion::Tls12), 2));
-    assert_eq!(format!("{facts:?}"), "TlsFacts { version: Some(Tls12), peer_certificates: 2 }");
+    assert_eq!(format!("{facts:?}"), "TlsInfo { version: Some(Tls12), peer_certificates: 2 }");
 }
 
 #[tokio::test]
@@ -437,7 +437,7 @@ async fn a_connection_that_is_served_ends_with_its_upgrade_or_with_the_server() 
     let serve = || {
         let (near, far) = tokio::io::duplex(4096);
         let server = server.clone();
-        (Client::over(near), tokio::spawn(async move { server.serve_connection(far, ConnectionFacts::new()).await }))
+        (Client::over(near), tokio::spawn(async move { server.serve_connection(far, ConnectionInfo::new()).await }))
     };
     let (mut client, served) = serve();
     let answer = client.ask(&head("/CP")).await;
@@ -457,7 +457,7 @@ async fn b13_the_deadline_of_a_handshake_is_one_for_the_head_and_the_hook() {
     let hook = async |_: Handshake| std::future::pending::<Result<Accept, Reject>>().await;
     let server = builder().auth(hook).handshake_deadline(Duration::from_secs(5)).build().expect("sound");
     let began = Instant::now();
-    let mut client = connect(&server, ConnectionFacts::new());
+    let mut client = connect(&server, ConnectionInfo::new());
     let head = head("/CP");
     let (first, rest) = head.split_at(20);
     client.send(first).await;

@@ -18,8 +18,8 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use ocpp_rpc::{
-    Accept, Cause, Close, ConnectionFacts, Handshake, Listener, Options, Reject, RpcRouter, RpcServer,
-    RpcServerBuilder, RpcUpgrade, Session,
+    Accept, Cause, Close, ConnectionInfo, Handshake, Listener, Options, Reject, RpcRouter, RpcServer, RpcServerBuilder,
+    RpcUpgrade, Session,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -138,7 +138,7 @@ type MultiplexedStation = Station<TokioIo<hyper::upgrade::Upgraded>>;
 fn connect(server: &RpcServer) -> (DuplexStream, impl Future<Output = ()>) {
     let (near, far) = tokio::io::duplex(64 << 10);
     let server = server.clone();
-    let serving = tokio::spawn(async move { server.serve_connection(far, ConnectionFacts::new()).await });
+    let serving = tokio::spawn(async move { server.serve_connection(far, ConnectionInfo::new()).await });
     (near, async { serving.await.expect("no panic") })
 }
 
@@ -187,7 +187,7 @@ async fn a_head_that_comes_byte_by_byte_is_http_1_all_the_same() {
     for head in ["PRI * HTTP/1.1\r\nHost: test\r\n\r\n", "PUT / HTTP/1.1\r\nHost: test\r\n\r\n"] {
         let (near, far) = tokio::io::duplex(1);
         let server = server.clone();
-        tokio::spawn(async move { server.serve_connection(far, ConnectionFacts::new()).await });
+        tokio::spawn(async move { server.serve_connection(far, ConnectionInfo::new()).await });
         let answer = Client::over(near).ask(head).await;
         assert_eq!((answer.status, answer.header("content-length")), (404, "0"), "{head}");
     }
@@ -268,7 +268,7 @@ async fn a_client_that_has_vanished_is_missed_also_in_the_midst_of_an_answer() {
         }
     });
     let (mut stream, far) = tokio::io::duplex(64 << 10);
-    tokio::spawn(async move { server.serve_connection_with(far, ConnectionFacts::new(), application).await });
+    tokio::spawn(async move { server.serve_connection_with(far, ConnectionInfo::new(), application).await });
     stream.write_all(PREFACE).await.expect("open");
     stream.write_all(&headers(&[(":method", "GET"), (":scheme", "http"), (":path", "/")])).await.expect("open");
     // The stream stays open, and nobody answers pings any more.
@@ -395,7 +395,7 @@ async fn a_server_that_closes_drops_streams_that_do_not_end_whoever_serves_them(
         }
     });
     let serving = server.clone();
-    tokio::spawn(async move { serving.serve_connection_with(far, ConnectionFacts::new(), application).await });
+    tokio::spawn(async move { serving.serve_connection_with(far, ConnectionInfo::new(), application).await });
     let http2 = Multiplexed::over(near).await;
     let never = tokio::spawn(async move {
         let request = Request::get("http://test/").body(Empty::new()).expect("a request");

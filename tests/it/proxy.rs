@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use axum::{Router, extract::Extension, response::Response, routing::any};
 use ocpp_rpc::{
-    Accept, EventKind, Handshake, Reject, RemoteAddress, RpcRouter, RpcServer, RpcServerBuilder, RpcUpgrade, TlsFacts,
+    Accept, EventKind, Handshake, Reject, RemoteAddress, RpcRouter, RpcServer, RpcServerBuilder, RpcUpgrade, TlsInfo,
     TrustedProxies,
 };
 
@@ -44,7 +44,7 @@ async fn is_seen_through(server: &RpcServer, address: SocketAddr) {
     assert!(matches!(event.kind, EventKind::Opened { .. }), "{event:?}");
     let session = server.session("CP").expect("registered");
     assert_eq!(session.remote_address().map(|address| address.to_string()).as_deref(), Some(STATION));
-    assert_eq!(session.tls(), Some(&TlsFacts::new().with_peer_chain([vec![1, 2, 3]])));
+    assert_eq!(session.tls(), Some(&TlsInfo::new().with_peer_chain([vec![1, 2, 3]])));
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn what_a_trusted_proxy_says_holds_below_axums_own_server() {
 async fn what_a_trusted_proxy_says_holds_for_the_whole_application_of_a_listener() {
     async fn connect(
         Extension(RemoteAddress(seen)): Extension<RemoteAddress>,
-        tls: Option<Extension<TlsFacts>>,
+        tls: Option<Extension<TlsInfo>>,
         upgrade: RpcUpgrade,
         axum::extract::State(server): axum::extract::State<RpcServer>,
     ) -> Response {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ocpp_rpc::{
-    Accept, BuildError, Close, ConnectError, ConnectionFacts, Handshake, Options, Reconnect, Reject, RpcClient,
+    Accept, BuildError, Close, ConnectError, ConnectionInfo, Handshake, Options, Reconnect, Reject, RpcClient,
     RpcClientBuilder, RpcRouter, RpcServer, RpcServerBuilder, Session, TlsVersion,
     tls::{
         Authorities, Certificate, ClientTls, ServerTls, ServerTlsBuilder,
@@ -498,8 +498,8 @@ async fn tls_over_any_stream_can_be_accepted_and_dialled() {
         let server = server.clone();
         async move {
             while let Some(stream) = accepted.recv().await {
-                let (stream, facts): (_, ocpp_rpc::TlsFacts) = tls.accept::<tokio::io::DuplexStream>(stream).await?;
-                let facts = ConnectionFacts::new().tls(facts);
+                let (stream, facts): (_, ocpp_rpc::TlsInfo) = tls.accept::<tokio::io::DuplexStream>(stream).await?;
+                let facts = ConnectionInfo::new().tls(facts);
                 server.serve_connection(stream, facts).await;
             }
             Ok::<_, std::io::Error>(())

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, net::SocketAddr, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 
-use crate::{handshake, info::TlsFacts, options::Options};
+use crate::{handshake, info::TlsInfo, options::Options};
 
 /// A request that wants to become a session, as the [hook](Authenticate) sees it. Cheap to clone.
 ///
@@ -14,7 +14,7 @@ use crate::{handshake, info::TlsFacts, options::Options};
 pub struct Handshake {
     request: Arc<Upgrading>,
     pub(crate) remote_address: Option<SocketAddr>,
-    pub(crate) tls: Option<TlsFacts>,
+    pub(crate) tls: Option<TlsInfo>,
 }
 
 /// What the request says.
@@ -106,8 +106,8 @@ impl Handshake {
     }
 
     /// What is known of the TLS below: version, and the client's certificates. None where there is no TLS, or where
-    /// nobody says so; see [`TlsFacts`].
-    pub fn tls(&self) -> Option<&TlsFacts> {
+    /// nobody says so; see [`TlsInfo`].
+    pub fn tls(&self) -> Option<&TlsInfo> {
         self.tls.as_ref()
     }
 }

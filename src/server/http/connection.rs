@@ -25,7 +25,7 @@ use crate::server::http::http1;
 #[cfg(feature = "http2")]
 use crate::server::http::http2;
 use crate::{
-    info::ConnectionFacts,
+    info::ConnectionInfo,
     server::{
         handshake::upgrade::{self, Below},
         http::{
@@ -49,7 +49,7 @@ impl RpcServer {
     /// that are streams of a connection last no longer than the future.
     ///
     /// ```no_run
-    /// use ocpp_rpc::{ConnectionFacts, RpcServer, TlsFacts, TlsVersion};
+    /// use ocpp_rpc::{ConnectionInfo, RpcServer, TlsInfo, TlsVersion};
     /// # use tokio::net::TcpStream;
     /// # async fn handshake(stream: TcpStream) -> std::io::Result<(TcpStream, Vec<u8>)> { Ok((stream, Vec::new())) }
     ///
@@ -61,8 +61,8 @@ impl RpcServer {
     ///     tokio::spawn(async move {
     ///         // A TLS of your own; mind a deadline.
     ///         let Ok((stream, certificate)) = handshake(stream).await else { return };
-    ///         let tls = TlsFacts::new().with_version(TlsVersion::Tls12).with_peer_chain([certificate]);
-    ///         server.serve_connection(stream, ConnectionFacts::new().remote_address(address).tls(tls)).await;
+    ///         let tls = TlsInfo::new().with_version(TlsVersion::Tls12).with_peer_chain([certificate]);
+    ///         server.serve_connection(stream, ConnectionInfo::new().remote_address(address).tls(tls)).await;
     ///     });
     /// }
     /// # }
@@ -70,7 +70,7 @@ impl RpcServer {
     ///
     /// # Cancel safety
     /// Dropping the future drops the HTTP connection; a session that has come of an upgrade lives on.
-    pub async fn serve_connection<T>(&self, io: T, facts: ConnectionFacts)
+    pub async fn serve_connection<T>(&self, io: T, facts: ConnectionInfo)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -78,7 +78,7 @@ impl RpcServer {
     }
 
     /// The same for a whole application, as [`listen_with`](Self::listen_with) serves it.
-    pub async fn serve_connection_with<T, H, B>(&self, io: T, facts: ConnectionFacts, http: H)
+    pub async fn serve_connection_with<T, H, B>(&self, io: T, facts: ConnectionInfo, http: H)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -124,7 +124,7 @@ pub(crate) const ALPN: &[&str] = if cfg!(feature = "http2") { &["h2", "http/1.1"
 pub(crate) async fn serve<T, H, B>(
     server: &RpcServer,
     io: T,
-    facts: ConnectionFacts,
+    facts: ConnectionInfo,
     began: Instant,
     application: H,
     stop: &CancellationToken,

@@ -15,7 +15,7 @@ use tower::Service;
 
 use crate::{
     close::Close,
-    info::{ConnectionFacts, TlsFacts},
+    info::{ConnectionInfo, TlsInfo},
     io::Io,
     server::{
         http::{body::BodyError, connection},
@@ -118,7 +118,7 @@ impl RpcServer {
         remote: SocketAddr,
         began: Instant,
         transport: &T,
-    ) -> Option<(T::Stream, ConnectionFacts)> {
+    ) -> Option<(T::Stream, ConnectionInfo)> {
         let refused = |reason: &str| self.inner.emit_refused(None, Some(remote), None, reason);
         let accepting = async {
             // Answers are small and wanted now.
@@ -126,7 +126,7 @@ impl RpcServer {
             transport.accept(socket).await
         };
         match timeout_at(began + self.inner.http.handshake_deadline, accepting).await {
-            Ok(Ok((io, tls))) => Some((io, ConnectionFacts { remote_address: Some(remote), tls })),
+            Ok(Ok((io, tls))) => Some((io, ConnectionInfo { remote_address: Some(remote), tls })),
             Ok(Err(error)) => {
                 refused(&format!("no connection: {error}"));
                 None
@@ -167,7 +167,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) trait Transport: Clone + Send + Sync + 'static {
     type Stream: Io;
 
-    fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<(Self::Stream, Option<TlsFacts>)>> + Send;
+    fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<(Self::Stream, Option<TlsInfo>)>> + Send;
 }
 
 /// Nothing: the socket is served as it is.
@@ -177,7 +177,7 @@ struct Plain;
 impl Transport for Plain {
     type Stream = TcpStream;
 
-    async fn accept(&self, socket: TcpStream) -> io::Result<(TcpStream, Option<TlsFacts>)> {
+    async fn accept(&self, socket: TcpStream) -> io::Result<(TcpStream, Option<TlsInfo>)> {
         Ok((socket, None))
     }
 }

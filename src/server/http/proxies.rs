@@ -10,7 +10,7 @@ use percent_encoding::percent_decode;
 
 use crate::{
     error::BuildError,
-    info::TlsFacts,
+    info::TlsInfo,
     server::http::info::{self, RemoteAddress},
 };
 
@@ -96,8 +96,8 @@ impl TrustedProxies {
         &self,
         headers: &HeaderMap,
         remote_address: Option<SocketAddr>,
-        tls: Option<TlsFacts>,
-    ) -> (Option<SocketAddr>, Option<TlsFacts>) {
+        tls: Option<TlsInfo>,
+    ) -> (Option<SocketAddr>, Option<TlsInfo>) {
         let Some(peer) = remote_address.filter(|address| self.trusts(address)) else { return (remote_address, tls) };
         let hops = match self.headers {
             Headers::XForwarded => x_forwarded(headers),
@@ -113,7 +113,7 @@ impl TrustedProxies {
         let chain = self.certificate.as_ref().map_or_else(Vec::new, |name| certificates(headers, name));
         let is_tls = scheme.is_some_and(|scheme| ["https", "wss"].iter().any(|tls| scheme.eq_ignore_ascii_case(tls)));
         // The TLS of the connection is the proxy's.
-        (Some(client), (is_tls || !chain.is_empty()).then(|| TlsFacts::new().with_peer_chain(chain)))
+        (Some(client), (is_tls || !chain.is_empty()).then(|| TlsInfo::new().with_peer_chain(chain)))
     }
 
     /// Puts what is to be believed in place of what is known.

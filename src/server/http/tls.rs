@@ -33,7 +33,7 @@ use tower::Service;
 use crate::{
     certificate::{Authorities, Certificate, provider, wrong},
     error::BuildError,
-    info::{TlsFacts, TlsVersion},
+    info::{TlsInfo, TlsVersion},
     server::{
         http::{
             body::BodyError,
@@ -108,11 +108,11 @@ impl ServerTls {
     ///
     /// # Errors
     /// When the client leaves or is refused.
-    pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(&self, io: T) -> io::Result<(TlsStream<T>, TlsFacts)> {
+    pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(&self, io: T) -> io::Result<(TlsStream<T>, TlsInfo)> {
         let stream = TlsAcceptor::from(self.config()).accept(io).await?;
         let connection = stream.get_ref().1;
         let chain = connection.peer_certificates().unwrap_or_default();
-        let facts = TlsFacts::new().with_peer_chain(chain.iter().map(|der| Bytes::copy_from_slice(der)));
+        let facts = TlsInfo::new().with_peer_chain(chain.iter().map(|der| Bytes::copy_from_slice(der)));
         let facts = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => facts.with_version(TlsVersion::Tls12),
             Some(ProtocolVersion::TLSv1_3) => facts.with_version(TlsVersion::Tls13),
@@ -223,7 +223,7 @@ impl ResolvesServerCert for Resolver {
 impl Transport for ServerTls {
     type Stream = TlsStream<TcpStream>;
 
-    async fn accept(&self, stream: TcpStream) -> io::Result<(Self::Stream, Option<TlsFacts>)> {
+    async fn accept(&self, stream: TcpStream) -> io::Result<(Self::Stream, Option<TlsInfo>)> {
         let (stream, facts) = self.accept(stream).await?;
         Ok((stream, Some(facts)))
     }
