@@ -7,8 +7,8 @@ pub(crate) mod router;
 pub(crate) mod typed;
 
 pub use self::{
-    function::{Handler, IntoReply, NoReply, Outcome},
+    function::{Handler, HandlerOutput, IntoResponse, NoResponse},
     incoming::IncomingCall,
     router::{Route, RouteFuture, RpcRouter},
-    typed::{ArgumentsOf, OutcomeOf},
+    typed::{ArgumentsFor, OutputFor},
 };

@@ -44,7 +44,8 @@ pub use close::{Cause, Close, Closed};
 pub use error::{BuildError, CallError, Error, ErrorCode, Violation};
 pub use event::{Direction, Event, EventKind, Events, Text};
 pub use handler::{
-    ArgumentsOf, Handler, IncomingCall, IntoReply, NoReply, Outcome, OutcomeOf, Route, RouteFuture, RpcRouter,
+    ArgumentsFor, Handler, HandlerOutput, IncomingCall, IntoResponse, NoResponse, OutputFor, Route, RouteFuture,
+    RpcRouter,
 };
 pub use info::{ConnectionInfo, TlsInfo, TlsVersion};
 pub use message::{
@@ -57,7 +58,7 @@ pub use message::{
 #[cfg(feature = "ocpp-kit")]
 pub use ocpp_kit;
 pub use options::Options;
-pub use response::Reply;
+pub use response::Response;
 #[cfg(feature = "listen")]
 pub use server::Listener;
 #[cfg(feature = "server")]

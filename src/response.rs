@@ -5,7 +5,7 @@ use crate::{error::CallError, message::payload::Payload};
 /// What a call is answered with.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Reply {
+pub enum Response {
     /// A CALLRESULT.
     Result(Payload),
     /// A CALLERROR.
@@ -16,7 +16,7 @@ pub enum Reply {
     Given,
 }
 
-impl Reply {
+impl Response {
     /// A word for it: the code of an error.
     pub(crate) fn outcome(&self) -> &str {
         match self {

@@ -11,7 +11,7 @@ use crate::{
     close::Closed,
     error::Error,
     event::{Direction, Event, EventBus, EventKind, Events},
-    response::Reply,
+    response::Response,
 };
 
 /// The facts of one server, or of one client.
@@ -100,7 +100,7 @@ pub(crate) struct CallTimer {
 
 impl CallTimer {
     /// Counts a call of the peer whose handler has ended.
-    pub(crate) fn handled(&self, _response: &Reply) {
+    pub(crate) fn handled(&self, _response: &Response) {
         #[cfg(feature = "metrics")]
         self.telemetry.metrics.handled(_response, self.start.elapsed());
     }

@@ -65,7 +65,7 @@ impl CallsIn {
             return Some(call);
         }
         self.line_weight += call.weight;
-        if call.wants_answer {
+        if call.expects_response {
             self.take(&call.id);
         }
         self.line.push_back(call);
@@ -99,7 +99,7 @@ impl CallsIn {
         }
         let call = self.line.pop_front()?;
         self.line_weight -= call.weight;
-        if call.wants_answer {
+        if call.expects_response {
             self.taken.remove(&call.id);
         }
         Some(call)

@@ -34,7 +34,7 @@ use crate::{
     event::EventKind,
     message::payload::MessageId,
     options::Options,
-    response::Reply,
+    response::Response,
 };
 
 /// Serves connections: one, or for a client one after the other. Its handlers, and calls that wait for their turn,
@@ -248,7 +248,7 @@ impl Driver {
 
     fn answer_early(&mut self, EarlyAnswer { id, action, generation, serial, reply, ticket }: EarlyAnswer) {
         let is_ours = generation == self.generation;
-        let done = Done { id, action, wants_answer: true, generation, serial, reply };
+        let done = Done { id, action, expects_response: true, generation, serial, reply };
         if !self.may_answer(&done) || !(is_ours || self.keeps_answers) {
             return settle(ticket, Err(Error::Disconnected { maybe_delivered: false }));
         }
@@ -268,7 +268,7 @@ impl Driver {
 
     /// Whether this is the first answer to its call; from then on there is no other, and its id is free.
     fn may_answer(&mut self, done: &Done) -> bool {
-        if matches!(done.reply, Reply::Given) || !self.unanswered.remove(&done.serial) {
+        if matches!(done.reply, Response::Given) || !self.unanswered.remove(&done.serial) {
             return false;
         }
         if done.generation == self.generation {
@@ -279,16 +279,16 @@ impl Driver {
 
     /// The text of an answer, where there is one, and whether it is the one that was meant.
     fn answer(&mut self, done: &Done) -> Option<(String, Result<(), Error>)> {
-        if let Reply::Error(error) = &done.reply
+        if let Response::Error(error) = &done.reply
             && let Some(source) = std::error::Error::source(error)
         {
             tracing::warn!(id = %done.id, error = source, "a handler failed");
         }
         let text = match &done.reply {
-            _ if !done.wants_answer => None,
-            Reply::Result(payload) => Some(self.exchange.result(&done.action, &done.id, payload)),
-            Reply::Error(error) => Some((self.exchange.refusal(Some(&done.id), error), Ok(()))),
-            Reply::Nothing | Reply::Given => None,
+            _ if !done.expects_response => None,
+            Response::Result(payload) => Some(self.exchange.result(&done.action, &done.id, payload)),
+            Response::Error(error) => Some((self.exchange.refusal(Some(&done.id), error), Ok(()))),
+            Response::Nothing | Response::Given => None,
         };
         self.tell_news();
         text

@@ -211,7 +211,7 @@ impl<T> Exchange<T> {
                 call.valid = valid;
                 self.calls_in.line_up(call, &self.options).map_or(Received::Nothing, Received::Call)
             }
-            Err(error) if call.wants_answer => Received::Refused(self.refusal(Some(&call.id), &error)),
+            Err(error) if call.expects_response => Received::Refused(self.refusal(Some(&call.id), &error)),
             Err(_) => {
                 self.news.push(EventKind::UnhandledSend { action: Text(call.action) });
                 Received::Nothing

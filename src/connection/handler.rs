@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use crate::{
     error::{CallError, ErrorCode},
     message::payload::MessageId,
-    response::Reply,
+    response::Response,
     telemetry::CallTimer,
 };
 
@@ -68,21 +68,21 @@ impl Handlers {
 pub(super) struct Handler {
     pub(super) id: MessageId,
     pub(super) action: ByteString,
-    pub(super) wants_answer: bool,
+    pub(super) expects_response: bool,
     pub(super) generation: u32,
     pub(super) serial: u64,
     pub(super) timer: CallTimer,
-    pub(super) work: Pin<Box<dyn Future<Output = Reply> + Send>>,
+    pub(super) work: Pin<Box<dyn Future<Output = Response> + Send>>,
 }
 
 /// What came of it.
 pub(super) struct Done {
     pub(super) id: MessageId,
     pub(super) action: ByteString,
-    pub(super) wants_answer: bool,
+    pub(super) expects_response: bool,
     pub(super) generation: u32,
     pub(super) serial: u64,
-    pub(super) reply: Reply,
+    pub(super) reply: Response,
 }
 
 impl Future for Handler {
@@ -94,12 +94,12 @@ impl Future for Handler {
             Ok(Poll::Ready(reply)) => reply,
             Err(_) => {
                 tracing::error!(id = %self.id, "a handler panicked");
-                Reply::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
+                Response::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
             }
         };
         self.timer.handled(&reply);
-        let &mut Self { wants_answer, generation, serial, .. } = &mut *self;
+        let &mut Self { expects_response, generation, serial, .. } = &mut *self;
         let (id, action) = (std::mem::take(&mut self.id), std::mem::take(&mut self.action));
-        Poll::Ready(Done { id, action, wants_answer, generation, serial, reply })
+        Poll::Ready(Done { id, action, expects_response, generation, serial, reply })
     }
 }

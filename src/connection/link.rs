@@ -27,13 +27,13 @@ use crate::{
     event::EventKind,
     message::payload::MessageId,
     options::Options,
-    response::Reply,
+    response::Response,
     telemetry::Telemetry,
 };
 
 /// What answers the calls of a peer.
 pub(crate) trait Dispatch: Send + Sync + 'static {
-    fn dispatch(&self, call: Inbound, link: &Arc<Link>) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
+    fn dispatch(&self, call: Inbound, link: &Arc<Link>) -> Pin<Box<dyn Future<Output = Response> + Send>>;
 }
 
 /// What a handle asks of the driver.
@@ -69,7 +69,7 @@ pub(crate) struct EarlyAnswer {
     pub(crate) action: ByteString,
     pub(crate) generation: u32,
     pub(crate) serial: u64,
-    pub(crate) reply: Reply,
+    pub(crate) reply: Response,
     /// Who wants to know when it has been written.
     pub(crate) ticket: Ticket,
 }

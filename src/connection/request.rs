@@ -14,7 +14,7 @@ pub(crate) struct Inbound {
     pub(crate) action: ByteString,
     pub(crate) payload: Payload,
     /// A CALL wants an answer, a SEND does not.
-    pub(crate) wants_answer: bool,
+    pub(crate) expects_response: bool,
     /// The connection that it came in on.
     pub(crate) generation: u32,
     /// Names it among all calls that came in, which its id does not.
@@ -26,7 +26,13 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(id: MessageId, action: ByteString, payload: Payload, wants_answer: bool, weight: usize) -> Self {
-        Self { id, action, payload, wants_answer, generation: 0, serial: 0, weight, valid: Valid::default() }
+    pub(super) fn new(
+        id: MessageId,
+        action: ByteString,
+        payload: Payload,
+        expects_response: bool,
+        weight: usize,
+    ) -> Self {
+        Self { id, action, payload, expects_response, generation: 0, serial: 0, weight, valid: Valid::default() }
     }
 }

@@ -22,9 +22,9 @@ use crate::{
         result::Answered,
     },
     error::{CallError, Error},
-    handler::{function::IntoReply, incoming::IncomingCall},
+    handler::{function::IntoResponse, incoming::IncomingCall},
     message::payload::{MessageId, Payload},
-    response::Reply,
+    response::Response,
     session::Session,
     validate::misfit::misfit,
 };
@@ -171,18 +171,18 @@ impl<S: Sync> FromCall<S> for Session {
 }
 
 /// Answers the call before its handler ends: the handler can go on working, and can do what is to come after the
-/// answer. What it returns in the end, [`NoReply`](crate::NoReply) by custom, is then not sent.
+/// answer. What it returns in the end, [`NoResponse`](crate::NoResponse) by custom, is then not sent.
 ///
 /// ```
-/// use ocpp_rpc::{CallError, NoReply, RpcRouter, extract::{Answer, Session}};
+/// use ocpp_rpc::{CallError, NoResponse, RpcRouter, extract::{Answer, Session}};
 /// use serde_json::{Value, json};
 ///
 /// /// Some stations lose a call that reaches them before the answer to their BootNotification.
-/// async fn boot(answer: Answer, session: Session) -> Result<NoReply, CallError> {
+/// async fn boot(answer: Answer, session: Session) -> Result<NoResponse, CallError> {
 ///     answer.send(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"})).await?;
 ///     let configuration: Value = session.call("GetConfiguration", &()).await?;
 ///     println!("{configuration}");
-///     Ok(NoReply)
+///     Ok(NoResponse)
 /// }
 ///
 /// let router = RpcRouter::new().on("BootNotification", boot);
@@ -194,7 +194,7 @@ pub struct Answer {
     action: ByteString,
     generation: u32,
     serial: u64,
-    wants_answer: bool,
+    expects_response: bool,
     given: Arc<AtomicBool>,
 }
 
@@ -207,20 +207,20 @@ impl Answer {
     /// # Errors
     /// The future fails with [`Error::Disconnected`] when the answer can no longer be written or there is one already,
     /// and with [`Error::Invalid`] when the result did not pass validation and was replaced by an error.
-    pub fn send(self, result: impl IntoReply) -> Written {
-        self.give(result.into_reply())
+    pub fn send(self, result: impl IntoResponse) -> Written {
+        self.give(result.into_response())
     }
 
     /// Answers with an error; see [`send`](Self::send).
     pub fn refuse(self, error: impl Into<CallError>) -> Written {
-        self.give(Reply::Error(error.into()))
+        self.give(Response::Error(error.into()))
     }
 
-    fn give(self, reply: Reply) -> Written {
-        let Self { peer, id, action, generation, serial, wants_answer, given } = self;
+    fn give(self, reply: Response) -> Written {
+        let Self { peer, id, action, generation, serial, expects_response, given } = self;
         let (ticket, written) = oneshot::channel();
         given.store(true, Ordering::Relaxed);
-        match wants_answer {
+        match expects_response {
             true => peer.link().order(Command::Answer(Box::new(EarlyAnswer {
                 id,
                 action,
@@ -244,7 +244,7 @@ impl<S: Sync> FromCall<S> for Answer {
             action: call.action_text(),
             generation: call.inbound.generation,
             serial: call.inbound.serial,
-            wants_answer: call.wants_answer(),
+            expects_response: call.expects_response(),
             given: call.given.get_or_init(Arc::default).clone(),
         })
     }

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use crate::{error::CallError, message::payload::Payload, response::Reply};
+use crate::{error::CallError, message::payload::Payload, response::Response};
 
 /// An async function, by its arguments `A`.
 ///
 /// A function is a handler when each of its at most twelve arguments is an [extractor](FromCall) and it returns a
-/// `Result<R, E>`, where `R` is anything that serializes to a JSON object (or [`NoReply`]) and `E` converts into a
+/// `Result<R, E>`, where `R` is anything that serializes to a JSON object (or [`NoResponse`]) and `E` converts into a
 /// [`CallError`]: see [`RpcRouter::on`](super::RpcRouter::on).
 ///
 /// Handlers run as a part of their connection's task: work that keeps a processor busy belongs in
@@ -32,16 +32,16 @@ pub trait Handler<A>: Clone + Send + Sync + 'static {
     message = "a handler returns a `Result`, not `{Self}`",
     note = "where nothing can fail, the error is `std::convert::Infallible`"
 )]
-pub trait Outcome {
+pub trait HandlerOutput {
     /// The reply to send.
-    fn into_reply(self) -> Reply;
+    fn into_response(self) -> Response;
 }
 
-impl<R: IntoReply, E: Into<CallError>> Outcome for Result<R, E> {
-    fn into_reply(self) -> Reply {
+impl<R: IntoResponse, E: Into<CallError>> HandlerOutput for Result<R, E> {
+    fn into_response(self) -> Response {
         match self {
-            Ok(result) => result.into_reply(),
-            Err(error) => Reply::Error(error.into()),
+            Ok(result) => result.into_response(),
+            Err(error) => Response::Error(error.into()),
         }
     }
 }
@@ -49,29 +49,29 @@ impl<R: IntoReply, E: Into<CallError>> Outcome for Result<R, E> {
 /// What a handler may return for success.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the result of a call",
-    note = "a result is anything that implements `serde::Serialize` and becomes a JSON object, or `NoReply`"
+    note = "a result is anything that implements `serde::Serialize` and becomes a JSON object, or `NoResponse`"
 )]
-pub trait IntoReply {
+pub trait IntoResponse {
     /// The reply to send.
-    fn into_reply(self) -> Reply;
+    fn into_response(self) -> Response;
 }
 
-impl<T: Serialize> IntoReply for T {
-    fn into_reply(self) -> Reply {
+impl<T: Serialize> IntoResponse for T {
+    fn into_response(self) -> Response {
         match Payload::encode(&self) {
-            Ok(payload) => Reply::Result(payload),
-            Err(error) => Reply::Error(CallError::internal(error)),
+            Ok(payload) => Response::Result(payload),
+            Err(error) => Response::Error(CallError::internal(error)),
         }
     }
 }
 
 /// Returned by a handler that does not answer: the caller will run into its timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoReply;
+pub struct NoResponse;
 
-impl IntoReply for NoReply {
-    fn into_reply(self) -> Reply {
-        Reply::Nothing
+impl IntoResponse for NoResponse {
+    fn into_response(self) -> Response {
+        Response::Nothing
     }
 }
 

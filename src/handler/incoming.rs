@@ -42,8 +42,8 @@ impl IncomingCall {
     }
 
     /// Whether the caller waits for an answer: a CALL wants one, a SEND (OCPP 2.1) does not.
-    pub fn wants_answer(&self) -> bool {
-        self.inbound.wants_answer
+    pub fn expects_response(&self) -> bool {
+        self.inbound.expects_response
     }
 
     pub(super) fn new(inbound: Inbound, peer: Session) -> Self {

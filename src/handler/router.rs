@@ -19,14 +19,14 @@ use crate::{
     event::{EventKind, Text},
     handler::{
         extract::FromCall,
-        function::{Handler, Outcome},
+        function::{Handler, HandlerOutput},
         incoming::IncomingCall,
     },
-    response::Reply,
+    response::Response,
     session::Session,
 };
 
-type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 /// Handlers by action, with the state that they share.
 ///
@@ -90,7 +90,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     #[track_caller]
     pub fn on<H, A>(mut self, action: &str, handler: H) -> Self
     where
-        H: Handler<A, Output: Outcome, Future: Send>,
+        H: Handler<A, Output: HandlerOutput, Future: Send>,
         A: FromCall<S> + Send + 'static,
     {
         let route = self.route(handler);
@@ -107,7 +107,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     #[track_caller]
     pub fn fallback<H, A>(mut self, handler: H) -> Self
     where
-        H: Handler<A, Output: Outcome, Future: Send>,
+        H: Handler<A, Output: HandlerOutput, Future: Send>,
         A: FromCall<S> + Send + 'static,
     {
         let route = self.route(handler);
@@ -159,7 +159,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
 
     /// Wraps a tower layer around every handler that there is so far, the fallback included.
     ///
-    /// A layer sees an [`IncomingCall`] and gives a [`Reply`]; it may be any that is generic over the request, such
+    /// A layer sees an [`IncomingCall`] and gives a [`Response`]; it may be any that is generic over the request, such
     /// as those of `tower` itself. An error of the layer becomes a [`CallError`].
     ///
     /// ```
@@ -177,7 +177,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     pub fn layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<Route>,
-        L::Service: Service<IncomingCall, Response = Reply> + Clone + Send + Sync + 'static,
+        L::Service: Service<IncomingCall, Response = Response> + Clone + Send + Sync + 'static,
         <L::Service as Service<IncomingCall>>::Error: Into<Box<dyn StdError + Send + Sync>>,
         <L::Service as Service<IncomingCall>>::Future: Send,
     {
@@ -188,7 +188,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
 
     fn route<H, A>(&self, handler: H) -> Route
     where
-        H: Handler<A, Output: Outcome, Future: Send>,
+        H: Handler<A, Output: HandlerOutput, Future: Send>,
         A: FromCall<S> + Send + 'static,
     {
         Route(Arc::new(Handling { handler: Arc::new(handler), state: self.state.clone(), arguments: PhantomData }))
@@ -241,10 +241,10 @@ impl Dispatch for Table {
         let answering: Answering = match self.find(action, protocol) {
             Some(route) => route.0.answer(IncomingCall::new(call, Session::new(link.clone()))),
             None => {
-                if !call.wants_answer {
+                if !call.expects_response {
                     link.report(EventKind::UnhandledSend { action: Text(call.action.clone()) });
                 }
-                Box::pin(future::ready(Reply::Error(ErrorCode::NOT_IMPLEMENTED.into())))
+                Box::pin(future::ready(Response::Error(ErrorCode::NOT_IMPLEMENTED.into())))
             }
         };
         if span.is_disabled() {
@@ -264,7 +264,7 @@ impl Dispatch for Table {
 pub struct Route(Arc<dyn Endpoint>);
 
 impl Service<IncomingCall> for Route {
-    type Response = Reply;
+    type Response = Response;
     type Error = Infallible;
     type Future = RouteFuture;
 
@@ -287,7 +287,7 @@ impl fmt::Debug for Route {
 pub struct RouteFuture(Answering);
 
 impl Future for RouteFuture {
-    type Output = Result<Reply, Infallible>;
+    type Output = Result<Response, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(cx).map(Ok)
@@ -313,7 +313,7 @@ struct Handling<H, A, S> {
 
 impl<H, A, S> Endpoint for Handling<H, A, S>
 where
-    H: Handler<A, Output: Outcome, Future: Send>,
+    H: Handler<A, Output: HandlerOutput, Future: Send>,
     A: FromCall<S> + Send + 'static,
     S: Send + Sync + 'static,
 {
@@ -322,14 +322,14 @@ where
         Box::pin(async move {
             let arguments = match A::from_call(&call, &state).await {
                 Ok(arguments) => arguments,
-                Err(error) => return Reply::Error(error),
+                Err(error) => return Response::Error(error),
             };
             // What the arguments did not take is not needed any more.
             let given = call.given.into_inner();
             drop((call.inbound, call.peer));
-            let reply = handler.call(arguments).await.into_reply();
+            let reply = handler.call(arguments).await.into_response();
             match given {
-                Some(given) if given.load(Ordering::Relaxed) => Reply::Given,
+                Some(given) if given.load(Ordering::Relaxed) => Response::Given,
                 _ => reply,
             }
         })
@@ -340,7 +340,7 @@ struct Layered<T>(Arc<T>);
 
 impl<T> Endpoint for Layered<T>
 where
-    T: Service<IncomingCall, Response = Reply> + Clone + Send + Sync + 'static,
+    T: Service<IncomingCall, Response = Response> + Clone + Send + Sync + 'static,
     T::Error: Into<Box<dyn StdError + Send + Sync>>,
     T::Future: Send,
 {
@@ -350,7 +350,7 @@ where
             // A clone of its own, as tower wants it; made here, where a panic is caught.
             match T::clone(&service).oneshot(call).await {
                 Ok(reply) => reply,
-                Err(error) => Reply::Error(CallError::from(error.into())),
+                Err(error) => Response::Error(CallError::from(error.into())),
             }
         })
     }

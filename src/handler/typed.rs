@@ -5,7 +5,7 @@ use crate::{
     error::CallError,
     handler::{
         extract::{FromCall, Params},
-        function::{Handler, IntoReply, Outcome},
+        function::{Handler, HandlerOutput, IntoResponse},
         router::RpcRouter,
     },
 };
@@ -16,7 +16,7 @@ use crate::{
     label = "does not take the request of its action",
     note = "after its request, a handler may take any extractors, see `ocpp_rpc::extract`"
 )]
-pub trait ArgumentsOf<R> {}
+pub trait ArgumentsFor<R> {}
 
 /// What a handler returns whose action has the response `R`: `Result<R, E>`, where `E` converts into a [`CallError`].
 #[diagnostic::on_unimplemented(
@@ -24,9 +24,9 @@ pub trait ArgumentsOf<R> {}
     label = "does not return the response of its action",
     note = "the error is any that converts into a `CallError`; where nothing can fail, `std::convert::Infallible`"
 )]
-pub trait OutcomeOf<R>: Outcome {}
+pub trait OutputFor<R>: HandlerOutput {}
 
-impl<R: IntoReply, E: Into<CallError>> OutcomeOf<R> for Result<R, E> {}
+impl<R: IntoResponse, E: Into<CallError>> OutputFor<R> for Result<R, E> {}
 
 impl<S: Send + Sync + 'static> RpcRouter<S> {
     /// Answers an action with a handler of its own types: an async function whose first argument is [`Params`] of the
@@ -40,10 +40,10 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     #[track_caller]
     pub fn on_action<A: Action, Arguments>(
         self,
-        handler: impl Handler<Arguments, Output: OutcomeOf<A::Response>, Future: Send>,
+        handler: impl Handler<Arguments, Output: OutputFor<A::Response>, Future: Send>,
     ) -> Self
     where
-        Arguments: ArgumentsOf<A::Request> + FromCall<S> + Send + 'static,
+        Arguments: ArgumentsFor<A::Request> + FromCall<S> + Send + 'static,
     {
         self.on(A::NAME, handler)
     }
@@ -57,10 +57,10 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     #[track_caller]
     pub fn on_send_action<A: SendAction, Arguments>(
         self,
-        handler: impl Handler<Arguments, Output: OutcomeOf<()>, Future: Send>,
+        handler: impl Handler<Arguments, Output: OutputFor<()>, Future: Send>,
     ) -> Self
     where
-        Arguments: ArgumentsOf<A::Request> + FromCall<S> + Send + 'static,
+        Arguments: ArgumentsFor<A::Request> + FromCall<S> + Send + 'static,
     {
         self.on(A::NAME, handler)
     }
@@ -69,7 +69,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
 macro_rules! arguments {
     ($($argument:ident)*) => {
         #[diagnostic::do_not_recommend]
-        impl<R, $($argument,)*> ArgumentsOf<R> for (Params<R>, $($argument,)*) {}
+        impl<R, $($argument,)*> ArgumentsFor<R> for (Params<R>, $($argument,)*) {}
     };
 }
 

@@ -10,7 +10,7 @@ use crate::{
     close::Closed,
     error::Error,
     event::{Direction, EventKind},
-    response::Reply,
+    response::Response,
 };
 
 /// The handles of one server, or of one client.
@@ -83,13 +83,13 @@ impl Metrics {
         bytes.increment(length as u64);
     }
 
-    pub(super) fn handled(&self, response: &Reply, time: Duration) {
+    pub(super) fn handled(&self, response: &Response, time: Duration) {
         let Handled { result, error, nothing, given, seconds } = &self.handled;
         let calls = match response {
-            Reply::Result(_) => result,
-            Reply::Error(_) => error,
-            Reply::Nothing => nothing,
-            Reply::Given => given,
+            Response::Result(_) => result,
+            Response::Error(_) => error,
+            Response::Nothing => nothing,
+            Response::Given => given,
         };
         calls.increment(1);
         seconds.record(time);

@@ -52,11 +52,11 @@ impl Backend {
         ))
     }
 
-    pub(crate) fn get(&self, path: &str) -> Reply {
+    pub(crate) fn get(&self, path: &str) -> Response {
         self.begin(path, &[]).reply()
     }
 
-    pub(crate) fn delete(&self, path: &str) -> Reply {
+    pub(crate) fn delete(&self, path: &str) -> Response {
         self.begin(path, &["--request", "DELETE"]).reply()
     }
 
@@ -64,12 +64,12 @@ impl Backend {
         self.begin(path, &["--header", "content-type: application/json", "--data", body])
     }
 
-    pub(crate) fn post(&self, path: &str, body: &str) -> Reply {
+    pub(crate) fn post(&self, path: &str, body: &str) -> Response {
         self.begin_post(path, body).reply()
     }
 
     /// Asks for a WebSocket as a station would, by curl, which has no use for one: for handshakes that are refused.
-    pub(crate) fn handshake(&self, path: &str) -> Reply {
+    pub(crate) fn handshake(&self, path: &str) -> Response {
         let headers = [
             "Connection: Upgrade",
             "Upgrade: websocket",
@@ -188,11 +188,11 @@ impl Fleet {
 pub(crate) struct Request(Process);
 
 impl Request {
-    pub(crate) fn reply(self) -> Reply {
+    pub(crate) fn reply(self) -> Response {
         let mut lines = self.0.remaining_lines();
         let status = lines.pop().and_then(|code| code.parse().ok());
         let text = lines.join("\n");
-        Reply {
+        Response {
             status: status.unwrap_or_else(|| panic!("{}: no status in {text:?}", self.0.name)),
             body: serde_json::from_str(&text).unwrap_or(Value::String(text)),
         }
@@ -201,12 +201,12 @@ impl Request {
 
 /// What curl got; a body that is not JSON stands as text.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) body: Value,
 }
 
-impl Reply {
+impl Response {
     #[track_caller]
     pub(crate) fn expect(&self, status: u16, body: &Value) {
         assert_eq!((self.status, &self.body), (status, body));

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, Kind, Library, Reply, Station};
+use crate::harness::{Backend, Kind, Library, Response, Station};
 
 const NPM: Kind = Kind { library: Library::Npm, protocol: "ocpp1.6" };
 
@@ -280,7 +280,7 @@ fn beats(station: &mut Station) {
 }
 
 /// Calls for a reset, in the words of the station's protocol.
-fn reset(backend: &Backend, kind: Kind, identity: &str) -> Reply {
+fn reset(backend: &Backend, kind: Kind, identity: &str) -> Response {
     let kind_of_reset = match kind.protocol {
         "ocpp1.6" => "Soft",
         _ => "Immediate",

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ocpp_rpc::{
-    CallError, Close, Error, ErrorCode, EventKind, NoReply, RpcRouter, RpcServer, Session,
+    CallError, Close, Error, ErrorCode, EventKind, NoResponse, RpcRouter, RpcServer, Session,
     extract::{Answer, CancellationToken, State},
 };
 use serde_json::{Value, json};
@@ -40,10 +40,10 @@ async fn b33_a_handler_answers_early_and_goes_on_working() {
 
 #[tokio::test]
 async fn b35_a_handler_that_ends_frees_no_id_that_was_taken_anew() {
-    async fn work(answer: Answer, State(gate): State<Arc<Semaphore>>) -> Result<NoReply, CallError> {
+    async fn work(answer: Answer, State(gate): State<Arc<Semaphore>>) -> Result<NoResponse, CallError> {
         drop(answer.send(()));
         gate.acquire().await.map_err(CallError::internal)?.forget();
-        Ok(NoReply)
+        Ok(NoResponse)
     }
     async fn wait(gone: CancellationToken) -> Result<(), Infallible> {
         gone.cancelled().await;
@@ -62,10 +62,10 @@ async fn b35_a_handler_that_ends_frees_no_id_that_was_taken_anew() {
 
 #[tokio::test]
 async fn b33_what_comes_after_the_answer_is_done_when_the_answer_was_written() {
-    async fn boot(answer: Answer, session: Session) -> Result<NoReply, CallError> {
+    async fn boot(answer: Answer, session: Session) -> Result<NoResponse, CallError> {
         answer.send(json!({"status": "Accepted"})).await?;
         let _: Value = session.call("GetConfiguration", &()).await?;
-        Ok(NoReply)
+        Ok(NoResponse)
     }
     let (_server, mut station, _) = connected(RpcRouter::new().on("BootNotification", boot), "ocpp1.6").await;
     assert_eq!(station.ask(r#"[2,"1","BootNotification",{}]"#).await, r#"[3,"1",{"status":"Accepted"}]"#);
@@ -87,10 +87,10 @@ async fn b37_an_answer_that_can_no_longer_be_written_says_so() {
         answer: Answer,
         gone: CancellationToken,
         State(tell): State<mpsc::UnboundedSender<Result<(), Error>>>,
-    ) -> Result<NoReply, CallError> {
+    ) -> Result<NoResponse, CallError> {
         gone.cancelled().await;
         let _ = tell.send(answer.send(()).await);
-        Ok(NoReply)
+        Ok(NoResponse)
     }
     let (tell, mut told) = mpsc::unbounded_channel();
     let router = RpcRouter::with_state(tell).on("Late", late).on("Echo", echo);
@@ -114,10 +114,10 @@ async fn a_send_has_no_answer_to_give() {
 
 #[tokio::test(start_paused = true)]
 async fn b47_a_waiting_close_lets_an_early_answer_out() {
-    async fn work(answer: Answer, State(gate): State<Arc<Semaphore>>) -> Result<NoReply, CallError> {
+    async fn work(answer: Answer, State(gate): State<Arc<Semaphore>>) -> Result<NoResponse, CallError> {
         gate.acquire().await.map_err(CallError::internal)?.forget();
         drop(answer.send(()));
-        Ok(NoReply)
+        Ok(NoResponse)
     }
     let gate = Arc::new(Semaphore::new(0));
     let router = RpcRouter::with_state(gate.clone()).on("Work", work).on("Echo", echo);
@@ -135,11 +135,11 @@ async fn b47_a_waiting_close_lets_an_early_answer_out() {
 
 #[tokio::test(start_paused = true)]
 async fn b33_the_first_answer_to_a_call_is_the_only_one() {
-    async fn patient(answer: Answer) -> Result<NoReply, CallError> {
+    async fn patient(answer: Answer) -> Result<NoResponse, CallError> {
         answer.send(json!({"early": true})).await?;
         std::future::pending().await
     }
-    async fn panics(answer: Answer) -> Result<NoReply, CallError> {
+    async fn panics(answer: Answer) -> Result<NoResponse, CallError> {
         drop(answer.send(json!({"early": true})));
         panic!("after the answer")
     }
@@ -163,9 +163,9 @@ async fn b33_the_first_answer_to_a_call_is_the_only_one() {
 
 #[tokio::test(start_paused = true)]
 async fn b47_a_waiting_close_lets_an_answer_out_that_a_handler_gave_at_once() {
-    async fn at_once(answer: Answer) -> Result<NoReply, Infallible> {
+    async fn at_once(answer: Answer) -> Result<NoResponse, Infallible> {
         drop(answer.send(json!({"early": true})));
-        Ok(NoReply)
+        Ok(NoResponse)
     }
     let (router, gate) = crate::support::gated();
     let (_server, mut station, session) = connected(router.on("AtOnce", at_once), "ocpp1.6").await;
@@ -185,8 +185,8 @@ async fn b47_a_waiting_close_lets_an_answer_out_that_a_handler_gave_at_once() {
 
 #[tokio::test]
 async fn b33_no_reply_may_be_given_early_too() {
-    async fn none(answer: Answer) -> Result<NoReply, CallError> {
-        Ok(answer.send(NoReply).await.map(|()| NoReply)?)
+    async fn none(answer: Answer) -> Result<NoResponse, CallError> {
+        Ok(answer.send(NoResponse).await.map(|()| NoResponse)?)
     }
     let (_server, mut station, _session) =
         connected(RpcRouter::new().on("None", none).on("Echo", echo), "ocpp1.6").await;

@@ -4,7 +4,7 @@ use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use futures_util::{FutureExt, poll};
 use ocpp_rpc::{
-    CallError, ClientState, Close, ConnectionInfo, EventKind, NoReply, RpcRouter,
+    CallError, ClientState, Close, ConnectionInfo, EventKind, NoResponse, RpcRouter,
     extract::{Answer, State},
 };
 use serde_json::{Value, json};
@@ -146,14 +146,14 @@ async fn b62_no_event_is_lost_with_a_future_that_is_dropped() {
 
 #[tokio::test]
 async fn b62_an_early_answer_goes_out_although_nobody_waits_for_it_to_be_written() {
-    async fn unpolled(answer: Answer) -> Result<NoReply, CallError> {
+    async fn unpolled(answer: Answer) -> Result<NoResponse, CallError> {
         drop(answer.send(json!({"early": 1})));
-        Ok(NoReply)
+        Ok(NoResponse)
     }
-    async fn polled(answer: Answer, State(go): State<Arc<Notify>>) -> Result<NoReply, Infallible> {
+    async fn polled(answer: Answer, State(go): State<Arc<Notify>>) -> Result<NoResponse, Infallible> {
         assert!(answer.send(json!({"early": 2})).now_or_never().is_none());
         go.notified().await;
-        Ok(NoReply)
+        Ok(NoResponse)
     }
     let go = Arc::new(Notify::new());
     let server = server(RpcRouter::with_state(go.clone()).on("Unpolled", unpolled).on("Polled", polled));

@@ -4,7 +4,7 @@ use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll};
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
-    CallError, Close, ErrorCode, EventKind, NoReply, Options, Payload, RpcRouter, Session,
+    CallError, Close, ErrorCode, EventKind, NoResponse, Options, Payload, RpcRouter, Session,
     extract::{Action, CancellationToken, MessageId, Params, State},
 };
 use serde_json::{Value, json};
@@ -87,8 +87,8 @@ async fn b34_detailed_errors_tell_what_an_internal_error_was_about() {
 
 #[tokio::test]
 async fn b33_a_handler_may_leave_a_call_unanswered() {
-    async fn silent() -> Result<NoReply, Infallible> {
-        Ok(NoReply)
+    async fn silent() -> Result<NoResponse, Infallible> {
+        Ok(NoResponse)
     }
     let server = server(RpcRouter::new().on("Silent", silent).on("Echo", echo));
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;

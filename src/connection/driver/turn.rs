@@ -24,7 +24,7 @@ use crate::{
     event::{Direction, EventKind, Text},
     message::{read, tolerance::Deviation},
     options::Options,
-    response::Reply,
+    response::Response,
 };
 
 /// How many messages are read in one turn, so that one busy peer cannot starve the others.
@@ -148,15 +148,15 @@ impl Driver {
 
     /// Hands a call to its handler, which may have the answer at once.
     fn start(&mut self, mut call: Inbound, socket: &mut Socket) -> Result<(), Farewell> {
-        let (id, action, wants_answer) = (call.id.clone(), call.action.clone(), call.wants_answer);
+        let (id, action, expects_response) = (call.id.clone(), call.action.clone(), call.expects_response);
         self.serial += 1;
         (call.generation, call.serial) = (self.generation, self.serial);
         let work = self.dispatch.dispatch(call, &self.link);
         let (generation, serial, timer) = (self.generation, self.serial, self.link.telemetry.call());
-        let mut handler = Handler { id, action, wants_answer, generation, serial, timer, work };
+        let mut handler = Handler { id, action, expects_response, generation, serial, timer, work };
         let id = match Pin::new(&mut handler).poll(&mut Context::from_waker(&self.waker)) {
             // An answer that was given early is on its way.
-            Poll::Ready(Done { id, reply: Reply::Given, .. }) => id,
+            Poll::Ready(Done { id, reply: Response::Given, .. }) => id,
             Poll::Ready(done) => return self.answer(&done).map_or(Ok(()), |(text, _)| self.send(text, socket)),
             Poll::Pending => {
                 self.exchange.calls_in.started();
@@ -165,7 +165,7 @@ impl Driver {
                 id
             }
         };
-        if wants_answer {
+        if expects_response {
             self.unanswered.insert(serial);
             self.exchange.calls_in.take(&id);
         }

@@ -241,7 +241,7 @@ fn types_5_and_6_are_a_matter_of_dialect() {
         assert!(matches!(news, EventKind::BadMessage { fault: Fault::UnknownMessageType, answer: None, .. }));
     }
     let mut new = speaking("ocpp2.1", Options::server());
-    assert!(matches!(receive(&mut new, send), Received::Call(Inbound { wants_answer: false, .. })));
+    assert!(matches!(receive(&mut new, send), Received::Call(Inbound { expects_response: false, .. })));
     assert!(matches!(receive(&mut new, error), Received::Nothing));
     assert!(new.news().is_empty());
 }
