@@ -19,7 +19,7 @@ fn print(event: &Event) {
         EventKind::Received(text) => println!("{identity} > {text}"),
         EventKind::Sent(text) => println!("{identity} < {text}"),
         EventKind::Closed(closed) => println!("{identity} disconnected: {} {}", closed.code, closed.reason),
-        EventKind::Missed(events) => println!("{events} events were lost"),
+        EventKind::Lagged(events) => println!("{events} events were lost"),
         _ => {}
     }
 }

@@ -61,7 +61,7 @@ pub enum EventKind {
     Closed(Closed),
     /// A handshake was refused, or broken off.
     #[non_exhaustive]
-    Refused {
+    HandshakeRefused {
         /// The HTTP status of the answer, where there was one: 101 for the answer to a client that offers no
         /// common subprotocol.
         status: Option<u16>,
@@ -128,7 +128,7 @@ pub enum EventKind {
         params: Payload,
     },
     /// The answer to the call with this id has been written to the transport.
-    AnswerWritten(MessageId),
+    ResponseWritten(MessageId),
     /// A message came in that cannot be served.
     #[non_exhaustive]
     BadMessage {
@@ -140,7 +140,7 @@ pub enum EventKind {
         answer: Option<ErrorCode>,
     },
     /// An answer came in for a call that timed out or was dropped.
-    LateAnswer(MessageId),
+    LateResponse(MessageId),
     /// Something deviates from the standards and was [put up with](crate::Tolerance).
     #[non_exhaustive]
     Deviation {
@@ -159,7 +159,7 @@ pub enum EventKind {
     },
     /// A payload did not pass [validation](crate::Validation).
     #[non_exhaustive]
-    Invalid {
+    ValidationFailed {
         /// Which way it went.
         direction: Direction,
         /// Which of the action's payloads it is.
@@ -174,7 +174,7 @@ pub enum EventKind {
         enforced: bool,
     },
     /// So many events were lost before this one, because they were not read in time.
-    Missed(u64),
+    Lagged(u64),
 }
 
 impl EventKind {
@@ -225,7 +225,7 @@ impl std::fmt::Display for Text {
 /// A reader of events: those that happen from its making on.
 ///
 /// It holds the latest [`CAPACITY`](Self::CAPACITY), with the messages that they are of; who reads more slowly gets an
-/// [`EventKind::Missed`].
+/// [`EventKind::Lagged`].
 #[derive(Debug)]
 pub struct Events {
     receiver: broadcast::Receiver<Event>,
@@ -247,7 +247,7 @@ impl Events {
                 at: SystemTime::now(),
                 identity: None,
                 remote_address: None,
-                kind: EventKind::Missed(missed),
+                kind: EventKind::Lagged(missed),
             }),
             Err(broadcast::error::RecvError::Closed) => None,
         }
@@ -340,7 +340,7 @@ mod tests {
         for _ in 0..Events::CAPACITY + 3 {
             hub.emit(pong);
         }
-        assert!(matches!(events.next().await, Some(Event { kind: EventKind::Missed(3), .. })));
+        assert!(matches!(events.next().await, Some(Event { kind: EventKind::Lagged(3), .. })));
         assert!(matches!(events.next().await, Some(Event { kind: EventKind::Pong(_), .. })));
     }
 }

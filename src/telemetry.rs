@@ -75,7 +75,7 @@ impl Telemetry {
             reason,
             "handshake refused"
         );
-        self.report(identity, remote_address, EventKind::Refused { status, reason: reason.to_owned() });
+        self.report(identity, remote_address, EventKind::HandshakeRefused { status, reason: reason.to_owned() });
     }
 
     /// Starts to measure a call.

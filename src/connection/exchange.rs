@@ -223,7 +223,7 @@ impl<T> Exchange<T> {
         let call = match self.calls_out.answered(&id) {
             Addressee::Call(call) => call,
             Addressee::Abandoned => {
-                self.news.push(EventKind::LateAnswer(id));
+                self.news.push(EventKind::LateResponse(id));
                 return Ok(Received::Nothing);
             }
             Addressee::Nobody => {
@@ -320,7 +320,14 @@ impl<T> Exchange<T> {
         checked.unwrap_or_else(broken).or_else(|violation| {
             let enforced = !validation.report_only;
             let (action, id) = (Text(action.clone()), id.clone());
-            self.news.push(EventKind::Invalid { direction, kind, action, id, violation: violation.clone(), enforced });
+            self.news.push(EventKind::ValidationFailed {
+                direction,
+                kind,
+                action,
+                id,
+                violation: violation.clone(),
+                enforced,
+            });
             if enforced { Err(violation) } else { Ok(Valid::default()) }
         })
     }

@@ -120,17 +120,17 @@ pub(super) fn connection_gone() {
 /// Counts the facts that are both rare and worth a metric.
 pub(super) fn event(kind: &EventKind) {
     match kind {
-        EventKind::Refused { status, .. } => {
+        EventKind::HandshakeRefused { status, .. } => {
             let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
             counter!("ocpp_rpc_handshakes_refused_total", "status" => status).increment(1);
         }
         EventKind::Pong(time) => histogram!("ocpp_rpc_ping_seconds").record(*time),
         EventKind::BadMessage { .. } => counter!("ocpp_rpc_bad_messages_total").increment(1),
-        EventKind::LateAnswer(_) => counter!("ocpp_rpc_late_answers_total").increment(1),
+        EventKind::LateResponse(_) => counter!("ocpp_rpc_late_answers_total").increment(1),
         EventKind::Deviation { deviation, .. } => {
             counter!("ocpp_rpc_deviations_total", "deviation" => deviation.to_string()).increment(1);
         }
-        EventKind::Invalid { direction, .. } => {
+        EventKind::ValidationFailed { direction, .. } => {
             let direction = match direction {
                 Direction::In => "in",
                 Direction::Out => "out",

@@ -237,7 +237,7 @@ async fn b25_a_call_times_out_and_its_answer_comes_late(role: Role) {
     assert!(matches!(outcome, Err(Error::Timeout)), "{outcome:?}");
     let id = pair.received().await[1].as_str().expect("an id").to_owned();
     pair.npm.tell(r#"{"do":"release"}"#);
-    let late = next(&mut pair.events, |event| if let EventKind::LateAnswer(id) = event { Some(id) } else { None });
+    let late = next(&mut pair.events, |event| if let EventKind::LateResponse(id) = event { Some(id) } else { None });
     assert_eq!(late.await.as_str(), id);
     pair.peer.set_options(Options::server()).expect("sound");
     pair.works().await;
@@ -266,7 +266,7 @@ async fn b27_a_call_without_answer_is_done_when_written(role: Role) {
     pair.peer.call::<Value>("Forget", &json!({"n": 1})).without_answer().await.expect("written");
     let frame = pair.received().await;
     assert_eq!((&frame[2], &frame[3]), (&json!("Forget"), &json!({"n": 1})));
-    let late = next(&mut pair.events, |event| if let EventKind::LateAnswer(id) = event { Some(id) } else { None });
+    let late = next(&mut pair.events, |event| if let EventKind::LateResponse(id) = event { Some(id) } else { None });
     assert_eq!(frame[1], late.await.as_str());
     pair.works().await;
 }
@@ -534,7 +534,7 @@ async fn b12_a_station_that_is_rejected_sees_status_and_body() {
     npm.tell(r#"{"do":"connect"}"#);
     assert_eq!(npm.event("refused").await["status"], 402);
     let refused = next(&mut events, |event| match event {
-        EventKind::Refused { status, reason, .. } => Some((status, reason)),
+        EventKind::HandshakeRefused { status, reason, .. } => Some((status, reason)),
         _ => None,
     });
     assert_eq!(refused.await, (Some(402), "unpaid".to_owned()));

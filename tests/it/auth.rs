@@ -370,7 +370,7 @@ async fn b17_a_client_that_does_not_take_its_answer_is_an_event() {
         let expected = if leaves { "the client left" } else { "the response could not be sent" };
         let stays = Some(stream).filter(|_| !leaves);
         let event = events.next().await.expect("an event");
-        let EventKind::Refused { status, reason, .. } = event.kind else { panic!("{event:?}") };
+        let EventKind::HandshakeRefused { status, reason, .. } = event.kind else { panic!("{event:?}") };
         assert_eq!((event.identity.as_deref(), status), (Some("CP"), None));
         assert!(reason.starts_with(expected), "{reason}");
         assert!(server.sessions().is_empty());
@@ -400,5 +400,5 @@ async fn b62_dropping_the_future_of_a_handshake_drops_the_hook() {
     keeper.entered.recv().await.expect("entered");
     keeper.dropped.recv().await.expect("dropped");
     let event = events.next().await.expect("an event");
-    assert!(matches!(event.kind, EventKind::Refused { status: None, .. }), "{event:?}");
+    assert!(matches!(event.kind, EventKind::HandshakeRefused { status: None, .. }), "{event:?}");
 }

@@ -77,7 +77,7 @@ async fn b25_the_timeout_runs_from_the_writing_of_a_call_and_a_total_deadline_fr
     assert!(matches!(outcomes[2], (Err(Error::NeverSent), 12)), "{:?}", outcomes[2]);
     let mut events = server.events();
     station.send(format!(r#"[3,"{late}",{{}}]"#)).await;
-    while !matches!(events.next().await.expect("more").kind, EventKind::LateAnswer(ref id) if id.as_str() == late) {}
+    while !matches!(events.next().await.expect("more").kind, EventKind::LateResponse(ref id) if id.as_str() == late) {}
 }
 
 #[tokio::test(start_paused = true)]
@@ -291,7 +291,7 @@ async fn b27_an_answer_that_nobody_waits_for_is_late_and_the_last_sixteen_are_kn
     let mut bad = Vec::new();
     while late.len() + bad.len() < ids.len() {
         match events.next().await.expect("more").kind {
-            EventKind::LateAnswer(id) => late.push(id.to_string()),
+            EventKind::LateResponse(id) => late.push(id.to_string()),
             EventKind::BadMessage { text, fault: Fault::UnknownMessageId, answer: None, .. } => {
                 bad.push(text.to_string())
             }

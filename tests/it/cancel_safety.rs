@@ -69,7 +69,7 @@ async fn b62_a_call_or_a_send_that_is_dropped_is_taken_back_wherever_it_stands()
     drop(written);
     let mut events = server.events();
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
-    while !matches!(events.next().await.expect("more").kind, EventKind::LateAnswer(_)) {}
+    while !matches!(events.next().await.expect("more").kind, EventKind::LateResponse(_)) {}
     let _next = tokio::spawn(session.call::<Value>("Next", &()));
     assert_eq!(station.receive_call().await.1[0], "Next");
 }

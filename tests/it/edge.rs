@@ -491,7 +491,7 @@ async fn a_request_that_a_handler_refuses_is_an_event_where_the_handler_says_so(
     assert_eq!((answer.status, answer.header("sec-websocket-version")), (426, "13"));
     let event = soon(events.next()).await.expect("an event");
     assert_eq!(event.remote_address, Some(client.address()));
-    assert!(matches!(event.kind, EventKind::Refused { status: Some(426), .. }), "{event:?}");
+    assert!(matches!(event.kind, EventKind::HandshakeRefused { status: Some(426), .. }), "{event:?}");
     assert_eq!(client.ask(&head("/CP")).await.status, 101);
 }
 

@@ -39,8 +39,8 @@ async fn line(events: &mut Events) -> Option<String> {
             EventKind::Send { direction, id, action, params, .. } => {
                 format!("{} send {} {action} {params:?}", arrow(direction), ours(id.as_str()))
             }
-            EventKind::AnswerWritten(id) => format!("written {id}"),
-            EventKind::LateAnswer(id) => format!("late {}", ours(id.as_str())),
+            EventKind::ResponseWritten(id) => format!("written {id}"),
+            EventKind::LateResponse(id) => format!("late {}", ours(id.as_str())),
             EventKind::UnhandledSend { action, .. } => format!("unhandled {action}"),
             EventKind::Pong(time) => format!("pong {time:?}"),
             other => format!("{other:?}"),
@@ -164,12 +164,12 @@ async fn b60_a_slow_reader_loses_events_knows_how_many_and_slows_nothing() {
         let answer = station.ask(format!(r#"[2,"{call}","Who",{{}}]"#)).await;
         assert_eq!(answer, format!(r#"[3,"{call}",{{"to":"CP-1"}}]"#));
         while let Some(Some(event)) = futures_util::FutureExt::now_or_never(quick.next()) {
-            assert!(!matches!(event.kind, EventKind::Missed(_)));
+            assert!(!matches!(event.kind, EventKind::Lagged(_)));
             read += 1;
         }
     }
     assert_eq!(read, 5000);
-    let EventKind::Missed(missed) = slow.next().await.expect("more").kind else { panic!("nothing was missed") };
+    let EventKind::Lagged(missed) = slow.next().await.expect("more").kind else { panic!("nothing was missed") };
     assert_eq!(missed, 5000 - Events::CAPACITY as u64);
-    assert!(!matches!(slow.next().await.expect("more").kind, EventKind::Missed(_)));
+    assert!(!matches!(slow.next().await.expect("more").kind, EventKind::Lagged(_)));
 }

@@ -181,7 +181,7 @@ async fn b08_a_client_without_a_common_protocol_is_upgraded_without_one_and_clos
         assert!(site.server.sessions().is_empty());
         // The first event tells of it: it was no session, not even for a moment.
         let event = soon(site.events.next()).await.expect("an event");
-        let EventKind::Refused { status, reason, .. } = event.kind else { panic!("{event:?}") };
+        let EventKind::HandshakeRefused { status, reason, .. } = event.kind else { panic!("{event:?}") };
         let told = (event.identity.as_deref(), status, &*reason);
         assert_eq!(told, (Some("CP"), Some(101), "no common subprotocol"), "{head}");
     }

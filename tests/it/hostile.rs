@@ -187,7 +187,7 @@ async fn b13_a_hook_that_answers_after_the_client_has_left_opens_nothing_that_st
     while opened == 0 && ended == 0 || ended < opened {
         match soon(site.events.next()).await.expect("an event").kind {
             EventKind::Opened { .. } => opened += 1,
-            EventKind::Closed(_) | EventKind::Refused { .. } => ended += 1,
+            EventKind::Closed(_) | EventKind::HandshakeRefused { .. } => ended += 1,
             _ => {}
         }
     }

@@ -166,7 +166,7 @@ async fn b08_handed_over_by_a_handler_of_axum() {
     let answer = client.ask(&head("/ocpp/CP?protocol=mine")).await;
     assert_eq!((answer.status, &*answer.body), (400, "the accepted protocol was not offered"));
     let event = soon(events.next()).await.expect("an event");
-    assert!(matches!(event.kind, EventKind::Refused { status: Some(400), .. }), "{event:?}");
+    assert!(matches!(event.kind, EventKind::HandshakeRefused { status: Some(400), .. }), "{event:?}");
     assert_eq!((event.identity.as_deref(), event.remote_address), (Some("CP"), Some(client.address())));
 
     works(&server, address, Remote::Known).await;

@@ -77,7 +77,7 @@ async fn no_log_no_event_no_error_and_no_debug_has_a_secret_in_it() {
     loop {
         let event = soon(site.events.next()).await.expect("an event");
         let _ = write!(written, "{event:?}");
-        if let EventKind::Refused { .. } = event.kind {
+        if let EventKind::HandshakeRefused { .. } = event.kind {
             break;
         }
     }

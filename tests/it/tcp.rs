@@ -171,7 +171,7 @@ impl Site {
     pub async fn refused(&mut self) -> (Option<String>, Option<u16>, String) {
         loop {
             let event = soon(self.events.next()).await.expect("an event");
-            if let EventKind::Refused { status, reason, .. } = event.kind {
+            if let EventKind::HandshakeRefused { status, reason, .. } = event.kind {
                 return (event.identity.as_deref().map(str::to_owned), status, reason);
             }
         }

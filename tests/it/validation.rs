@@ -70,7 +70,7 @@ fn server(validation: Validation) -> (RpcServer, Arc<AtomicUsize>) {
 async fn violation(events: &mut Events) -> (Direction, PayloadKind, String, String, String, bool) {
     loop {
         let event = events.next().await.expect("more").kind;
-        if let EventKind::Invalid { direction, kind, action, id, violation, enforced, .. } = event {
+        if let EventKind::ValidationFailed { direction, kind, action, id, violation, enforced, .. } = event {
             let (action, id, pointer) = (action.to_string(), id.to_string(), violation.pointer().to_owned());
             return (direction, kind, action, id, pointer, enforced);
         }
@@ -164,7 +164,7 @@ async fn b43_validation_holds_for_named_protocols_or_only_reports() {
         server.close(ocpp_rpc::Close::normal()).await;
         let mut violations = Vec::new();
         while let Some(event) = events.next().await {
-            if let EventKind::Invalid { direction, kind, enforced, .. } = event.kind {
+            if let EventKind::ValidationFailed { direction, kind, enforced, .. } = event.kind {
                 violations.push((direction, kind));
                 assert!(!enforced);
             }
@@ -316,7 +316,7 @@ async fn b41_a_call_that_waits_over_reconnects_is_checked_once() {
     drop(client);
     let mut violations = 0;
     while let Some(event) = events.next().await {
-        violations += usize::from(matches!(event.kind, EventKind::Invalid { .. }));
+        violations += usize::from(matches!(event.kind, EventKind::ValidationFailed { .. }));
     }
     assert_eq!(violations, 1);
 }

@@ -174,7 +174,7 @@ fn told(event: &Event) -> Option<Value> {
                 "at": at, "station": station, "event": "disconnected", "code": code, "reason": reason, "cause": cause
             }))
         }
-        EventKind::Missed(events) => Some(json!({"at": at, "event": "missed", "events": events})),
+        EventKind::Lagged(events) => Some(json!({"at": at, "event": "missed", "events": events})),
         _ => message(event).and_then(|message| serde_json::to_value(message).ok()),
     }
 }

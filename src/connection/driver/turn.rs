@@ -255,7 +255,7 @@ impl Driver {
             for unflushed in self.unflushed.drain(..) {
                 match unflushed {
                     Unflushed::Caller(ticket) => settle(ticket, Ok(Answered::default())),
-                    Unflushed::Watcher(id) => self.link.report(EventKind::AnswerWritten(id)),
+                    Unflushed::Watcher(id) => self.link.report(EventKind::ResponseWritten(id)),
                 }
             }
             if had_room {

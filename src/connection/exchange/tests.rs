@@ -83,7 +83,7 @@ fn a_cancelled_call_leaves_no_trace_or_a_late_answer() {
     exchange.calls_out.cancel(CallKey(1));
     assert_eq!(written(&mut exchange, now), Some(3));
     answer(&mut exchange, &first);
-    assert!(matches!(only_news(&mut exchange), EventKind::LateAnswer(id) if id == first));
+    assert!(matches!(only_news(&mut exchange), EventKind::LateResponse(id) if id == first));
     answer(&mut exchange, &first);
     let news = only_news(&mut exchange);
     assert!(matches!(news, EventKind::BadMessage { fault: Fault::UnknownMessageId, answer: None, .. }));
@@ -148,7 +148,7 @@ fn a_forgotten_call_is_done_when_written_and_answered_late() {
     exchange.submit(forgotten);
     assert!(matches!(exchange.next_write(Instant::now()), Some((_, Some(1)))));
     answer(&mut exchange, &id);
-    assert!(matches!(only_news(&mut exchange), EventKind::LateAnswer(late) if late == id));
+    assert!(matches!(only_news(&mut exchange), EventKind::LateResponse(late) if late == id));
 }
 
 #[test]
