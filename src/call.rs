@@ -20,7 +20,7 @@ use crate::{
         result::{Answered, Ticket},
     },
     error::Error,
-    message::payload::{MessageId, NotAnObject, Payload},
+    message::payload::{EncodeError, MessageId, Payload},
     options,
     telemetry::CallTimer,
     validate::misfit::misfit,
@@ -49,7 +49,7 @@ type Outcome = oneshot::Receiver<Result<Answered, Error>>;
 
 impl<R: DeserializeOwned + 'static> Call<R> {
     /// A call that was not made yet.
-    pub(crate) fn new(link: &Arc<Link>, kind: Kind, action: &str, params: Result<Payload, NotAnObject>) -> Self {
+    pub(crate) fn new(link: &Arc<Link>, kind: Kind, action: &str, params: Result<Payload, EncodeError>) -> Self {
         let id = MessageId::random();
         let span = tracing::debug_span!(
             "call",

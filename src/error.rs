@@ -5,7 +5,7 @@ use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt, hash,
 
 use serde::Serialize;
 
-use crate::message::payload::{NotAnObject, Payload};
+use crate::message::payload::{EncodeError, Payload};
 
 /// The code of a CALLERROR, kept as it was spelled.
 ///
@@ -263,7 +263,7 @@ pub enum Error {
     /// The connection's protocol has no SEND.
     NoSend,
     /// The parameters are not an object or do not serialize; nothing was sent.
-    Encode(Arc<NotAnObject>),
+    Encode(Arc<EncodeError>),
     /// The answer is not what the caller's type wants.
     Decode(Arc<serde_json::Error>),
     /// Parameters or answer did not pass [validation](crate::Validation).
@@ -349,8 +349,8 @@ impl fmt::Display for Error {
 /// What it holds is a part of the message already.
 impl StdError for Error {}
 
-impl From<NotAnObject> for Error {
-    fn from(error: NotAnObject) -> Self {
+impl From<EncodeError> for Error {
+    fn from(error: EncodeError) -> Self {
         Self::Encode(Arc::new(error))
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     close::Closed,
     error::{CallError, ErrorCode, Violation},
     message::{
-        frame::{Fault, Frame},
+        frame::{Frame, MessageError},
         payload::{MessageId, Payload},
         tolerance::Deviation,
     },
@@ -135,7 +135,7 @@ pub enum EventKind {
         /// The message.
         text: Text,
         /// What is wrong with it.
-        fault: Fault,
+        fault: MessageError,
         /// The code that it was answered with, if it was answered.
         answer: Option<ErrorCode>,
     },

@@ -50,8 +50,8 @@ pub use handler::{
 pub use info::{ConnectionInfo, TlsInfo, TlsVersion};
 pub use message::{
     dialect::Dialect,
-    frame::Fault,
-    payload::{MessageId, NotAnObject, Payload},
+    frame::MessageError,
+    payload::{EncodeError, MessageId, Payload},
     tolerance::{Deviation, Tolerance},
 };
 /// The payloads of OCPP 1.6, 2.0.1 and 2.1 as types: every request is an [`Action`], or a [`SendAction`].

@@ -26,8 +26,8 @@ use crate::{
     event::{Direction, EventKind, Text},
     message::{
         dialect::Dialect,
-        frame::{self, CALL_ERROR, CALL_RESULT, Fault, Frame, Unreadable},
-        payload::{MessageId, NotAnObject, Payload},
+        frame::{self, CALL_ERROR, CALL_RESULT, Frame, MessageError, Unreadable},
+        payload::{EncodeError, MessageId, Payload},
         read,
         tolerance::Deviation,
     },
@@ -135,7 +135,7 @@ impl<T> Exchange<T> {
     ) -> (String, Result<(), Error>) {
         let error = match self.check(Direction::Out, PayloadKind::Response, action, id, payload) {
             Ok(_) if payload.is_object() => return (frame::call_result(id, payload), Ok(())),
-            Ok(_) => Error::from(NotAnObject::Other),
+            Ok(_) => Error::from(EncodeError::NotAnObject),
             Err(violation) => violation.into(),
         };
         (self.refusal(Some(id), &CallError::from(error.clone())), Err(error))
@@ -181,9 +181,9 @@ impl<T> Exchange<T> {
     fn serve(&mut self, frame: Frame, weight: usize, now: Instant) -> Result<Received<T>, Unreadable> {
         let dialect = self.dialect();
         let fault = match &frame {
-            Frame::Call { id, .. } if self.calls_in.is_taken(id) => Some(Fault::DuplicateMessageId),
-            Frame::Send { .. } if !dialect.has_send() => Some(Fault::UnknownMessageType),
-            Frame::CallResultError { .. } if !dialect.has_call_result_error() => Some(Fault::UnknownMessageType),
+            Frame::Call { id, .. } if self.calls_in.is_taken(id) => Some(MessageError::DuplicateMessageId),
+            Frame::Send { .. } if !dialect.has_send() => Some(MessageError::UnknownMessageType),
+            Frame::CallResultError { .. } if !dialect.has_call_result_error() => Some(MessageError::UnknownMessageType),
             _ => None,
         };
         if let Some(fault) = fault {
@@ -227,7 +227,7 @@ impl<T> Exchange<T> {
                 return Ok(Received::Nothing);
             }
             Addressee::Nobody => {
-                return Err(Unreadable::new(Some(kind), Some(id), Fault::UnknownMessageId));
+                return Err(Unreadable::new(Some(kind), Some(id), MessageError::UnknownMessageId));
             }
         };
         let payload = match outcome {
@@ -235,7 +235,7 @@ impl<T> Exchange<T> {
             Err(error) => return Ok(Received::Outcome(call.ticket, Err(error), None)),
         };
         if !payload.is_object() {
-            let fault = Fault::PayloadNotAnObject;
+            let fault = MessageError::PayloadNotAnObject;
             let complaint = self.complaint(&id, &CallError::new(ErrorCode::FORMAT_VIOLATION, fault.to_string()));
             let error = serde_json::Error::custom(fault).into();
             return Ok(Received::Outcome(call.ticket, Err(error), complaint));
@@ -278,7 +278,7 @@ impl<T> Exchange<T> {
     fn bad(&mut self, unreadable: Unreadable, text: &ByteString) -> Received<T> {
         let dialect = self.dialect();
         let code = match unreadable.fault {
-            Fault::DuplicateMessageId => Some(dialect.duplicate()),
+            MessageError::DuplicateMessageId => Some(dialect.duplicate()),
             _ => dialect.answer_to(&unreadable),
         };
         let Unreadable { id, fault, .. } = unreadable;

@@ -2,7 +2,7 @@
 
 use crate::{
     error::ErrorCode,
-    message::frame::{Fault, SEND, Unreadable},
+    message::frame::{MessageError, SEND, Unreadable},
 };
 
 /// The rules that a subprotocol has of its own.
@@ -96,8 +96,10 @@ impl Dialect {
             _ if message.kind == Some(SEND) => {
                 self.answers_unknown_types.then_some(ErrorCode::MESSAGE_TYPE_NOT_SUPPORTED)
             }
-            Fault::UnknownMessageType => self.answers_unknown_types.then_some(ErrorCode::MESSAGE_TYPE_NOT_SUPPORTED),
-            Fault::PayloadNotAnObject if message.id.is_some() => Some(ErrorCode::FORMAT_VIOLATION),
+            MessageError::UnknownMessageType => {
+                self.answers_unknown_types.then_some(ErrorCode::MESSAGE_TYPE_NOT_SUPPORTED)
+            }
+            MessageError::PayloadNotAnObject if message.id.is_some() => Some(ErrorCode::FORMAT_VIOLATION),
             _ if self.framework_errors => Some(ErrorCode::RPC_FRAMEWORK_ERROR),
             _ => (message.kind == Some(2) && message.id.is_some()).then_some(ErrorCode::FORMAT_VIOLATION),
         }

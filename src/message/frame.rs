@@ -39,12 +39,12 @@ pub(crate) struct Unreadable {
     pub(crate) id: Option<MessageId>,
     /// The third element of what reads as a CALLERROR, where it is a string.
     pub(crate) code: Option<ErrorCode>,
-    pub(crate) fault: Fault,
+    pub(crate) fault: MessageError,
 }
 
 impl Unreadable {
     #[cold]
-    pub(crate) fn new(kind: Option<u64>, id: Option<MessageId>, fault: Fault) -> Self {
+    pub(crate) fn new(kind: Option<u64>, id: Option<MessageId>, fault: MessageError) -> Self {
         Self { kind, id, code: None, fault }
     }
 }
@@ -52,7 +52,7 @@ impl Unreadable {
 /// What is wrong with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum MessageError {
     /// It is not JSON.
     NotJson,
     /// It is JSON, but not an array.
@@ -77,7 +77,7 @@ pub enum Fault {
     Deviation(Deviation),
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for MessageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Deviation(deviation) => return write!(f, "the message has {deviation}"),

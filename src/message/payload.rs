@@ -84,12 +84,12 @@ impl Payload {
     ///
     /// # Errors
     /// When serializing fails, or when an array, a text, a number or a truth value comes of it.
-    pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self, NotAnObject> {
-        let text = serde_json::to_string(value).map_err(NotAnObject::Failed)?;
+    pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self, EncodeError> {
+        let text = serde_json::to_string(value).map_err(EncodeError::Serialize)?;
         match text.as_bytes() {
             [b'{', ..] => Ok(Self(text.into())),
             b"null" => Ok(Self::default()),
-            _ => Err(NotAnObject::Other),
+            _ => Err(EncodeError::NotAnObject),
         }
     }
 
@@ -144,23 +144,23 @@ impl<'de> Deserialize<'de> for Payload {
 /// Why a value cannot be a payload.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum NotAnObject {
+pub enum EncodeError {
     /// Serializing it failed.
-    Failed(serde_json::Error),
+    Serialize(serde_json::Error),
     /// It is JSON, but not an object.
-    Other,
+    NotAnObject,
 }
 
-impl fmt::Display for NotAnObject {
+impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(error) => error.fmt(f),
-            Self::Other => f.write_str("not a JSON object"),
+            Self::Serialize(error) => error.fmt(f),
+            Self::NotAnObject => f.write_str("not a JSON object"),
         }
     }
 }
 
-impl StdError for NotAnObject {}
+impl StdError for EncodeError {}
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::{
     error::{CallError, ErrorCode},
     message::{
-        frame::{CALL, CALL_ERROR, CALL_RESULT, CALL_RESULT_ERROR, Fault, Frame, SEND, Unreadable},
+        frame::{CALL, CALL_ERROR, CALL_RESULT, CALL_RESULT_ERROR, Frame, MessageError, SEND, Unreadable},
         payload::{MessageId, Payload},
         tolerance::{Deviation, Deviations, Tolerance},
     },
@@ -53,7 +53,7 @@ fn usual(text: &ByteString) -> Option<Frame> {
 fn judge(text: &ByteString, tolerance: Tolerance) -> (Result<Frame, Unreadable>, Deviations) {
     let mut deviations = Deviations::default();
     let mut frame = take_apart(text, &mut deviations);
-    if let Err(Unreadable { fault: Fault::NotJson, .. }) = frame
+    if let Err(Unreadable { fault: MessageError::NotJson, .. }) = frame
         && tolerance == Tolerance::Salvage
         && let Some(escaped) = escape_controls(text)
     {
@@ -66,8 +66,8 @@ fn judge(text: &ByteString, tolerance: Tolerance) -> (Result<Frame, Unreadable>,
     if let (Ok(read), Some(deviation)) = (&frame, deviations.beyond(tolerance)) {
         let (kind, id, code) = (Some(read.kind()), Some(read.id().clone()), None);
         let fault = match deviation {
-            Deviation::NumericMessageId => Fault::NoMessageId,
-            deviation => Fault::Deviation(deviation),
+            Deviation::NumericMessageId => MessageError::NoMessageId,
+            deviation => MessageError::Deviation(deviation),
         };
         frame = Err(Unreadable { kind, id, code, fault });
     }
@@ -90,27 +90,27 @@ fn take_apart(text: &ByteString, deviations: &mut Deviations) -> Result<Frame, U
         None => text,
     };
     let Elements { kind, rest: [id, third, fourth, fifth], more } = serde_json::from_str(json).map_err(|error| {
-        let fault = if error.is_data() { Fault::NotAnArray } else { Fault::NotJson };
+        let fault = if error.is_data() { MessageError::NotAnArray } else { MessageError::NotJson };
         front(json, fault)
     })?;
     let kind: Option<u64> = kind.and_then(|raw| raw.get().parse().ok());
     let id = id.and_then(|raw| message_id(text, raw, deviations));
     let (kind, id) = match (kind, id) {
         (Some(kind @ CALL..=SEND), Some(id)) => (kind, id),
-        (Some(CALL..=SEND), None) => return Err(Unreadable::new(kind, None, Fault::NoMessageId)),
-        (Some(_), id) => return Err(Unreadable::new(kind, id, Fault::UnknownMessageType)),
-        (None, id) => return Err(Unreadable::new(None, id, Fault::NoMessageType)),
+        (Some(CALL..=SEND), None) => return Err(Unreadable::new(kind, None, MessageError::NoMessageId)),
+        (Some(_), id) => return Err(Unreadable::new(kind, id, MessageError::UnknownMessageType)),
+        (None, id) => return Err(Unreadable::new(None, id, MessageError::NoMessageType)),
     };
     match kind {
         CALL | SEND => {
             let fail = |id, fault| Err(Unreadable::new(Some(kind), Some(id), fault));
-            let Some(action) = third.and_then(|raw| slice(text, raw)) else { return fail(id, Fault::NoAction) };
+            let Some(action) = third.and_then(|raw| slice(text, raw)) else { return fail(id, MessageError::NoAction) };
             let payload = payload(text, fourth, deviations);
             if fifth.is_some() || more {
-                return fail(id, Fault::TooManyElements);
+                return fail(id, MessageError::TooManyElements);
             }
             if !payload.is_object() {
-                return fail(id, Fault::PayloadNotAnObject);
+                return fail(id, MessageError::PayloadNotAnObject);
             }
             Ok(match kind {
                 CALL => Frame::Call { id, action, payload },
@@ -230,7 +230,7 @@ fn call_error(text: &ByteString, elements: [Option<&RawValue>; 3], deviations: &
 
 /// What the first elements say of a message that goes wrong further on, such as one that was cut short.
 #[cold]
-fn front(json: &str, fault: Fault) -> Unreadable {
+fn front(json: &str, fault: MessageError) -> Unreadable {
     let mut front = Unreadable::new(None, None, fault);
     let Some(elements) = json.trim_start().strip_prefix('[') else { return front };
     let Some((kind, rest)) = elements.split_once(',') else {
@@ -377,31 +377,31 @@ mod tests {
     #[test]
     fn what_cannot_be_read_says_why_and_whose_it_is() {
         for (json, kind, id, fault) in [
-            ("", None, None, Fault::NotJson),
-            ("hello", None, None, Fault::NotJson),
-            ("{}", None, None, Fault::NotAnArray),
-            ("null", None, None, Fault::NotAnArray),
-            ("2", None, None, Fault::NotAnArray),
-            ("[]", None, None, Fault::NoMessageType),
-            (r#"["2","1","A",{}]"#, None, Some("1"), Fault::NoMessageType),
-            (r#"[2.5,"1","A",{}]"#, None, Some("1"), Fault::NoMessageType),
-            (r#"[-2,"1","A",{}]"#, None, Some("1"), Fault::NoMessageType),
-            (r#"[7,"1","A",{}]"#, Some(7), Some("1"), Fault::UnknownMessageType),
-            (r#"[0]"#, Some(0), None, Fault::UnknownMessageType),
-            (r#"[2]"#, Some(2), None, Fault::NoMessageId),
-            (r#"[2,5,"A",{}]"#, Some(2), None, Fault::NoMessageId),
-            (r#"[3,null,{}]"#, Some(3), None, Fault::NoMessageId),
-            (r#"[2,"1"]"#, Some(2), Some("1"), Fault::NoAction),
-            (r#"[2,"1",{}]"#, Some(2), Some("1"), Fault::NoAction),
-            (r#"[2,"1","A",["m"]]"#, Some(2), Some("1"), Fault::PayloadNotAnObject),
-            (r#"[2,"1","A",{},1]"#, Some(2), Some("1"), Fault::TooManyElements),
-            (r#"[2,"1","A",{},1,2]"#, Some(2), Some("1"), Fault::TooManyElements),
-            (r#"[2,"1","A",{"cut":["#, Some(2), Some("1"), Fault::NotJson),
-            (r#"[3,"1",{"configurationKey":[]"#, Some(3), Some("1"), Fault::NotJson),
-            (r#"[4, "1" ,"X","say "no"",{}]"#, Some(4), Some("1"), Fault::NotJson),
-            (r#"[2,"1","A",{}]]"#, Some(2), Some("1"), Fault::NotJson),
-            ("[3", Some(3), None, Fault::NotJson),
-            ("[,,,", None, None, Fault::NotJson),
+            ("", None, None, MessageError::NotJson),
+            ("hello", None, None, MessageError::NotJson),
+            ("{}", None, None, MessageError::NotAnArray),
+            ("null", None, None, MessageError::NotAnArray),
+            ("2", None, None, MessageError::NotAnArray),
+            ("[]", None, None, MessageError::NoMessageType),
+            (r#"["2","1","A",{}]"#, None, Some("1"), MessageError::NoMessageType),
+            (r#"[2.5,"1","A",{}]"#, None, Some("1"), MessageError::NoMessageType),
+            (r#"[-2,"1","A",{}]"#, None, Some("1"), MessageError::NoMessageType),
+            (r#"[7,"1","A",{}]"#, Some(7), Some("1"), MessageError::UnknownMessageType),
+            (r#"[0]"#, Some(0), None, MessageError::UnknownMessageType),
+            (r#"[2]"#, Some(2), None, MessageError::NoMessageId),
+            (r#"[2,5,"A",{}]"#, Some(2), None, MessageError::NoMessageId),
+            (r#"[3,null,{}]"#, Some(3), None, MessageError::NoMessageId),
+            (r#"[2,"1"]"#, Some(2), Some("1"), MessageError::NoAction),
+            (r#"[2,"1",{}]"#, Some(2), Some("1"), MessageError::NoAction),
+            (r#"[2,"1","A",["m"]]"#, Some(2), Some("1"), MessageError::PayloadNotAnObject),
+            (r#"[2,"1","A",{},1]"#, Some(2), Some("1"), MessageError::TooManyElements),
+            (r#"[2,"1","A",{},1,2]"#, Some(2), Some("1"), MessageError::TooManyElements),
+            (r#"[2,"1","A",{"cut":["#, Some(2), Some("1"), MessageError::NotJson),
+            (r#"[3,"1",{"configurationKey":[]"#, Some(3), Some("1"), MessageError::NotJson),
+            (r#"[4, "1" ,"X","say "no"",{}]"#, Some(4), Some("1"), MessageError::NotJson),
+            (r#"[2,"1","A",{}]]"#, Some(2), Some("1"), MessageError::NotJson),
+            ("[3", Some(3), None, MessageError::NotJson),
+            ("[,,,", None, None, MessageError::NotJson),
         ] {
             let unreadable = read_tolerantly(json).expect_err(json);
             let id = id.map(MessageId::new);
@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn nesting_without_end_does_not_overflow_the_stack() {
         let deep = format!(r#"[2,"1","A",{{"a":{}"#, "[".repeat(1_000_000));
-        assert_eq!(read_tolerantly(&deep).expect_err("no end").fault, Fault::NotJson);
+        assert_eq!(read_tolerantly(&deep).expect_err("no end").fault, MessageError::NotJson);
     }
 
     #[test]
@@ -431,7 +431,7 @@ mod tests {
             assert_eq!(deviations(json, Tolerance::Tolerant), [deviation], "{json}");
             assert!(read_tolerantly(json).is_ok(), "{json}");
             let unreadable = read(&json.into(), Tolerance::Strict).0.expect_err(json);
-            assert_eq!(unreadable.fault, Fault::Deviation(deviation), "{json}");
+            assert_eq!(unreadable.fault, MessageError::Deviation(deviation), "{json}");
             assert!(unreadable.kind.is_some() && unreadable.id.is_some(), "{json}");
         }
         for sound in [" [ 2 ,\n\"1\" , \"A\" , { } ]\r\n", r#"[4,"1","A","",{}]"#, r#"[3,"",{}]"#] {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ocpp_rpc::extract::{CancellationToken, Params, Session, State};
 use ocpp_rpc::{
-    Backoff, CallError, Cause, Close, Closed, ConnectError, Error, ErrorCode, EventKind, Events, Fault, Listener,
-    Options, Payload, Reconnect, Reject, RpcClient, RpcRouter, RpcServer,
+    Backoff, CallError, Cause, Close, Closed, ConnectError, Error, ErrorCode, EventKind, Events, Listener,
+    MessageError, Options, Payload, Reconnect, Reject, RpcClient, RpcRouter, RpcServer,
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -395,9 +395,11 @@ async fn b37_a_handler_is_told_and_finishes_when_it_is_killed(role: Role) {
 
 async fn b38_a_message_that_is_no_ocpp_is_answered_and_told(role: Role) {
     let mut pair = Pair::meet(role, RpcRouter::new().on("Echo", echo), Options::server()).await;
-    for (text, fault, id) in
-        [("hello", Fault::NotJson, "-1"), ("{}", Fault::NotAnArray, "-1"), (r#"[2,"x",7,{}]"#, Fault::NoAction, "x")]
-    {
+    for (text, fault, id) in [
+        ("hello", MessageError::NotJson, "-1"),
+        ("{}", MessageError::NotAnArray, "-1"),
+        (r#"[2,"x",7,{}]"#, MessageError::NoAction, "x"),
+    ] {
         pair.raw(text);
         let answer = pair.received().await;
         assert_eq!((&answer[0], &answer[1], &answer[2]), (&json!(4), &json!(id), &json!("RpcFrameworkError")));
@@ -444,7 +446,7 @@ async fn b40_an_answer_to_nothing_is_told_and_not_answered(role: Role) {
             EventKind::BadMessage { fault, answer, .. } => Some((fault, answer)),
             _ => None,
         });
-        assert_eq!(told.await, (Fault::UnknownMessageId, None));
+        assert_eq!(told.await, (MessageError::UnknownMessageId, None));
     }
     // The first thing that reaches it is this.
     pair.works().await;

@@ -1,7 +1,7 @@
 //! Messages that cannot be served, and frames that are none.
 
 use futures_util::SinkExt;
-use ocpp_rpc::{Cause, ErrorCode, EventKind, Fault, Options, RpcRouter};
+use ocpp_rpc::{Cause, ErrorCode, EventKind, MessageError, Options, RpcRouter};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -16,16 +16,16 @@ async fn b38_a_message_that_is_no_ocpp_gets_the_dialects_answer_and_an_event() {
     let rpc = |id| Some((id, "RpcFrameworkError"));
     // The answers, id and code, in 1.6, 2.0.1 and 2.1.
     for (text, fault, v16, v201, v21) in [
-        ("hello", Fault::NotJson, NOTHING, rpc("-1"), rpc("-1")),
-        ("{}", Fault::NotAnArray, NOTHING, rpc("-1"), rpc("-1")),
-        (r#"["2","1","A",{}]"#, Fault::NoMessageType, NOTHING, rpc("1"), rpc("1")),
-        (r#"[2,5,"A",{}]"#, Fault::NoMessageId, NOTHING, rpc("-1"), rpc("-1")),
-        (r#"[2,"1"]"#, Fault::NoAction, formation, rpc("1"), rpc("1")),
-        (r#"[2,"1",7,{}]"#, Fault::NoAction, formation, rpc("1"), rpc("1")),
-        (r#"[2,"1","A",["m"]]"#, Fault::PayloadNotAnObject, formation, format, format),
-        (r#"[2,"1","A",{},{}]"#, Fault::TooManyElements, formation, rpc("1"), rpc("1")),
-        (r#"[9,"1","A",{}]"#, Fault::UnknownMessageType, NOTHING, unknown, NOTHING),
-        (r#"[3,"1",{"cut":"#, Fault::NotJson, NOTHING, NOTHING, NOTHING),
+        ("hello", MessageError::NotJson, NOTHING, rpc("-1"), rpc("-1")),
+        ("{}", MessageError::NotAnArray, NOTHING, rpc("-1"), rpc("-1")),
+        (r#"["2","1","A",{}]"#, MessageError::NoMessageType, NOTHING, rpc("1"), rpc("1")),
+        (r#"[2,5,"A",{}]"#, MessageError::NoMessageId, NOTHING, rpc("-1"), rpc("-1")),
+        (r#"[2,"1"]"#, MessageError::NoAction, formation, rpc("1"), rpc("1")),
+        (r#"[2,"1",7,{}]"#, MessageError::NoAction, formation, rpc("1"), rpc("1")),
+        (r#"[2,"1","A",["m"]]"#, MessageError::PayloadNotAnObject, formation, format, format),
+        (r#"[2,"1","A",{},{}]"#, MessageError::TooManyElements, formation, rpc("1"), rpc("1")),
+        (r#"[9,"1","A",{}]"#, MessageError::UnknownMessageType, NOTHING, unknown, NOTHING),
+        (r#"[3,"1",{"cut":"#, MessageError::NotJson, NOTHING, NOTHING, NOTHING),
     ] {
         for (protocol, expected) in [("ocpp1.6", v16), ("ocpp2.0.1", v201), ("ocpp2.1", v21)] {
             let server = server(RpcRouter::new().on("Echo", echo));
@@ -66,7 +66,7 @@ async fn b40_an_answer_to_an_unknown_id_is_a_bad_message_and_not_answered() {
                 }
             };
             let EventKind::BadMessage { text: seen, fault, answer, .. } = event else { unreachable!() };
-            assert_eq!((seen.as_str(), fault, answer), (text, Fault::UnknownMessageId, None));
+            assert_eq!((seen.as_str(), fault, answer), (text, MessageError::UnknownMessageId, None));
             // It is counted like any other.
             station.send(text).await;
             assert_eq!(station.closed().await.0, 1002);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, future::join_all};
 use ocpp_rpc::{
-    Cause, Close, Error, ErrorCode, EventKind, Fault, Options, Payload, RpcRouter, extract::CancellationToken,
+    Cause, Close, Error, ErrorCode, EventKind, MessageError, Options, Payload, RpcRouter, extract::CancellationToken,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -292,7 +292,7 @@ async fn b27_an_answer_that_nobody_waits_for_is_late_and_the_last_sixteen_are_kn
     while late.len() + bad.len() < ids.len() {
         match events.next().await.expect("more").kind {
             EventKind::LateResponse(id) => late.push(id.to_string()),
-            EventKind::BadMessage { text, fault: Fault::UnknownMessageId, answer: None, .. } => {
+            EventKind::BadMessage { text, fault: MessageError::UnknownMessageId, answer: None, .. } => {
                 bad.push(text.to_string())
             }
             _ => {}

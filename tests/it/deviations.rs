@@ -2,8 +2,8 @@
 
 use futures_util::SinkExt;
 use ocpp_rpc::{
-    CallError, Cause, Deviation, Error, ErrorCode, EventKind, Events, Fault, Options, Payload, RpcRouter, RpcServer,
-    Session, Tolerance,
+    CallError, Cause, Deviation, Error, ErrorCode, EventKind, Events, MessageError, Options, Payload, RpcRouter,
+    RpcServer, Session, Tolerance,
     Tolerance::{Salvage, Strict, Tolerant},
 };
 use serde_json::Value;
@@ -23,7 +23,7 @@ async fn tolerating(tolerance: Tolerance, protocol: &str) -> (RpcServer, Station
 }
 
 /// The deviations and faults that have been told of so far.
-async fn strayed(server: RpcServer, mut events: Events) -> (Vec<Deviation>, Vec<Fault>) {
+async fn strayed(server: RpcServer, mut events: Events) -> (Vec<Deviation>, Vec<MessageError>) {
     server.close(ocpp_rpc::Close::forced()).await;
     let (mut deviations, mut faults) = (Vec::new(), Vec::new());
     while let Some(event) = events.next().await {
@@ -84,7 +84,7 @@ async fn b38_white_space_is_no_deviation() {
 #[tokio::test(start_paused = true)]
 async fn b39_an_empty_message_is_put_up_with_but_by_the_strict() {
     for (tolerance, deviations, faults) in
-        [(Strict, vec![], vec![Fault::NotJson]), (Tolerant, vec![Deviation::EmptyMessage], vec![])]
+        [(Strict, vec![], vec![MessageError::NotJson]), (Tolerant, vec![Deviation::EmptyMessage], vec![])]
     {
         let (server, mut station, _session, events) = tolerating(tolerance, "ocpp1.6").await;
         station.send("").await;
@@ -125,7 +125,7 @@ async fn b38_a_number_is_echoed_whatever_else_is_wrong_or_is_no_id_at_all() {
 }
 
 /// The outcome of a call that is answered with this text, in which `ID` stands for its id.
-async fn outcome(tolerance: Tolerance, answer: &str) -> (Result<Value, Error>, Vec<Deviation>, Vec<Fault>) {
+async fn outcome(tolerance: Tolerance, answer: &str) -> (Result<Value, Error>, Vec<Deviation>, Vec<MessageError>) {
     let (server, mut station, session, events) = tolerating(tolerance, "ocpp1.6").await;
     let call = tokio::spawn(session.call::<Value>("GetConfiguration", &()));
     let (id, _) = station.receive_call().await;
@@ -155,13 +155,13 @@ async fn b26_answers_that_stray_end_their_call_as_far_as_the_preset_goes() {
         assert_eq!((deviations, faults), (vec![deviation], vec![]), "{answer}");
         let (failed, deviations, faults) = outcome(Strict, answer).await;
         assert!(failed.expect_err("no answer").is_timeout(), "{answer}");
-        assert_eq!((deviations, faults), (vec![], vec![Fault::Deviation(deviation)]), "{answer}");
+        assert_eq!((deviations, faults), (vec![], vec![MessageError::Deviation(deviation)]), "{answer}");
     }
     // Cut short, and quotes that are not escaped.
     for answer in [r#"[3,"ID",{"configurationKey":[]"#, r#"[4,"ID","NotSupported","say "no"",{}]"#] {
         let (failed, deviations, faults) = outcome(Tolerant, answer).await;
         assert!(failed.expect_err("no answer").is_timeout(), "{answer}");
-        assert_eq!((deviations, faults), (vec![], vec![Fault::NotJson]), "{answer}");
+        assert_eq!((deviations, faults), (vec![], vec![MessageError::NotJson]), "{answer}");
         let (failed, deviations, faults) = outcome(Salvage, answer).await;
         match failed.expect_err("no answer") {
             Error::Rejected(error) => assert_eq!(*error.code(), ErrorCode::NOT_SUPPORTED),
@@ -190,8 +190,11 @@ async fn b40_answers_to_nobody_are_events_and_are_not_answered() {
         }
         assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#);
         let (deviations, faults) = strayed(server, events).await;
-        let unknown = Fault::UnknownMessageId;
-        assert_eq!((deviations, faults), (vec![], vec![unknown, unknown, unknown, Fault::NotJson, Fault::NotJson]));
+        let unknown = MessageError::UnknownMessageId;
+        assert_eq!(
+            (deviations, faults),
+            (vec![], vec![unknown, unknown, unknown, MessageError::NotJson, MessageError::NotJson])
+        );
     }
 }
 

@@ -86,7 +86,7 @@ fn a_cancelled_call_leaves_no_trace_or_a_late_answer() {
     assert!(matches!(only_news(&mut exchange), EventKind::LateResponse(id) if id == first));
     answer(&mut exchange, &first);
     let news = only_news(&mut exchange);
-    assert!(matches!(news, EventKind::BadMessage { fault: Fault::UnknownMessageId, answer: None, .. }));
+    assert!(matches!(news, EventKind::BadMessage { fault: MessageError::UnknownMessageId, answer: None, .. }));
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn calls_wait_in_line_and_a_full_line_refuses() {
     assert!(matches!(receive(&mut exchange, &text(3)), Received::Refused(_)));
     assert!(exchange.news().is_empty(), "neither is a bad message");
     receive(&mut exchange, &text(2));
-    assert!(matches!(only_news(&mut exchange), EventKind::BadMessage { fault: Fault::DuplicateMessageId, .. }));
+    assert!(matches!(only_news(&mut exchange), EventKind::BadMessage { fault: MessageError::DuplicateMessageId, .. }));
     assert!(exchange.next_in_line().is_none());
     exchange.calls_in.finished();
     exchange.calls_in.answered(&first.id);
@@ -238,7 +238,7 @@ fn types_5_and_6_are_a_matter_of_dialect() {
     for text in [send, error] {
         receive(&mut old, text);
         let news = only_news(&mut old);
-        assert!(matches!(news, EventKind::BadMessage { fault: Fault::UnknownMessageType, answer: None, .. }));
+        assert!(matches!(news, EventKind::BadMessage { fault: MessageError::UnknownMessageType, answer: None, .. }));
     }
     let mut new = speaking("ocpp2.1", Options::server());
     assert!(matches!(receive(&mut new, send), Received::Call(Inbound { expects_response: false, .. })));
