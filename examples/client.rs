@@ -3,7 +3,7 @@
 //!
 //!     cargo run --example client
 
-use std::{convert::Infallible, error::Error};
+use std::{convert::Infallible, error::Error, time::Duration};
 
 use ocpp_rpc::{
     Close, RpcClient, RpcRouter, RpcServer,
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("the server's reset is {}", result["status"]);
     println!("the station makes a {} reset", resets.recv().await.unwrap_or_default());
 
-    let closed = client.close(Close::normal().after_pending()).await;
+    let closed = client.close(Close::normal().drain(Duration::from_secs(30))).await;
     println!("closed with {} {}", closed.code, closed.cause);
     listener.close(Close::going_away()).await;
     Ok(())

@@ -10,7 +10,7 @@ use crate::options;
 /// use std::time::Duration;
 /// use ocpp_rpc::Close;
 ///
-/// let later = Close::going_away().reason("maintenance").after_pending().within(Duration::from_secs(10));
+/// let later = Close::going_away().reason("maintenance").drain(Duration::from_secs(10));
 /// assert_eq!((later.code(), later.reason_text()), (1001, "maintenance"));
 /// // Codes that may not be sent become 1000, long reasons are cut.
 /// assert_eq!(Close::new(1005).code(), 1000);
@@ -21,32 +21,29 @@ use crate::options;
 pub struct Close {
     code: u16,
     reason: Cow<'static, str>,
-    manner: Manner,
-    pub(crate) cause: Cause,
+    mode: CloseMode,
+    pub(crate) cause: CloseCause,
 }
 
 /// What becomes of calls under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub(crate) enum CloseMode {
     /// They fail, and the close frame goes out.
-    AtOnce,
+    Immediate,
     /// They are waited for, so long at most.
-    AfterPending(Duration),
+    Drain(Duration),
     /// The socket is dropped without a close frame.
     Forced,
 }
 
 impl Close {
-    /// How long [`after_pending`](Self::after_pending) waits unless [`within`](Self::within) says otherwise.
-    pub const PENDING_DEADLINE: Duration = Duration::from_secs(30);
-
     /// A close with this code: 1000 to 1003, 1007 to 1014 or 3000 to 4999. Any other becomes 1000.
     pub fn new(code: u16) -> Self {
         let code = match code {
             1000..=1003 | 1007..=1014 | 3000..=4999 => code,
             _ => 1000,
         };
-        Self { code, reason: Cow::Borrowed(""), manner: Manner::AtOnce, cause: Cause::Local }
+        Self { code, reason: Cow::Borrowed(""), mode: CloseMode::Immediate, cause: CloseCause::Local }
     }
 
     /// 1000: the purpose is fulfilled.
@@ -66,7 +63,7 @@ impl Close {
 
     /// No close frame: the socket is dropped, and both sides see 1006.
     pub fn forced() -> Self {
-        Self { code: 1006, manner: Manner::Forced, ..Self::normal() }
+        Self { code: 1006, mode: CloseMode::Forced, ..Self::normal() }
     }
 
     /// Sets the reason; it is cut to 123 bytes, at the end of a character.
@@ -80,19 +77,13 @@ impl Close {
         Self { reason, ..self }
     }
 
-    /// First lets the calls of both directions end, those that still wait for their turn included. New ones are
-    /// refused. At most [`PENDING_DEADLINE`](Self::PENDING_DEADLINE), or what [`within`](Self::within) says.
+    /// Lets pending calls of both directions end first, queued ones included, for at most `timeout`. New calls are
+    /// refused meanwhile. A [forced](Self::forced) close waits for nothing.
     #[must_use]
-    pub fn after_pending(self) -> Self {
-        self.within(Self::PENDING_DEADLINE)
-    }
-
-    /// The same, for so long at most. A [forced](Self::forced) close waits for nothing, whatever is said here.
-    #[must_use]
-    pub fn within(self, deadline: Duration) -> Self {
-        match self.manner {
-            Manner::Forced => self,
-            _ => Self { manner: Manner::AfterPending(options::finite(deadline)), ..self },
+    pub fn drain(self, timeout: Duration) -> Self {
+        match self.mode {
+            CloseMode::Forced => self,
+            _ => Self { mode: CloseMode::Drain(options::finite(timeout)), ..self },
         }
     }
 
@@ -106,17 +97,17 @@ impl Close {
         &self.reason
     }
 
-    pub(crate) fn manner(&self) -> Manner {
-        self.manner
+    pub(crate) fn mode(&self) -> CloseMode {
+        self.mode
     }
 
-    pub(crate) fn because(self, cause: Cause) -> Self {
+    pub(crate) fn with_cause(self, cause: CloseCause) -> Self {
         Self { cause, ..self }
     }
 
     /// The outcome, once the close frame went out.
-    pub(crate) fn outcome(&self) -> Closed {
-        Closed { code: self.code, reason: self.reason.to_string(), cause: self.cause }
+    pub(crate) fn outcome(&self) -> CloseInfo {
+        CloseInfo { code: self.code, reason: self.reason.to_string(), cause: self.cause }
     }
 }
 
@@ -126,29 +117,29 @@ const MAX_REASON: usize = 123;
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Closed {
+pub struct CloseInfo {
     /// The close code: that of the side that closed first; 1005 where the peer sent none, 1006 where there was no
-    /// close frame, and 1008 where there was none because the peer [does not read](Cause::NotReading).
+    /// close frame, and 1008 where there was none because the peer [does not read](CloseCause::NotReading).
     pub code: u16,
     /// The reason that came with the code, perhaps empty.
     pub reason: String,
     /// Who or what ended it.
-    pub cause: Cause,
+    pub cause: CloseCause,
 }
 
-impl Closed {
+impl CloseInfo {
     pub(crate) fn remote(code: u16, reason: String) -> Self {
-        Self { code, reason, cause: Cause::Remote }
+        Self { code, reason, cause: CloseCause::Remote }
     }
 
     /// Ended without a close frame.
-    pub(crate) fn abnormal(cause: Cause) -> Self {
-        let code = if cause == Cause::NotReading { 1008 } else { 1006 };
+    pub(crate) fn abnormal(cause: CloseCause) -> Self {
+        let code = if cause == CloseCause::NotReading { 1008 } else { 1006 };
         Self { code, reason: String::new(), cause }
     }
 }
 
-impl fmt::Display for Closed {
+impl fmt::Display for CloseInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?} ({})", self.code, self.reason, self.cause)
     }
@@ -157,7 +148,7 @@ impl fmt::Display for Closed {
 /// Who or what ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Cause {
+pub enum CloseCause {
     /// This side asked for it.
     Local,
     /// The peer closed, with or without a close frame.
@@ -178,13 +169,13 @@ pub enum Cause {
     GaveUp,
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for CloseCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl Cause {
+impl CloseCause {
     /// A word for it.
     pub(crate) fn name(self) -> &'static str {
         match self {

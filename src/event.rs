@@ -16,7 +16,7 @@ use bytestring::ByteString;
 use tokio::sync::broadcast;
 
 use crate::{
-    close::Closed,
+    close::CloseInfo,
     error::{CallError, ErrorCode, Violation},
     message::{
         frame::{Frame, MessageError},
@@ -53,12 +53,12 @@ pub enum EventKind {
         protocol: Option<Arc<str>>,
     },
     /// A client lost its connection and is going to dial again.
-    Disconnected(Closed),
+    Disconnected(CloseInfo),
     /// Somebody asked for a session or a client to be closed.
     Closing,
     /// A session or a client ended. The cause says why: a session whose place a newer one took is
-    /// [replaced](crate::Cause::Replaced).
-    Closed(Closed),
+    /// [replaced](crate::CloseCause::Replaced).
+    Closed(CloseInfo),
     /// A handshake was refused, or broken off.
     #[non_exhaustive]
     HandshakeRefused {

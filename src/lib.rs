@@ -40,7 +40,7 @@ pub use backoff::Backoff;
 pub use call::Call;
 #[cfg(feature = "client")]
 pub use client::{ClientState, ConnectError, Connector, Reconnect, RpcClient, RpcClientBuilder, Target};
-pub use close::{Cause, Close, Closed};
+pub use close::{Close, CloseCause, CloseInfo};
 pub use error::{BuildError, CallError, Error, ErrorCode, Violation};
 pub use event::{Direction, Event, EventKind, Events, Text};
 pub use handler::{

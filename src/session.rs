@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     action::{Action, SendAction},
     call::Call,
-    close::{Close, Closed},
+    close::{Close, CloseInfo},
     connection::{
         calls_out::Kind,
         link::{Command, Link},
@@ -106,7 +106,7 @@ impl Session {
     ///
     /// # Cancel safety
     /// Once polled, the connection closes even if the future is dropped.
-    pub async fn close(&self, close: Close) -> Closed {
+    pub async fn close(&self, close: Close) -> CloseInfo {
         self.link.close(close);
         self.link.closed().await
     }
@@ -115,7 +115,7 @@ impl Session {
     ///
     /// # Cancel safety
     /// May be dropped and called again.
-    pub async fn closed(&self) -> Closed {
+    pub async fn closed(&self) -> CloseInfo {
         self.link.closed().await
     }
 

@@ -8,7 +8,7 @@ mod metrics;
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use crate::{
-    close::Closed,
+    close::CloseInfo,
     error::Error,
     event::{Direction, Event, EventBus, EventKind, Events},
     response::Response,
@@ -124,7 +124,7 @@ impl OpenConnection {
     }
 
     /// Counts the connection as closed, by its cause.
-    pub(crate) fn closed(self, _closed: &Closed) {
+    pub(crate) fn closed(self, _closed: &CloseInfo) {
         #[cfg(feature = "metrics")]
         metrics::connection_closed(_closed);
     }

@@ -21,7 +21,7 @@ use crate::{
         settings::ClientSettings,
         supervisor::Supervisor,
     },
-    close::{Close, Closed},
+    close::{Close, CloseInfo},
     connection::{
         driver::Driver,
         info::About,
@@ -194,7 +194,7 @@ impl RpcClient {
 
     /// Closes the connection, or ends the attempt to get one, and waits for the end. See [`Session::close`]; without a
     /// connection there is nothing to wait for. The client can [`connect`](Self::connect) again afterwards.
-    pub async fn close(&self, close: Close) -> Closed {
+    pub async fn close(&self, close: Close) -> CloseInfo {
         let life = self.owner.current().life.clone();
         let Some(life) = life else { return close.outcome() };
         life.link.close(close);
@@ -202,7 +202,7 @@ impl RpcClient {
     }
 
     /// Waits until the client is closed for good, by whomever. `None` where it was never connected.
-    pub async fn closed(&self) -> Option<Closed> {
+    pub async fn closed(&self) -> Option<CloseInfo> {
         let life = self.owner.current().life.clone();
         Some(life?.link.closed().await)
     }

@@ -12,7 +12,7 @@ use crate::{
         life::{ClientState, Life, Shared},
         reconnect::Reconnect,
     },
-    close::{Cause, Close, Closed},
+    close::{Close, CloseCause, CloseInfo},
     connection::{driver::Driver, info::Agreed, link::Next, socket::Socket},
     event::EventKind,
     message::dialect::Dialect,
@@ -38,7 +38,7 @@ pub(super) struct Supervisor {
 /// Why a client's life is over.
 enum End {
     Wished(Close),
-    Closed(Closed),
+    Closed(CloseInfo),
     Failed(ConnectError),
 }
 
@@ -68,7 +68,7 @@ impl Supervisor {
             End::Wished(close) if was_connected => (close.outcome(), ConnectError::Aborted),
             End::Wished(_) => (Close::going_away().reason("connection aborted").outcome(), ConnectError::Aborted),
             End::Failed(error) => {
-                let closed = Closed { reason: error.to_string(), ..Closed::abnormal(Cause::GaveUp) };
+                let closed = CloseInfo { reason: error.to_string(), ..CloseInfo::abnormal(CloseCause::GaveUp) };
                 (closed, error)
             }
         };
@@ -93,7 +93,8 @@ impl Supervisor {
                 Err(error) => self.judge(error)?,
             }
             if self.failures > self.reconnect.attempts {
-                let gave_up = Closed { reason: "no attempts left".into(), ..Closed::abnormal(Cause::GaveUp) };
+                let gave_up =
+                    CloseInfo { reason: "no attempts left".into(), ..CloseInfo::abnormal(CloseCause::GaveUp) };
                 return Err(End::Closed(gave_up));
             }
             let wait = self.reconnect.backoff.wait(self.waits, rand::random());

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    close::{Cause, Close, Closed, Manner},
+    close::{Close, CloseCause, CloseInfo, CloseMode},
     connection::{
         exchange::Exchange,
         handler::{Done, Handlers},
@@ -128,7 +128,7 @@ impl Driver {
     }
 
     /// Serves a connection until its socket is gone.
-    pub(crate) async fn serve(&mut self, mut socket: Box<Socket>) -> Closed {
+    pub(crate) async fn serve(&mut self, mut socket: Box<Socket>) -> CloseInfo {
         self.link.found();
         let farewell = self.run(&mut socket).await;
         self.lose(Next::End);
@@ -138,7 +138,7 @@ impl Driver {
     }
 
     /// Tells everybody of the end, and lets handlers finish.
-    pub(crate) async fn finish(mut self: Box<Self>, closed: Closed) {
+    pub(crate) async fn finish(mut self: Box<Self>, closed: CloseInfo) {
         self.lose(Next::End);
         self.link.shut(closed);
         while poll_fn(|cx| self.handlers.poll_next(cx)).await.is_some() {}
@@ -206,7 +206,7 @@ impl Driver {
             self.poll_orphans(cx);
             let now = tokio::time::Instant::now().into_std();
             if let Some(close) = self.take_orders(cx).close {
-                if close.manner() == Manner::Forced {
+                if close.mode() == CloseMode::Forced {
                     self.handlers.clear();
                 }
                 return Poll::Ready(Err(close));
@@ -385,7 +385,7 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.lose(Next::End);
-        self.link.shut(Closed::abnormal(Cause::Local));
+        self.link.shut(CloseInfo::abnormal(CloseCause::Local));
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{sync::SetOnce, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    close::{Close, Closed},
+    close::{Close, CloseInfo},
     connection::{
         calls_out::{CallKey, Outgoing},
         info::{About, Agreed},
@@ -98,7 +98,7 @@ pub(crate) struct Link {
     last_seen: AtomicU64,
     /// How many calls in a row ran into their timeout.
     timeouts: AtomicU32,
-    closed: SetOnce<Closed>,
+    closed: SetOnce<CloseInfo>,
 }
 
 /// What comes after a connection.
@@ -213,7 +213,7 @@ impl Link {
         }
     }
 
-    pub(crate) async fn closed(&self) -> Closed {
+    pub(crate) async fn closed(&self) -> CloseInfo {
         self.closed.wait().await.clone()
     }
 
@@ -315,7 +315,7 @@ impl Link {
     }
 
     /// Ends it. Calls that are still in the mailbox were never written.
-    pub(crate) fn shut(&self, closed: Closed) {
+    pub(crate) fn shut(&self, closed: CloseInfo) {
         self.lost(Next::End);
         let mut mailbox = self.mailbox();
         mailbox.phase = Phase::Closed;

@@ -26,7 +26,7 @@ use tungstenite::{
 };
 
 use crate::{
-    close::{Cause, Close, Closed},
+    close::{Close, CloseCause, CloseInfo},
     connection::socket::stream::{Later, Now, Stream},
     io::Io,
     options::Options,
@@ -47,7 +47,7 @@ pub(crate) enum Incoming {
 /// How to part from a peer, and what is to be said of it afterwards.
 #[derive(Debug)]
 pub(crate) struct Farewell {
-    closed: Closed,
+    closed: CloseInfo,
     step: Step,
 }
 
@@ -78,19 +78,19 @@ impl Farewell {
 
     /// The socket is dropped without a word.
     #[cold]
-    pub(crate) fn drop(cause: Cause) -> Self {
-        Self { closed: Closed::abnormal(cause), step: Step::Drop }
+    pub(crate) fn drop(cause: CloseCause) -> Self {
+        Self { closed: CloseInfo::abnormal(cause), step: Step::Drop }
     }
 
     /// Whether this side wished for the end.
     pub(crate) fn is_wished_for(&self) -> bool {
-        matches!(self.closed.cause, Cause::Local | Cause::Replaced)
+        matches!(self.closed.cause, CloseCause::Local | CloseCause::Replaced)
     }
 
     /// The peer broke the protocol, and is told.
     #[cold]
-    fn tell(code: u16, cause: Cause, reason: String) -> Self {
-        Self { closed: Close::new(code).reason(reason).because(cause).outcome(), step: Step::Tell }
+    fn tell(code: u16, cause: CloseCause, reason: String) -> Self {
+        Self { closed: Close::new(code).reason(reason).with_cause(cause).outcome(), step: Step::Tell }
     }
 }
 
@@ -151,7 +151,7 @@ impl Socket {
         Poll::Ready(match message {
             Message::Text(text) => match ByteString::try_from(Bytes::from(text)) {
                 Ok(text) => Incoming::Text(text),
-                Err(error) => Incoming::End(Farewell::tell(1007, Cause::ProtocolError, error.to_string())),
+                Err(error) => Incoming::End(Farewell::tell(1007, CloseCause::ProtocolError, error.to_string())),
             },
             Message::Binary(bytes) => Incoming::Binary(ByteString::try_from(bytes).ok()),
             Message::Frame(_) => Incoming::Binary(None),
@@ -159,7 +159,7 @@ impl Socket {
                 // The engine has the pong ready, and would pile pongs up for a peer that does not read them.
                 self.count(payload.len());
                 match self.is_overfull() {
-                    true => Incoming::End(Farewell::drop(Cause::NotReading)),
+                    true => Incoming::End(Farewell::drop(CloseCause::NotReading)),
                     false => Incoming::Ping,
                 }
             }
@@ -167,7 +167,7 @@ impl Socket {
             Message::Close(frame) => {
                 let (code, reason) =
                     frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));
-                Incoming::End(Farewell { closed: Closed::remote(code, reason), step: Step::Answer })
+                Incoming::End(Farewell { closed: CloseInfo::remote(code, reason), step: Step::Answer })
             }
         })
     }
@@ -204,7 +204,7 @@ impl Socket {
 
     fn feed(&mut self, message: Message) -> Result<(), Farewell> {
         if self.is_overfull() {
-            return Err(Farewell::drop(Cause::NotReading));
+            return Err(Farewell::drop(CloseCause::NotReading));
         }
         self.count(message.len());
         self.engine.queue(message).map_err(|error| farewell_after(&error))
@@ -251,7 +251,7 @@ impl Socket {
 
     /// Parts from the peer: what is queued goes out, then the close frame, and the peer has `patience` to answer.
     /// Never longer than that and [`DRAIN_TIME`].
-    pub(crate) async fn part(mut self: Box<Self>, farewell: Farewell, patience: Duration) -> Closed {
+    pub(crate) async fn part(mut self: Box<Self>, farewell: Farewell, patience: Duration) -> CloseInfo {
         let Farewell { closed, step } = farewell;
         let frame = CloseFrame { code: closed.code.into(), reason: closed.reason.as_str().into() };
         let parting = async {
@@ -385,10 +385,10 @@ fn farewell_after(error: &tungstenite::Error) -> Farewell {
     match error {
         Error::ConnectionClosed
         | Error::AlreadyClosed
-        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Farewell::drop(Cause::Remote),
-        Error::Io(_) => Farewell::drop(Cause::Transport),
-        Error::Utf8(_) => Farewell::tell(1007, Cause::ProtocolError, "not UTF-8".to_owned()),
-        Error::Capacity(_) => Farewell::tell(1009, Cause::TooLarge, "message too large".to_owned()),
-        error => Farewell::tell(1002, Cause::ProtocolError, error.to_string()),
+        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Farewell::drop(CloseCause::Remote),
+        Error::Io(_) => Farewell::drop(CloseCause::Transport),
+        Error::Utf8(_) => Farewell::tell(1007, CloseCause::ProtocolError, "not UTF-8".to_owned()),
+        Error::Capacity(_) => Farewell::tell(1009, CloseCause::TooLarge, "message too large".to_owned()),
+        error => Farewell::tell(1002, CloseCause::ProtocolError, error.to_string()),
     }
 }

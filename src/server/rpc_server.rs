@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    close::{Close, Manner},
+    close::{Close, CloseMode},
     connection::link::Dispatch,
     error::BuildError,
     event::Events,
@@ -155,9 +155,9 @@ impl RpcServer {
 
     /// How long a close may take in all.
     pub(crate) fn patience(&self, close: &Close) -> Duration {
-        let pending = match close.manner() {
-            Manner::AfterPending(pending) => pending,
-            Manner::AtOnce | Manner::Forced => Duration::ZERO,
+        let pending = match close.mode() {
+            CloseMode::Drain(pending) => pending,
+            CloseMode::Immediate | CloseMode::Forced => Duration::ZERO,
         };
         pending + self.inner.options().close_timeout + GRACE
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
 use crate::{
-    close::Closed,
+    close::CloseInfo,
     error::Error,
     event::{Direction, EventKind},
     response::Response,
@@ -109,7 +109,7 @@ pub(super) fn connection_opened() {
     gauge!("ocpp_rpc_connections").increment(1);
 }
 
-pub(super) fn connection_closed(closed: &Closed) {
+pub(super) fn connection_closed(closed: &CloseInfo) {
     counter!("ocpp_rpc_connections_closed_total", "cause" => closed.cause.name()).increment(1);
 }
 

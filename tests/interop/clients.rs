@@ -8,8 +8,8 @@ use futures_util::FutureExt;
 use futures_util::future::{join_all, try_join_all};
 use ocpp_rpc::extract::{MessageId, Session};
 use ocpp_rpc::{
-    Backoff, CallError, Cause, ClientState, Close, Closed, ConnectError, Error, ErrorCode, EventKind, Events, Options,
-    Reconnect, RpcClient, RpcClientBuilder, RpcRouter,
+    Backoff, CallError, ClientState, Close, CloseCause, CloseInfo, ConnectError, Error, ErrorCode, EventKind, Events,
+    Options, Reconnect, RpcClient, RpcClientBuilder, RpcRouter,
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -118,7 +118,7 @@ async fn b33_refuses_a_call_with_an_error(kind: Kind) {
 async fn b51_closes_with_a_code_and_a_reason(kind: Kind) {
     let (mut csms, client) = connected(kind).await;
     let closed = client.close(Close::new(1000).reason("bye")).await;
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (1000, "bye", Cause::Local));
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (1000, "bye", CloseCause::Local));
     assert_eq!(client.state(), ClientState::Closed);
     let seen = csms.event("disconnected").await;
     assert_eq!(seen, json!({"event": "disconnected", "code": 1000, "reason": "bye"}));
@@ -131,8 +131,8 @@ async fn b59_comes_back_after_it_was_closed_with_a_code_and_a_reason(kind: Kind)
 
     let closed =
         next(&mut events, |event| if let EventKind::Disconnected(closed) = event { Some(closed) } else { None });
-    let Closed { code, reason, cause, .. } = closed.await;
-    assert_eq!((code, &*reason, cause), (1001, "maintenance", Cause::Remote));
+    let CloseInfo { code, reason, cause, .. } = closed.await;
+    assert_eq!((code, &*reason, cause), (1001, "maintenance", CloseCause::Remote));
     next(&mut events, |event| matches!(event, EventKind::Connecting).then_some(())).await;
     next(&mut events, |event| matches!(event, EventKind::Opened { .. }).then_some(())).await;
 
@@ -235,7 +235,7 @@ async fn finishes_a_handler(kind: Kind, when_back: bool) {
         EventKind::Disconnected(closed) | EventKind::Closed(closed) => Some(closed),
         _ => None,
     });
-    assert_eq!(end.await.cause, Cause::Local);
+    assert_eq!(end.await.cause, CloseCause::Local);
 }
 
 async fn b07_proves_itself_with_a_binary_password(kind: Kind) {

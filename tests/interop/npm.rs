@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ocpp_rpc::extract::{CancellationToken, Params, Session, State};
 use ocpp_rpc::{
-    Backoff, CallError, Cause, Close, Closed, ConnectError, Error, ErrorCode, EventKind, Events, Listener,
+    Backoff, CallError, Close, CloseCause, CloseInfo, ConnectError, Error, ErrorCode, EventKind, Events, Listener,
     MessageError, Options, Payload, Reconnect, Reject, RpcClient, RpcRouter, RpcServer,
 };
 use serde_json::{Value, json};
@@ -426,11 +426,11 @@ async fn b39_too_many_bad_messages_in_a_row_close_with_1002(role: Role) {
     }
     let closed = pair.npm.event("closed").await;
     assert_eq!((&closed["code"], &closed["reason"]), (&json!(1002), &json!("too many bad messages")));
-    assert_eq!(ended(&mut pair.events).await.cause, Cause::ProtocolError);
+    assert_eq!(ended(&mut pair.events).await.cause, CloseCause::ProtocolError);
 }
 
 /// How the connection ended.
-async fn ended(events: &mut Events) -> Closed {
+async fn ended(events: &mut Events) -> CloseInfo {
     next(events, |event| match event {
         EventKind::Disconnected(closed) | EventKind::Closed(closed) => Some(closed),
         _ => None,
@@ -473,7 +473,7 @@ async fn b47_a_waiting_close_lets_both_directions_end(role: Role) {
     tokio::task::yield_now().await;
     let closing = tokio::spawn({
         let peer = pair.peer.clone();
-        async move { peer.close(Close::going_away().after_pending()).await }
+        async move { peer.close(Close::going_away().drain(Duration::from_secs(30))).await }
     });
     tokio::task::yield_now().await;
     assert!(matches!(pair.peer.call::<Value>("Any", &()).now_or_never(), Some(Err(Error::Closing))));
@@ -496,27 +496,27 @@ async fn b47_its_own_waiting_close_gets_its_answer(role: Role) {
     handler.go.send(()).expect("it waits");
     assert_eq!(pair.npm.event("outcome").await["result"], json!({"waited": true}));
     let closed = ended(&mut pair.events).await;
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "later", Cause::Remote));
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "later", CloseCause::Remote));
 }
 
 async fn b48_a_forced_close_is_1006_at_both(role: Role) {
     let mut pair = Pair::meet(role, RpcRouter::new(), Options::server()).await;
     let closed = pair.peer.close(Close::forced()).await;
-    assert_eq!((closed.code, closed.cause), (1006, Cause::Local));
+    assert_eq!((closed.code, closed.cause), (1006, CloseCause::Local));
     assert_eq!(pair.npm.event("closed").await["code"], 1006);
 }
 
 async fn b51_code_and_reason_are_the_same_at_both_whoever_closes(role: Role) {
     let mut pair = Pair::meet(role, RpcRouter::new(), Options::server()).await;
     let closed = pair.peer.close(Close::new(4321).reason("enough")).await;
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (4321, "enough", Cause::Local));
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (4321, "enough", CloseCause::Local));
     let seen = pair.npm.event("closed").await;
     assert_eq!((&seen["code"], &seen["reason"]), (&json!(4321), &json!("enough")));
 
     let mut pair = Pair::meet(role, RpcRouter::new(), Options::server()).await;
     pair.npm.tell(r#"{"do":"close","code":4322,"reason":"more than enough"}"#);
     let closed = ended(&mut pair.events).await;
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (4322, "more than enough", Cause::Remote));
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (4322, "more than enough", CloseCause::Remote));
     let seen = pair.npm.event("closed").await;
     assert_eq!((&seen["code"], &seen["reason"]), (&json!(4322), &json!("more than enough")));
 }
@@ -563,7 +563,7 @@ async fn b55_a_server_that_knows_the_station_no_more_is_given_up() {
     npm.event("rejecting").await;
     npm.tell(r#"{"do":"close","code":1012,"reason":"again"}"#);
     let closed = client.closed().await.expect("a life");
-    assert_eq!((closed.code, closed.cause), (1006, Cause::GaveUp));
+    assert_eq!((closed.code, closed.cause), (1006, CloseCause::GaveUp));
     assert!(closed.reason.contains("401"), "{closed}");
 }
 

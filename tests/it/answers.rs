@@ -124,7 +124,7 @@ async fn b47_a_waiting_close_lets_an_early_answer_out() {
     let (_server, mut station, session) = connected(router, "ocpp1.6").await;
     station.send(r#"[2,"1","Work",{}]"#).await;
     station.ask(r#"[2,"2","Echo",{}]"#).await;
-    let closing = tokio::spawn(async move { session.close(Close::normal().after_pending()).await });
+    let closing = tokio::spawn(async move { session.close(Close::normal().drain(Duration::from_secs(30))).await });
     tokio::task::yield_now().await;
     gate.add_permits(1);
     assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
@@ -170,7 +170,7 @@ async fn b47_a_waiting_close_lets_an_answer_out_that_a_handler_gave_at_once() {
     let (router, gate) = crate::support::gated();
     let (_server, mut station, session) = connected(router.on("AtOnce", at_once), "ocpp1.6").await;
     station.send(r#"[2,"1","Wait",{}]"#).await;
-    let closing = tokio::spawn(async move { session.close(Close::normal().after_pending()).await });
+    let closing = tokio::spawn(async move { session.close(Close::normal().drain(Duration::from_secs(30))).await });
     tokio::task::yield_now().await;
     // Both in one turn: the last call under way ends, and another has its answer on the way.
     gate.add_permits(1);

@@ -1,7 +1,7 @@
 //! Messages that cannot be served, and frames that are none.
 
 use futures_util::SinkExt;
-use ocpp_rpc::{Cause, ErrorCode, EventKind, MessageError, Options, RpcRouter};
+use ocpp_rpc::{CloseCause, ErrorCode, EventKind, MessageError, Options, RpcRouter};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -71,7 +71,7 @@ async fn b40_an_answer_to_an_unknown_id_is_a_bad_message_and_not_answered() {
             station.send(text).await;
             assert_eq!(station.closed().await.0, 1002);
             drop(station);
-            assert_eq!(session.closed().await.cause, Cause::ProtocolError);
+            assert_eq!(session.closed().await.cause, CloseCause::ProtocolError);
         }
     }
 }
@@ -118,9 +118,10 @@ async fn b39_an_empty_message_is_nothing() {
 async fn b51_what_breaks_the_websocket_is_told_to_the_peer() {
     let binary = Message::binary(vec![1]);
     let big = Message::text("x".repeat(2000));
-    for (message, code, reason, cause) in
-        [(binary, 1003, "OCPP-J is text", Cause::ProtocolError), (big, 1009, "message too large", Cause::TooLarge)]
-    {
+    for (message, code, reason, cause) in [
+        (binary, 1003, "OCPP-J is text", CloseCause::ProtocolError),
+        (big, 1009, "message too large", CloseCause::TooLarge),
+    ] {
         let server = server_with(RpcRouter::new(), Options::server().max_message_size(1000));
         let (mut station, session) = connected(&server, "ocpp1.6").await;
         station.ws.send(message).await.expect("open");
@@ -163,7 +164,7 @@ async fn b39_too_many_bad_messages_in_a_row_close_the_connection() {
         station.send(text).await;
     }
     assert_eq!(station.closed().await, (1002, "too many bad messages".to_owned()));
-    assert_eq!(session.closed().await.cause, Cause::ProtocolError);
+    assert_eq!(session.closed().await.cause, CloseCause::ProtocolError);
 }
 
 #[tokio::test]

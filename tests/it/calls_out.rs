@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, future::join_all};
 use ocpp_rpc::{
-    Cause, Close, Error, ErrorCode, EventKind, MessageError, Options, Payload, RpcRouter, extract::CancellationToken,
+    Close, CloseCause, Error, ErrorCode, EventKind, MessageError, Options, Payload, RpcRouter,
+    extract::CancellationToken,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -137,7 +138,7 @@ async fn b29_a_lost_connection_says_what_may_have_been_delivered() {
     assert!(error.maybe_delivered() && !error.is_retryable(), "{error:?}");
     let error = waiting.await.expect("no panic").expect_err("lost");
     assert!(!error.maybe_delivered() && error.is_retryable(), "{error:?}");
-    assert_eq!((session.closed().await.code, session.closed().await.cause), (1006, Cause::Remote));
+    assert_eq!((session.closed().await.code, session.closed().await.cause), (1006, CloseCause::Remote));
     assert!(matches!(session.call::<Value>("After", &()).await, Err(Error::Closed)));
 }
 
@@ -260,7 +261,7 @@ async fn b26_an_error_says_which_it_is_and_what_may_have_come_of_the_call() {
     tokio::task::yield_now().await;
     let closing = tokio::spawn({
         let session = session.clone();
-        async move { session.close(Close::normal().within(SECOND)).await }
+        async move { session.close(Close::normal().drain(SECOND)).await }
     });
     tokio::task::yield_now().await;
     assert!(matches!(facts(call("Closing").await), (Error::Closing, RETRY)));
@@ -319,7 +320,7 @@ async fn b27_a_call_without_answer_goes_out_in_its_turn() {
 #[tokio::test]
 async fn b28_calls_are_refused_at_once_while_closing_and_once_closed() {
     let server = server(RpcRouter::new());
-    for close in [Close::normal(), Close::normal().after_pending()] {
+    for close in [Close::normal(), Close::normal().drain(Duration::from_secs(30))] {
         let (mut station, session) = connected(&server, "ocpp1.6").await;
         let pending = tokio::spawn(session.call::<Value>("Pending", &()));
         station.receive_call().await;

@@ -91,7 +91,7 @@ async fn b62_a_close_that_was_polled_once_goes_on_when_it_is_dropped() {
     let (client, mut csms) = csms::connected(builder, &mut dials).await;
     let mut call = pin!(client.call::<Value>("Any", &()));
     assert!(poll!(&mut call).is_pending());
-    assert!(client.close(Close::new(3002).after_pending()).now_or_never().is_none());
+    assert!(client.close(Close::new(3002).drain(30 * SECOND)).now_or_never().is_none());
     csms.answer("Any").await;
     call.await.expect("an answer");
     assert_eq!(csms.closed().await.0, 3002);

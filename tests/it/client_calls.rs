@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use futures_util::StreamExt;
 use ocpp_rpc::{
-    CallError, Cause, ClientState, Close, Error, Options, RpcRouter, RpcServer,
+    CallError, ClientState, Close, CloseCause, Error, Options, RpcRouter, RpcServer,
     extract::{CancellationToken, Session, State},
 };
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ async fn both_ends_call_each_other() {
     let session = server.session("CP-1").expect("registered");
     assert_eq!(session.call::<Value>("Echo", &json!({"b": 2})).await.expect("an answer"), json!({"b": 2}));
     let closed = client.close(Close::new(1000).reason("bye")).await;
-    assert_eq!((closed.code, closed.cause, client.state()), (1000, Cause::Local, ClientState::Closed));
+    assert_eq!((closed.code, closed.cause, client.state()), (1000, CloseCause::Local, ClientState::Closed));
     assert_eq!((session.closed().await.code, &*session.closed().await.reason), (1000, "bye"));
 }
 

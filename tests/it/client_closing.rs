@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::SinkExt;
-use ocpp_rpc::{CallError, Cause, ClientState, Close, ConnectError, Error, EventKind, RpcRouter, extract::State};
+use ocpp_rpc::{CallError, ClientState, Close, CloseCause, ConnectError, Error, EventKind, RpcRouter, extract::State};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, sync::Semaphore, time::Instant};
 use tokio_tungstenite::tungstenite::Message;
@@ -26,7 +26,7 @@ async fn b56_a_close_is_heard_in_every_state() {
     let mut stream = dials.next().await;
     let start = Instant::now();
     let closed = first.close(Close::normal()).await;
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "connection aborted", Cause::Local));
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "connection aborted", CloseCause::Local));
     assert!(matches!(attempt.await.expect("no panic"), Err(ConnectError::Aborted)));
     let mut head = Vec::new();
     stream.read_to_end(&mut head).await.expect("an end");
@@ -42,7 +42,7 @@ async fn b56_a_close_is_heard_in_every_state() {
         let start = Instant::now();
         let waiting = tokio::spawn(client.call::<Value>("Waiting", &()));
         tokio::task::yield_now().await;
-        let closed = client.close(Close::new(1000).reason("enough").after_pending()).await;
+        let closed = client.close(Close::new(1000).reason("enough").drain(30 * SECOND)).await;
         assert_eq!((closed.code, &*closed.reason), (1000, "enough"));
         assert_eq!(start.elapsed().as_secs(), 0);
         assert!(waiting.await.expect("no panic").expect_err("closed").is_retryable());
@@ -62,7 +62,7 @@ async fn b51_both_sides_see_a_close_of_the_client() {
         seen
     });
     assert_eq!(theirs, (3001, "moving".to_owned()));
-    assert_eq!((ours.code, &*ours.reason, ours.cause), (3001, "moving", Cause::Local));
+    assert_eq!((ours.code, &*ours.reason, ours.cause), (3001, "moving", CloseCause::Local));
     assert!(dials.none());
 }
 
@@ -123,12 +123,12 @@ async fn a_connection_that_is_lost_while_a_close_waits_ends_as_it_did_and_is_not
     let mut events = client.events();
     let _call = tokio::spawn(client.call::<Value>("Any", &()));
     csms.receive_call("Any").await;
-    let mut closing = Box::pin(client.close(Close::normal().after_pending()));
+    let mut closing = Box::pin(client.close(Close::normal().drain(30 * SECOND)));
     assert!(futures_util::poll!(&mut closing).is_pending());
     becomes(&client, ClientState::Closing).await;
     drop(csms);
     let closed = closing.await;
-    assert_eq!((closed.code, closed.cause), (1006, Cause::Remote));
+    assert_eq!((closed.code, closed.cause), (1006, CloseCause::Remote));
     drop(client);
     while let Some(event) = events.next().await {
         assert!(!matches!(event.kind, EventKind::Disconnected(_) | EventKind::Connecting), "{:?}", event.kind);
@@ -152,7 +152,7 @@ async fn b47_a_waiting_close_waits_for_answers_that_were_kept_from_an_earlier_co
     drop(csms);
     let mut csms = dials.accept("ocpp1.6").await;
     becomes(&client, ClientState::Open).await;
-    let closing = tokio::spawn(async move { client.close(Close::normal().after_pending()).await });
+    let closing = tokio::spawn(async move { client.close(Close::normal().drain(30 * SECOND)).await });
     csms.send(json!([2, "3", "Echo", {}])).await;
     assert_eq!(csms.receive().await, json!([3, "3", {}]));
     gate.add_permits(1);

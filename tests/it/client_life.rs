@@ -1,6 +1,6 @@
 //! The client: how it stays connected, when it gives up, and in which order it tells.
 
-use ocpp_rpc::{Cause, ClientState, Close, ConnectError, Error, EventKind, Events, Reconnect};
+use ocpp_rpc::{ClientState, Close, CloseCause, ConnectError, Error, EventKind, Events, Reconnect};
 use serde_json::Value;
 use tokio::{io::AsyncReadExt, time::Instant};
 
@@ -23,7 +23,7 @@ async fn b59_a_close_of_the_server_is_followed_by_a_reconnect() {
     call.await.expect("no panic").expect("an answer");
     loop {
         if let EventKind::Disconnected(closed) = events.next().await.expect("more").kind {
-            assert_eq!((closed.code, &*closed.reason, closed.cause), (1012, "update", Cause::Remote));
+            assert_eq!((closed.code, &*closed.reason, closed.cause), (1012, "update", CloseCause::Remote));
             break;
         }
     }
@@ -72,7 +72,7 @@ async fn b55_reconnecting_is_given_up_where_it_cannot_help() {
             None => drop(dials.accept("ocpp2.0.1").await),
         }
         let closed = client.closed().await.expect("a life");
-        assert_eq!((closed.code, closed.cause), (1006, Cause::GaveUp));
+        assert_eq!((closed.code, closed.cause), (1006, CloseCause::GaveUp));
         assert!(closed.reason.contains(reason), "{closed}");
         assert_eq!(client.state(), ClientState::Closed);
         assert!(waiting.await.expect("no panic").expect_err("given up").is_retryable());
@@ -101,10 +101,10 @@ async fn b55_attempts_are_used_up() {
     drop(dials.next().await);
     drop(dials.next().await);
     drop(dials.next().await);
-    assert_eq!(client.closed().await.expect("a life").cause, Cause::GaveUp);
+    assert_eq!(client.closed().await.expect("a life").cause, CloseCause::GaveUp);
 
     let (builder, mut dials) = connected_once(Reconnect::never()).await;
-    assert_eq!(builder.closed().await.expect("a life").cause, Cause::Remote);
+    assert_eq!(builder.closed().await.expect("a life").cause, CloseCause::Remote);
     assert!(dials.none());
 }
 
@@ -230,7 +230,7 @@ async fn b55_only_what_cannot_get_better_is_given_up() {
         drop(dials.answer(&answer).await);
         if gives_up {
             let closed = client.closed().await.expect("a life");
-            assert_eq!((closed.code, closed.cause), (1006, Cause::GaveUp), "{answer}");
+            assert_eq!((closed.code, closed.cause), (1006, CloseCause::GaveUp), "{answer}");
             assert!(dials.none());
         } else {
             let _csms = dials.accept("ocpp1.6").await;
@@ -255,7 +255,7 @@ async fn b55_the_protocol_of_the_first_connection_is_offered_alone_from_then_on_
     // The server upgrades, and names none any more.
     dials.accept_without_protocol().await;
     let closed = client.closed().await.expect("a life");
-    assert_eq!((closed.code, closed.cause), (1006, Cause::GaveUp));
+    assert_eq!((closed.code, closed.cause), (1006, CloseCause::GaveUp));
     assert!(closed.reason.contains("no subprotocol"), "{closed}");
     assert!(dials.none());
 }
@@ -280,13 +280,13 @@ async fn b55_attempts_in_a_row_are_counted_and_a_connection_that_lived_begins_an
     // The last that is allowed has failed.
     drop(dials.next().await);
     let closed = client.closed().await.expect("a life");
-    assert_eq!((closed.code, closed.cause), (1006, Cause::GaveUp));
+    assert_eq!((closed.code, closed.cause), (1006, CloseCause::GaveUp));
     assert!(dials.none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn b56_a_close_before_the_first_connection_ends_at_once_with_1001_whatever_was_asked_for() {
-    for close in [Close::new(4000).reason("mine"), Close::normal().after_pending(), Close::forced()] {
+    for close in [Close::new(4000).reason("mine"), Close::normal().drain(30 * SECOND), Close::forced()] {
         for dialled in [false, true] {
             let (builder, mut dials) = client();
             let (client, attempt) = connecting(builder.reconnect(reconnect().first_connect_too()));
@@ -301,7 +301,7 @@ async fn b56_a_close_before_the_first_connection_ends_at_once_with_1001_whatever
             let start = Instant::now();
             let closed = client.close(close.clone()).await;
             assert!(start.elapsed().is_zero());
-            assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "connection aborted", Cause::Local));
+            assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "connection aborted", CloseCause::Local));
             assert_eq!(client.state(), ClientState::Closed);
             assert!(matches!(attempt.await.expect("no panic"), Err(ConnectError::Aborted)));
             assert!(call.await.expect("no panic").expect_err("closed").is_retryable());

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use ocpp_rpc::{Cause, ClientState, Close, Closed, ConnectError, Error, RpcClient};
+use ocpp_rpc::{ClientState, Close, CloseCause, CloseInfo, ConnectError, Error, RpcClient};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -54,7 +54,7 @@ struct Scene {
     gate: Arc<Semaphore>,
     /// The first connect, and the first close.
     attempt: Option<JoinHandle<Result<(), ConnectError>>>,
-    closing: Option<JoinHandle<Closed>>,
+    closing: Option<JoinHandle<CloseInfo>>,
 }
 
 impl Scene {
@@ -81,7 +81,7 @@ impl Scene {
                 becomes(&scene.client, ClientState::Connecting).await;
             }
             Waiting => {
-                scene.close(Close::new(3000).after_pending()).await;
+                scene.close(Close::new(3000).drain(Duration::from_secs(30))).await;
                 scene.csms = Some(csms);
             }
             Parting => {
@@ -251,7 +251,7 @@ async fn close(row: Row, mut scene: Scene) {
         Dialling | Reconnecting => {
             let closed = scene.client.close(close).await;
             let expected = if row == Dialling { (1001, "connection aborted") } else { (4000, "enough") };
-            assert_eq!((closed.code, &*closed.reason, closed.cause), (expected.0, expected.1, Cause::Local));
+            assert_eq!((closed.code, &*closed.reason, closed.cause), (expected.0, expected.1, CloseCause::Local));
             assert!(start.elapsed().is_zero());
             scene.is_in(ClientState::Closed);
             assert!(scene.dials.none());
@@ -264,7 +264,10 @@ async fn close(row: Row, mut scene: Scene) {
                 seen
             });
             assert_eq!(seen, (4000, "enough".to_owned()));
-            assert_eq!((closed.code, closed.cause, scene.client.state()), (4000, Cause::Local, ClientState::Closed));
+            assert_eq!(
+                (closed.code, closed.cause, scene.client.state()),
+                (4000, CloseCause::Local, ClientState::Closed)
+            );
         }
         Waiting | Parting => {
             scene.gate.add_permits(1);

@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
-    Cause, Close, Error, Options, RpcRouter,
+    Close, CloseCause, Error, Options, RpcRouter,
     extract::{CancellationToken, State},
 };
 use serde_json::Value;
@@ -32,12 +32,12 @@ async fn b51_both_sides_see_who_closed_and_why() {
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let (ours, theirs) = tokio::join!(session.close(Close::new(1012).reason("update")), station.closed());
     assert_eq!(theirs, (1012, "update".to_owned()));
-    assert_eq!((ours.code, &*ours.reason, ours.cause), (1012, "update", Cause::Local));
+    assert_eq!((ours.code, &*ours.reason, ours.cause), (1012, "update", CloseCause::Local));
 
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     station.close(1001, "rebooting").await;
     let closed = session.closed().await;
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "rebooting", Cause::Remote));
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "rebooting", CloseCause::Remote));
     assert_eq!(station.closed().await, (1001, "rebooting".to_owned()), "the close is answered");
     assert!(server.session("CP-1").is_none());
 }
@@ -71,7 +71,7 @@ async fn b47_a_waiting_close_lets_both_directions_end() {
     let (first, _) = station.receive_call().await;
     let closing = tokio::spawn({
         let session = session.clone();
-        async move { session.close(Close::going_away().after_pending()).await }
+        async move { session.close(Close::going_away().drain(Duration::from_secs(30))).await }
     });
     tokio::task::yield_now().await;
     assert!(matches!(session.call::<Value>("Third", &()).await, Err(Error::Closing)));
@@ -96,7 +96,7 @@ async fn b49_every_close_ends_within_its_deadline() {
     let options = Options::server().close_timeout(5 * SECOND).ping_interval(Duration::ZERO);
     for (close, code, seconds) in [
         (Close::normal(), 1000, 5..=6),
-        (Close::normal().within(10 * SECOND), 1000, 15..=16),
+        (Close::normal().drain(10 * SECOND), 1000, 15..=16),
         (Close::forced(), 1006, 0..=0),
     ] {
         let (router, _gate) = gated();
@@ -108,7 +108,7 @@ async fn b49_every_close_ends_within_its_deadline() {
         let start = Instant::now();
         // The station is silent from here on. The first close decides.
         let (first, second) = tokio::join!(session.close(close.clone()), session.close(Close::new(4000)));
-        assert_eq!((first.code, first.cause), (code, Cause::Local), "{close:?}");
+        assert_eq!((first.code, first.cause), (code, CloseCause::Local), "{close:?}");
         assert_eq!(first, second);
         let elapsed = start.elapsed().as_secs();
         assert!(seconds.contains(&elapsed), "{close:?}: {elapsed} s");
@@ -125,13 +125,13 @@ async fn times_without_end_are_no_panic() {
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let call = tokio::spawn(session.call::<Value>("Any", &()).timeout(Duration::MAX).within(Duration::MAX));
     let (id, _) = station.receive_call().await;
-    let closing = tokio::spawn(async move { session.close(Close::normal().within(Duration::MAX)).await });
+    let closing = tokio::spawn(async move { session.close(Close::normal().drain(Duration::MAX)).await });
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
     call.await.expect("no panic").expect("an answer");
     assert_eq!(station.closed().await.0, 1000);
     drop(station);
     assert_eq!(closing.await.expect("no panic").code, 1000);
-    server.close(Close::normal().within(Duration::MAX)).await;
+    server.close(Close::normal().drain(Duration::MAX)).await;
 }
 
 #[tokio::test]
@@ -187,7 +187,7 @@ async fn b50_a_server_that_closes_does_not_wait_as_long_as_a_session_was_given_b
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     station.send(r#"[2,"1","Wait",{}]"#).await;
     station.ask(r#"[2,"2","Echo",{}]"#).await;
-    let patient = session.close(Close::normal().after_pending().within(SECOND * 3600));
+    let patient = session.close(Close::normal().drain(SECOND * 3600));
     let begun = Instant::now();
     let (_, report) = tokio::join!(patient, server.close(Close::going_away()));
     assert_eq!((report.clean, report.forced), (0, 1));
@@ -234,9 +234,11 @@ async fn b46_the_code_is_1000_for_a_session_and_1001_for_a_server() {
 
 #[tokio::test(start_paused = true)]
 async fn b46_pending_calls_have_thirty_seconds_unless_told_otherwise() {
-    for (close, seconds) in
-        [(Close::normal().after_pending(), 30), (Close::normal().within(7 * SECOND), 7), (Close::normal(), 0)]
-    {
+    for (close, seconds) in [
+        (Close::normal().drain(Duration::from_secs(30)), 30),
+        (Close::normal().drain(7 * SECOND), 7),
+        (Close::normal(), 0),
+    ] {
         let (router, _gate) = gated();
         let server = server_with(router, Options::server().ping_interval(Duration::ZERO));
         let (mut station, session) = connected(&server, "ocpp1.6").await;
@@ -302,7 +304,7 @@ async fn b48_a_forced_close_drops_the_socket_and_aborts_handlers() {
     }
     station.ask(r#"[2,"x","Echo",{}]"#).await;
     let closed = session.close(Close::forced()).await;
-    assert_eq!((closed.code, closed.cause), (1006, Cause::Local));
+    assert_eq!((closed.code, closed.cause), (1006, CloseCause::Local));
     assert_eq!(dropped.load(Ordering::Relaxed), 10);
     let mut rest = Vec::new();
     station.ws.into_inner().read_to_end(&mut rest).await.expect("an end");
@@ -350,6 +352,6 @@ async fn b51_a_transport_that_fails_is_the_cause() {
     broken.store(true, Ordering::Relaxed);
     station.send(r#"[2,"2","Echo",{}]"#).await;
     let closed = session.closed().await;
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (1006, "", Cause::Transport));
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (1006, "", CloseCause::Transport));
     assert!(server.session("CP-1").is_none());
 }

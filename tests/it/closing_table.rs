@@ -4,7 +4,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
-use ocpp_rpc::{Cause, Close, Closed, Error, Options, Session};
+use ocpp_rpc::{Close, CloseCause, CloseInfo, Error, Options, Session};
 use serde_json::Value;
 use tokio::{
     sync::Semaphore,
@@ -41,11 +41,11 @@ const THINKS: Duration = Duration::from_secs(3);
 #[tokio::test(start_paused = true)]
 async fn b49_every_close_ends_in_time_and_both_sides_know_how() {
     let mut cases = 0;
-    for manner in [Manner::AtOnce, Manner::Waiting, Manner::Forced] {
+    for mode in [Manner::AtOnce, Manner::Waiting, Manner::Forced] {
         for (ours, theirs) in [(false, false), (true, false), (false, true), (true, true)] {
             for peer in [Peer::Answers, Peer::Silent] {
                 for second in [false, true] {
-                    check(manner, UnderWay { ours, theirs }, peer, second).await;
+                    check(mode, UnderWay { ours, theirs }, peer, second).await;
                     cases += 1;
                 }
             }
@@ -54,8 +54,8 @@ async fn b49_every_close_ends_in_time_and_both_sides_know_how() {
     assert_eq!(cases, 48);
 }
 
-async fn check(manner: Manner, under_way: UnderWay, peer: Peer, second: bool) {
-    let case = format!("{manner:?}, {under_way:?}, {peer:?}, second: {second}");
+async fn check(mode: Manner, under_way: UnderWay, peer: Peer, second: bool) {
+    let case = format!("{mode:?}, {under_way:?}, {peer:?}, second: {second}");
     let (router, gate) = gated();
     // A ping that comes first would be answered into the void, and hide the close frame.
     let server = server_with(router, Options::server().ping_interval(Duration::ZERO));
@@ -71,9 +71,9 @@ async fn check(manner: Manner, under_way: UnderWay, peer: Peer, second: bool) {
         id = Some(station.receive_call().await.0);
     }
 
-    let close = match manner {
+    let close = match mode {
         Manner::AtOnce => Close::new(3000).reason("so long"),
-        Manner::Waiting => Close::new(3000).reason("so long").within(10 * SECOND),
+        Manner::Waiting => Close::new(3000).reason("so long").drain(10 * SECOND),
         Manner::Forced => Close::forced().reason("so long"),
     };
     let closing = tokio::spawn(timed(session.clone(), close));
@@ -92,7 +92,7 @@ async fn check(manner: Manner, under_way: UnderWay, peer: Peer, second: bool) {
     };
 
     let busy = under_way.ours || under_way.theirs;
-    let expected = match (manner, peer) {
+    let expected = match (mode, peer) {
         (Manner::Forced, _) | (Manner::AtOnce, Peer::Answers) => 0..=0,
         (Manner::Waiting, Peer::Answers) if busy => 3..=3,
         (Manner::Waiting, Peer::Answers) => 0..=0,
@@ -103,8 +103,8 @@ async fn check(manner: Manner, under_way: UnderWay, peer: Peer, second: bool) {
     };
     assert!(expected.contains(&elapsed.as_secs()), "{case}: {elapsed:?}");
 
-    let (code, told) = if manner == Manner::Forced { (1006, "") } else { (3000, "so long") };
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (code, "so long", Cause::Local), "{case}");
+    let (code, told) = if mode == Manner::Forced { (1006, "") } else { (3000, "so long") };
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (code, "so long", CloseCause::Local), "{case}");
     assert_eq!(seen.end, (code, told.to_owned()), "{case}: what the station sees");
     if let Some(other) = other {
         assert_eq!(other.await.expect("no panic").0, closed, "{case}: the first close decides");
@@ -112,7 +112,7 @@ async fn check(manner: Manner, under_way: UnderWay, peer: Peer, second: bool) {
     assert_eq!(session.closed().await, closed, "{case}");
     assert!(server.session("CP-1").is_none(), "{case}: it has left the registry");
 
-    let settles = manner == Manner::Waiting && peer == Peer::Answers;
+    let settles = mode == Manner::Waiting && peer == Peer::Answers;
     if let Some(call) = call {
         match call.await.expect("no panic") {
             Ok(_) => assert!(settles, "{case}"),
@@ -129,7 +129,7 @@ async fn check(manner: Manner, under_way: UnderWay, peer: Peer, second: bool) {
 }
 
 /// Closes, and says how long it took.
-async fn timed(session: Session, close: Close) -> (Closed, Duration) {
+async fn timed(session: Session, close: Close) -> (CloseInfo, Duration) {
     let start = Instant::now();
     (session.close(close).await, start.elapsed())
 }

@@ -2,7 +2,7 @@
 
 use futures_util::SinkExt;
 use ocpp_rpc::{
-    CallError, Cause, Deviation, Error, ErrorCode, EventKind, Events, MessageError, Options, Payload, RpcRouter,
+    CallError, CloseCause, Deviation, Error, ErrorCode, EventKind, Events, MessageError, Options, Payload, RpcRouter,
     RpcServer, Session, Tolerance,
     Tolerance::{Salvage, Strict, Tolerant},
 };
@@ -208,7 +208,7 @@ async fn b51_binary_frames_end_a_connection_unless_they_are_salvaged() {
             station.ws.send(Message::binary(&b"\xff\xfe"[..])).await.expect("open");
         }
         assert_eq!(station.closed().await, (1003, "OCPP-J is text".to_owned()));
-        assert_eq!(session.closed().await.cause, Cause::ProtocolError);
+        assert_eq!(session.closed().await.cause, CloseCause::ProtocolError);
         let (deviations, _) = strayed(server, events).await;
         assert_eq!(deviations, if tolerance == Salvage { &[Deviation::Binary][..] } else { &[] });
     }
@@ -239,7 +239,7 @@ async fn b22_a_result_of_many_kilobytes_is_read_and_the_limit_can_be_changed() {
     station.send(format!(r#"[3,"{id}",{big}]"#)).await;
     assert_eq!(station.closed().await.0, 1009);
     assert!(call.await.expect("no panic").expect_err("too large").maybe_delivered());
-    assert_eq!(session.closed().await.cause, Cause::TooLarge);
+    assert_eq!(session.closed().await.cause, CloseCause::TooLarge);
 }
 
 // Handshakes.

@@ -7,8 +7,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::future::join_all;
 use http::Request;
 use ocpp_rpc::{
-    Accept, Cause, Close, ConnectionInfo, DuplicateIdentity, EventKind, Handshake, Identity, NoCommonProtocol, Options,
-    Reject, RpcRouter, RpcServer, RpcServerBuilder, RpcUpgrade, Session, TlsInfo, TlsVersion, UpgradeError,
+    Accept, Close, CloseCause, ConnectionInfo, DuplicateIdentity, EventKind, Handshake, Identity, NoCommonProtocol,
+    Options, Reject, RpcRouter, RpcServer, RpcServerBuilder, RpcUpgrade, Session, TlsInfo, TlsVersion, UpgradeError,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -239,7 +239,7 @@ async fn b21_both_are_sessions_where_it_was_told_to() {
     for (leaving, newest) in [(1, Some(2)), (2, Some(0)), (0, None)] {
         let (closing, _) =
             soon(async { tokio::join!(sessions[leaving].close(Close::normal()), stations[leaving].closed()) }).await;
-        assert_eq!(closing.cause, Cause::Local);
+        assert_eq!(closing.cause, CloseCause::Local);
         let left = site.server.session("CP").map(|session| session.connected_at());
         assert_eq!(left, newest.map(|newest: usize| sessions[newest].connected_at()));
     }

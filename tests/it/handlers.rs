@@ -157,7 +157,7 @@ async fn b32_the_token_fires_with_the_end_of_the_connection_and_not_while_a_clos
             "left" => station.close(1000, "").await,
             "at once" => drop(close(Close::normal())),
             _ => {
-                close(Close::normal().after_pending());
+                close(Close::normal().drain(30 * SECOND));
                 assert_eq!(station.ask(r#"[2,"3","Echo",{}]"#).await, r#"[3,"3",{}]"#, "while it waits");
                 gate.add_permits(1);
                 assert_eq!(station.receive().await, r#"[3,"1",{}]"#);

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use ocpp_rpc::{Accept, Cause, EventKind, Handshake, Options, RpcRouter, RpcServer, RpcServerBuilder};
+use ocpp_rpc::{Accept, CloseCause, EventKind, Handshake, Options, RpcRouter, RpcServer, RpcServerBuilder};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -227,22 +227,22 @@ fn close_code(seen: &[u8]) -> Option<u16> {
 async fn b51_frames_that_break_the_protocol_end_the_session_with_a_code() {
     let mut site = Site::of(builder().options(Options::server().max_message_size(100_000))).await;
     for (bytes, code, cause) in [
-        (vec![0x81, 0x02, b'h', b'i'], 1002, Cause::ProtocolError), // not masked
-        (raw(0xc1, b"x"), 1002, Cause::ProtocolError),              // the bit of compression
-        (raw(0xa1, b"x"), 1002, Cause::ProtocolError),
-        (raw(0x91, b"x"), 1002, Cause::ProtocolError),
-        (raw(0x83, b"x"), 1002, Cause::ProtocolError), // an opcode that is none
-        (raw(0x8b, b"x"), 1002, Cause::ProtocolError),
-        (raw(0x81, &[0xc3]), 1007, Cause::ProtocolError),
-        (raw(0x81, &[0xed, 0xa0, 0x80]), 1007, Cause::ProtocolError), // half a surrogate
-        (raw(0x89, &[0; 126]), 1002, Cause::ProtocolError),
-        (raw(0x8a, &[0; 1000]), 1002, Cause::ProtocolError),
-        (raw(0x88, &[0; 126]), 1002, Cause::ProtocolError),
-        (raw(0x09, b"x"), 1002, Cause::ProtocolError), // a ping in pieces
-        (raw(0x80, b"x"), 1002, Cause::ProtocolError), // the end of nothing
-        ([raw(0x01, b"["), raw(0x81, b"]")].concat(), 1002, Cause::ProtocolError), // a message within a message
-        (vec![0x81, 0xff, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1009, Cause::TooLarge), // 2^63 bytes
-        ([raw(0x01, &[b'x'; 60_000]), raw(0x80, &[b'x'; 60_000])].concat(), 1009, Cause::TooLarge),
+        (vec![0x81, 0x02, b'h', b'i'], 1002, CloseCause::ProtocolError), // not masked
+        (raw(0xc1, b"x"), 1002, CloseCause::ProtocolError),              // the bit of compression
+        (raw(0xa1, b"x"), 1002, CloseCause::ProtocolError),
+        (raw(0x91, b"x"), 1002, CloseCause::ProtocolError),
+        (raw(0x83, b"x"), 1002, CloseCause::ProtocolError), // an opcode that is none
+        (raw(0x8b, b"x"), 1002, CloseCause::ProtocolError),
+        (raw(0x81, &[0xc3]), 1007, CloseCause::ProtocolError),
+        (raw(0x81, &[0xed, 0xa0, 0x80]), 1007, CloseCause::ProtocolError), // half a surrogate
+        (raw(0x89, &[0; 126]), 1002, CloseCause::ProtocolError),
+        (raw(0x8a, &[0; 1000]), 1002, CloseCause::ProtocolError),
+        (raw(0x88, &[0; 126]), 1002, CloseCause::ProtocolError),
+        (raw(0x09, b"x"), 1002, CloseCause::ProtocolError), // a ping in pieces
+        (raw(0x80, b"x"), 1002, CloseCause::ProtocolError), // the end of nothing
+        ([raw(0x01, b"["), raw(0x81, b"]")].concat(), 1002, CloseCause::ProtocolError), // a message within a message
+        (vec![0x81, 0xff, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1009, CloseCause::TooLarge), // 2^63 bytes
+        ([raw(0x01, &[b'x'; 60_000]), raw(0x80, &[b'x'; 60_000])].concat(), 1009, CloseCause::TooLarge),
     ] {
         let station = site.enter(&head("/bad")).await;
         let shown = format!("{:x?}", &bytes[..bytes.len().min(16)]);

@@ -18,8 +18,8 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use ocpp_rpc::{
-    Accept, Cause, Close, ConnectionInfo, Handshake, Listener, Options, Reject, RpcRouter, RpcServer, RpcServerBuilder,
-    RpcUpgrade, Session,
+    Accept, Close, CloseCause, ConnectionInfo, Handshake, Listener, Options, Reject, RpcRouter, RpcServer,
+    RpcServerBuilder, RpcUpgrade, Session,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -489,7 +489,7 @@ async fn sessions_are_lost_with_their_connection() {
     soon(served).await;
     for session in sessions.drain(..) {
         let closed = soon(session.closed()).await;
-        assert_eq!((closed.code, closed.cause), (1006, Cause::Transport));
+        assert_eq!((closed.code, closed.cause), (1006, CloseCause::Transport));
     }
     drop(stations);
 }

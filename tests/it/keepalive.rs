@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt};
-use ocpp_rpc::{Cause, EventKind, Options, RpcRouter};
+use ocpp_rpc::{CloseCause, EventKind, Options, RpcRouter};
 use tokio::time::{Instant, advance};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
@@ -16,7 +16,7 @@ async fn b51_a_silent_peer_is_dropped_after_two_intervals() {
     let start = Instant::now();
     // The station reads nothing, so no pong goes out.
     let closed = session.closed().await;
-    assert_eq!((closed.code, closed.cause), (1006, Cause::PingTimeout));
+    assert_eq!((closed.code, closed.cause), (1006, CloseCause::PingTimeout));
     let lived = start.elapsed();
     assert!((60 * SECOND..=91 * SECOND).contains(&lived), "{lived:?}");
     drop(station);

@@ -4,7 +4,7 @@ use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, future::join_all};
 use ocpp_rpc::{
-    CallError, Cause, Close, Error, EventKind, Events, Options, RpcRouter, RpcServer, Session,
+    CallError, Close, CloseCause, Error, EventKind, Events, Options, RpcRouter, RpcServer, Session,
     extract::{Params, State},
 };
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ async fn b51_a_peer_that_does_not_read_is_dropped() {
     for _ in 0..3 {
         let _ = session.call::<Value>("Big", &params).timeout(SECOND).await;
     }
-    assert_eq!(session.closed().await.cause, Cause::NotReading);
+    assert_eq!(session.closed().await.cause, CloseCause::NotReading);
     drop(station);
 }
 
@@ -71,7 +71,7 @@ async fn a_peer_that_pings_and_does_not_read_is_dropped() {
     let ping = Message::Ping(Bytes::from_static(&[b'x'; 125]));
     let flood = async { while station.ws.send(ping.clone()).await.is_ok() {} };
     let (closed, ()) = tokio::join!(session.closed(), flood);
-    assert_eq!(closed.cause, Cause::NotReading);
+    assert_eq!(closed.cause, CloseCause::NotReading);
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,7 +93,7 @@ async fn what_waits_for_a_slow_reader_is_counted_to_the_byte() {
         more += 1;
     }
     assert!(more < 30, "{more} messages of some fifty bytes before it was dropped");
-    assert_eq!(session.closed().await.cause, Cause::NotReading);
+    assert_eq!(session.closed().await.cause, CloseCause::NotReading);
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,7 +256,7 @@ async fn b26_a_session_that_is_dropped_says_which_calls_were_never_written() {
         .map(|call| tokio::spawn(call.timeout(Duration::ZERO)));
     station.receive_call().await;
     // The first close is so patient that the second one's time is up before.
-    let patient = session.close(Close::normal().within(3600 * SECOND));
+    let patient = session.close(Close::normal().drain(3600 * SECOND));
     let (closed, report) = tokio::join!(patient, server.close(Close::going_away()));
     assert_eq!((closed.code, report.forced), (1006, 1));
     let [written, waiting] = calls.map(|call| async { call.await.expect("no panic").expect_err("dropped") });

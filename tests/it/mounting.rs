@@ -1,5 +1,6 @@
 //! A server behind other people's HTTP: axum in its many ways, hyper alone, and layers in between.
 
+use std::time::Duration;
 use std::{collections::HashMap, convert::Infallible, net::SocketAddr};
 
 use axum::{
@@ -233,7 +234,7 @@ async fn b50_a_close_waits_for_upgraded_sockets_and_leaves_the_users_http_server
     assert!(soon(station.ask(WHO)).await.contains(r#""identity":"CP""#));
     let session = server.session("CP").expect("registered");
     let call = session.call::<Value>("Reset", &json!({}));
-    let closing = server.close(Close::going_away().after_pending());
+    let closing = server.close(Close::going_away().drain(Duration::from_secs(30)));
     let station_answers = async {
         let (id, _) = station.receive_call().await;
         station.send(json!([3, id, {}]).to_string()).await;

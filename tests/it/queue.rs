@@ -210,7 +210,7 @@ async fn b24_what_becomes_of_a_call_depends_on_where_it_stands() {
             Lost if place == Reconnecting => drop(dials.next().await),
             Lost => side = Side::Nothing,
             Closed => close(Close::normal()),
-            ClosedAfterPending => close(Close::normal().after_pending()),
+            ClosedAfterPending => close(Close::normal().drain(30 * SECOND)),
             Forced => close(Close::forced()),
         }
         tokio::task::yield_now().await;

@@ -114,7 +114,7 @@ async fn axum_and_the_server_end_together_and_no_answer_is_lost() {
         let server = server.clone();
         tokio::spawn(async move {
             let http = timeout(Duration::from_secs(10), http).await;
-            let report = server.close(Close::going_away().within(Duration::from_secs(10))).await;
+            let report = server.close(Close::going_away().drain(Duration::from_secs(10))).await;
             (http.is_ok(), report)
         })
     };

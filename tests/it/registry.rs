@@ -4,7 +4,7 @@ use std::{convert::Infallible, future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
-    Accept, Cause, Close, EventKind, Handshake, Options, Reject, RpcRouter, RpcServer, RpcServerBuilder, Session,
+    Accept, Close, CloseCause, EventKind, Handshake, Options, Reject, RpcRouter, RpcServer, RpcServerBuilder, Session,
     extract::State,
 };
 use tokio::{
@@ -52,7 +52,7 @@ async fn b21_a_newer_connection_replaces_the_old_one_and_outlives_it() {
     assert!(!old_session.is_open() && new_session.is_open());
 
     let closed = soon(old_session.closed()).await;
-    let replaced = (1008, "replaced by a newer connection", Cause::Replaced);
+    let replaced = (1008, "replaced by a newer connection", CloseCause::Replaced);
     assert_eq!((closed.code, &*closed.reason, closed.cause), replaced);
     assert_eq!(soon(old.closed()).await, (replaced.0, replaced.1.to_owned()));
 
@@ -84,7 +84,7 @@ async fn b51_a_session_has_left_the_registry_when_its_close_is_done() {
     let close = Close::new(3000).reason("enough");
     let (closed, seen) = soon(async { tokio::join!(session.close(close), station.closed()) }).await;
     assert!(site.server.session("CP").is_none() && site.server.sessions().is_empty());
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (3000, "enough", Cause::Local));
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (3000, "enough", CloseCause::Local));
     assert_eq!(seen, (3000, "enough".to_owned()));
     let closed_event = async {
         while let Some(event) = site.events.next().await {
@@ -213,7 +213,7 @@ async fn sessions_outlive_a_listener_that_is_dropped() {
     drop(site.listener);
     ping(&mut station).await;
     let (closed, _) = soon(async { tokio::join!(session.close(Close::normal()), station.closed()) }).await;
-    assert_eq!(closed.cause, Cause::Local);
+    assert_eq!(closed.cause, CloseCause::Local);
 }
 
 #[tokio::test]

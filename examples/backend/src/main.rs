@@ -99,7 +99,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     ctrl_c.await?;
     println!("closing: calls under way have ten seconds");
-    let report = listener.close(Close::going_away().reason("the backend stops").within(Duration::from_secs(10))).await;
+    let report = listener.close(Close::going_away().reason("the backend stops").drain(Duration::from_secs(10))).await;
     println!("{} stations closed, {} dropped", report.clean, report.forced);
     Ok(())
 }

@@ -136,7 +136,7 @@ impl Station {
                 }
                 Some(order) = orders.recv() => match order {
                     Order::Reboot => {
-                        self.client.close(Close::normal().reason("rebooting").after_pending()).await;
+                        self.client.close(Close::normal().reason("rebooting").drain(30 * Duration::from_secs(1))).await;
                         return;
                     }
                     Order::Report(message) => self.report(&message).await,

@@ -10,7 +10,7 @@ use bytestring::ByteString;
 use tokio::time::Sleep;
 
 use crate::{
-    close::{Cause, Close, Manner},
+    close::{Close, CloseCause, CloseMode},
     connection::{
         driver::{Driver, Unflushed, settle},
         exchange::Received,
@@ -65,7 +65,7 @@ impl Driver {
             match keepalive.due(now) {
                 Ping::Wait(until) => break until,
                 Ping::Send(payload) => socket.ping(payload)?,
-                Ping::GiveUp => return Err(Farewell::drop(Cause::PingTimeout)),
+                Ping::GiveUp => return Err(Farewell::drop(CloseCause::PingTimeout)),
             }
         };
         let all_sent = self.write(socket, now, cx)?;
@@ -81,7 +81,9 @@ impl Driver {
 
     /// Drops everything, where that is wished.
     fn abort_if_forced(&mut self, orders: &Orders) -> Result<(), Farewell> {
-        let Some(close) = orders.close.as_ref().filter(|close| close.manner() == Manner::Forced) else { return Ok(()) };
+        let Some(close) = orders.close.as_ref().filter(|close| close.mode() == CloseMode::Forced) else {
+            return Ok(());
+        };
         self.handlers.clear();
         Err(Farewell::forced(close))
     }
@@ -115,7 +117,7 @@ impl Driver {
                     self.receive(&text, now.into_std(), socket)?;
                 }
                 Incoming::Binary(_) => {
-                    let close = Close::new(1003).reason("OCPP-J is text").because(Cause::ProtocolError);
+                    let close = Close::new(1003).reason("OCPP-J is text").with_cause(CloseCause::ProtocolError);
                     return Err(Farewell::close(&close));
                 }
                 Incoming::End(farewell) => return Err(farewell),
@@ -139,7 +141,7 @@ impl Driver {
             Received::Refused(answer) => self.send(answer, socket),
             Received::Unbearable(answer) => {
                 answer.map_or(Ok(()), |text| self.send(text, socket))?;
-                let close = Close::new(1002).reason("too many bad messages").because(Cause::ProtocolError);
+                let close = Close::new(1002).reason("too many bad messages").with_cause(CloseCause::ProtocolError);
                 Err(Farewell::close(&close))
             }
             Received::Nothing => Ok(()),
@@ -247,7 +249,7 @@ impl Driver {
             let had_room = socket.has_room();
             let Poll::Ready(flushed) = socket.poll_flush(cx) else {
                 return match self.answers.len() > self.most_answers() {
-                    true => Err(Farewell::drop(Cause::NotReading)),
+                    true => Err(Farewell::drop(CloseCause::NotReading)),
                     false => Ok(false),
                 };
             };
@@ -266,10 +268,10 @@ impl Driver {
 
     /// Whether it is time to close, where somebody wishes it.
     fn consider(&mut self, close: &Close, all_sent: bool, now: Instant) -> Result<(), Farewell> {
-        match close.manner() {
-            Manner::AtOnce => Err(Farewell::close(close)),
-            Manner::Forced => Err(Farewell::forced(close)),
-            Manner::AfterPending(deadline) => {
+        match close.mode() {
+            CloseMode::Immediate => Err(Farewell::close(close)),
+            CloseMode::Forced => Err(Farewell::forced(close)),
+            CloseMode::Drain(deadline) => {
                 let close_by = *self.close_by.get_or_insert_with(|| now + deadline);
                 // Where answers are kept, handlers of earlier connections are waited for as well.
                 let is_settled = self.exchange.is_settled()

@@ -30,6 +30,9 @@ const BACKLOG: u32 = 4096;
 /// How long the listener rests when the system gives it no more sockets.
 const REST: Duration = Duration::from_millis(100);
 
+/// The time that `run_until` gives pending calls.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
 impl RpcServer {
     /// Listens by itself, for charging stations and nobody else: any path that ends in an identity, and 404 for
     /// requests that want no WebSocket.
@@ -226,7 +229,7 @@ impl Listener {
     /// [`close`](Self::close).
     pub async fn until(self, signal: impl Future<Output = ()>) -> CloseReport {
         signal.await;
-        self.close(Close::going_away().after_pending()).await
+        self.close(Close::going_away().drain(DRAIN_TIMEOUT)).await
     }
 }
 

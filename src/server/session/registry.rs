@@ -14,7 +14,7 @@ use http::{HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 
 use crate::{
-    close::{Cause, Close},
+    close::{Close, CloseCause},
     server::handshake::auth::Reject,
     session::Session,
 };
@@ -24,7 +24,7 @@ use crate::{
 #[non_exhaustive]
 pub enum DuplicateIdentity {
     /// The newcomer takes the place of the old session, which is closed with 1008 and
-    /// [*replaced*](crate::Cause::Replaced) once the newcomer's socket is there. A station whose connection
+    /// [*replaced*](crate::CloseCause::Replaced) once the newcomer's socket is there. A station whose connection
     /// broke without a word comes back at once.
     #[default]
     ReplaceOld,
@@ -194,7 +194,9 @@ impl Place {
         }
         drop(state);
         for older in older {
-            older.link().close(Close::new(1008).reason("replaced by a newer connection").because(Cause::Replaced));
+            older
+                .link()
+                .close(Close::new(1008).reason("replaced by a newer connection").with_cause(CloseCause::Replaced));
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
 use crate::{
-    close::{Cause, Close},
+    close::{Close, CloseCause},
     connection::{
         driver::Driver,
         info::{About, Agreed},
@@ -87,7 +87,7 @@ async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Op
         Agreement::Silent(protocol) => protocol,
         Agreement::None => {
             refused(Some(status), NONE);
-            let close = Close::new(1002).reason(NONE).because(Cause::ProtocolError);
+            let close = Close::new(1002).reason(NONE).with_cause(CloseCause::ProtocolError);
             socket.part(Farewell::close(&close), options.close_timeout).await;
             // Until then it has taken a place.
             drop(place);

@@ -21,7 +21,7 @@ pub(crate) async fn serve() -> Result<(), Box<dyn Error>> {
     let listener = server.build()?.listen("127.0.0.1:0").await?;
     println!("ws://{}", listener.local_addr());
     tokio::task::spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())).await??;
-    listener.close(Close::going_away().within(Duration::ZERO)).await;
+    listener.close(Close::going_away().drain(Duration::ZERO)).await;
     Ok(())
 }
 
