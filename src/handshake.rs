@@ -169,7 +169,7 @@ pub(crate) fn check_identity(identity: &str) -> Result<(), Refusal> {
 /// Notes slashes that say nothing in a path.
 pub(crate) fn note_untidiness(path: &str, deviations: &mut Deviations) {
     if path.ends_with('/') || path.contains("//") {
-        deviations.add(Deviation::UntidyPath);
+        deviations.add(Deviation::ExtraSlashes);
     }
 }
 
@@ -182,7 +182,7 @@ pub(crate) fn offered_protocols(headers: &HeaderMap, deviations: &mut Deviations
         for element in line.to_str().map_err(|_| MALFORMED)?.split(',') {
             let token = element.trim();
             if token.is_empty() {
-                deviations.add(Deviation::EmptyProtocol);
+                deviations.add(Deviation::EmptyProtocolElement);
                 continue;
             }
             if !is_token(token) {

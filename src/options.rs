@@ -27,7 +27,7 @@ use crate::{error::BuildError, message::tolerance::Tolerance, validate::validati
 /// | [`max_bad_messages`](Self::max_bad_messages) | none |
 /// | [`close_timeout`](Self::close_timeout) | 5 s |
 /// | [`detailed_errors`](Self::detailed_errors) | off |
-/// | [`tolerance`](Self::tolerance) | [`Tolerance::Tolerant`] |
+/// | [`tolerance`](Self::tolerance) | [`Tolerance::Lenient`] |
 /// | [`call_rate`](Self::call_rate) | without limit |
 /// | [`validation`](Self::validation) | none |
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Options {
             max_bad_messages: None,
             close_timeout: Duration::from_secs(5),
             detailed_errors: false,
-            tolerance: Tolerance::Tolerant,
+            tolerance: Tolerance::Lenient,
             call_rate: None,
             validation: None,
         }

@@ -158,7 +158,7 @@ impl<T> Exchange<T> {
 
     /// Takes a message apart and says what is to be done about it.
     pub(crate) fn receive(&mut self, text: &ByteString, now: Instant) -> Received<T> {
-        if text.is_empty() && Deviation::EmptyMessage.is_borne_by(self.options.tolerance) {
+        if text.is_empty() && Deviation::EmptyMessage.is_allowed_by(self.options.tolerance) {
             self.deviates(Deviation::EmptyMessage, text);
             return Received::Nothing;
         }
@@ -257,7 +257,7 @@ impl<T> Exchange<T> {
 
     /// The end of a call whose answer has come and cannot be read, where that is wanted.
     fn salvage(&mut self, unreadable: Unreadable, text: &ByteString) -> Result<Received<T>, Unreadable> {
-        let is_wanted = Deviation::UnreadableAnswer.is_borne_by(self.options.tolerance);
+        let is_wanted = Deviation::UnreadableResponse.is_allowed_by(self.options.tolerance);
         let (outcome, id) = match &unreadable {
             Unreadable { kind: Some(CALL_RESULT), id: Some(id), fault, .. } if is_wanted => {
                 (serde_json::Error::custom(*fault).into(), id)
@@ -271,7 +271,7 @@ impl<T> Exchange<T> {
         if !self.calls_out.awaits(id) {
             return Err(unreadable);
         }
-        self.deviates(Deviation::UnreadableAnswer, text);
+        self.deviates(Deviation::UnreadableResponse, text);
         self.settle(CALL_ERROR, id.clone(), Err(outcome))
     }
 

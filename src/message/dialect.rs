@@ -145,7 +145,7 @@ mod tests {
             (r#"[6,"1",1,{}]"#, None, Some("MessageTypeNotSupported"), None),
             (r#"[6,"1","A",["m"]]"#, None, Some("MessageTypeNotSupported"), None),
         ] {
-            let message = crate::message::read::read(&json.into(), Tolerance::Tolerant).0.expect_err(json);
+            let message = crate::message::read::read(&json.into(), Tolerance::Lenient).0.expect_err(json);
             for (dialect, expected) in [(Dialect::OCPP_1_6, v16), (Dialect::OCPP_2_0_1, v201), (Dialect::OCPP_2_1, v21)]
             {
                 let code = dialect.answer_to(&message);

@@ -41,7 +41,7 @@ impl MessageId {
     }
 
     /// Whether it is a number, which is an id only where the peer's deviations are
-    /// [salvaged](crate::Tolerance::Salvage).
+    /// [salvaged](crate::Tolerance::Permissive).
     pub fn is_number(&self) -> bool {
         self.is_number
     }

@@ -54,7 +54,7 @@ fn judge(text: &ByteString, tolerance: Tolerance) -> (Result<Frame, Unreadable>,
     let mut deviations = Deviations::default();
     let mut frame = take_apart(text, &mut deviations);
     if let Err(Unreadable { fault: MessageError::NotJson, .. }) = frame
-        && tolerance == Tolerance::Salvage
+        && tolerance == Tolerance::Permissive
         && let Some(escaped) = escape_controls(text)
     {
         let mut also = deviations;
@@ -72,7 +72,7 @@ fn judge(text: &ByteString, tolerance: Tolerance) -> (Result<Frame, Unreadable>,
         frame = Err(Unreadable { kind, id, code, fault });
     }
     if let Err(unreadable) = &mut frame
-        && !Deviation::NumericMessageId.is_borne_by(tolerance)
+        && !Deviation::NumericMessageId.is_allowed_by(tolerance)
     {
         // An id that is no string is none.
         unreadable.id.take_if(|id| id.is_number());
@@ -119,13 +119,13 @@ fn take_apart(text: &ByteString, deviations: &mut Deviations) -> Result<Frame, U
         }
         CALL_RESULT => {
             if fourth.is_some() {
-                deviations.add(Deviation::FurtherElements);
+                deviations.add(Deviation::ExtraElements);
             }
             Ok(Frame::CallResult { id, payload: payload(text, third, deviations) })
         }
         _ => {
             if more {
-                deviations.add(Deviation::FurtherElements);
+                deviations.add(Deviation::ExtraElements);
             }
             let error = call_error(text, [third, fourth, fifth], deviations);
             Ok(match kind {
@@ -201,7 +201,7 @@ fn message_id(text: &ByteString, raw: &RawValue, deviations: &mut Deviations) ->
 fn payload(text: &ByteString, raw: Option<&RawValue>, deviations: &mut Deviations) -> Payload {
     match raw.map(RawValue::get) {
         None | Some("null") => {
-            deviations.add(Deviation::NoPayload);
+            deviations.add(Deviation::MissingPayload);
             Payload::default()
         }
         Some(raw) => Payload(text.slice_ref(raw)),
@@ -282,7 +282,7 @@ mod tests {
             let frame = take_apart(&text, &mut deviations).expect(json);
             assert_eq!((format!("{frame:?}"), deviations), (format!("{usual:?}"), Deviations::default()), "{json}");
         }
-        read(&text, Tolerance::Tolerant).0
+        read(&text, Tolerance::Lenient).0
     }
 
     #[test]
@@ -419,16 +419,16 @@ mod tests {
     fn what_is_put_up_with_is_noted_and_goes_too_far_for_the_strict() {
         for (json, deviation) in [
             ("\u{feff}[2,\"1\",\"A\",{}]", Deviation::ByteOrderMark),
-            (r#"[2,"1","A"]"#, Deviation::NoPayload),
-            (r#"[3,"1",null]"#, Deviation::NoPayload),
+            (r#"[2,"1","A"]"#, Deviation::MissingPayload),
+            (r#"[3,"1",null]"#, Deviation::MissingPayload),
             (r#"[2,"1234567890123456789012345678901234567","A",{}]"#, Deviation::LongMessageId),
-            (r#"[3,"1",{},{}]"#, Deviation::FurtherElements),
-            (r#"[4,"1","A","b",{},1]"#, Deviation::FurtherElements),
+            (r#"[3,"1",{},{}]"#, Deviation::ExtraElements),
+            (r#"[4,"1","A","b",{},1]"#, Deviation::ExtraElements),
             (r#"[4,"1","A","b"]"#, Deviation::IncompleteError),
             (r#"[4,"1","A",null,{}]"#, Deviation::IncompleteError),
             (r#"[4,"1","A","b","c"]"#, Deviation::DetailsNotAnObject),
         ] {
-            assert_eq!(deviations(json, Tolerance::Tolerant), [deviation], "{json}");
+            assert_eq!(deviations(json, Tolerance::Lenient), [deviation], "{json}");
             assert!(read_tolerantly(json).is_ok(), "{json}");
             let unreadable = read(&json.into(), Tolerance::Strict).0.expect_err(json);
             assert_eq!(unreadable.fault, MessageError::Deviation(deviation), "{json}");
@@ -442,7 +442,7 @@ mod tests {
 
     #[test]
     fn numbers_and_control_characters_are_salvaged() {
-        let salvage = |json: &str| read(&json.into(), Tolerance::Salvage);
+        let salvage = |json: &str| read(&json.into(), Tolerance::Permissive);
         for (json, id, params, deviation) in [
             (r#"[2,17,"A",{}]"#, "17", "{}", Deviation::NumericMessageId),
             (r#"[2,-1.5,"A",{}]"#, "-1.5", "{}", Deviation::NumericMessageId),

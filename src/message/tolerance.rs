@@ -13,9 +13,9 @@ pub enum Tolerance {
     Strict,
     /// What does no harm. The default.
     #[default]
-    Tolerant,
+    Lenient,
     /// What can be made sense of at all. For charging stations that would not work otherwise.
-    Salvage,
+    Permissive,
 }
 
 macro_rules! deviations {
@@ -36,7 +36,7 @@ macro_rules! deviations {
             const ALL: &[Self] = &[$(Self::$name),*];
 
             /// Who puts up with it.
-            pub(crate) fn is_borne_by(self, tolerance: Tolerance) -> bool {
+            pub(crate) fn is_allowed_by(self, tolerance: Tolerance) -> bool {
                 tolerance >= match self {
                     $(Self::$name => Tolerance::$from,)*
                 }
@@ -54,20 +54,20 @@ macro_rules! deviations {
 }
 
 deviations! {
-    EmptyMessage Tolerant "no text at all" "ignored"
-    ByteOrderMark Tolerant "a byte order mark" "stripped"
-    NoPayload Tolerant "no payload, or null for one" "read as `{}`"
-    LongMessageId Tolerant "a message id of more than 36 characters" "used as it is"
-    FurtherElements Tolerant "more elements than an answer has" "left aside"
-    IncompleteError Tolerant "an error without code, description or details" "read as `GenericError`, as empty"
-    DetailsNotAnObject Tolerant "error details that are no object" "kept as they are"
-    NumericMessageId Salvage "a number for a message id" "echoed as a number"
-    ControlCharacters Salvage "control characters that JSON does not allow" "read as if they were escaped, or left out between strings"
-    UnreadableAnswer Salvage "an id that can be read, of an answer that cannot" "the call fails at once"
-    Binary Salvage "a binary frame" "read as text"
-    EmptyProtocol Tolerant "an empty element among the subprotocols it offers" "skipped"
-    NoProtocol Tolerant "no subprotocols to offer" "the server's default one is spoken, where it has one"
-    UntidyPath Tolerant "doubled or trailing slashes in its path" "the last segment that is not empty is the identity"
+    EmptyMessage Lenient "no text at all" "ignored"
+    ByteOrderMark Lenient "a byte order mark" "stripped"
+    MissingPayload Lenient "no payload, or null for one" "read as `{}`"
+    LongMessageId Lenient "a message id of more than 36 characters" "used as it is"
+    ExtraElements Lenient "more elements than an answer has" "left aside"
+    IncompleteError Lenient "an error without code, description or details" "read as `GenericError`, as empty"
+    DetailsNotAnObject Lenient "error details that are no object" "kept as they are"
+    NumericMessageId Permissive "a number for a message id" "echoed as a number"
+    ControlCharacters Permissive "control characters that JSON does not allow" "read as if they were escaped, or left out between strings"
+    UnreadableResponse Permissive "an id that can be read, of an answer that cannot" "the call fails at once"
+    BinaryMessage Permissive "a binary frame" "read as text"
+    EmptyProtocolElement Lenient "an empty element among the subprotocols it offers" "skipped"
+    MissingProtocol Lenient "no subprotocols to offer" "the server's default one is spoken, where it has one"
+    ExtraSlashes Lenient "doubled or trailing slashes in its path" "the last segment that is not empty is the identity"
 }
 
 /// Some deviations.
@@ -90,7 +90,7 @@ impl Deviations {
 
     /// One that goes too far, if there is one.
     pub(crate) fn beyond(self, tolerance: Tolerance) -> Option<Deviation> {
-        self.iter().find(|deviation| !deviation.is_borne_by(tolerance))
+        self.iter().find(|deviation| !deviation.is_allowed_by(tolerance))
     }
 }
 
@@ -102,10 +102,10 @@ mod tests {
     fn the_presets_are_in_order() {
         let mut deviations = Deviations::default();
         assert_eq!(deviations.beyond(Tolerance::Strict), None);
-        deviations.add(Deviation::NoPayload);
-        deviations.add(Deviation::Binary);
-        assert_eq!(deviations.beyond(Tolerance::Strict), Some(Deviation::NoPayload));
-        assert_eq!(deviations.beyond(Tolerance::Tolerant), Some(Deviation::Binary));
-        assert_eq!(deviations.beyond(Tolerance::Salvage), None);
+        deviations.add(Deviation::MissingPayload);
+        deviations.add(Deviation::BinaryMessage);
+        assert_eq!(deviations.beyond(Tolerance::Strict), Some(Deviation::MissingPayload));
+        assert_eq!(deviations.beyond(Tolerance::Lenient), Some(Deviation::BinaryMessage));
+        assert_eq!(deviations.beyond(Tolerance::Permissive), None);
     }
 }

@@ -4,7 +4,7 @@ use futures_util::SinkExt;
 use ocpp_rpc::{
     CallError, CloseCause, Deviation, Error, ErrorCode, EventKind, Events, MessageError, Options, Payload, RpcRouter,
     RpcServer, Session, Tolerance,
-    Tolerance::{Salvage, Strict, Tolerant},
+    Tolerance::{Lenient, Permissive, Strict},
 };
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
@@ -43,15 +43,15 @@ async fn b38_calls_that_stray_are_served_as_far_as_the_preset_goes() {
     let (one, escaped) = (served("\"1\"", "{}"), served("\"1\"", r#"{"s":"a\u0000b"}"#));
     // What is sent, from which preset on it is served, the answer and the deviation.
     for (text, from, answer, deviation) in [
-        ("\u{feff}[2,\"1\",\"Echo\",{}]", Tolerant, &one, ByteOrderMark),
-        ("[2,\"1\",\"Echo\",null]", Tolerant, &one, NoPayload),
-        ("[2,\"1\",\"Echo\"]", Tolerant, &one, NoPayload),
-        ("[2,17,\"Echo\",{}]", Salvage, &served("17", "{}"), NumericMessageId),
-        ("[2,1.50,\"Echo\",{}]", Salvage, &served("1.50", "{}"), NumericMessageId),
-        ("[2,\"1\",\"Echo\",{\"s\":\"a\0b\"}]", Salvage, &escaped, ControlCharacters),
-        ("[2,\"1\",\"Echo\",{}]\0\0", Salvage, &one, ControlCharacters),
+        ("\u{feff}[2,\"1\",\"Echo\",{}]", Lenient, &one, ByteOrderMark),
+        ("[2,\"1\",\"Echo\",null]", Lenient, &one, MissingPayload),
+        ("[2,\"1\",\"Echo\"]", Lenient, &one, MissingPayload),
+        ("[2,17,\"Echo\",{}]", Permissive, &served("17", "{}"), NumericMessageId),
+        ("[2,1.50,\"Echo\",{}]", Permissive, &served("1.50", "{}"), NumericMessageId),
+        ("[2,\"1\",\"Echo\",{\"s\":\"a\0b\"}]", Permissive, &escaped, ControlCharacters),
+        ("[2,\"1\",\"Echo\",{}]\0\0", Permissive, &one, ControlCharacters),
     ] {
-        for tolerance in [Strict, Tolerant, Salvage] {
+        for tolerance in [Strict, Lenient, Permissive] {
             let (server, mut station, _session, events) = tolerating(tolerance, "ocpp1.6").await;
             station.send(text).await;
             station.send(r#"[2,"next","Echo",{}]"#).await;
@@ -84,7 +84,7 @@ async fn b38_white_space_is_no_deviation() {
 #[tokio::test(start_paused = true)]
 async fn b39_an_empty_message_is_put_up_with_but_by_the_strict() {
     for (tolerance, deviations, faults) in
-        [(Strict, vec![], vec![MessageError::NotJson]), (Tolerant, vec![Deviation::EmptyMessage], vec![])]
+        [(Strict, vec![], vec![MessageError::NotJson]), (Lenient, vec![Deviation::EmptyMessage], vec![])]
     {
         let (server, mut station, _session, events) = tolerating(tolerance, "ocpp1.6").await;
         station.send("").await;
@@ -96,7 +96,7 @@ async fn b39_an_empty_message_is_put_up_with_but_by_the_strict() {
 #[tokio::test(start_paused = true)]
 async fn b35_a_number_that_is_being_worked_on_is_a_duplicate_and_another_id_than_its_text() {
     let (router, gate) = crate::support::gated();
-    let server = server_with(router, Options::server().tolerance(Salvage));
+    let server = server_with(router, Options::server().tolerance(Permissive));
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
     station.send(r#"[2,7,"Wait",{}]"#).await;
     let answer = station.ask(r#"[2,7,"Echo",{}]"#).await;
@@ -109,10 +109,10 @@ async fn b35_a_number_that_is_being_worked_on_is_a_duplicate_and_another_id_than
 #[tokio::test(start_paused = true)]
 async fn b38_a_number_is_echoed_whatever_else_is_wrong_or_is_no_id_at_all() {
     for (tolerance, protocol, answer) in [
-        (Salvage, "ocpp1.6", Some(r#"[4,5,"FormationViolation","#)),
-        (Salvage, "ocpp2.0.1", Some(r#"[4,5,"FormatViolation","#)),
-        (Tolerant, "ocpp1.6", None),
-        (Tolerant, "ocpp2.0.1", Some(r#"[4,"-1","RpcFrameworkError","#)),
+        (Permissive, "ocpp1.6", Some(r#"[4,5,"FormationViolation","#)),
+        (Permissive, "ocpp2.0.1", Some(r#"[4,5,"FormatViolation","#)),
+        (Lenient, "ocpp1.6", None),
+        (Lenient, "ocpp2.0.1", Some(r#"[4,"-1","RpcFrameworkError","#)),
     ] {
         let (_server, mut station, _session, _events) = tolerating(tolerance, protocol).await;
         station.send(r#"[2,5,"Echo",[]]"#).await;
@@ -148,7 +148,7 @@ async fn b26_answers_that_stray_end_their_call_as_far_as_the_preset_goes() {
         (r#"[4,"ID","NotSupported"]"#, "", None, IncompleteError),
         (r#"[4,"ID","NotSupported","no","why"]"#, "no", Some(r#""why""#.to_owned()), DetailsNotAnObject),
     ] {
-        let (Err(Error::Rejected(error)), deviations, faults) = outcome(Tolerant, answer).await else {
+        let (Err(Error::Rejected(error)), deviations, faults) = outcome(Lenient, answer).await else {
             panic!("{answer}")
         };
         assert_eq!(seen(&error), ("NotSupported".to_owned(), description.to_owned(), details), "{answer}");
@@ -159,23 +159,23 @@ async fn b26_answers_that_stray_end_their_call_as_far_as_the_preset_goes() {
     }
     // Cut short, and quotes that are not escaped.
     for answer in [r#"[3,"ID",{"configurationKey":[]"#, r#"[4,"ID","NotSupported","say "no"",{}]"#] {
-        let (failed, deviations, faults) = outcome(Tolerant, answer).await;
+        let (failed, deviations, faults) = outcome(Lenient, answer).await;
         assert!(failed.expect_err("no answer").is_timeout(), "{answer}");
         assert_eq!((deviations, faults), (vec![], vec![MessageError::NotJson]), "{answer}");
-        let (failed, deviations, faults) = outcome(Salvage, answer).await;
+        let (failed, deviations, faults) = outcome(Permissive, answer).await;
         match failed.expect_err("no answer") {
             Error::Rejected(error) => assert_eq!(*error.code(), ErrorCode::NOT_SUPPORTED),
             Error::Decode(_) => assert!(answer.starts_with("[3"), "{answer}"),
             other => panic!("{answer}: {other}"),
         }
-        assert_eq!((deviations, faults), (vec![UnreadableAnswer], vec![]), "{answer}");
+        assert_eq!((deviations, faults), (vec![UnreadableResponse], vec![]), "{answer}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn b40_answers_to_nobody_are_events_and_are_not_answered() {
     for protocol in ["ocpp1.6", "ocpp2.0.1", "ocpp2.1"] {
-        let (server, mut station, _session, events) = tolerating(Salvage, protocol).await;
+        let (server, mut station, _session, events) = tolerating(Permissive, protocol).await;
         assert_eq!(station.ask(r#"[2,"theirs","Echo",{}]"#).await, r#"[3,"theirs",{}]"#);
         // The third answers our result to their call; the last two cannot even be read.
         let answers = [
@@ -200,17 +200,17 @@ async fn b40_answers_to_nobody_are_events_and_are_not_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn b51_binary_frames_end_a_connection_unless_they_are_salvaged() {
-    for tolerance in [Strict, Tolerant, Salvage] {
+    for tolerance in [Strict, Lenient, Permissive] {
         let (server, mut station, session, events) = tolerating(tolerance, "ocpp1.6").await;
         station.ws.send(Message::binary(&br#"[2,"1","Echo",{}]"#[..])).await.expect("open");
-        if tolerance == Salvage {
+        if tolerance == Permissive {
             assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
             station.ws.send(Message::binary(&b"\xff\xfe"[..])).await.expect("open");
         }
         assert_eq!(station.closed().await, (1003, "OCPP-J is text".to_owned()));
         assert_eq!(session.closed().await.cause, CloseCause::ProtocolError);
         let (deviations, _) = strayed(server, events).await;
-        assert_eq!(deviations, if tolerance == Salvage { &[Deviation::Binary][..] } else { &[] });
+        assert_eq!(deviations, if tolerance == Permissive { &[Deviation::BinaryMessage][..] } else { &[] });
     }
 }
 
@@ -247,11 +247,11 @@ async fn b22_a_result_of_many_kilobytes_is_read_and_the_limit_can_be_changed() {
 #[tokio::test]
 async fn b20_handshakes_that_stray_are_let_in_and_told_of_but_by_the_strict() {
     for (path, offer, deviation) in [
-        ("//CP-1", "ocpp1.6", Deviation::UntidyPath),
-        ("///CP-1", "ocpp1.6", Deviation::UntidyPath),
-        ("/ocpp/CP-1/", "ocpp1.6", Deviation::UntidyPath),
-        ("/ocpp/CP-1", ",ocpp1.6", Deviation::EmptyProtocol),
-        ("/ocpp/CP-1", "", Deviation::NoProtocol),
+        ("//CP-1", "ocpp1.6", Deviation::ExtraSlashes),
+        ("///CP-1", "ocpp1.6", Deviation::ExtraSlashes),
+        ("/ocpp/CP-1/", "ocpp1.6", Deviation::ExtraSlashes),
+        ("/ocpp/CP-1", ",ocpp1.6", Deviation::EmptyProtocolElement),
+        ("/ocpp/CP-1", "", Deviation::MissingProtocol),
     ] {
         let head = match offer {
             "" => tcp::head(path),
@@ -261,7 +261,7 @@ async fn b20_handshakes_that_stray_are_let_in_and_told_of_but_by_the_strict() {
             let server = RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"]);
             server.default_protocol("ocpp1.6").options(Options::server().tolerance(tolerance))
         };
-        let mut site = tcp::Site::of(builder(Tolerant)).await;
+        let mut site = tcp::Site::of(builder(Lenient)).await;
         let mut station = site.enter(&head).await;
         assert_eq!(station.protocol.as_deref(), (!offer.is_empty()).then_some("ocpp1.6"), "{path} {offer}");
         assert_eq!(

@@ -112,8 +112,8 @@ impl Driver {
                         self.link.report(EventKind::Pong(time));
                     }
                 }
-                Incoming::Binary(Some(text)) if Deviation::Binary.is_borne_by(self.options().tolerance) => {
-                    self.exchange.deviates(Deviation::Binary, &text);
+                Incoming::Binary(Some(text)) if Deviation::BinaryMessage.is_allowed_by(self.options().tolerance) => {
+                    self.exchange.deviates(Deviation::BinaryMessage, &text);
                     self.receive(&text, now.into_std(), socket)?;
                 }
                 Incoming::Binary(_) => {

@@ -248,7 +248,7 @@ fn types_5_and_6_are_a_matter_of_dialect() {
 
 #[test]
 fn an_answer_that_cannot_be_read_ends_its_call_where_that_is_wanted() {
-    for (tolerance, ends) in [(Tolerance::Tolerant, false), (Tolerance::Salvage, true)] {
+    for (tolerance, ends) in [(Tolerance::Lenient, false), (Tolerance::Permissive, true)] {
         let mut exchange = exchange(Options::server().tolerance(tolerance).call_concurrency(2));
         let calls = [call(1), call(2)];
         let [first, second] = calls.each_ref().map(|call| call.id.clone());

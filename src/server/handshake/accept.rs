@@ -152,7 +152,7 @@ impl Inner {
         }
         let mut deviations = upgrade.deviations;
         if let Agreement::Silent(Some(_)) = agreement {
-            deviations.add(Deviation::NoProtocol);
+            deviations.add(Deviation::MissingProtocol);
         }
         if let Some(deviation) = deviations.beyond(options.tolerance) {
             return Err(Reject::new(StatusCode::BAD_REQUEST).body(format!("the handshake has {deviation}")));
