@@ -5,7 +5,7 @@
 
 use std::{convert::Infallible, error::Error};
 
-use ocpp_rpc::{Close, Options, RpcClient, RpcRouter, RpcServer, Strict, Validation};
+use ocpp_rpc::{Close, OcppSchemas, Options, RpcClient, RpcRouter, RpcServer, Validation};
 use serde_json::{Value, json};
 
 async fn boot() -> Result<Value, Infallible> {
@@ -17,7 +17,7 @@ async fn boot() -> Result<Value, Infallible> {
 async fn main() -> Result<(), Box<dyn Error>> {
     let server = RpcServer::builder(RpcRouter::new().on("BootNotification", boot))
         .protocols(["ocpp1.6"])
-        .options(Options::server().validation(Validation::new(Strict)))
+        .options(Options::server().validation(Validation::new(OcppSchemas)))
         .build()?;
     let listener = server.listen("127.0.0.1:0").await?;
     let endpoint = format!("ws://{}", listener.local_addr());

@@ -68,10 +68,10 @@ pub use server::{
 };
 pub use session::Session;
 #[cfg(feature = "strict")]
-pub use validate::Strict;
-pub use validate::{PayloadKind, Subject, Valid, Validation, Validator};
+pub use validate::OcppSchemas;
 #[cfg(feature = "json-schema")]
-pub use validate::{SchemaError, Schemas};
+pub use validate::{JsonSchemas, SchemaError};
+pub use validate::{PayloadContext, PayloadKind, Valid, Validation, Validator};
 
 /// What handlers can ask for.
 pub mod extract {

@@ -10,10 +10,10 @@ pub(crate) mod validation;
 pub(crate) mod validator;
 
 #[cfg(feature = "json-schema")]
-pub use self::schema::{Schemas, error::SchemaError};
+pub use self::schema::{JsonSchemas, error::SchemaError};
 #[cfg(feature = "strict")]
-pub use self::strict::Strict;
+pub use self::strict::OcppSchemas;
 pub use self::{
     validation::Validation,
-    validator::{PayloadKind, Subject, Valid, Validator},
+    validator::{PayloadContext, PayloadKind, Valid, Validator},
 };

@@ -32,7 +32,7 @@ use crate::{
         tolerance::Deviation,
     },
     options::Options,
-    validate::validator::{PayloadKind, Subject, Valid},
+    validate::validator::{PayloadContext, PayloadKind, Valid},
 };
 
 /// What came of a message.
@@ -314,7 +314,7 @@ impl<T> Exchange<T> {
         if !validation.applies_to(protocol) {
             return Ok(Valid::default());
         }
-        let subject = Subject::new(protocol, action, kind, payload);
+        let subject = PayloadContext::new(protocol, action, kind, payload);
         let checked = catch_unwind(AssertUnwindSafe(|| validation.validator.validate(&subject)));
         let broken = |_| Err(Violation::new(ErrorCode::INTERNAL_ERROR, "", "the validator panicked"));
         checked.unwrap_or_else(broken).or_else(|violation| {

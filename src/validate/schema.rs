@@ -1,4 +1,4 @@
-//! JSON Schemas for protocols that are not built in, or in place of those that are.
+//! JSON JsonSchemas for protocols that are not built in, or in place of those that are.
 
 pub(crate) mod error;
 
@@ -11,18 +11,18 @@ use crate::{
     error::{ErrorCode, Violation},
     validate::{
         schema::error::SchemaError,
-        validator::{PayloadKind, Subject, Valid, Validator},
+        validator::{PayloadContext, PayloadKind, Valid, Validator},
     },
 };
 
-/// Checks payloads against JSON Schemas of draft 4, 6 or 7 (or later ones), by protocol and action.
+/// Checks payloads against JSON JsonSchemas of draft 4, 6 or 7 (or later ones), by protocol and action.
 ///
 /// A payload without a schema is refused with [`ErrorCode::NOT_IMPLEMENTED`]. A schema says itself which draft it is
 /// written in; without `$schema`, it is draft 7. It stands alone: a `$ref` leads to places within it. What is read of a
 /// payload that passes is a [`Value`], and a handler that takes one gets it.
 ///
 /// ```
-/// use ocpp_rpc::{ErrorCode, Payload, PayloadKind, Schemas, Subject, Validator};
+/// use ocpp_rpc::{ErrorCode, Payload, PayloadKind, JsonSchemas, PayloadContext, Validator};
 /// use serde_json::json;
 ///
 /// let schema = json!({
@@ -30,16 +30,16 @@ use crate::{
 ///     "properties": {"level": {"type": "integer", "maximum": 7}},
 ///     "required": ["level"],
 /// });
-/// let schemas = Schemas::new().schema("acme1", "SetLevel", PayloadKind::Request, schema)?;
+/// let schemas = JsonSchemas::new().schema("acme1", "SetLevel", PayloadKind::Request, schema)?;
 ///
 /// let payload = Payload::encode(&json!({"level": 8}))?;
-/// let subject = Subject::new("acme1", "SetLevel", PayloadKind::Request, &payload);
+/// let subject = PayloadContext::new("acme1", "SetLevel", PayloadKind::Request, &payload);
 /// let violation = schemas.validate(&subject).expect_err("too high");
 /// assert_eq!(*violation.code(), ErrorCode::PROPERTY_CONSTRAINT_VIOLATION);
 /// assert_eq!(violation.pointer(), "/level");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Schemas {
+pub struct JsonSchemas {
     protocols: HashMap<String, HashMap<String, Action>>,
     formats: bool,
     codes: Box<Codes>,
@@ -47,7 +47,7 @@ pub struct Schemas {
 
 type Codes = dyn Fn(&str) -> Option<ErrorCode> + Send + Sync;
 
-impl Schemas {
+impl JsonSchemas {
     /// No schema, of no protocol.
     pub fn new() -> Self {
         Self { protocols: HashMap::new(), formats: true, codes: Box::new(|_| None) }
@@ -126,10 +126,10 @@ impl Schemas {
     /// table in [`Validation`](crate::Validation).
     ///
     /// ```
-    /// use ocpp_rpc::{ErrorCode, Schemas};
+    /// use ocpp_rpc::{ErrorCode, JsonSchemas};
     ///
     /// let lenient = |keyword: &str| (keyword == "additionalProperties").then_some(ErrorCode::PROTOCOL_ERROR);
-    /// let schemas = Schemas::new().codes(lenient);
+    /// let schemas = JsonSchemas::new().codes(lenient);
     /// ```
     #[must_use]
     pub fn codes(self, codes: impl Fn(&str) -> Option<ErrorCode> + Send + Sync + 'static) -> Self {
@@ -182,18 +182,18 @@ impl Schemas {
     }
 }
 
-impl Default for Schemas {
+impl Default for JsonSchemas {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Validator for Schemas {
-    fn knows(&self, protocol: &str) -> bool {
+impl Validator for JsonSchemas {
+    fn supports(&self, protocol: &str) -> bool {
         self.protocols.contains_key(protocol)
     }
 
-    fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation> {
+    fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation> {
         let action = self.protocols.get(subject.protocol).and_then(|actions| actions.get(subject.action));
         let schema = action.and_then(|action| match subject.kind {
             PayloadKind::Request => action.request.as_ref(),
@@ -208,14 +208,17 @@ impl Validator for Schemas {
         let unreadable = |error: serde_json::Error| Violation::new(ErrorCode::FORMAT_VIOLATION, "", error.to_string());
         let value: Value = subject.payload.decode().map_err(unreadable)?;
         validator.validate(&value).map_err(|error| self.violation(&error, &value))?;
-        Ok(Valid::read(value))
+        Ok(Valid::with_value(value))
     }
 }
 
-impl fmt::Debug for Schemas {
+impl fmt::Debug for JsonSchemas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let protocols: Vec<_> = self.protocols.keys().collect();
-        f.debug_struct("Schemas").field("protocols", &protocols).field("formats", &self.formats).finish_non_exhaustive()
+        f.debug_struct("JsonSchemas")
+            .field("protocols", &protocols)
+            .field("formats", &self.formats)
+            .finish_non_exhaustive()
     }
 }
 
@@ -281,12 +284,12 @@ mod tests {
     const PROPERTY: ErrorCode = ErrorCode::PROPERTY_CONSTRAINT_VIOLATION;
 
     /// The schema of one request.
-    fn schemas(schema: Value) -> Schemas {
-        Schemas::new().schema("acme1", "Set", PayloadKind::Request, schema).expect("a schema")
+    fn schemas(schema: Value) -> JsonSchemas {
+        JsonSchemas::new().schema("acme1", "Set", PayloadKind::Request, schema).expect("a schema")
     }
 
-    fn set(schemas: &Schemas, json: &str) -> Result<Valid, Violation> {
-        schemas.validate(&Subject::new("acme1", "Set", PayloadKind::Request, &Payload(json.into())))
+    fn set(schemas: &JsonSchemas, json: &str) -> Result<Valid, Violation> {
+        schemas.validate(&PayloadContext::new("acme1", "Set", PayloadKind::Request, &Payload(json.into())))
     }
 
     #[test]
@@ -363,7 +366,7 @@ mod tests {
             let name = format!("http://json-schema.org/draft-{number}/schema#");
             schemas(json!({"$schema": name, "properties": {"level": rule}}))
         };
-        let level = |schemas: Schemas, level: &str| set(&schemas, &format!(r#"{{"level":{level}}}"#)).is_ok();
+        let level = |schemas: JsonSchemas, level: &str| set(&schemas, &format!(r#"{{"level":{level}}}"#)).is_ok();
 
         assert!(!level(draft("04", &json!({"minimum": 1, "exclusiveMinimum": true})), "1"));
         assert!(!level(draft("04", &json!({"type": "integer"})), "1.0"));
@@ -395,21 +398,22 @@ mod tests {
     #[test]
     fn a_payload_without_a_schema_is_not_implemented() {
         let schemas = schemas(json!({}));
-        assert!(schemas.knows("acme1") && !schemas.knows("acme2"));
+        assert!(schemas.supports("acme1") && !schemas.supports("acme2"));
         let payload = Payload::default();
         for (protocol, action, kind) in [
             ("acme2", "Set", PayloadKind::Request),
             ("acme1", "Get", PayloadKind::Request),
             ("acme1", "Set", PayloadKind::Response),
         ] {
-            let violation = schemas.validate(&Subject::new(protocol, action, kind, &payload)).expect_err("no schema");
+            let violation =
+                schemas.validate(&PayloadContext::new(protocol, action, kind, &payload)).expect_err("no schema");
             assert_eq!(*violation.code(), ErrorCode::NOT_IMPLEMENTED);
         }
     }
 
     #[test]
     fn what_is_no_schema_is_found_at_once_or_when_it_is_compiled() {
-        let schema = |schema| Schemas::new().schema("acme1", "Set", PayloadKind::Response, schema);
+        let schema = |schema| JsonSchemas::new().schema("acme1", "Set", PayloadKind::Response, schema);
         let error = schema(json!({"type": "text"})).expect_err("no type").to_string();
         assert!(error.starts_with("the schema of the response of Set (acme1) is none: "), "{error}");
 
@@ -426,7 +430,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("ocpp-rpc-schemas-{}", std::process::id()));
         fs::create_dir_all(folder.join("inside.json")).expect("a folder");
         let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("written");
-        let read = || Schemas::new().folder("acme1", &folder);
+        let read = || JsonSchemas::new().folder("acme1", &folder);
 
         assert!(matches!(read(), Err(SchemaError::Empty(path)) if path == folder));
         write("readme.txt", "no schema");
@@ -439,7 +443,7 @@ mod tests {
             ("Set", PayloadKind::Response, "/b"),
             ("Get", PayloadKind::Request, "/c"),
         ] {
-            let subject = Subject::new("acme1", action, kind, &empty);
+            let subject = PayloadContext::new("acme1", action, kind, &empty);
             assert_eq!(schemas.validate(&subject).expect_err("missing").pointer(), pointer);
         }
 
@@ -447,7 +451,7 @@ mod tests {
         assert!(matches!(read(), Err(SchemaError::NotJson(path, _)) if path.ends_with("Broken.json")));
         fs::remove_dir_all(&folder).expect("removed");
         assert!(matches!(read(), Err(SchemaError::Read(path, _)) if path == folder));
-        let file = |path: &str| Schemas::new().file("acme1", path);
+        let file = |path: &str| JsonSchemas::new().file("acme1", path);
         assert!(matches!(file("Set.yaml"), Err(SchemaError::Name(_))));
         assert!(matches!(file("Set.json"), Err(SchemaError::Read(..))));
     }

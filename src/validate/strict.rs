@@ -19,7 +19,7 @@ use crate::{
     action::table,
     error::{ErrorCode, Violation},
     message::payload::Payload,
-    validate::validator::{PayloadKind, Subject, Valid, Validator},
+    validate::validator::{PayloadContext, PayloadKind, Valid, Validator},
 };
 
 /// Checks the payloads of `ocpp1.6` (with its security extensions), `ocpp2.0.1` and `ocpp2.1` against their official
@@ -30,11 +30,11 @@ use crate::{
 ///
 /// ```
 /// # #[cfg(feature = "server")] {
-/// use ocpp_rpc::{Options, RpcRouter, RpcServer, Strict, Validation};
+/// use ocpp_rpc::{Options, RpcRouter, RpcServer, OcppSchemas, Validation};
 ///
 /// let server = RpcServer::builder(RpcRouter::new())
 ///     .protocols(["ocpp2.0.1", "ocpp1.6"])
-///     .options(Options::server().validation(Validation::new(Strict)))
+///     .options(Options::server().validation(Validation::new(OcppSchemas)))
 ///     .build()?;
 /// # }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -43,25 +43,25 @@ use crate::{
 /// It can be asked by itself as well:
 ///
 /// ```
-/// use ocpp_rpc::{ErrorCode, Payload, PayloadKind, Strict, Subject, Validator};
+/// use ocpp_rpc::{ErrorCode, Payload, PayloadKind, OcppSchemas, PayloadContext, Validator};
 /// use serde_json::json;
 ///
 /// let payload = Payload::encode(&json!({"idTag": "a tag of more than twenty characters"}))?;
-/// let subject = Subject::new("ocpp1.6", "Authorize", PayloadKind::Request, &payload);
-/// let violation = Strict.validate(&subject).expect_err("too long");
+/// let subject = PayloadContext::new("ocpp1.6", "Authorize", PayloadKind::Request, &payload);
+/// let violation = OcppSchemas.validate(&subject).expect_err("too long");
 /// assert_eq!(*violation.code(), ErrorCode::PROPERTY_CONSTRAINT_VIOLATION);
 /// assert_eq!(violation.pointer(), "/idTag");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Strict;
+pub struct OcppSchemas;
 
-impl Validator for Strict {
-    fn knows(&self, protocol: &str) -> bool {
+impl Validator for OcppSchemas {
+    fn supports(&self, protocol: &str) -> bool {
         actions_of(protocol).is_some()
     }
 
-    fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation> {
+    fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation> {
         let unknown = |what| Err(Violation::new(ErrorCode::NOT_IMPLEMENTED, "", what));
         let Some(actions) = actions_of(subject.protocol) else { return unknown("the protocol is unknown") };
         let Ok(at) = actions.binary_search_by_key(&subject.action, |action| action.name) else {
@@ -119,7 +119,7 @@ fn check<T: DeserializeOwned + Validate + Send + 'static>(payload: &Payload) -> 
     }
     match beyond_the_types(&value) {
         Some(violation) => Err(violation),
-        None => Ok(Valid::read(value)),
+        None => Ok(Valid::with_value(value)),
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
 
     fn validate(protocol: &str, action: &str, kind: PayloadKind, json: &str) -> Result<Valid, Violation> {
         let payload = Payload(json.into());
-        Strict.validate(&Subject::new(protocol, action, kind, &payload))
+        OcppSchemas.validate(&PayloadContext::new(protocol, action, kind, &payload))
     }
 
     fn request(protocol: &str, action: &str, json: &str) -> Result<Valid, Violation> {
@@ -350,13 +350,13 @@ mod tests {
         let (stream, kind) = ("NotifyPeriodicEventStream", PayloadKind::Response);
         refused(validate("ocpp2.1", stream, kind, "{}"), &ErrorCode::NOT_IMPLEMENTED, "");
         refused(request("ocpp2.1", stream, "{}"), &OCCURRENCE, "/data");
-        assert!(!Strict.knows("ocpp1.5"));
+        assert!(!OcppSchemas.supports("ocpp1.5"));
     }
 
     #[test]
     fn every_action_is_found_by_its_name() {
         for (protocol, count) in [("ocpp1.6", 39), ("ocpp2.0.1", 64), ("ocpp2.1", 91)] {
-            assert!(Strict.knows(protocol));
+            assert!(OcppSchemas.supports(protocol));
             let actions = actions_of(protocol).expect("known");
             assert_eq!(actions.len(), count);
             for action in actions {

@@ -35,7 +35,7 @@ impl Validation {
     /// Whether payloads of this protocol are checked.
     pub(crate) fn applies_to(&self, protocol: &str) -> bool {
         let is_named = |names: &Vec<Arc<str>>| names.iter().any(|name| **name == *protocol);
-        self.protocols.as_ref().is_none_or(is_named) && self.validator.knows(protocol)
+        self.protocols.as_ref().is_none_or(is_named) && self.validator.supports(protocol)
     }
 
     /// Refuses what checks nothing, or not all that it is asked to.
@@ -47,7 +47,7 @@ impl Validation {
         if let Some(unknown) = named.iter().find(|name| !protocols.contains(name)) {
             return Err(BuildError(format!("validation of {unknown:?}, which is none of the protocols")));
         }
-        match named.iter().find(|name| !self.validator.knows(name)) {
+        match named.iter().find(|name| !self.validator.supports(name)) {
             Some(unknown) => Err(BuildError(format!("the validator does not know the protocol {unknown:?}"))),
             None => Ok(()),
         }

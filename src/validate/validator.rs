@@ -13,7 +13,7 @@ use crate::{error::Violation, message::payload::Payload};
 /// It is asked by the task of a connection, about each payload once: it should be quick and must not block.
 ///
 /// ```
-/// use ocpp_rpc::{ErrorCode, PayloadKind, Subject, Valid, Validator, Violation};
+/// use ocpp_rpc::{ErrorCode, PayloadKind, PayloadContext, Valid, Validator, Violation};
 ///
 /// /// A private protocol, in which every request is dated.
 /// struct Dated;
@@ -24,19 +24,19 @@ use crate::{error::Violation, message::payload::Payload};
 /// }
 ///
 /// impl Validator for Dated {
-///     fn knows(&self, protocol: &str) -> bool {
+///     fn supports(&self, protocol: &str) -> bool {
 ///         protocol == "acme1"
 ///     }
 ///
-///     fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation> {
+///     fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation> {
 ///         if subject.kind == PayloadKind::Response {
-///             return Ok(Valid::unread());
+///             return Ok(Valid::without_value());
 ///         }
 ///         let wrong = |error: serde_json::Error| {
 ///             Violation::new(ErrorCode::TYPE_CONSTRAINT_VIOLATION, "/timestamp", error.to_string())
 ///         };
 ///         match subject.payload.decode::<Request>().map_err(wrong)?.timestamp {
-///             Some(_) => Ok(Valid::unread()),
+///             Some(_) => Ok(Valid::without_value()),
 ///             None => Err(Violation::new(ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION, "/timestamp", "is missing")),
 ///         }
 ///     }
@@ -45,24 +45,24 @@ use crate::{error::Violation, message::payload::Payload};
 pub trait Validator: Send + Sync + 'static {
     /// Whether there are rules for this subprotocol. Settings that ask for validation where there are none are
     /// refused.
-    fn knows(&self, protocol: &str) -> bool;
+    fn supports(&self, protocol: &str) -> bool;
 
     /// Checks one payload. An action that the protocol does not have is a violation with
     /// [`ErrorCode::NOT_IMPLEMENTED`].
     ///
     /// # Errors
     /// What is wrong with it, and which code says so.
-    fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation>;
+    fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation>;
 }
 
 /// For each protocol the first of the two that knows it.
 impl<A: Validator, B: Validator> Validator for (A, B) {
-    fn knows(&self, protocol: &str) -> bool {
-        self.0.knows(protocol) || self.1.knows(protocol)
+    fn supports(&self, protocol: &str) -> bool {
+        self.0.supports(protocol) || self.1.supports(protocol)
     }
 
-    fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation> {
-        match self.0.knows(subject.protocol) {
+    fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation> {
+        match self.0.supports(subject.protocol) {
             true => self.0.validate(subject),
             false => self.1.validate(subject),
         }
@@ -72,7 +72,7 @@ impl<A: Validator, B: Validator> Validator for (A, B) {
 /// What is to be checked.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct Subject<'a> {
+pub struct PayloadContext<'a> {
     /// The subprotocol of the connection.
     pub protocol: &'a str,
     /// The action of the call.
@@ -83,7 +83,7 @@ pub struct Subject<'a> {
     pub payload: &'a Payload,
 }
 
-impl<'a> Subject<'a> {
+impl<'a> PayloadContext<'a> {
     /// A payload of this action.
     pub fn new(protocol: &'a str, action: &'a str, kind: PayloadKind, payload: &'a Payload) -> Self {
         Self { protocol, action, kind, payload }
@@ -108,12 +108,12 @@ pub struct Valid {
 
 impl Valid {
     /// It passed without being read as a type.
-    pub fn unread() -> Self {
+    pub fn without_value() -> Self {
         Self::default()
     }
 
     /// It passed, and is this value.
-    pub fn read<T: Send + 'static>(value: T) -> Self {
+    pub fn with_value<T: Send + 'static>(value: T) -> Self {
         Self { value: Mutex::new(Some(Box::new(value))) }
     }
 
@@ -140,11 +140,11 @@ mod tests {
     struct Refuses(&'static str, ErrorCode);
 
     impl Validator for Refuses {
-        fn knows(&self, protocol: &str) -> bool {
+        fn supports(&self, protocol: &str) -> bool {
             protocol == self.0
         }
 
-        fn validate(&self, _: &Subject<'_>) -> Result<Valid, Violation> {
+        fn validate(&self, _: &PayloadContext<'_>) -> Result<Valid, Violation> {
             Err(Violation::new(self.1.clone(), "", ""))
         }
     }
@@ -156,10 +156,10 @@ mod tests {
         let all = (a, b);
         let payload = Payload::default();
         for (protocol, code) in [("a", ErrorCode::FORMAT_VIOLATION), ("b", ErrorCode::GENERIC_ERROR)] {
-            assert!(all.knows(protocol));
-            let violation = all.validate(&Subject::new(protocol, "Reset", PayloadKind::Request, &payload));
+            assert!(all.supports(protocol));
+            let violation = all.validate(&PayloadContext::new(protocol, "Reset", PayloadKind::Request, &payload));
             assert_eq!(*violation.expect_err("refused").code(), code);
         }
-        assert!(!all.knows("c"));
+        assert!(!all.supports("c"));
     }
 }

@@ -179,7 +179,7 @@ async fn b24_what_becomes_of_a_call_depends_on_where_it_stands() {
     for (place, fate, expected, on_the_wire) in CELLS {
         let (client, mut dials, mut side) = reach(place).await;
         let token = CancellationToken::new();
-        let mut call = client.call::<Value>("Subject", &()).timeout(20 * SECOND).cancelled_by(&token);
+        let mut call = client.call::<Value>("PayloadContext", &()).timeout(20 * SECOND).cancelled_by(&token);
         if let (OutOfTime, Connecting | InLine | Reconnecting) = (fate, place) {
             call = call.within(SECOND / 2);
         }
@@ -187,8 +187,8 @@ async fn b24_what_becomes_of_a_call_depends_on_where_it_stands() {
         let mut seen = Vec::new();
         match &mut side {
             Side::Open(csms, unanswered) if place == Written => {
-                *unanswered = Some(csms.receive_call("Subject").await);
-                seen.push("Subject".to_owned());
+                *unanswered = Some(csms.receive_call("PayloadContext").await);
+                seen.push("PayloadContext".to_owned());
             }
             _ => tokio::task::yield_now().await,
         }
@@ -237,7 +237,7 @@ async fn b24_what_becomes_of_a_call_depends_on_where_it_stands() {
             closing.await.expect("no panic");
         }
         assert_eq!(
-            seen.iter().filter(|action| *action == "Subject").count(),
+            seen.iter().filter(|action| *action == "PayloadContext").count(),
             usize::from(on_the_wire),
             "{case}: {seen:?}"
         );

@@ -1,6 +1,6 @@
-//! A protocol of one's own, checked by JSON Schemas, as both ends notice it.
+//! A protocol of one's own, checked by JSON JsonSchemas, as both ends notice it.
 
-use ocpp_rpc::{Error, Options, PayloadKind, RpcRouter, RpcServer, Schemas, Validation};
+use ocpp_rpc::{Error, JsonSchemas, Options, PayloadKind, RpcRouter, RpcServer, Validation};
 use serde_json::{Value, json};
 
 use crate::support::{connected, echo};
@@ -14,7 +14,7 @@ async fn b42_other_protocols_are_checked_by_schemas_of_ones_own() {
         "required": ["level"],
         "additionalProperties": false,
     });
-    let schemas = Schemas::new().schema("acme1", "Dim", PayloadKind::Request, schema).expect("a schema");
+    let schemas = JsonSchemas::new().schema("acme1", "Dim", PayloadKind::Request, schema).expect("a schema");
     let schemas = schemas.schema("acme1", "Dim", PayloadKind::Response, json!({"type": "object"})).expect("a schema");
     let server = RpcServer::builder(RpcRouter::new().on("Dim", echo)).protocols(["acme1"]);
     let server = server.options(Options::server().validation(Validation::new(schemas))).build().expect("sound");

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use ocpp_rpc::{Error, Options, RpcRouter, Strict, Validation, extract::Params};
+use ocpp_rpc::{Error, OcppSchemas, Options, RpcRouter, Validation, extract::Params};
 use serde_json::{Value, json};
 
 use crate::support::{SECOND, connected, echo, server_with};
@@ -27,7 +27,7 @@ async fn b42_the_versions_of_ocpp_are_known_without_any_file() {
             Ok(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"}))
         }
         let router = RpcRouter::new().on("BootNotification", accept).fallback(echo);
-        let server = server_with(router, Options::server().validation(Validation::new(Strict)));
+        let server = server_with(router, Options::server().validation(Validation::new(OcppSchemas)));
         let (mut station, session) = connected(&server, protocol).await;
         let answer = station.ask(json!([2, "1", "BootNotification", boot]).to_string()).await;
         assert!(answer.starts_with(r#"[3,"1",{"#), "{protocol}: {answer}");
@@ -44,7 +44,7 @@ async fn b42_the_versions_of_ocpp_are_known_without_any_file() {
 
 #[tokio::test(start_paused = true)]
 async fn b44_a_multiple_of_a_tenth_is_one_whatever_floating_point_says() {
-    let server = server_with(RpcRouter::new(), Options::server().validation(Validation::new(Strict)));
+    let server = server_with(RpcRouter::new(), Options::server().validation(Validation::new(OcppSchemas)));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let profile = |limit: &str| -> Value {
         let text = format!(

@@ -9,8 +9,8 @@ use std::{
 };
 
 use ocpp_rpc::{
-    CallError, Direction, Error, ErrorCode, EventKind, Events, Options, Payload, PayloadKind, RpcRouter, RpcServer,
-    Subject, Valid, Validation, Validator, Violation,
+    CallError, Direction, Error, ErrorCode, EventKind, Events, Options, Payload, PayloadContext, PayloadKind,
+    RpcRouter, RpcServer, Valid, Validation, Validator, Violation,
     extract::{Params, State},
 };
 use serde_json::{Value, json};
@@ -24,11 +24,11 @@ use crate::{
 struct Acme;
 
 impl Validator for Acme {
-    fn knows(&self, protocol: &str) -> bool {
+    fn supports(&self, protocol: &str) -> bool {
         protocol == "acme1"
     }
 
-    fn validate(&self, subject: &Subject<'_>) -> Result<Valid, Violation> {
+    fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation> {
         if !["Do", "Panic"].contains(&subject.action) {
             return Err(Violation::new(ErrorCode::NOT_IMPLEMENTED, "", "no such action"));
         }
@@ -44,7 +44,7 @@ impl Validator for Acme {
             // Whoever takes the value that was checked can tell.
             _ => {
                 value["checked"] = json!(true);
-                Ok(Valid::read(value))
+                Ok(Valid::with_value(value))
             }
         }
     }

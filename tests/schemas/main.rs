@@ -10,7 +10,9 @@ mod random;
 
 use std::{env, fs, path::PathBuf, thread};
 
-use ocpp_rpc::{ErrorCode, Payload, PayloadKind, Schemas, Strict, Subject, Valid, Validator, Violation};
+use ocpp_rpc::{
+    ErrorCode, JsonSchemas, OcppSchemas, Payload, PayloadContext, PayloadKind, Valid, Validator, Violation,
+};
 use serde_json::Value;
 
 use self::{generate::Generator, mutate::Rule, random::Random};
@@ -36,7 +38,7 @@ fn ocpp_2_1() {
 
 fn check(protocol: &'static str, folder: &str, count: usize) {
     let folder = official(folder);
-    let schemas = Schemas::new().folder(protocol, &folder).expect("the official schemas");
+    let schemas = JsonSchemas::new().folder(protocol, &folder).expect("the official schemas");
     schemas.compile().expect("the official schemas compile");
 
     let mut paths: Vec<_> =
@@ -78,12 +80,12 @@ struct Judge<'a> {
     kind: PayloadKind,
     schema: Value,
     plain: jsonschema::Validator,
-    schemas: &'a Schemas,
+    schemas: &'a JsonSchemas,
     disagreements: Vec<String>,
 }
 
 impl<'a> Judge<'a> {
-    fn new(protocol: &'a str, path: &std::path::Path, schemas: &'a Schemas) -> Self {
+    fn new(protocol: &'a str, path: &std::path::Path, schemas: &'a JsonSchemas) -> Self {
         let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
         let (action, kind) = match name.strip_suffix("Response") {
             Some(action) => (action, PayloadKind::Response),
@@ -127,8 +129,9 @@ impl<'a> Judge<'a> {
         }
         // Unlike `Payload::encode`, this takes what is no object.
         let payload: Payload = serde_json::from_str(&text).expect("JSON");
-        let subject = Subject::new(self.protocol, &self.action, self.kind, &payload);
-        let opinions = [("Strict", Strict.validate(&subject)), ("Schemas", self.schemas.validate(&subject))];
+        let subject = PayloadContext::new(self.protocol, &self.action, self.kind, &payload);
+        let opinions =
+            [("OcppSchemas", OcppSchemas.validate(&subject)), ("JsonSchemas", self.schemas.validate(&subject))];
         for (who, opinion) in opinions {
             let found = found(opinion);
             if found.as_ref().map(|(place, _)| place) != wrong {

@@ -13,9 +13,9 @@ pub(crate) struct Checks {
 impl Checks {
     #[cfg(feature = "ocpp-schemas")]
     pub(crate) fn add_to(&self, options: Options) -> Result<Options, &'static str> {
-        use ocpp_rpc::{Strict, Validation};
+        use ocpp_rpc::{OcppSchemas, Validation};
 
-        Ok(if self.strict { options.validation(Validation::new(Strict)) } else { options })
+        Ok(if self.strict { options.validation(Validation::new(OcppSchemas)) } else { options })
     }
 
     #[cfg(not(feature = "ocpp-schemas"))]

@@ -17,9 +17,9 @@ impl Checks {
 
 #[cfg(feature = "ocpp-schemas")]
 fn strict() -> Result<(Options, RpcRouter), &'static str> {
-    use ocpp_rpc::{Strict, Validation};
+    use ocpp_rpc::{OcppSchemas, Validation};
 
-    Ok((Options::server().validation(Validation::new(Strict)), typed::router()))
+    Ok((Options::server().validation(Validation::new(OcppSchemas)), typed::router()))
 }
 
 #[cfg(not(feature = "ocpp-schemas"))]
