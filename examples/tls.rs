@@ -7,7 +7,7 @@ use std::error::Error;
 
 use ocpp_rpc::{
     Accept, Close, Handshake, Reject, RpcClient, RpcRouter, RpcServer,
-    tls::{Authorities, Certificate, ClientTls, ServerTls},
+    tls::{Certificate, ClientTls, RootCerts, ServerTls},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
@@ -27,13 +27,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let tls = ServerTls::builder()
         .certificate(issue(&issuer, "localhost")?)
-        .client_certificates_required(Authorities::from_pem(authority.as_bytes())?)
+        .required_client_certificates(RootCerts::from_pem(authority.as_bytes())?)
         .build()?;
     let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).auth(authenticate).build()?;
     let listener = server.listen_tls("127.0.0.1:0", tls).await?;
 
     let tls = ClientTls::builder()
-        .authorities(Authorities::from_pem(authority.as_bytes())?)
+        .authorities(RootCerts::from_pem(authority.as_bytes())?)
         .certificate(issue(&issuer, "CP-1")?)
         .build()?;
     let endpoint = format!("wss://localhost:{}", listener.local_addr().port());

@@ -56,9 +56,9 @@ impl fmt::Debug for Certificate {
 
 /// The authorities whose certificates are believed.
 #[derive(Clone)]
-pub struct Authorities(pub(crate) Arc<RootCertStore>);
+pub struct RootCerts(pub(crate) Arc<RootCertStore>);
 
-impl Authorities {
+impl RootCerts {
     /// Reads a PEM file of certificates.
     ///
     /// # Errors
@@ -82,14 +82,14 @@ impl Authorities {
     ///
     /// # Errors
     /// When there are none.
-    pub fn of_system() -> Result<Self, BuildError> {
-        static SYSTEM: LazyLock<Result<Authorities, BuildError>> = LazyLock::new(|| {
+    pub fn native() -> Result<Self, BuildError> {
+        static SYSTEM: LazyLock<Result<RootCerts, BuildError>> = LazyLock::new(|| {
             let found = rustls_native_certs::load_native_certs();
             let mut roots = RootCertStore::empty();
             // Systems have certificates that nobody can read any more; the others will do.
             roots.add_parsable_certificates(found.certs);
             match (roots.is_empty(), found.errors.first()) {
-                (false, _) => Ok(Authorities(Arc::new(roots))),
+                (false, _) => Ok(RootCerts(Arc::new(roots))),
                 (true, Some(error)) => Err(wrong("the system's certificates", error)),
                 (true, None) => Err(BuildError("the system has no certificates".into())),
             }
@@ -109,9 +109,9 @@ impl Authorities {
     }
 }
 
-impl fmt::Debug for Authorities {
+impl fmt::Debug for RootCerts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Authorities").field(&self.0.len()).finish()
+        f.debug_tuple("RootCerts").field(&self.0.len()).finish()
     }
 }
 

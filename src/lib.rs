@@ -88,7 +88,7 @@ pub mod extract {
 pub mod tls {
     pub use tokio_rustls::rustls;
 
-    pub use crate::certificate::{Authorities, Certificate};
+    pub use crate::certificate::{Certificate, RootCerts};
     #[cfg(feature = "client")]
     pub use crate::client::{ClientTls, ClientTlsBuilder};
     #[cfg(feature = "listen")]

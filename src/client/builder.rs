@@ -128,7 +128,7 @@ impl RpcClientBuilder {
     }
 
     /// The TLS of `wss://` endpoints, over whatever is dialled; without this, one that believes the
-    /// [system's authorities](Authorities::of_system).
+    /// [system's authorities](RootCerts::native).
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: ClientTls) -> Self {
         self.settings.tls = Some(tls);

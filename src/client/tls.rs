@@ -11,7 +11,7 @@ use tokio_rustls::{
 };
 
 use crate::{
-    certificate::{Authorities, Certificate, provider, wrong},
+    certificate::{Certificate, RootCerts, provider, wrong},
     client::connector::{AnyConnector, Connector, Target},
     error::BuildError,
     io::Io,
@@ -19,18 +19,18 @@ use crate::{
 
 /// The client's side of TLS: versions 1.2 and 1.3 (OCPP security profiles 2 and 3).
 ///
-/// A client of a `wss://` endpoint without one believes the [system's authorities](Authorities::of_system) and shows no
+/// A client of a `wss://` endpoint without one believes the [system's authorities](RootCerts::native) and shows no
 /// certificate. Cheap to clone; clients that share one resume each other's sessions.
 ///
 /// ```no_run
 /// use ocpp_rpc::{
 ///     RpcClient,
-///     tls::{Authorities, Certificate, ClientTls},
+///     tls::{RootCerts, Certificate, ClientTls},
 /// };
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let tls = ClientTls::builder()
-///     .authorities(Authorities::from_pem_file("csms-ca.pem")?)
+///     .authorities(RootCerts::from_pem_file("csms-ca.pem")?)
 ///     .certificate(Certificate::from_pem_files("station.pem", "station.key")?)
 ///     .build()?;
 /// let client = RpcClient::builder("wss://csms.example/ocpp", "CP-0001").protocols(["ocpp2.0.1"]).tls(tls).connect().await?;
@@ -65,14 +65,14 @@ impl fmt::Debug for ClientTls {
 #[must_use]
 #[derive(Debug)]
 pub struct ClientTlsBuilder {
-    authorities: Option<Authorities>,
+    authorities: Option<RootCerts>,
     certificate: Option<Certificate>,
     server_name: Option<String>,
 }
 
 impl ClientTlsBuilder {
-    /// Whom to believe; the [system's authorities](Authorities::of_system) by default.
-    pub fn authorities(self, authorities: Authorities) -> Self {
+    /// Whom to believe; the [system's authorities](RootCerts::native) by default.
+    pub fn authorities(self, authorities: RootCerts) -> Self {
         Self { authorities: Some(authorities), ..self }
     }
 
@@ -91,7 +91,7 @@ impl ClientTlsBuilder {
     /// # Errors
     /// When there is nobody to believe, or the name is none.
     pub fn build(self) -> Result<ClientTls, BuildError> {
-        let Authorities(roots) = self.authorities.map_or_else(Authorities::of_system, Ok)?;
+        let RootCerts(roots) = self.authorities.map_or_else(RootCerts::native, Ok)?;
         let server_name = self.server_name.map(ServerName::try_from).transpose();
         let server_name = server_name.map_err(|error| wrong("the server name", &error))?;
         let config = ClientConfig::builder_with_provider(provider())
@@ -117,13 +117,13 @@ pub(super) fn over(
     target: &Target,
 ) -> Result<Arc<dyn AnyConnector>, BuildError> {
     if tls.is_none() && target.is_secure() {
-        of_system()?;
+        native()?;
     }
     Ok(Arc::new(Over { tls, connector }))
 }
 
 /// Set up once in the life of a process.
-fn of_system() -> Result<ClientTls, BuildError> {
+fn native() -> Result<ClientTls, BuildError> {
     static SYSTEM: LazyLock<Result<ClientTls, BuildError>> = LazyLock::new(|| ClientTls::builder().build());
     SYSTEM.clone()
 }
@@ -140,7 +140,7 @@ impl Connector for Over {
         if !target.is_secure() {
             return self.connector.dial(target).await;
         }
-        let tls = self.tls.clone().map_or_else(of_system, Ok).map_err(io::Error::other)?;
+        let tls = self.tls.clone().map_or_else(native, Ok).map_err(io::Error::other)?;
         let name = match tls.server_name {
             Some(name) => name,
             None => ServerName::try_from(target.host().to_owned()).map_err(io::Error::other)?,

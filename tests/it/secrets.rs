@@ -40,7 +40,7 @@ async fn no_log_no_event_no_error_and_no_debug_has_a_secret_in_it() {
     };
     let builder = RpcServer::builder(RpcRouter::new().on("Ping", ping)).protocols(["ocpp1.6"]).auth(hook);
     let tls = ServerTls::builder().certificate(certificates[0].certificate());
-    let tls = tls.client_certificates_required(stations.authorities());
+    let tls = tls.required_client_certificates(stations.authorities());
     let _ = write!(written, "{builder:?} {tls:?}");
     let server = builder.build().expect("sound");
     let listener = server.listen_tls("127.0.0.1:0", tls.build().expect("sound")).await.expect("a port");

@@ -12,7 +12,7 @@ use ocpp_rpc::{
     Accept, BuildError, Close, ConnectError, ConnectionInfo, Handshake, Options, Reconnect, Reject, RpcClient,
     RpcClientBuilder, RpcRouter, RpcServer, RpcServerBuilder, Session, TlsVersion,
     tls::{
-        Authorities, Certificate, ClientTls, ServerTls, ServerTlsBuilder,
+        Certificate, ClientTls, RootCerts, ServerTls, ServerTlsBuilder,
         rustls::{
             self, ClientConfig, DigitallySignedStruct, DistinguishedName, HandshakeKind, RootCertStore,
             SignatureScheme,
@@ -81,8 +81,8 @@ impl Authority {
         Issued { chain: certificate.pem(), key: key.serialize_pem() }
     }
 
-    pub fn authorities(&self) -> Authorities {
-        Authorities::from_pem(self.pem.as_bytes()).expect("an authority")
+    pub fn authorities(&self) -> RootCerts {
+        RootCerts::from_pem(self.pem.as_bytes()).expect("an authority")
     }
 }
 
@@ -295,7 +295,7 @@ async fn a_certificate_is_replaced_and_nobody_is_disconnected() {
 #[tokio::test]
 async fn sessions_are_resumed_unless_client_certificates_are_asked_for() {
     let authority = Authority::new();
-    let asking = local(&authority).client_certificates_asked_for(authority.authorities());
+    let asking = local(&authority).optional_client_certificates(authority.authorities());
     for (tls, second) in [(local(&authority), HandshakeKind::Resumed), (asking, HandshakeKind::Full)] {
         let site = site(builder(), plain(tls)).await;
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
@@ -384,7 +384,7 @@ fn certified(authority: &Authority, certificate: &Issued) -> ClientTls {
 async fn b11_a_client_certificate_reaches_the_hook_and_the_session() {
     let (authority, stations) = (Authority::new(), Authority::new());
     let (hook, mut handshakes) = showing();
-    let tls = plain(local(&authority).client_certificates_required(stations.authorities()));
+    let tls = plain(local(&authority).required_client_certificates(stations.authorities()));
     let site = site(builder().auth(hook), tls).await;
     let mut issued = stations.issue("SN-0815");
     let own = issued.der();
@@ -401,7 +401,7 @@ async fn b11_a_client_certificate_reaches_the_hook_and_the_session() {
 #[tokio::test]
 async fn without_a_client_certificate_there_is_no_handshake_where_one_is_required() {
     let (authority, stations) = (Authority::new(), Authority::new());
-    let tls = plain(local(&authority).client_certificates_required(stations.authorities()));
+    let tls = plain(local(&authority).required_client_certificates(stations.authorities()));
     let mut site = site(builder(), tls).await;
     // Of TLS 1.3 a client learns only afterwards that it was refused.
     for tls in [believing(&authority), certified(&authority, &Authority::new().issue("SN-0815"))] {
@@ -417,7 +417,7 @@ async fn without_a_client_certificate_there_is_no_handshake_where_one_is_require
 async fn the_hook_decides_where_client_certificates_are_asked_for() {
     let (authority, stations) = (Authority::new(), Authority::new());
     let (hook, _handshakes) = showing();
-    let tls = plain(local(&authority).client_certificates_asked_for(stations.authorities()));
+    let tls = plain(local(&authority).optional_client_certificates(stations.authorities()));
     let site = site(builder().auth(hook), tls).await;
     let error = soon(client(&site, believing(&authority)).connect()).await.expect_err("refused");
     assert_eq!(error.status().map(|status| status.as_u16()), Some(401));
@@ -474,7 +474,7 @@ async fn a_verifier_of_ones_own_may_believe_a_certificate_that_has_expired() {
     let expired = stations.issue_for("SN-0815", &KeyPair::generate().expect("a key"), |params| {
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
     });
-    let strict = local(&authority).client_certificates_required(stations.authorities());
+    let strict = local(&authority).required_client_certificates(stations.authorities());
     let lenient = local(&authority).client_verifier(Arc::new(Lenient));
     for (tls, believed) in [(strict, false), (lenient, true)] {
         let site = site(builder(), plain(tls)).await;
@@ -491,7 +491,7 @@ async fn a_verifier_of_ones_own_may_believe_a_certificate_that_has_expired() {
 #[tokio::test]
 async fn tls_over_any_stream_can_be_accepted_and_dialled() {
     let (authority, stations) = (Authority::new(), Authority::new());
-    let tls = plain(local(&authority).client_certificates_required(stations.authorities()));
+    let tls = plain(local(&authority).required_client_certificates(stations.authorities()));
     let server = builder().build().expect("sound");
     let (dialled, mut accepted) = mpsc::unbounded_channel();
     tokio::spawn({
@@ -588,8 +588,8 @@ fn what_cannot_work_is_said_when_it_is_set_up() {
     says(pem("", &one.key), "a certificate");
     says(pem(&one.chain, ""), "a private key");
     says(Certificate::from_pem_files("/nowhere/at.all", "/nowhere").expect_err("wrong"), "/nowhere/at.all");
-    says(Authorities::from_pem_file("/nowhere/at.all").expect_err("wrong"), "/nowhere/at.all");
-    says(Authorities::from_pem(b"").expect_err("wrong"), "no certificate of an authority");
+    says(RootCerts::from_pem_file("/nowhere/at.all").expect_err("wrong"), "/nowhere/at.all");
+    says(RootCerts::from_pem(b"").expect_err("wrong"), "no certificate of an authority");
     says(ServerTls::builder().build().expect_err("wrong"), "needs a certificate");
     let named = ClientTls::builder().authorities(authority.authorities()).server_name("not a name");
     says(named.build().expect_err("wrong"), "the server name");

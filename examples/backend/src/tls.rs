@@ -39,7 +39,7 @@ impl Tls {
 
     #[cfg(feature = "tls")]
     async fn listen_tls(&self, server: &RpcServer, address: &str, app: Router) -> Result<Listener, Box<dyn Error>> {
-        use ocpp_rpc::tls::{Authorities, Certificate, ServerTls};
+        use ocpp_rpc::tls::{Certificate, RootCerts, ServerTls};
 
         if self.tls_cert.len() != self.tls_key.len() {
             return Err("every --tls-cert needs its --tls-key".into());
@@ -49,7 +49,7 @@ impl Tls {
             tls = tls.certificate(Certificate::from_pem_files(chain, key)?);
         }
         if let Some(path) = &self.client_ca {
-            tls = tls.client_certificates_required(Authorities::from_pem_file(path)?);
+            tls = tls.required_client_certificates(RootCerts::from_pem_file(path)?);
         }
         Ok(server.listen_tls_with(address, tls.build()?, app).await?)
     }

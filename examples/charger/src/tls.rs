@@ -29,11 +29,11 @@ impl Tls {
 
     #[cfg(feature = "tls")]
     fn apply_tls(&self, client: RpcClientBuilder) -> Result<RpcClientBuilder, Box<dyn Error>> {
-        use ocpp_rpc::tls::{Authorities, Certificate, ClientTls};
+        use ocpp_rpc::tls::{Certificate, ClientTls, RootCerts};
 
         let mut tls = ClientTls::builder();
         if let Some(path) = &self.ca {
-            tls = tls.authorities(Authorities::from_pem_file(path)?);
+            tls = tls.authorities(RootCerts::from_pem_file(path)?);
         }
         if let (Some(chain), Some(key)) = (&self.cert, &self.key) {
             tls = tls.certificate(Certificate::from_pem_files(chain, key)?);

@@ -31,7 +31,7 @@ use tokio_rustls::{
 use tower::Service;
 
 use crate::{
-    certificate::{Authorities, Certificate, provider, wrong},
+    certificate::{Certificate, RootCerts, provider, wrong},
     error::BuildError,
     info::{TlsInfo, TlsVersion},
     server::{
@@ -52,14 +52,14 @@ use crate::{
 /// ```no_run
 /// use ocpp_rpc::{
 ///     Accept, Handshake, Reject, RpcRouter, RpcServer,
-///     tls::{Authorities, Certificate, ServerTls},
+///     tls::{RootCerts, Certificate, ServerTls},
 /// };
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let tls = ServerTls::builder()
 ///     .certificate(Certificate::from_pem_files("ecdsa.pem", "ecdsa.key")?)
 ///     .certificate(Certificate::from_pem_files("rsa.pem", "rsa.key")?)
-///     .client_certificates_required(Authorities::from_pem_file("stations-ca.pem")?)
+///     .required_client_certificates(RootCerts::from_pem_file("stations-ca.pem")?)
 ///     .build()?;
 /// let server = RpcServer::builder(RpcRouter::new())
 ///     .protocols(["ocpp2.0.1", "ocpp1.6"])
@@ -144,8 +144,8 @@ pub struct ServerTlsBuilder {
 #[derive(Debug)]
 enum Clients {
     Unasked,
-    Asked(Authorities),
-    Required(Authorities),
+    Asked(RootCerts),
+    Required(RootCerts),
     Verified(Arc<dyn ClientCertVerifier>),
 }
 
@@ -159,12 +159,12 @@ impl ServerTlsBuilder {
 
     /// Asks for a client certificate of these authorities. Clients without one may come in; the
     /// [hook](crate::Authenticate) sees who they are.
-    pub fn client_certificates_asked_for(self, authorities: Authorities) -> Self {
+    pub fn optional_client_certificates(self, authorities: RootCerts) -> Self {
         Self { clients: Clients::Asked(authorities), ..self }
     }
 
     /// Wants a client certificate of these authorities: without one there is no handshake (OCPP security profile 3).
-    pub fn client_certificates_required(self, authorities: Authorities) -> Self {
+    pub fn required_client_certificates(self, authorities: RootCerts) -> Self {
         Self { clients: Clients::Required(authorities), ..self }
     }
 
@@ -182,7 +182,7 @@ impl ServerTlsBuilder {
         if self.certificates.is_empty() {
             return Err(BuildError("a server of TLS needs a certificate".into()));
         }
-        let verify = |authorities: Authorities| WebPkiClientVerifier::builder_with_provider(authorities.0, provider());
+        let verify = |authorities: RootCerts| WebPkiClientVerifier::builder_with_provider(authorities.0, provider());
         let unfit = |error| wrong("client certificates", &error);
         let verifier = match self.clients {
             Clients::Unasked => None,
