@@ -103,7 +103,7 @@ impl<R> Call<R> {
     }
 
     /// Takes the call back when `token` fires, as dropping it would; it then fails with [`Error::Cancelled`].
-    pub fn cancelled_by(mut self, token: &CancellationToken) -> Self {
+    pub fn cancel_on(mut self, token: &CancellationToken) -> Self {
         self.cancelled = Some(Box::pin(token.clone().cancelled_owned()));
         self
     }
@@ -114,7 +114,7 @@ impl<R> Call<R> {
     /// For handlers that call back the peer that waits for them in turn. One call back is always answered. A chain
     /// that comes back to the same end (a call, whose handler calls back, whose handler calls again) would wait for a
     /// call that waits for it.
-    pub fn out_of_turn(mut self) -> Self {
+    pub fn bypass_queue(mut self) -> Self {
         if let State::Draft { call, .. } = &mut self.state
             && call.kind == Kind::Call
         {
@@ -125,7 +125,7 @@ impl<R> Call<R> {
 
     /// Does not wait for the answer: the future is done when the call has been written, and the answer is thrown
     /// away when it comes.
-    pub fn without_answer(mut self) -> Call<()> {
+    pub fn fire_and_forget(mut self) -> Call<()> {
         if let State::Draft { call, .. } = &mut self.state
             && call.kind == Kind::Call
         {

@@ -256,12 +256,12 @@ pub enum Error {
     Closing,
     /// The connection is closed.
     Closed,
-    /// The call was taken back by its [token](crate::Call::cancelled_by); it may have been written.
+    /// The call was taken back by its [token](crate::Call::cancel_on); it may have been written.
     Cancelled,
     /// Too many calls wait for their turn on this connection.
     QueueFull,
     /// The connection's protocol has no SEND.
-    NoSend,
+    SendNotSupported,
     /// The parameters are not an object or do not serialize; nothing was sent.
     Encode(Arc<EncodeError>),
     /// The answer is not what the caller's type wants.
@@ -317,7 +317,7 @@ impl Error {
             Self::Closed => "closed",
             Self::Cancelled => "cancelled",
             Self::QueueFull => "queue full",
-            Self::NoSend => "no SEND",
+            Self::SendNotSupported => "no SEND",
             Self::Encode(_) => "not encodable",
             Self::Decode(_) => "not decodable",
             Self::Invalid(_) => "invalid",
@@ -338,7 +338,7 @@ impl fmt::Display for Error {
             Self::Closed => f.write_str("the connection is closed"),
             Self::Cancelled => f.write_str("taken back"),
             Self::QueueFull => f.write_str("too many calls wait on this connection"),
-            Self::NoSend => f.write_str("the protocol of this connection has no SEND"),
+            Self::SendNotSupported => f.write_str("the protocol of this connection has no SEND"),
             Self::Encode(error) => write!(f, "the parameters cannot be sent: {error}"),
             Self::Decode(error) => write!(f, "the answer cannot be read: {error}"),
             Self::Invalid(violation) => write!(f, "invalid: {violation}"),

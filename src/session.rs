@@ -72,11 +72,15 @@ impl Session {
     /// written; it does not wait for calls that are in line.
     ///
     /// # Errors
-    /// [`Error::NoSend`] where the connection's [`Dialect`](crate::Dialect) has no SEND, or a client has not been
+    /// [`Error::SendNotSupported`] where the connection's [`Dialect`](crate::Dialect) has no SEND, or a client has not been
     /// connected yet; else as for a call that is not written.
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
         let call = Call::<Payload>::new(&self.link, Kind::Send, action, Payload::encode(params)).ignore_result();
-        if self.link.agreed().is_some_and(|agreed| agreed.dialect.has_send()) { call } else { call.fail(Error::NoSend) }
+        if self.link.agreed().is_some_and(|agreed| agreed.dialect.has_send()) {
+            call
+        } else {
+            call.fail(Error::SendNotSupported)
+        }
     }
 
     /// Sends a message that is never answered, under the name of its action: see [`SendAction`]. Else it is as

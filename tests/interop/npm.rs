@@ -263,7 +263,7 @@ async fn b26_its_errors_come_through_verbatim(role: Role) {
 async fn b27_a_call_without_answer_is_done_when_written(role: Role) {
     let mut pair = Pair::meet(role, RpcRouter::new(), Options::server()).await;
     pair.answers("Forget", json!({"result": {"who": "cares"}})).await;
-    pair.peer.call::<Value>("Forget", &json!({"n": 1})).without_answer().await.expect("written");
+    pair.peer.call::<Value>("Forget", &json!({"n": 1})).fire_and_forget().await.expect("written");
     let frame = pair.received().await;
     assert_eq!((&frame[2], &frame[3]), (&json!("Forget"), &json!({"n": 1})));
     let late = next(&mut pair.events, |event| if let EventKind::LateResponse(id) = event { Some(id) } else { None });

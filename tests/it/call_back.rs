@@ -65,7 +65,7 @@ async fn straight_down(peer: Session, Params(params): Params<Value>) -> Result<V
     match params["left"].as_u64().unwrap_or_default() {
         0 => Ok(json!({"depth": 0})),
         left => {
-            let answer: Value = peer.call("Down", &json!({"left": left - 1})).out_of_turn().await?;
+            let answer: Value = peer.call("Down", &json!({"left": left - 1})).bypass_queue().await?;
             Ok(json!({"depth": answer["depth"].as_u64().unwrap_or_default() + 1}))
         }
     }

@@ -160,7 +160,7 @@ async fn b26_parameters_and_answers_that_do_not_fit_are_errors_of_the_caller() {
 async fn b27_a_call_without_answer_is_done_when_written() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
-    session.call::<Value>("Forget", &()).without_answer().await.expect("written");
+    session.call::<Value>("Forget", &()).fire_and_forget().await.expect("written");
     assert_eq!(station.receive_call().await.1[0], "Forget");
 }
 
@@ -175,7 +175,7 @@ async fn b27_a_send_goes_out_beside_a_call_where_the_protocol_has_it() {
     assert!(text.starts_with("[6,") && text.ends_with(r#","NotifyPeriodicEventStream",{"id":1}]"#), "{text}");
 
     let (_station, session) = connected(&server, "ocpp1.6").await;
-    assert!(matches!(session.send("Any", &()).await, Err(Error::NoSend)));
+    assert!(matches!(session.send("Any", &()).await, Err(Error::SendNotSupported)));
 }
 
 #[tokio::test]
@@ -183,14 +183,14 @@ async fn b24_a_call_is_taken_back_by_its_token() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let token = CancellationToken::new();
-    let call = tokio::spawn(session.call::<Value>("First", &()).cancelled_by(&token));
+    let call = tokio::spawn(session.call::<Value>("First", &()).cancel_on(&token));
     station.receive_call().await;
     token.cancel();
     let error = call.await.expect("no panic").expect_err("taken back");
     assert!(matches!(error, Error::Cancelled) && error.maybe_delivered());
     let _next = tokio::spawn(session.call::<Value>("Second", &()));
     assert_eq!(station.receive_call().await.1[0], "Second", "the place is free");
-    assert!(matches!(session.call::<Value>("Third", &()).cancelled_by(&token).await, Err(Error::Cancelled)));
+    assert!(matches!(session.call::<Value>("Third", &()).cancel_on(&token).await, Err(Error::Cancelled)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +247,7 @@ async fn b26_an_error_says_which_it_is_and_what_may_have_come_of_the_call() {
     station.receive_call().await;
 
     let token = CancellationToken::new();
-    let ahead = tokio::spawn(call("Ahead").cancelled_by(&token).timeout(Duration::ZERO));
+    let ahead = tokio::spawn(call("Ahead").cancel_on(&token).timeout(Duration::ZERO));
     station.receive_call().await;
     assert!(matches!(facts(call("Waits").within(SECOND).await), (Error::NeverSent, TIMEOUT_RETRY)));
     let waiting = tokio::spawn(call("Waits"));
@@ -281,7 +281,7 @@ async fn b27_an_answer_that_nobody_waits_for_is_late_and_the_last_sixteen_are_kn
     let mut ids = Vec::new();
     for _ in 0..17 {
         // Done when written, one after the other, although none is answered.
-        session.call::<Value>("Forget", &()).without_answer().await.expect("written");
+        session.call::<Value>("Forget", &()).fire_and_forget().await.expect("written");
         ids.push(station.receive_call().await.0);
     }
     let mut events = server.events();
@@ -309,7 +309,7 @@ async fn b27_a_call_without_answer_goes_out_in_its_turn() {
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let _first = tokio::spawn(session.call::<Value>("First", &()));
     let (id, _) = station.receive_call().await;
-    let forgotten = tokio::spawn(session.call::<Value>("Forget", &()).without_answer());
+    let forgotten = tokio::spawn(session.call::<Value>("Forget", &()).fire_and_forget());
     tokio::task::yield_now().await;
     assert!(station.ws.next_now().is_none() && !forgotten.is_finished());
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;

@@ -60,7 +60,7 @@ async fn b62_a_call_or_a_send_that_is_dropped_is_taken_back_wherever_it_stands()
     drop(session.send("Unpolled", &()));
     assert!(session.call::<Value>("Polled", &()).now_or_never().is_none());
     assert!(session.send("Polled", &()).now_or_never().is_none());
-    assert!(session.call::<Value>("Polled", &()).without_answer().now_or_never().is_none());
+    assert!(session.call::<Value>("Polled", &()).fire_and_forget().now_or_never().is_none());
     station.silent().await;
     // On the wire: its answer comes late, and the place is free.
     let mut written = Box::pin(session.call::<Value>("Written", &()));

@@ -118,7 +118,7 @@ async fn b27_what_never_left_is_not_reported_as_written() {
     let (station, session) = connected(&server, "ocpp2.1", 1024).await;
     let mut events = server.events();
     let send = tokio::spawn(session.send("S", &json!({"x": "x".repeat(10_000)})));
-    let forget = tokio::spawn(session.call::<Value>("C", &json!({"x": "x".repeat(10_000)})).without_answer());
+    let forget = tokio::spawn(session.call::<Value>("C", &json!({"x": "x".repeat(10_000)})).fire_and_forget());
     messages(&mut events, 2).await;
     drop(station);
     for written in [send, forget] {
@@ -278,7 +278,7 @@ async fn a_message_of_type_6_is_ignored_where_there_is_none_whatever_it_carries(
     let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;
     station.send(r#"[6,"1","A",["m"]]"#).await;
     station.silent().await;
-    assert!(matches!(session.send("S", &()).await, Err(Error::NoSend)));
+    assert!(matches!(session.send("S", &()).await, Err(Error::SendNotSupported)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -179,7 +179,7 @@ async fn b24_what_becomes_of_a_call_depends_on_where_it_stands() {
     for (place, fate, expected, on_the_wire) in CELLS {
         let (client, mut dials, mut side) = reach(place).await;
         let token = CancellationToken::new();
-        let mut call = client.call::<Value>("PayloadContext", &()).timeout(20 * SECOND).cancelled_by(&token);
+        let mut call = client.call::<Value>("PayloadContext", &()).timeout(20 * SECOND).cancel_on(&token);
         if let (OutOfTime, Connecting | InLine | Reconnecting) = (fate, place) {
             call = call.within(SECOND / 2);
         }

@@ -134,7 +134,7 @@ async fn a_message_that_is_never_answered_has_a_type_as_well() {
     let mut old = Station::connect(&server, "CP-2", "ocpp1.6").await;
     old.ask(r#"[2,"1","Echo",{}]"#).await;
     let refused = server.session("CP-2").expect("registered").send_action(Sample { at: 9 }).await;
-    assert!(matches!(refused, Err(Error::NoSend)), "{refused:?}");
+    assert!(matches!(refused, Err(Error::SendNotSupported)), "{refused:?}");
 }
 
 #[test]
