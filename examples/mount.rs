@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = listener.local_addr();
     println!("stations connect to ws://{address}/ocpp/<identity>");
     println!("list them with      curl http://{address}/stations");
-    listener.until(async { _ = tokio::signal::ctrl_c().await }).await;
+    listener.run_until(async { _ = tokio::signal::ctrl_c().await }).await;
     Ok(())
 }
 

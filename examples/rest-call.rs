@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .connect()
         .await?;
     println!("try: curl -X POST http://{address}/stations/CP-1/reset");
-    listener.until(async { _ = tokio::signal::ctrl_c().await }).await;
+    listener.run_until(async { _ = tokio::signal::ctrl_c().await }).await;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9220".to_owned());
     let listener = server.listen(address).await?;
     println!("listening on ws://{}/<identity>", listener.local_addr());
-    listener.until(async { _ = tokio::signal::ctrl_c().await }).await;
+    listener.run_until(async { _ = tokio::signal::ctrl_c().await }).await;
     Ok(())
 }
 

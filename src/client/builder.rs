@@ -30,7 +30,7 @@ use crate::{
 /// | [`options`](Self::options) | [`Options::client`] |
 /// | [`router`](Self::router) | every call is answered with `NotImplemented` |
 /// | [`reconnect`](Self::reconnect) | [`Reconnect::always`] |
-/// | [`connect_deadline`](Self::connect_deadline) | 30 s |
+/// | [`connect_timeout`](Self::connect_timeout) | 30 s |
 /// | [`max_redirects`](Self::max_redirects) | 0: a redirect is an error |
 /// | [`connector`](Self::connector) | TCP, and TLS for `wss://` endpoints with the feature `tls` |
 #[derive(Clone, Debug)]
@@ -101,8 +101,8 @@ impl RpcClientBuilder {
     }
 
     /// How long one attempt may take, from the look-up of the name to the end of the handshake.
-    pub fn connect_deadline(mut self, deadline: Duration) -> Self {
-        self.settings.connect_deadline = deadline;
+    pub fn connect_timeout(mut self, deadline: Duration) -> Self {
+        self.settings.connect_timeout = deadline;
         self
     }
 

@@ -80,7 +80,7 @@ pub trait Connector: Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
     /// Dials. The future is dropped when the client closes or the
-    /// [deadline](super::RpcClientBuilder::connect_deadline) has come.
+    /// [deadline](super::RpcClientBuilder::connect_timeout) has come.
     fn connect(&self, target: Target) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 

@@ -15,7 +15,7 @@ pub enum ConnectError {
     Settings(BuildError),
     /// Nobody answers at the address, or the connection broke.
     Io(Arc<io::Error>),
-    /// The [deadline](super::RpcClientBuilder::connect_deadline) passed.
+    /// The [deadline](super::RpcClientBuilder::connect_timeout) passed.
     Timeout,
     /// The server refuses over HTTP.
     #[non_exhaustive]

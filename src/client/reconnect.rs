@@ -8,7 +8,7 @@ use crate::{backoff::Backoff, connection::link::Meanwhile};
 /// use std::time::Duration;
 /// use ocpp_rpc::{Backoff, Reconnect};
 ///
-/// let patient = Reconnect::always().backoff(Backoff::exponential().max(Duration::from_secs(60))).first_connect_too();
+/// let patient = Reconnect::always().backoff(Backoff::exponential().max(Duration::from_secs(60))).retry_first_connect();
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
@@ -16,8 +16,8 @@ pub struct Reconnect {
     pub(super) attempts: u32,
     pub(super) backoff: Backoff,
     pub(super) first_connect: bool,
-    pub(super) even_if_refused: bool,
-    pub(super) keep_answers: bool,
+    pub(super) retry_if_refused: bool,
+    pub(super) keep_responses: bool,
     pub(super) meanwhile: Meanwhile,
 }
 
@@ -30,8 +30,8 @@ impl Reconnect {
             attempts: u32::MAX,
             backoff,
             first_connect: false,
-            even_if_refused: false,
-            keep_answers: true,
+            retry_if_refused: false,
+            keep_responses: true,
             meanwhile: Meanwhile::Wait,
         }
     }
@@ -52,13 +52,13 @@ impl Reconnect {
     }
 
     /// Does the same for the first connect, which fails at once without this.
-    pub fn first_connect_too(self) -> Self {
+    pub fn retry_first_connect(self) -> Self {
         Self { first_connect: true, ..self }
     }
 
     /// Dials on in spite of HTTP status 401, 403 or 404: the server may come to know the station later.
-    pub fn even_if_refused(self) -> Self {
-        Self { even_if_refused: true, ..self }
+    pub fn retry_if_refused(self) -> Self {
+        Self { retry_if_refused: true, ..self }
     }
 
     /// Refuses calls with [`Error::NotConnected`](crate::Error::NotConnected) while there is no connection, the first
@@ -68,8 +68,8 @@ impl Reconnect {
     }
 
     /// Drops answers with the connection that their call came in on. Without this they go out on the next one.
-    pub fn drop_answers(self) -> Self {
-        Self { keep_answers: false, ..self }
+    pub fn drop_responses(self) -> Self {
+        Self { keep_responses: false, ..self }
     }
 }
 

@@ -92,7 +92,7 @@ impl RpcClient {
     /// Connects. Joins an attempt that is under way, and does nothing where there is a connection.
     ///
     /// # Errors
-    /// The first attempt fails for good unless [`Reconnect::first_connect_too`] is set; an attempt to reconnect
+    /// The first attempt fails for good unless [`Reconnect::retry_first_connect`] is set; an attempt to reconnect
     /// that is joined fails when the client gives up or is closed.
     ///
     /// # Cancel safety
@@ -132,8 +132,8 @@ impl RpcClient {
         let shared = self.owner.shared.clone();
         let link = Link::new(about, options.call_queue, reconnect.meanwhile, shared.telemetry.clone());
         let mut driver = Driver::new(link.clone(), dispatch, Arc::new(options));
-        if reconnect.keep_answers {
-            driver.keep_answers();
+        if reconnect.keep_responses {
+            driver.keep_responses();
         }
         driver.when_closing({
             let shared = shared.clone();

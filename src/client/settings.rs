@@ -39,7 +39,7 @@ pub(super) struct ClientSettings {
     pub(super) connector: Dialler,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<tls::ClientTls>,
-    pub(super) connect_deadline: Duration,
+    pub(super) connect_timeout: Duration,
     pub(super) max_redirects: u32,
 }
 
@@ -66,7 +66,7 @@ impl ClientSettings {
             connector: Dialler::Plain(Arc::new(Tcp)),
             #[cfg(feature = "tls")]
             tls: None,
-            connect_deadline: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(30),
             max_redirects: 0,
         }
     }
@@ -114,7 +114,7 @@ impl ClientSettings {
         if let Some(password) = &self.password {
             headers.insert(header::AUTHORIZATION, handshake::basic_credentials(&self.identity, password)?);
         }
-        let deadline = options::some(self.connect_deadline);
+        let deadline = options::some(self.connect_timeout);
         Ok(Plan {
             connector,
             target,
@@ -123,7 +123,7 @@ impl ClientSettings {
             headers,
             protocols: self.protocols.iter().cloned().collect(),
             max_redirects: self.max_redirects,
-            deadline: deadline.ok_or_else(|| BuildError("connect_deadline is zero or without end".into()))?,
+            deadline: deadline.ok_or_else(|| BuildError("connect_timeout is zero or without end".into()))?,
         })
     }
 }

@@ -113,7 +113,7 @@ impl Supervisor {
             ConnectError::Refused { status, .. } => {
                 const HOPELESS: [StatusCode; 3] =
                     [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
-                !self.reconnect.even_if_refused && HOPELESS.contains(status)
+                !self.reconnect.retry_if_refused && HOPELESS.contains(status)
             }
             _ => false,
         };

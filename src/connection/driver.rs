@@ -60,7 +60,7 @@ pub(crate) struct Driver {
     /// Answers that wait to be written: those that were given early, and those of earlier connections.
     answers: VecDeque<(String, Option<Ticket>)>,
     /// Answers outlive the connection that their call came in on.
-    keeps_answers: bool,
+    keeps_responses: bool,
     /// Who wants to know that a message was written, once the socket has taken it all.
     unflushed: Vec<Unflushed>,
     /// Told when somebody wishes to close.
@@ -97,7 +97,7 @@ impl Driver {
             counted: 0,
             close_by: None,
             answers: VecDeque::new(),
-            keeps_answers: false,
+            keeps_responses: false,
             unflushed: Vec::new(),
             closing: None,
             is_closing: false,
@@ -105,8 +105,8 @@ impl Driver {
     }
 
     /// Answers outlive their connection and go out on the next one.
-    pub(crate) fn keep_answers(&mut self) {
-        self.keeps_answers = true;
+    pub(crate) fn keep_responses(&mut self) {
+        self.keeps_responses = true;
     }
 
     /// Has `told` run as soon as the driver hears of a wish to close.
@@ -175,7 +175,7 @@ impl Driver {
                 settle(ticket, Err(error));
             }
         }
-        if next == Next::End || !self.keeps_answers {
+        if next == Next::End || !self.keeps_responses {
             for ticket in self.answers.drain(..).filter_map(|(_, ticket)| ticket) {
                 settle(ticket, Err(Error::Disconnected { maybe_delivered: false }));
             }
@@ -223,7 +223,7 @@ impl Driver {
     fn poll_orphans(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {
             if self.may_answer(&done)
-                && self.keeps_answers
+                && self.keeps_responses
                 && let Some((text, _)) = self.answer(&done)
             {
                 self.keep((text, None));
@@ -249,7 +249,7 @@ impl Driver {
     fn answer_early(&mut self, EarlyAnswer { id, action, generation, serial, reply, ticket }: EarlyAnswer) {
         let is_ours = generation == self.generation;
         let done = Done { id, action, expects_response: true, generation, serial, reply };
-        if !self.may_answer(&done) || !(is_ours || self.keeps_answers) {
+        if !self.may_answer(&done) || !(is_ours || self.keeps_responses) {
             return settle(ticket, Err(Error::Disconnected { maybe_delivered: false }));
         }
         let ticket = match self.answer(&done) {

@@ -37,18 +37,18 @@ use crate::{
 /// |---|---|
 /// | [`protocols`](Self::protocols) | none: any client is taken, and none is named |
 /// | [`default_protocol`](Self::default_protocol) | none: who offers nothing has nothing in common |
-/// | [`server_order_decides`](Self::server_order_decides) | off: the client's order does |
+/// | [`prefer_server_order`](Self::prefer_server_order) | off: the client's order does |
 /// | [`no_common_protocol`](Self::no_common_protocol) | [`NoCommonProtocol::Close`] |
 /// | [`auth`](Self::auth) | lets everybody in |
-/// | [`behind`](Self::behind) | no proxies: what such headers say means nothing |
+/// | [`trusted_proxies`](Self::trusted_proxies) | no proxies: what such headers say means nothing |
 /// | [`duplicate_identity`](Self::duplicate_identity) | [`DuplicateIdentity::ReplaceOld`] |
 /// | [`options`](Self::options) | [`Options::server`] |
-/// | [`handshake_deadline`](Self::handshake_deadline) | 10 s |
+/// | [`handshake_timeout`](Self::handshake_timeout) | 10 s |
 /// | [`max_pending_handshakes`](Self::max_pending_handshakes) | 1024 |
-/// | [`max_identity`](Self::max_identity) | 255 bytes |
+/// | [`max_identity_length`](Self::max_identity_length) | 255 bytes |
 /// | [`max_sessions`](Self::max_sessions) | no limit |
 /// | [`max_sessions_per_address`](Self::max_sessions_per_address) | no limit |
-/// | [`max_head`](Self::max_head) | 64 KiB |
+/// | [`max_head_size`](Self::max_head_size) | 64 KiB |
 /// | [`max_headers`](Self::max_headers) | 100 |
 /// | [`max_connections`](Self::max_connections) | 4096 |
 #[cfg_attr(feature = "http2", doc = "| [`websockets_over_http2`](Self::websockets_over_http2) | off |")]
@@ -62,7 +62,7 @@ pub struct RpcServerBuilder {
     options: Options,
     rules: Rules,
     max_pending_handshakes: usize,
-    max_identity: usize,
+    max_identity_length: usize,
     http: HttpSettings,
 }
 
@@ -85,10 +85,10 @@ impl RpcServerBuilder {
             options: Options::server(),
             rules: Rules::default(),
             max_pending_handshakes: 1024,
-            max_identity: 255,
+            max_identity_length: 255,
             http: HttpSettings {
-                handshake_deadline: Duration::from_secs(10),
-                max_head: 64 << 10,
+                handshake_timeout: Duration::from_secs(10),
+                max_head_size: 64 << 10,
                 max_headers: 100,
                 max_connections: 4096,
                 #[cfg(feature = "http2")]
@@ -98,7 +98,7 @@ impl RpcServerBuilder {
     }
 
     /// The subprotocols that the server speaks, the preferred one first. Among them the client's order decides (OCPP
-    /// 2.1 part 4 §3.1.2), unless [`server_order_decides`](Self::server_order_decides).
+    /// 2.1 part 4 §3.1.2), unless [`prefer_server_order`](Self::prefer_server_order).
     pub fn protocols<P: AsRef<str>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.negotiation.protocols = protocols.into_iter().map(|protocol| protocol.as_ref().into()).collect();
         self
@@ -113,7 +113,7 @@ impl RpcServerBuilder {
 
     /// Takes the first of the server's protocols that the client offers, not the first of the client's that the
     /// server has.
-    pub fn server_order_decides(mut self) -> Self {
+    pub fn prefer_server_order(mut self) -> Self {
         self.negotiation.order = Order::Server;
         self
     }
@@ -138,7 +138,7 @@ impl RpcServerBuilder {
 
     /// Believes these proxies what they say of their clients: in handshakes, sessions and events, and for the whole
     /// application that the built-in listener serves.
-    pub fn behind(self, proxies: TrustedProxies) -> Self {
+    pub fn trusted_proxies(self, proxies: TrustedProxies) -> Self {
         Self { proxies: Some(proxies), ..self }
     }
 
@@ -157,8 +157,8 @@ impl RpcServerBuilder {
     /// How long a handshake may take, and with it the authentication hook. At the built-in listener the time begins
     /// when the client is accepted, and TLS, the head of the request and the hook share it; elsewhere it begins with
     /// the hook.
-    pub fn handshake_deadline(mut self, deadline: Duration) -> Self {
-        self.http.handshake_deadline = deadline;
+    pub fn handshake_timeout(mut self, deadline: Duration) -> Self {
+        self.http.handshake_timeout = deadline;
         self
     }
 
@@ -169,8 +169,8 @@ impl RpcServerBuilder {
 
     /// The longest identity, in bytes after decoding; a longer one is answered with 404. OCPP 2.x allows 48
     /// characters, 1.6 states no limit.
-    pub fn max_identity(self, bytes: usize) -> Self {
-        Self { max_identity: bytes, ..self }
+    pub fn max_identity_length(self, bytes: usize) -> Self {
+        Self { max_identity_length: bytes, ..self }
     }
 
     /// How many sessions there may be; more are answered with 503. Those that were replaced and have not ended yet
@@ -191,8 +191,8 @@ impl RpcServerBuilder {
 
     /// The largest head of a request at the built-in listener, in bytes, at least 8 KiB; a larger one is answered
     /// with 431.
-    pub fn max_head(mut self, bytes: usize) -> Self {
-        self.http.max_head = bytes;
+    pub fn max_head_size(mut self, bytes: usize) -> Self {
+        self.http.max_head_size = bytes;
         self
     }
 
@@ -236,12 +236,12 @@ impl RpcServerBuilder {
         {
             return Err(BuildError(format!("the default protocol {default:?} is none of the protocols")));
         }
-        let Some(handshake_deadline) = options::some(http.handshake_deadline) else {
-            return Err(BuildError("handshake_deadline is zero or without end".into()));
+        let Some(handshake_timeout) = options::some(http.handshake_timeout) else {
+            return Err(BuildError("handshake_timeout is zero or without end".into()));
         };
         let zero = [
             (self.max_pending_handshakes, "max_pending_handshakes"),
-            (self.max_identity, "max_identity"),
+            (self.max_identity_length, "max_identity_length"),
             (rules.max_sessions.unwrap_or(1), "max_sessions"),
             (rules.max_sessions_per_address.unwrap_or(1), "max_sessions_per_address"),
             (http.max_headers, "max_headers"),
@@ -250,10 +250,10 @@ impl RpcServerBuilder {
         if let Some((_, name)) = zero.into_iter().find(|(limit, _)| *limit == 0) {
             return Err(BuildError(format!("{name} is zero: nobody could ever come in")));
         }
-        if http.max_head < 8 << 10 {
-            return Err(BuildError("max_head is less than 8 KiB".into()));
+        if http.max_head_size < 8 << 10 {
+            return Err(BuildError("max_head_size is less than 8 KiB".into()));
         }
-        http.handshake_deadline = handshake_deadline;
+        http.handshake_timeout = handshake_timeout;
         http.max_connections = http.max_connections.min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             dispatch,
@@ -262,7 +262,7 @@ impl RpcServerBuilder {
             auth,
             proxies,
             options: RwLock::new(Arc::new(options)),
-            max_identity: self.max_identity,
+            max_identity_length: self.max_identity_length,
             http,
             pending: Semaphore::new(self.max_pending_handshakes.min(Semaphore::MAX_PERMITS)),
             registry: Arc::new(Registry::new(rules)),

@@ -55,7 +55,7 @@ use crate::{
 /// | a header of the handshake is malformed | 400 |
 /// | the [hook](Authenticate) says no | what the hook says, 401 by default |
 /// | the hook panics | 500 |
-/// | the hook takes longer than [`handshake_deadline`](RpcServerBuilder::handshake_deadline) | 503 |
+/// | the hook takes longer than [`handshake_timeout`](RpcServerBuilder::handshake_timeout) | 503 |
 /// | too many handshakes are under way, or the server closes | 503 |
 /// | there are as many sessions as there may be | 503; 429 from one address |
 /// | the identity is connected, and [`RejectNew`](DuplicateIdentity::RejectNew) | 409 |
@@ -76,7 +76,7 @@ pub(crate) struct Inner {
     pub(crate) auth: Option<Box<dyn AnyAuth>>,
     pub(crate) proxies: Option<TrustedProxies>,
     pub(crate) options: RwLock<Arc<Options>>,
-    pub(crate) max_identity: usize,
+    pub(crate) max_identity_length: usize,
     pub(crate) http: HttpSettings,
     pub(crate) pending: Semaphore,
     pub(crate) registry: Arc<Registry>,

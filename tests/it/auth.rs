@@ -152,7 +152,7 @@ async fn b13_a_hook_that_panics_is_an_internal_error() {
 #[tokio::test]
 async fn b13_a_hook_that_never_answers_is_dropped_at_the_deadline() {
     let (gate, mut keeper) = Gate::new();
-    let mut site = Site::of(judged_by(gate).handshake_deadline(Duration::from_millis(100))).await;
+    let mut site = Site::of(judged_by(gate).handshake_timeout(Duration::from_millis(100))).await;
     let answer = site.ask(&head("/CP")).await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, "5"));
     soon(keeper.dropped.recv()).await.expect("dropped");
@@ -175,7 +175,7 @@ async fn b13_the_hook_is_dropped_when_its_client_leaves() {
 #[tokio::test]
 async fn b13_the_hook_is_dropped_at_the_deadline_when_its_client_leaves_with_frames_unread() {
     let (gate, mut keeper) = Gate::new();
-    let site = Site::of(judged_by(gate).handshake_deadline(Duration::from_millis(100))).await;
+    let site = Site::of(judged_by(gate).handshake_timeout(Duration::from_millis(100))).await;
     let mut client = site.dial().await;
     client.send([head("/CP").into_bytes(), frame(r#"[2,"1","X",{}]"#)].concat()).await;
     drop(client);

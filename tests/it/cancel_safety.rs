@@ -43,7 +43,7 @@ async fn b62_a_connect_that_is_dropped_leaves_the_attempt_to_go_on() {
 #[tokio::test(start_paused = true)]
 async fn b62_a_builders_connect_that_is_dropped_takes_the_client_with_it() {
     let (builder, mut dials) = client();
-    let attempt = builder.reconnect(reconnect().first_connect_too()).connect();
+    let attempt = builder.reconnect(reconnect().retry_first_connect()).connect();
     assert!(timeout(SECOND, attempt).await.is_err());
     let mut head = Vec::new();
     dials.next().await.read_to_end(&mut head).await.expect("the stream is closed");
@@ -191,7 +191,7 @@ async fn b62_a_listener_whose_end_is_no_longer_waited_for() {
     let mut client = Client::dial(address).await;
     let answer = client.ask(&offering("/CP", "ocpp1.6")).await;
     let mut station = client.upgraded(&answer).await;
-    assert!(listener.until(std::future::pending()).now_or_never().is_none());
+    assert!(listener.run_until(std::future::pending()).now_or_never().is_none());
     refused(address).await;
     assert!(!server.is_closing());
     assert_eq!(soon(station.ask(r#"[2,"1","Echo",{}]"#)).await, r#"[3,"1",{}]"#);

@@ -91,7 +91,7 @@ async fn b52_handlers_live_on_and_answer_on_the_next_connection_or_not_at_all() 
         for finished_offline in [true, false] {
             let gate = Arc::new(Semaphore::new(0));
             let router = RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo);
-            let policy = if keeps { reconnect() } else { reconnect().drop_answers() };
+            let policy = if keeps { reconnect() } else { reconnect().drop_responses() };
             let (builder, mut dials) = client();
             let (client, mut csms) = connected(builder.router(router).reconnect(policy), &mut dials).await;
             csms.send(json!([2, "1", "Wait", {}])).await;

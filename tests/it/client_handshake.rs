@@ -155,7 +155,7 @@ async fn b53_a_protocol_that_was_not_offered_or_none_is_an_error() {
 #[tokio::test(start_paused = true)]
 async fn b53_the_first_connect_is_tried_again_where_that_is_wanted() {
     let (builder, mut dials) = client();
-    let (client, attempt) = connecting(builder.reconnect(reconnect().first_connect_too()));
+    let (client, attempt) = connecting(builder.reconnect(reconnect().retry_first_connect()));
     let start = Instant::now();
     for waited in [0, 1, 3, 7, 15, 25, 35] {
         drop(dials.next().await);
@@ -208,7 +208,7 @@ fn b10_client_settings_that_could_never_work_are_refused() {
         let error = base().header(own.parse().expect("a name"), HeaderValue::from_static("x")).build();
         assert!(error.expect_err(own).to_string().contains(own));
     }
-    assert!(base().connect_deadline(Duration::ZERO).build().is_err());
+    assert!(base().connect_timeout(Duration::ZERO).build().is_err());
     assert!(base().options(Options::client().max_message_size(0)).build().is_err());
     assert!(base().reconnect(Reconnect::always().backoff(Backoff::exponential().factor(0.1))).build().is_err());
 }

@@ -83,7 +83,7 @@ async fn b55_reconnecting_is_given_up_where_it_cannot_help() {
 #[tokio::test(start_paused = true)]
 async fn b55_a_refusal_is_dialled_again_where_that_is_wanted() {
     let (builder, mut dials) = client();
-    let (client, csms) = connected(builder.reconnect(reconnect().even_if_refused()), &mut dials).await;
+    let (client, csms) = connected(builder.reconnect(reconnect().retry_if_refused()), &mut dials).await;
     drop(csms);
     for _ in 0..3 {
         dials.answer("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
@@ -289,7 +289,7 @@ async fn b56_a_close_before_the_first_connection_ends_at_once_with_1001_whatever
     for close in [Close::new(4000).reason("mine"), Close::normal().drain(30 * SECOND), Close::forced()] {
         for dialled in [false, true] {
             let (builder, mut dials) = client();
-            let (client, attempt) = connecting(builder.reconnect(reconnect().first_connect_too()));
+            let (client, attempt) = connecting(builder.reconnect(reconnect().retry_first_connect()));
             let stream = dials.next().await;
             let stream = Some(stream).filter(|_| dialled);
             if !dialled {

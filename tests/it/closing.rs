@@ -228,7 +228,7 @@ async fn b46_the_code_is_1000_for_a_session_and_1001_for_a_server() {
 
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
     let listener = server.listen("127.0.0.1:0").await.expect("a port");
-    let (report, theirs) = tokio::join!(listener.until(std::future::ready(())), station.closed());
+    let (report, theirs) = tokio::join!(listener.run_until(std::future::ready(())), station.closed());
     assert_eq!((report.clean, theirs), (1, (1001, String::new())));
 }
 

@@ -55,7 +55,7 @@ fn from(address: &str) -> ConnectionInfo {
 
 #[tokio::test]
 async fn the_order_of_the_server_decides_where_it_was_told_to() {
-    let site = Site::of(builder().protocols(["ocpp2.0.1", "ocpp1.6"]).server_order_decides()).await;
+    let site = Site::of(builder().protocols(["ocpp2.0.1", "ocpp1.6"]).prefer_server_order()).await;
     for (offer, agreed) in [("ocpp1.6, ocpp2.0.1", "ocpp2.0.1"), ("mine, ocpp1.6", "ocpp1.6")] {
         let mut station = site.enter(&offering("/CP", offer)).await;
         assert_eq!(station.protocol.as_deref(), Some(agreed), "{offer}");
@@ -123,7 +123,7 @@ fn b10_settings_of_the_edge_that_could_never_work_are_refused_with_their_names()
         (|builder| builder.max_sessions_per_address(0), "max_sessions_per_address is zero"),
         (|builder| builder.max_headers(0), "max_headers is zero"),
         (|builder| builder.max_connections(0), "max_connections is zero"),
-        (|builder| builder.max_head(8191), "max_head"),
+        (|builder| builder.max_head_size(8191), "max_head_size"),
     ];
     for (spoil, text) in cases {
         let error = spoil(builder()).build().expect_err(text);
@@ -148,7 +148,7 @@ async fn b11_an_identity_that_a_layer_knows_stands_in_for_the_path() {
         assert!(handshake.password_is(b"secret"), "{shown:?}");
         Ok(Accept::new().extension(shown))
     };
-    let server = builder().auth(seen).max_identity(20).build().expect("sound");
+    let server = builder().auth(seen).max_identity_length(20).build().expect("sound");
     let extracted = {
         let server = server.clone();
         any(async move |upgrade: RpcUpgrade| {
@@ -455,7 +455,7 @@ async fn a_connection_that_is_served_ends_with_its_upgrade_or_with_the_server() 
 #[tokio::test(start_paused = true)]
 async fn b13_the_deadline_of_a_handshake_is_one_for_the_head_and_the_hook() {
     let hook = async |_: Handshake| std::future::pending::<Result<Accept, Reject>>().await;
-    let server = builder().auth(hook).handshake_deadline(Duration::from_secs(5)).build().expect("sound");
+    let server = builder().auth(hook).handshake_timeout(Duration::from_secs(5)).build().expect("sound");
     let began = Instant::now();
     let mut client = connect(&server, ConnectionInfo::new());
     let head = head("/CP");
@@ -499,7 +499,7 @@ async fn a_request_that_a_handler_refuses_is_an_event_where_the_handler_says_so(
 
 #[tokio::test]
 async fn the_size_of_a_head_and_the_number_of_its_lines_can_be_set() {
-    let site = Site::of(builder().max_head(16 << 10).max_headers(10)).await;
+    let site = Site::of(builder().max_head_size(16 << 10).max_headers(10)).await;
     for (bytes, status) in [(15 << 10, 101), (17 << 10, 431)] {
         let head = with(&head("/CP"), &format!("X-Padding: {}", "x".repeat(bytes)));
         assert_eq!(site.ask(&head).await.status, status, "{bytes}");
@@ -525,7 +525,7 @@ async fn clients_wait_when_there_are_as_many_connections_as_there_may_be_and_ses
             }
         }
     };
-    let builder = builder().auth(hook).max_connections(2).handshake_deadline(Duration::from_secs(3600));
+    let builder = builder().auth(hook).max_connections(2).handshake_timeout(Duration::from_secs(3600));
     let site = Site::of(builder).await;
     let mut sessions = Vec::new();
     for number in 0..5 {

@@ -137,7 +137,7 @@ async fn b11_the_identity_is_the_last_segment_of_the_path_decoded_once() {
 
 #[tokio::test]
 async fn b16_a_path_that_ends_in_no_identity_is_not_found() {
-    let mut site = Site::of(builder().max_identity(48)).await;
+    let mut site = Site::of(builder().max_identity_length(48)).await;
     let (long, wide) = ("x".repeat(49), "é".repeat(25));
     let too_long = [format!("/ocpp/{long}"), format!("/ocpp/{}", "%C3%A9".repeat(25))];
     for (path, known) in
@@ -233,7 +233,7 @@ async fn a_head_of_more_than_64_kib_is_too_large() {
 
 #[tokio::test]
 async fn b16_a_client_that_does_not_finish_its_head_is_disconnected_and_holds_nobody_up() {
-    let site = Site::of(builder().handshake_deadline(Duration::from_millis(100))).await;
+    let site = Site::of(builder().handshake_timeout(Duration::from_millis(100))).await;
     for part in ["", "GET /CP HTTP/1.1\r\nHost: te"] {
         let mut slow = site.dial().await;
         slow.send(part).await;
@@ -253,10 +253,10 @@ fn b10_settings_that_could_never_work_are_refused_with_their_names() {
         (|builder| builder.protocols(["a", "b", "a"]), "\"a\" is named twice"),
         (|builder| builder.protocols(["a"]).dialect("b", Dialect::OCPP_1_6), "dialect for \"b\""),
         (|builder| builder.dialect("ocpp1.6", Dialect::OCPP_1_6), "dialect for \"ocpp1.6\""),
-        (|builder| builder.handshake_deadline(Duration::ZERO), "handshake_deadline"),
-        (|builder| builder.handshake_deadline(Duration::MAX), "handshake_deadline"),
+        (|builder| builder.handshake_timeout(Duration::ZERO), "handshake_timeout"),
+        (|builder| builder.handshake_timeout(Duration::MAX), "handshake_timeout"),
         (|builder| builder.max_pending_handshakes(0), "max_pending_handshakes"),
-        (|builder| builder.max_identity(0), "max_identity"),
+        (|builder| builder.max_identity_length(0), "max_identity_length"),
         (|builder| builder.options(Options::server().call_concurrency(0)), "call_concurrency"),
         (|builder| builder.options(Options::server().call_queue(0)), "call_queue"),
         (|builder| builder.options(Options::server().handler_concurrency(0)), "handler_concurrency"),

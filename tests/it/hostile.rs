@@ -57,7 +57,7 @@ pub async fn drip(mut stream: TcpStream, bytes: impl IntoIterator<Item = u8>) ->
 
 #[tokio::test]
 async fn b17_a_head_that_comes_byte_by_byte_ends_at_the_deadline_and_is_told() {
-    let mut site = Site::of(builder().handshake_deadline(Duration::from_millis(300))).await;
+    let mut site = Site::of(builder().handshake_timeout(Duration::from_millis(300))).await;
     let stream = TcpStream::connect(site.listener.local_addr()).await.expect("a listener");
     let endless = with(&head("/CP"), "X-More: ").trim_end().to_owned().into_bytes();
     let endless = endless.into_iter().chain(std::iter::repeat(b'x'));
@@ -309,7 +309,7 @@ async fn a_message_that_never_ends_is_too_large_before_it_is_kept() {
 
 #[tokio::test]
 async fn silent_connections_hold_nobody_up_and_end_at_the_deadline() {
-    let site = Site::of(builder().handshake_deadline(Duration::from_millis(500))).await;
+    let site = Site::of(builder().handshake_timeout(Duration::from_millis(500))).await;
     let mut silent = Vec::new();
     for _ in 0..200 {
         silent.push(Client::dial(site.listener.local_addr()).await);

@@ -226,7 +226,7 @@ async fn alpn_chooses_the_version_below_tls() {
 
 #[tokio::test(start_paused = true)]
 async fn half_a_preface_and_a_connection_without_a_request_end_at_the_deadline() {
-    let server = builder().handshake_deadline(10 * SECOND).build().expect("sound");
+    let server = builder().handshake_timeout(10 * SECOND).build().expect("sound");
     let began = Instant::now();
     for (bytes, at_most) in [(&b""[..], 10), (&PREFACE[..17], 10), (PREFACE, 20)] {
         let (mut stream, served) = connect(&server);
@@ -241,7 +241,7 @@ async fn half_a_preface_and_a_connection_without_a_request_end_at_the_deadline()
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_is_silent_after_an_answer_is_told_to_go() {
-    let server = builder().handshake_deadline(10 * SECOND).build().expect("sound");
+    let server = builder().handshake_timeout(10 * SECOND).build().expect("sound");
     let (stream, served) = connect(&server);
     let http2 = Multiplexed::over(stream).await;
     tokio::time::sleep(8 * SECOND).await;
@@ -300,7 +300,7 @@ fn headers(fields: &[(&str, &str)]) -> Vec<u8> {
 
 #[tokio::test]
 async fn the_limits_of_a_head_hold_and_streams_are_limited_too() {
-    let server = builder().max_head(8 << 10).max_headers(10).build().expect("sound");
+    let server = builder().max_head_size(8 << 10).max_headers(10).build().expect("sound");
     let (mut stream, _served) = connect(&server);
     stream.write_all(PREFACE).await.expect("open");
     let settings = soon(settings(&mut stream)).await;

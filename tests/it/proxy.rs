@@ -16,7 +16,7 @@ const STATION: &str = "203.0.113.9:0";
 fn builder() -> RpcServerBuilder {
     let proxies = TrustedProxies::x_forwarded(["127.0.0.1"]).expect("a network");
     let certificate = "x-client-cert".parse().expect("a name");
-    RpcServer::builder(RpcRouter::new()).behind(proxies.client_certificate(certificate)).auth(
+    RpcServer::builder(RpcRouter::new()).trusted_proxies(proxies.client_certificate(certificate)).auth(
         async |handshake: Handshake| match handshake.tls() {
             Some(tls) if tls.peer_chain().len() == 1 => Ok(Accept::new()),
             _ => Err(Reject::unauthorized()),
@@ -111,7 +111,7 @@ async fn the_extractor_below_axums_own_server_is_believed_when_the_session_opens
 #[tokio::test]
 async fn anybody_elses_word_means_nothing() {
     let proxies = TrustedProxies::x_forwarded(["10.0.0.0/8"]).expect("a network");
-    let stranger = builder().behind(proxies.client_certificate("x-client-cert".parse().expect("a name")));
+    let stranger = builder().trusted_proxies(proxies.client_certificate("x-client-cert".parse().expect("a name")));
     let mut site = Site::of(stranger).await;
     let mut client = site.dial().await;
     assert_eq!(client.ask(&forwarded(&head("/CP"))).await.status, 401);

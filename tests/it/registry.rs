@@ -185,7 +185,7 @@ async fn b50_a_client_that_never_takes_its_answer_has_no_session_to_be_dropped()
 async fn b50_closing_a_listener_closes_its_port_and_its_sessions() {
     let Site { server, listener, mut events } = Site::of(builder(Arc::default())).await;
     let address = listener.local_addr();
-    let report = soon(listener.until(future::ready(()))).await;
+    let report = soon(listener.run_until(future::ready(()))).await;
     assert_eq!((report.clean, report.forced), (0, 0));
     assert!(soon(TcpStream::connect(address)).await.is_err());
     assert!(server.is_closing());
@@ -194,7 +194,7 @@ async fn b50_closing_a_listener_closes_its_port_and_its_sessions() {
 
 #[tokio::test]
 async fn b50_closing_a_listener_ends_connections_that_never_asked_for_anything_whole() {
-    let site = Site::of(builder(Arc::default()).handshake_deadline(Duration::from_secs(3600))).await;
+    let site = Site::of(builder(Arc::default()).handshake_timeout(Duration::from_secs(3600))).await;
     let mut clients = [site.dial().await, site.dial().await, site.dial().await];
     let [_, idle, half] = &mut clients;
     assert_eq!(idle.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.status, 404);

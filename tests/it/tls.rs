@@ -314,7 +314,7 @@ async fn sessions_are_resumed_unless_client_certificates_are_asked_for() {
 #[tokio::test]
 async fn what_speaks_no_tls_is_an_event_and_holds_nobody_up() {
     let authority = Authority::new();
-    let builder = builder().handshake_deadline(Duration::from_millis(300));
+    let builder = builder().handshake_timeout(Duration::from_millis(300));
     let mut site = site(builder, plain(local(&authority))).await;
     // Plain HTTP, noise, nothing at all, and the beginning of a hello that is never finished.
     let hello = [0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00];
@@ -335,7 +335,7 @@ async fn what_speaks_no_tls_is_an_event_and_holds_nobody_up() {
 #[tokio::test]
 async fn a_hello_that_comes_byte_by_byte_ends_at_the_deadline() {
     let authority = Authority::new();
-    let builder = builder().handshake_deadline(Duration::from_millis(300));
+    let builder = builder().handshake_timeout(Duration::from_millis(300));
     let mut site = site(builder, plain(local(&authority))).await;
     let stream = TcpStream::connect(site.listener.local_addr()).await.expect("a listener");
     // The beginning of a record of sixteen kilobytes, and of a hello as large.
@@ -352,7 +352,7 @@ async fn a_hello_that_comes_byte_by_byte_ends_at_the_deadline() {
 async fn a_listener_that_closes_waits_for_no_tls_handshake() {
     let authority = Authority::new();
     let hour = Duration::from_secs(3600);
-    let builder = builder().handshake_deadline(hour).options(Options::server().close_timeout(hour));
+    let builder = builder().handshake_timeout(hour).options(Options::server().close_timeout(hour));
     let site = site(builder, plain(local(&authority))).await;
     let silent = Client::dial(site.listener.local_addr()).await;
     // Whoever comes later and is served shows that the silent one was accepted.

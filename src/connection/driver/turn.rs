@@ -182,7 +182,7 @@ impl Driver {
                 self.exchange.calls_in.finished();
             }
             if self.may_answer(&done)
-                && (is_ours || self.keeps_answers)
+                && (is_ours || self.keeps_responses)
                 && let Some((text, _)) = self.answer(&done)
             {
                 self.send(text, socket)?;
@@ -276,7 +276,7 @@ impl Driver {
                 // Where answers are kept, handlers of earlier connections are waited for as well.
                 let is_settled = self.exchange.is_settled()
                     && self.answers.is_empty()
-                    && (!self.keeps_answers || self.handlers.is_empty());
+                    && (!self.keeps_responses || self.handlers.is_empty());
                 match now >= close_by || (all_sent && is_settled) {
                     true => Err(Farewell::close(close)),
                     false => Ok(()),

@@ -106,7 +106,7 @@ impl Inner {
                 let began = handshake.parts().extensions.get().map_or_else(Instant::now, |&Began(began)| began);
                 // A closure may panic before there is a future.
                 let hook = AssertUnwindSafe(async { auth.authenticate(handshake).await }).catch_unwind();
-                let hook = timeout_at(began + self.http.handshake_deadline, hook);
+                let hook = timeout_at(began + self.http.handshake_timeout, hook);
                 match self.closing.run_until_cancelled(hook).await {
                     None => return Err(unavailable("the server is closing")),
                     Some(Err(_)) => return Err(unavailable("authentication took too long")),
@@ -122,7 +122,7 @@ impl Inner {
     }
 
     fn check(&self, upgrade: &RpcUpgrade) -> Result<(), Reject> {
-        if upgrade.handshake.identity().len() > self.max_identity {
+        if upgrade.handshake.identity().len() > self.max_identity_length {
             return Err(Reject::not_found().body("the identity is too long"));
         }
         match upgrade.is_connect() && !self.http.has_websockets_over_http2() {

@@ -127,7 +127,7 @@ impl fmt::Debug for Handshake {
 /// Judges handshakes: a closure, or a type of one's own.
 ///
 /// It runs inside the request: it is dropped when the client leaves, when the server closes, and at the
-/// [deadline](super::RpcServerBuilder::handshake_deadline).
+/// [deadline](super::RpcServerBuilder::handshake_timeout).
 ///
 /// ```
 /// use ocpp_rpc::{Accept, Authenticate, Handshake, Reject, RpcRouter, RpcServer};

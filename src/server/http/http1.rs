@@ -27,13 +27,13 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     B: Body<Error: Into<BodyError>> + 'static,
 {
-    let left = (began + settings.handshake_deadline).saturating_duration_since(Instant::now());
+    let left = (began + settings.handshake_timeout).saturating_duration_since(Instant::now());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(left.max(Duration::from_millis(1)))
         .max_headers(settings.max_headers)
-        .max_header_size(settings.max_head)
-        .max_buf_size(settings.max_head)
+        .max_header_size(settings.max_head_size)
+        .max_buf_size(settings.max_head_size)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = pin!(connection);

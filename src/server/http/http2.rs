@@ -52,7 +52,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>,
     B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
 {
-    let beginning = timeout_at(began + settings.handshake_deadline, preface::read(io));
+    let beginning = timeout_at(began + settings.handshake_timeout, preface::read(io));
     match stop.run_until_cancelled(beginning).await {
         None => Ok(()),
         Some(begun) => match begun?? {
@@ -83,7 +83,7 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(settings.max_head.try_into().unwrap_or(u32::MAX))
+        .max_header_list_size(settings.max_head_size.try_into().unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_BUFFER)
         .max_send_buf_size(STREAM_BUFFER as usize);
     if settings.websockets_over_http2 {
@@ -103,7 +103,7 @@ where
         }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let patience = settings.handshake_deadline;
+    let patience = settings.handshake_timeout;
     let left = (began + patience).saturating_duration_since(Instant::now());
     select! {
         ended = connection.as_mut() => return Ok(ended?),

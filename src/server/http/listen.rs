@@ -44,7 +44,7 @@ impl RpcServer {
     /// let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).build()?;
     /// let listener = server.listen("0.0.0.0:9220").await?;
     /// println!("listening on {}", listener.local_addr());
-    /// listener.until(async { _ = tokio::signal::ctrl_c().await }).await;
+    /// listener.run_until(async { _ = tokio::signal::ctrl_c().await }).await;
     /// # Ok(())
     /// # }
     /// ```
@@ -60,8 +60,8 @@ impl RpcServer {
     ///
     /// | | |
     /// |---|---|
-    /// | the head of a request | must be there within [`handshake_deadline`](super::RpcServerBuilder::handshake_deadline), else the connection is closed |
-    /// | its size | at most [`max_head`](super::RpcServerBuilder::max_head) and [`max_headers`](super::RpcServerBuilder::max_headers), else 431 |
+    /// | the head of a request | must be there within [`handshake_timeout`](super::RpcServerBuilder::handshake_timeout), else the connection is closed |
+    /// | its size | at most [`max_head_size`](super::RpcServerBuilder::max_head_size) and [`max_headers`](super::RpcServerBuilder::max_headers), else 431 |
     /// | open connections | at most [`max_connections`](super::RpcServerBuilder::max_connections), the others wait |
     /// | clients that come at once | 4096 of them wait to be accepted where the system lets them, in place of 128 |
     /// | sockets run out | the listener rests and goes on |
@@ -128,7 +128,7 @@ impl RpcServer {
             socket.set_nodelay(true)?;
             transport.accept(socket).await
         };
-        match timeout_at(began + self.inner.http.handshake_deadline, accepting).await {
+        match timeout_at(began + self.inner.http.handshake_timeout, accepting).await {
             Ok(Ok((io, tls))) => Some((io, ConnectionInfo { remote_address: Some(remote), tls })),
             Ok(Err(error)) => {
                 refused(&format!("no connection: {error}"));
@@ -227,7 +227,7 @@ impl Listener {
     /// # Cancel safety
     /// Dropping the future before the signal drops the listener, and its sessions live on; after it, see
     /// [`close`](Self::close).
-    pub async fn until(self, signal: impl Future<Output = ()>) -> CloseReport {
+    pub async fn run_until(self, signal: impl Future<Output = ()>) -> CloseReport {
         signal.await;
         self.close(Close::going_away().drain(DRAIN_TIMEOUT)).await
     }

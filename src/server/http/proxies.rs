@@ -27,7 +27,7 @@ use crate::{
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let proxies = TrustedProxies::x_forwarded(["10.0.7.1", "10.0.7.2", "127.0.0.1"])?
 ///     .client_certificate("x-ssl-client-cert".parse()?);
-/// let server = RpcServer::builder(RpcRouter::new()).behind(proxies).build()?;
+/// let server = RpcServer::builder(RpcRouter::new()).trusted_proxies(proxies).build()?;
 /// # Ok(())
 /// # }
 /// ```

@@ -6,9 +6,9 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub(crate) struct HttpSettings {
     /// From the accept to the end of the WebSocket handshake.
-    pub(crate) handshake_deadline: Duration,
+    pub(crate) handshake_timeout: Duration,
     /// The largest head of a request, in bytes.
-    pub(crate) max_head: usize,
+    pub(crate) max_head_size: usize,
     pub(crate) max_headers: usize,
     pub(crate) max_connections: usize,
     /// Whether a WebSocket may be a stream of HTTP/2.

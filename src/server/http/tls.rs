@@ -233,7 +233,7 @@ impl RpcServer {
     /// Listens as [`listen`](Self::listen) does, by TLS: for `wss://` endpoints.
     ///
     /// The TLS handshake has to be over within the
-    /// [`handshake_deadline`](super::RpcServerBuilder::handshake_deadline), as the rest. One that fails is an event.
+    /// [`handshake_timeout`](super::RpcServerBuilder::handshake_timeout), as the rest. One that fails is an event.
     ///
     /// # Errors
     /// When the address cannot be bound.

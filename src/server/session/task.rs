@@ -67,7 +67,7 @@ async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Op
     let Plan { place, agreement, options, mut extensions, deviations } = plan;
     let (handshake, status) = (upgrade.handshake.clone(), upgrade.status());
     let refused = |status, reason: &str| server.refused(&handshake, status, reason);
-    let upgraded = match timeout(server.http.handshake_deadline, upgrade.into_socket()).await {
+    let upgraded = match timeout(server.http.handshake_timeout, upgrade.into_socket()).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => {
             refused(None, &format!("the client left: {error}"));
