@@ -76,7 +76,7 @@ pub use validate::{PayloadContext, PayloadKind, Valid, Validation, Validator};
 /// What handlers can ask for.
 pub mod extract {
     pub use crate::handler::extract::{
-        Action, Answer, CancellationToken, Extension, FromCall, FromRef, Params, State, Written,
+        Action, CancellationToken, Extension, FromCall, FromRef, Params, Responder, State, Written,
     };
     pub use crate::message::payload::{MessageId, Payload};
     pub use crate::session::Session;

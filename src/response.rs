@@ -12,7 +12,7 @@ pub enum Response {
     Error(CallError),
     /// No answer at all: the peer will run into its timeout.
     Nothing,
-    /// No other answer than the one that was given already, by way of [`Answer`](crate::extract::Answer).
+    /// No other answer than the one that was given already, by way of [`Responder`](crate::extract::Responder).
     Given,
 }
 

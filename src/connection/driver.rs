@@ -338,7 +338,7 @@ impl Driver {
                         self.keep((text, None));
                     }
                 }
-                Command::Answer(answer) => self.answer_early(*answer),
+                Command::Responder(answer) => self.answer_early(*answer),
                 Command::Dispatch(dispatch) => self.dispatch = dispatch,
                 Command::Options(options) => self.exchange.set_options(*options),
             }

@@ -41,7 +41,7 @@ pub(crate) trait Dispatch: Send + Sync + 'static {
 pub(crate) enum Command {
     Call(Box<Outgoing<Ticket>>),
     Cancel(CallKey),
-    Answer(Box<EarlyAnswer>),
+    Responder(Box<EarlyAnswer>),
     /// A result that we cannot use: the peer may be told.
     Complain(Box<(MessageId, CallError)>),
     /// From now on, other handlers.
@@ -55,7 +55,7 @@ impl Command {
     pub(super) fn fail(self) {
         let ticket = match self {
             Self::Call(call) => call.ticket,
-            Self::Answer(answer) => answer.ticket,
+            Self::Responder(answer) => answer.ticket,
             _ => return,
         };
         let _ = ticket.send(Err(Error::Disconnected { maybe_delivered: false }));

@@ -58,7 +58,7 @@ enum Step {
     /// Send a close frame to a peer whose frames can no longer be read.
     Tell,
     /// The peer's close frame came; the answer to it is on its way.
-    Answer,
+    Responder,
     /// Nobody is there any more, or nothing shall be said.
     Drop,
 }
@@ -167,7 +167,7 @@ impl Socket {
             Message::Close(frame) => {
                 let (code, reason) =
                     frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));
-                Incoming::End(Farewell { closed: CloseInfo::remote(code, reason), step: Step::Answer })
+                Incoming::End(Farewell { closed: CloseInfo::remote(code, reason), step: Step::Responder })
             }
         })
     }
@@ -264,7 +264,7 @@ impl Socket {
                     }
                 }
                 Step::Tell => self.send(Message::Close(Some(frame))).await,
-                Step::Answer => self.flush().await,
+                Step::Responder => self.flush().await,
                 Step::Drop => Ok(()),
             }
         };

@@ -49,7 +49,7 @@ use crate::{
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     label = "not an extractor for a router with state `{S}`",
-    note = "extractors are `Params<T>` where `T: DeserializeOwned`, `State<T>` where `T: FromRef<{S}>`, `Extension<T>`, `Session`, `Session`, `Answer`, `Action`, `MessageId`, `Payload` and `CancellationToken`, see `ocpp_rpc::extract`"
+    note = "extractors are `Params<T>` where `T: DeserializeOwned`, `State<T>` where `T: FromRef<{S}>`, `Extension<T>`, `Session`, `Session`, `Responder`, `Action`, `MessageId`, `Payload` and `CancellationToken`, see `ocpp_rpc::extract`"
 )]
 pub trait FromCall<S>: Sized {
     /// Makes the argument, or the answer to a call that lacks what it takes.
@@ -174,11 +174,11 @@ impl<S: Sync> FromCall<S> for Session {
 /// answer. What it returns in the end, [`NoResponse`](crate::NoResponse) by custom, is then not sent.
 ///
 /// ```
-/// use ocpp_rpc::{CallError, NoResponse, RpcRouter, extract::{Answer, Session}};
+/// use ocpp_rpc::{CallError, NoResponse, RpcRouter, extract::{Responder, Session}};
 /// use serde_json::{Value, json};
 ///
 /// /// Some stations lose a call that reaches them before the answer to their BootNotification.
-/// async fn boot(answer: Answer, session: Session) -> Result<NoResponse, CallError> {
+/// async fn boot(answer: Responder, session: Session) -> Result<NoResponse, CallError> {
 ///     answer.send(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"})).await?;
 ///     let configuration: Value = session.call("GetConfiguration", &()).await?;
 ///     println!("{configuration}");
@@ -188,7 +188,7 @@ impl<S: Sync> FromCall<S> for Session {
 /// let router = RpcRouter::new().on("BootNotification", boot);
 /// ```
 #[derive(Debug)]
-pub struct Answer {
+pub struct Responder {
     peer: Session,
     id: MessageId,
     action: ByteString,
@@ -198,11 +198,11 @@ pub struct Answer {
     given: Arc<AtomicBool>,
 }
 
-impl Answer {
+impl Responder {
     /// Answers with a result. The future is done when the answer has been written; dropping it takes nothing back.
     ///
     /// The first answer to a call is the only one: what comes later, of the handler, of a layer that ran out of
-    /// patience or of another `Answer`, is dropped.
+    /// patience or of another `Responder`, is dropped.
     ///
     /// # Errors
     /// The future fails with [`Error::Disconnected`] when the answer can no longer be written or there is one already,
@@ -221,7 +221,7 @@ impl Answer {
         let (ticket, written) = oneshot::channel();
         given.store(true, Ordering::Relaxed);
         match expects_response {
-            true => peer.link().order(Command::Answer(Box::new(EarlyAnswer {
+            true => peer.link().order(Command::Responder(Box::new(EarlyAnswer {
                 id,
                 action,
                 generation,
@@ -236,7 +236,7 @@ impl Answer {
     }
 }
 
-impl<S: Sync> FromCall<S> for Answer {
+impl<S: Sync> FromCall<S> for Responder {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
         Ok(Self {
             peer: call.session().clone(),
@@ -250,7 +250,7 @@ impl<S: Sync> FromCall<S> for Answer {
     }
 }
 
-/// The future of an answer that is being written, made by [`Answer::send`].
+/// The future of an answer that is being written, made by [`Responder::send`].
 #[derive(Debug)]
 pub struct Written(oneshot::Receiver<Result<Answered, Error>>);
 

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ocpp_rpc::{
     CallError, Close, Error, ErrorCode, EventKind, NoResponse, RpcRouter, RpcServer, Session,
-    extract::{Answer, CancellationToken, State},
+    extract::{CancellationToken, Responder, State},
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
@@ -22,7 +22,7 @@ async fn connected<S: Send + Sync + 'static>(router: RpcRouter<S>, protocol: &st
 
 #[tokio::test]
 async fn b33_a_handler_answers_early_and_goes_on_working() {
-    async fn work(answer: Answer, State(gate): State<Arc<Semaphore>>) -> Result<Value, CallError> {
+    async fn work(answer: Responder, State(gate): State<Arc<Semaphore>>) -> Result<Value, CallError> {
         drop(answer.send(json!({"early": true})));
         gate.acquire().await.map_err(CallError::internal)?.forget();
         // Too late: the call has its answer.
@@ -40,7 +40,7 @@ async fn b33_a_handler_answers_early_and_goes_on_working() {
 
 #[tokio::test]
 async fn b35_a_handler_that_ends_frees_no_id_that_was_taken_anew() {
-    async fn work(answer: Answer, State(gate): State<Arc<Semaphore>>) -> Result<NoResponse, CallError> {
+    async fn work(answer: Responder, State(gate): State<Arc<Semaphore>>) -> Result<NoResponse, CallError> {
         drop(answer.send(()));
         gate.acquire().await.map_err(CallError::internal)?.forget();
         Ok(NoResponse)
@@ -62,7 +62,7 @@ async fn b35_a_handler_that_ends_frees_no_id_that_was_taken_anew() {
 
 #[tokio::test]
 async fn b33_what_comes_after_the_answer_is_done_when_the_answer_was_written() {
-    async fn boot(answer: Answer, session: Session) -> Result<NoResponse, CallError> {
+    async fn boot(answer: Responder, session: Session) -> Result<NoResponse, CallError> {
         answer.send(json!({"status": "Accepted"})).await?;
         let _: Value = session.call("GetConfiguration", &()).await?;
         Ok(NoResponse)
@@ -74,7 +74,7 @@ async fn b33_what_comes_after_the_answer_is_done_when_the_answer_was_written() {
 
 #[tokio::test]
 async fn b33_a_handler_refuses_early() {
-    async fn refuse(answer: Answer) -> Result<(), Error> {
+    async fn refuse(answer: Responder) -> Result<(), Error> {
         answer.refuse(ErrorCode::SECURITY_ERROR).await
     }
     let (_server, mut station, _) = connected(RpcRouter::new().on("Any", refuse), "ocpp1.6").await;
@@ -84,7 +84,7 @@ async fn b33_a_handler_refuses_early() {
 #[tokio::test]
 async fn b37_an_answer_that_can_no_longer_be_written_says_so() {
     async fn late(
-        answer: Answer,
+        answer: Responder,
         gone: CancellationToken,
         State(tell): State<mpsc::UnboundedSender<Result<(), Error>>>,
     ) -> Result<NoResponse, CallError> {
@@ -104,7 +104,7 @@ async fn b37_an_answer_that_can_no_longer_be_written_says_so() {
 
 #[tokio::test]
 async fn a_send_has_no_answer_to_give() {
-    async fn early(answer: Answer) -> Result<(), Error> {
+    async fn early(answer: Responder) -> Result<(), Error> {
         answer.send(()).await
     }
     let (_server, mut station, _) = connected(RpcRouter::new().on("Any", early).on("Echo", echo), "ocpp2.1").await;
@@ -114,7 +114,7 @@ async fn a_send_has_no_answer_to_give() {
 
 #[tokio::test(start_paused = true)]
 async fn b47_a_waiting_close_lets_an_early_answer_out() {
-    async fn work(answer: Answer, State(gate): State<Arc<Semaphore>>) -> Result<NoResponse, CallError> {
+    async fn work(answer: Responder, State(gate): State<Arc<Semaphore>>) -> Result<NoResponse, CallError> {
         gate.acquire().await.map_err(CallError::internal)?.forget();
         drop(answer.send(()));
         Ok(NoResponse)
@@ -135,15 +135,15 @@ async fn b47_a_waiting_close_lets_an_early_answer_out() {
 
 #[tokio::test(start_paused = true)]
 async fn b33_the_first_answer_to_a_call_is_the_only_one() {
-    async fn patient(answer: Answer) -> Result<NoResponse, CallError> {
+    async fn patient(answer: Responder) -> Result<NoResponse, CallError> {
         answer.send(json!({"early": true})).await?;
         std::future::pending().await
     }
-    async fn panics(answer: Answer) -> Result<NoResponse, CallError> {
+    async fn panics(answer: Responder) -> Result<NoResponse, CallError> {
         drop(answer.send(json!({"early": true})));
         panic!("after the answer")
     }
-    async fn twice(first: Answer, second: Answer) -> Result<Value, CallError> {
+    async fn twice(first: Responder, second: Responder) -> Result<Value, CallError> {
         let first = first.send(json!({"early": true}));
         assert!(matches!(second.send(json!({"late": true})).await, Err(Error::Disconnected { .. })));
         first.await?;
@@ -163,7 +163,7 @@ async fn b33_the_first_answer_to_a_call_is_the_only_one() {
 
 #[tokio::test(start_paused = true)]
 async fn b47_a_waiting_close_lets_an_answer_out_that_a_handler_gave_at_once() {
-    async fn at_once(answer: Answer) -> Result<NoResponse, Infallible> {
+    async fn at_once(answer: Responder) -> Result<NoResponse, Infallible> {
         drop(answer.send(json!({"early": true})));
         Ok(NoResponse)
     }
@@ -185,7 +185,7 @@ async fn b47_a_waiting_close_lets_an_answer_out_that_a_handler_gave_at_once() {
 
 #[tokio::test]
 async fn b33_no_reply_may_be_given_early_too() {
-    async fn none(answer: Answer) -> Result<NoResponse, CallError> {
+    async fn none(answer: Responder) -> Result<NoResponse, CallError> {
         Ok(answer.send(NoResponse).await.map(|()| NoResponse)?)
     }
     let (_server, mut station, _session) =

@@ -5,7 +5,7 @@ use std::{convert::Infallible, pin::pin, sync::Arc};
 use futures_util::{FutureExt, poll};
 use ocpp_rpc::{
     CallError, ClientState, Close, ConnectionInfo, EventKind, NoResponse, RpcRouter,
-    extract::{Answer, State},
+    extract::{Responder, State},
 };
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, net::TcpStream, sync::Notify, time::timeout};
@@ -146,11 +146,11 @@ async fn b62_no_event_is_lost_with_a_future_that_is_dropped() {
 
 #[tokio::test]
 async fn b62_an_early_answer_goes_out_although_nobody_waits_for_it_to_be_written() {
-    async fn unpolled(answer: Answer) -> Result<NoResponse, CallError> {
+    async fn unpolled(answer: Responder) -> Result<NoResponse, CallError> {
         drop(answer.send(json!({"early": 1})));
         Ok(NoResponse)
     }
-    async fn polled(answer: Answer, State(go): State<Arc<Notify>>) -> Result<NoResponse, Infallible> {
+    async fn polled(answer: Responder, State(go): State<Arc<Notify>>) -> Result<NoResponse, Infallible> {
         assert!(answer.send(json!({"early": 2})).now_or_never().is_none());
         go.notified().await;
         Ok(NoResponse)

@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{Path, State},
-    response::Response as Answer,
+    response::Response as Responder,
     routing::{any, get},
 };
 use bytes::Bytes;
@@ -59,7 +59,7 @@ fn app(server: &RpcServer) -> Router {
     async fn hello(Path(name): Path<String>, request: axum::extract::Request) -> String {
         format!("{name} by {:?}", request.version())
     }
-    async fn connect(upgrade: RpcUpgrade, State(server): State<RpcServer>) -> Answer {
+    async fn connect(upgrade: RpcUpgrade, State(server): State<RpcServer>) -> Responder {
         server.accept(upgrade, Accept::new())
     }
     Router::new()

@@ -47,7 +47,7 @@ enum Fate {
 enum Heard {
     /// It is not there any more.
     Nothing,
-    Answer,
+    Responder,
     Cancelled,
     Timeout,
     NeverSent,
@@ -56,7 +56,7 @@ enum Heard {
 }
 
 use Fate::{Closed, ClosedAfterPending, Dropped, Forced, Lost, OutOfTime, TakenBack};
-use Heard::{Answer, Cancelled, MaybeDelivered, NeverSent, NeverWritten, Nothing, Timeout};
+use Heard::{Cancelled, MaybeDelivered, NeverSent, NeverWritten, Nothing, Responder, Timeout};
 use Place::{Connecting, InLine, Reconnecting, Written};
 
 /// With what the caller hears, and whether the call is ever on the wire.
@@ -71,21 +71,21 @@ const CELLS: [(Place, Fate, Heard, bool); 28] = [
     (InLine, Dropped, Nothing, false),
     (InLine, TakenBack, Cancelled, false),
     (InLine, OutOfTime, NeverSent, false),
-    (InLine, Lost, Answer, true),
+    (InLine, Lost, Responder, true),
     (InLine, Closed, NeverWritten, false),
-    (InLine, ClosedAfterPending, Answer, true),
+    (InLine, ClosedAfterPending, Responder, true),
     (InLine, Forced, NeverWritten, false),
     (Written, Dropped, Nothing, true),
     (Written, TakenBack, Cancelled, true),
     (Written, OutOfTime, Timeout, true),
     (Written, Lost, MaybeDelivered, true),
     (Written, Closed, MaybeDelivered, true),
-    (Written, ClosedAfterPending, Answer, true),
+    (Written, ClosedAfterPending, Responder, true),
     (Written, Forced, MaybeDelivered, true),
     (Reconnecting, Dropped, Nothing, false),
     (Reconnecting, TakenBack, Cancelled, false),
     (Reconnecting, OutOfTime, NeverSent, false),
-    (Reconnecting, Lost, Answer, true),
+    (Reconnecting, Lost, Responder, true),
     (Reconnecting, Closed, NeverWritten, false),
     (Reconnecting, ClosedAfterPending, NeverWritten, false),
     (Reconnecting, Forced, NeverWritten, false),
@@ -93,7 +93,7 @@ const CELLS: [(Place, Fate, Heard, bool); 28] = [
 
 fn heard(outcome: &Result<Value, Error>) -> Heard {
     match outcome {
-        Ok(_) => Answer,
+        Ok(_) => Responder,
         Err(Error::Cancelled) => Cancelled,
         Err(Error::Timeout) => Timeout,
         Err(Error::NeverSent) => NeverSent,

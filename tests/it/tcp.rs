@@ -50,13 +50,13 @@ pub struct Client<S = TcpStream>(BufReader<S>);
 pub type TcpStation = Station<BufReader<TcpStream>>;
 
 #[derive(Debug)]
-pub struct Answer {
+pub struct Responder {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: String,
 }
 
-impl Answer {
+impl Responder {
     /// A header's value, empty where there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("ASCII"))
@@ -83,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let _ = soon(self.0.write_all(bytes.as_ref())).await;
     }
 
-    pub async fn answer(&mut self) -> Answer {
+    pub async fn answer(&mut self) -> Responder {
         let status = self.status().await;
         self.answer_behind(status).await
     }
@@ -96,7 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// The answer whose first line was read already.
-    pub async fn answer_behind(&mut self, status: u16) -> Answer {
+    pub async fn answer_behind(&mut self, status: u16) -> Responder {
         let mut headers = HeaderMap::new();
         while let Some((name, value)) = self.line().await.split_once(": ") {
             let name: HeaderName = name.parse().expect("a name");
@@ -105,7 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let length = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
         let mut body = vec![0; length.unwrap_or(0)];
         soon(self.0.read_exact(&mut body)).await.expect("the whole body");
-        Answer { status, headers, body: String::from_utf8(body).expect("text") }
+        Responder { status, headers, body: String::from_utf8(body).expect("text") }
     }
 
     async fn line(&mut self) -> String {
@@ -123,13 +123,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Asks, and gives the answer.
-    pub async fn ask(&mut self, head: &str) -> Answer {
+    pub async fn ask(&mut self, head: &str) -> Responder {
         self.send(head).await;
         self.answer().await
     }
 
     /// Goes on as a station, once the answer was 101.
-    pub async fn upgraded(self, answer: &Answer) -> Station<BufReader<S>> {
+    pub async fn upgraded(self, answer: &Responder) -> Station<BufReader<S>> {
         assert_eq!(answer.status, 101, "{answer:?}");
         let protocol = answer.headers.get("sec-websocket-protocol");
         let protocol = protocol.map(|protocol| protocol.to_str().expect("a token").to_owned());
@@ -156,7 +156,7 @@ impl Site {
     }
 
     /// The answer to a handshake on a connection of its own.
-    pub async fn ask(&self, head: &str) -> Answer {
+    pub async fn ask(&self, head: &str) -> Responder {
         self.dial().await.ask(head).await
     }
 

@@ -2,10 +2,10 @@ use std::convert::Infallible;
 
 use ocpp_rpc::RpcRouter;
 
-struct Answer;
+struct Responder;
 
-async fn heartbeat() -> Result<Answer, Infallible> {
-    Ok(Answer)
+async fn heartbeat() -> Result<Responder, Infallible> {
+    Ok(Responder)
 }
 
 fn main() {

@@ -339,7 +339,7 @@ impl Memory {
 
 type Asked = Params<Value>;
 type Shared = State<Arc<Memory>>;
-type Answer = Result<Value, Infallible>;
+type Responder = Result<Value, Infallible>;
 
 fn router(memory: Arc<Memory>) -> RpcRouter<Arc<Memory>> {
     RpcRouter::with_state(memory)
@@ -357,15 +357,15 @@ fn router(memory: Arc<Memory>) -> RpcRouter<Arc<Memory>> {
         .on("ClearCache", accepted)
 }
 
-async fn accepted() -> Answer {
+async fn accepted() -> Responder {
     Ok(json!({"status": "Accepted"}))
 }
 
-async fn reset(State(memory): Shared) -> Answer {
+async fn reset(State(memory): Shared) -> Responder {
     Ok(json!({"status": memory.order(Order::Reboot)}))
 }
 
-async fn trigger(Params(asked): Asked, State(memory): Shared) -> Answer {
+async fn trigger(Params(asked): Asked, State(memory): Shared) -> Responder {
     let status = match asked["requestedMessage"].as_str() {
         Some(message @ ("BootNotification" | "Heartbeat" | "StatusNotification" | "MeterValues")) => {
             memory.order(Order::Report(message.to_owned()))
@@ -376,7 +376,7 @@ async fn trigger(Params(asked): Asked, State(memory): Shared) -> Answer {
 }
 
 /// 1.6 names an `idTag`, 2.x an `idToken`.
-async fn start(Params(asked): Asked, State(memory): Shared) -> Answer {
+async fn start(Params(asked): Asked, State(memory): Shared) -> Responder {
     let tag = asked["idTag"].as_str().or(asked["idToken"]["idToken"].as_str()).unwrap_or("unknown");
     let is_charging = memory.inside().transaction.is_some();
     let status = match is_charging {
@@ -386,7 +386,7 @@ async fn start(Params(asked): Asked, State(memory): Shared) -> Answer {
     Ok(json!({"status": status}))
 }
 
-async fn stop(Params(asked): Asked, State(memory): Shared) -> Answer {
+async fn stop(Params(asked): Asked, State(memory): Shared) -> Responder {
     let is_running = memory.inside().transaction.as_ref().is_some_and(|running| running.id == asked["transactionId"]);
     let status = match is_running {
         true => memory.order(Order::Stop),
@@ -395,14 +395,14 @@ async fn stop(Params(asked): Asked, State(memory): Shared) -> Answer {
     Ok(json!({"status": status}))
 }
 
-async fn change_configuration(Params(asked): Asked, State(memory): Shared) -> Answer {
+async fn change_configuration(Params(asked): Asked, State(memory): Shared) -> Responder {
     let (Some(key), Some(value)) = (asked["key"].as_str(), asked["value"].as_str()) else {
         return Ok(json!({"status": "Rejected"}));
     };
     Ok(json!({"status": memory.set(key, value)}))
 }
 
-async fn get_configuration(Params(asked): Asked, State(memory): Shared) -> Answer {
+async fn get_configuration(Params(asked): Asked, State(memory): Shared) -> Responder {
     let inside = memory.inside();
     let wanted: Vec<&str> = match asked["key"].as_array() {
         Some(keys) if !keys.is_empty() => keys.iter().filter_map(Value::as_str).collect(),
@@ -413,7 +413,7 @@ async fn get_configuration(Params(asked): Asked, State(memory): Shared) -> Answe
     Ok(json!({"configurationKey": known.collect::<Vec<_>>(), "unknownKey": unknown}))
 }
 
-async fn set_variables(Params(asked): Asked, State(memory): Shared) -> Answer {
+async fn set_variables(Params(asked): Asked, State(memory): Shared) -> Responder {
     let result = asked["setVariableData"].as_array().into_iter().flatten().map(|data| {
         let name = data["variable"]["name"].as_str().unwrap_or_default();
         let status = match memory.set(name, data["attributeValue"].as_str().unwrap_or_default()) {
@@ -425,7 +425,7 @@ async fn set_variables(Params(asked): Asked, State(memory): Shared) -> Answer {
     Ok(json!({"setVariableResult": result.collect::<Vec<_>>()}))
 }
 
-async fn get_variables(Params(asked): Asked, State(memory): Shared) -> Answer {
+async fn get_variables(Params(asked): Asked, State(memory): Shared) -> Responder {
     let inside = memory.inside();
     let result = asked["getVariableData"].as_array().into_iter().flatten().map(|data| {
         let (component, variable) = (&data["component"], &data["variable"]);

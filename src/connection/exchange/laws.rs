@@ -15,7 +15,7 @@ enum Step {
     /// Writes so many messages, if there are as many.
     Write(usize),
     /// Answers a call of any time with a result or an error, if it was ever written.
-    Answer(Index, bool),
+    Responder(Index, bool),
     Drop(Index),
     Pass(u64),
     Disconnect,
@@ -28,7 +28,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         5 => call.prop_map(|(kind, timeout, deadline)| Step::Call(kind, timeout, deadline)),
         5 => (1_usize..4).prop_map(Step::Write),
-        4 => (any::<Index>(), any::<bool>()).prop_map(|(which, result)| Step::Answer(which, result)),
+        4 => (any::<Index>(), any::<bool>()).prop_map(|(which, result)| Step::Responder(which, result)),
         2 => any::<Index>().prop_map(Step::Drop),
         2 => (1_u64..15).prop_map(Step::Pass),
         1 => Just(Step::Disconnect),
@@ -101,7 +101,7 @@ impl World {
             &Step::Call(kind, timeout, deadline) => self.call(kind, timeout, deadline),
             Step::Write(_) if !self.is_connected => {}
             Step::Write(messages) => _ = (0..*messages).take_while(|_| self.write()).count(),
-            Step::Answer(which, is_result) if !self.calls.is_empty() => {
+            Step::Responder(which, is_result) if !self.calls.is_empty() => {
                 self.answer(which.index(self.calls.len()), *is_result);
             }
             Step::Drop(which) if !self.calls.is_empty() => {
@@ -111,7 +111,7 @@ impl World {
                     self.calls[call].is_over = true;
                 }
             }
-            Step::Answer(..) | Step::Drop(_) => {}
+            Step::Responder(..) | Step::Drop(_) => {}
             Step::Pass(time) => self.pass(*time),
             Step::Disconnect => self.disconnect(),
             Step::Reconnect => self.is_connected = true,

@@ -10,7 +10,7 @@ mod strict;
 use clap::Parser;
 use ocpp_rpc::{
     CallError, Close, NoResponse, RpcServer,
-    extract::{Answer, Params, Session},
+    extract::{Params, Responder, Session},
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +47,11 @@ async fn serve(Args { port, checks }: Args) -> Result<(), Box<dyn std::error::Er
 }
 
 /// Calls `Reset` as often as it is told to, one after the other, once it has answered.
-async fn trigger(Params(trigger): Params<Trigger>, answer: Answer, session: Session) -> Result<NoResponse, CallError> {
+async fn trigger(
+    Params(trigger): Params<Trigger>,
+    answer: Responder,
+    session: Session,
+) -> Result<NoResponse, CallError> {
     answer.send(()).await?;
     for _ in 0..trigger.count {
         let reset: ResetAnswer = session.call("Reset", &Reset { r#type: "Soft" }).await?;
