@@ -5,7 +5,10 @@
 
 use std::{convert::Infallible, error::Error};
 
-use ocpp_rpc::{Close, Event, EventKind, RpcClient, RpcRouter, RpcServer};
+use ocpp_rpc::{
+    Close, RpcClient, RpcRouter, RpcServer,
+    event::{Event, EventKind},
+};
 use serde_json::{Value, json};
 
 async fn heartbeat() -> Result<Value, Infallible> {

@@ -6,10 +6,7 @@
 use std::{convert::Infallible, env, error::Error};
 
 use jiff::Timestamp;
-use ocpp_rpc::{
-    RpcRouter, RpcServer,
-    extract::{Action, Session},
-};
+use ocpp_rpc::{RpcRouter, RpcServer, Session, extract::Action};
 use serde_json::{Value, json};
 
 #[tokio::main]

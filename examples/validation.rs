@@ -1,11 +1,14 @@
 //! Validation by OCPP's own rules: a call that breaks them never reaches a handler, and a call out that breaks them is
 //! never sent. The error says where in the payload the fault is.
 //!
-//!     cargo run --example validation --features strict
+//!     cargo run --example validation --features ocpp-schemas
 
 use std::{convert::Infallible, error::Error};
 
-use ocpp_rpc::{Close, OcppSchemas, Options, RpcClient, RpcRouter, RpcServer, Validation};
+use ocpp_rpc::{
+    Close, Options, RpcClient, RpcRouter, RpcServer,
+    validate::{OcppSchemas, Validation},
+};
 use serde_json::{Value, json};
 
 async fn boot() -> Result<Value, Infallible> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// ```
 /// use std::time::Duration;
-/// use ocpp_rpc::Backoff;
+/// use ocpp_rpc::client::Backoff;
 ///
 /// let patient = Backoff::exponential().max(Duration::from_secs(60));
 /// // RetryBackOffWaitMinimum, -RandomRange and -RepeatTimes of OCPP 2.x.

@@ -23,7 +23,7 @@ use crate::{
     message::payload::{EncodeError, MessageId, Payload},
     options,
     telemetry::CallTimer,
-    validate::misfit::misfit,
+    validate::decode_error::explain_decode_error,
 };
 
 /// The future of an answer, made by [`Session::call`].
@@ -204,7 +204,7 @@ fn read<R: DeserializeOwned + 'static>(answered: Answered, link: &Link) -> Resul
         Some(result) => Ok(result),
         None => payload.decode().map_err(|error| {
             if link.agreed().is_some_and(|agreed| agreed.dialect.has_call_result_error()) {
-                let complaint = misfit::<R>(&payload, &error).into();
+                let complaint = explain_decode_error::<R>(&payload, &error).into();
                 link.order(Command::Complain(Box::new((id, complaint))));
             }
             error.into()

@@ -9,19 +9,18 @@ mod life;
 mod no_tls;
 mod reconnect;
 mod redirect;
-mod rpc_client;
+pub(crate) mod rpc_client;
 mod settings;
 mod supervisor;
 #[cfg(feature = "tls")]
-mod tls;
+pub(crate) mod tls;
 
-#[cfg(feature = "tls")]
-pub use self::tls::{ClientTls, ClientTlsBuilder};
+pub use crate::backoff::Backoff;
+
 pub use self::{
     builder::RpcClientBuilder,
     connector::{Connector, Target},
     error::ConnectError,
     life::ClientState,
     reconnect::Reconnect,
-    rpc_client::RpcClient,
 };

@@ -250,7 +250,7 @@ pub enum Error {
         /// Whether the call had been written, so that the peer may have carried it out.
         maybe_delivered: bool,
     },
-    /// A client has no connection, and its calls [do not wait](crate::Reconnect::refuse_calls) for one.
+    /// A client has no connection, and its calls [do not wait](crate::client::Reconnect::refuse_calls) for one.
     NotConnected,
     /// The connection is being closed and takes no more calls.
     Closing,
@@ -266,7 +266,7 @@ pub enum Error {
     Encode(Arc<EncodeError>),
     /// The answer is not what the caller's type wants.
     Decode(Arc<serde_json::Error>),
-    /// Parameters or answer did not pass [validation](crate::Validation).
+    /// Parameters or answer did not pass [validation](crate::validate::Validation).
     Invalid(Arc<Violation>),
 }
 

@@ -16,7 +16,7 @@ use bytestring::ByteString;
 use tokio::sync::broadcast;
 
 use crate::{
-    close::CloseInfo,
+    close::info::CloseInfo,
     error::{CallError, ErrorCode, Violation},
     message::{
         frame::{Frame, MessageError},
@@ -57,7 +57,7 @@ pub enum EventKind {
     /// Somebody asked for a session or a client to be closed.
     Closing,
     /// A session or a client ended. The cause says why: a session whose place a newer one took is
-    /// [replaced](crate::CloseCause::Replaced).
+    /// [replaced](crate::close::CloseCause::Replaced).
     Closed(CloseInfo),
     /// A handshake was refused, or broken off.
     #[non_exhaustive]
@@ -157,7 +157,7 @@ pub enum EventKind {
         /// The action.
         action: Text,
     },
-    /// A payload did not pass [validation](crate::Validation).
+    /// A payload did not pass [validation](crate::validate::Validation).
     #[non_exhaustive]
     ValidationFailed {
         /// Which way it went.
@@ -170,7 +170,7 @@ pub enum EventKind {
         id: MessageId,
         /// What is wrong with it.
         violation: Violation,
-        /// Whether it was stopped, or [only reported](crate::Validation::report_only).
+        /// Whether it was stopped, or [only reported](crate::validate::Validation::report_only).
         enforced: bool,
     },
     /// So many events were lost before this one, because they were not read in time.

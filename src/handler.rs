@@ -6,9 +6,11 @@ pub(crate) mod incoming;
 pub(crate) mod router;
 pub(crate) mod typed;
 
+pub use crate::response::Response;
+
 pub use self::{
     function::{Handler, HandlerOutput, IntoResponse, NoResponse},
     incoming::IncomingCall,
-    router::{Route, RouteFuture, RpcRouter},
+    router::{Route, RouteFuture},
     typed::{ArgumentsFor, OutputFor},
 };

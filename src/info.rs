@@ -1,6 +1,8 @@
 //! What is known of a connection from the layers below it.
 
-use std::{fmt, net::SocketAddr};
+use std::fmt;
+#[cfg(feature = "server")]
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
@@ -77,6 +79,7 @@ impl fmt::Display for TlsVersion {
 
 /// What is known of a connection that somebody else accepted, for
 /// [`RpcServer::serve_connection`](super::RpcServer::serve_connection).
+#[cfg(feature = "server")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use]
 pub struct ConnectionInfo {
@@ -84,6 +87,7 @@ pub struct ConnectionInfo {
     pub(crate) tls: Option<TlsInfo>,
 }
 
+#[cfg(feature = "server")]
 impl ConnectionInfo {
     /// Nothing is known.
     pub fn new() -> Self {

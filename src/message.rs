@@ -5,3 +5,5 @@ pub(crate) mod frame;
 pub(crate) mod payload;
 pub(crate) mod read;
 pub(crate) mod tolerance;
+
+pub use self::{dialect::Dialect, frame::MessageError, payload::EncodeError, tolerance::Deviation};

@@ -132,7 +132,7 @@ impl Options {
     }
 
     /// How many bytes may wait for a peer that does not read. With more than that waiting, the next message drops
-    /// the connection with [`CloseCause::NotReading`](crate::CloseCause::NotReading).
+    /// the connection with [`CloseCause::NotReading`](crate::close::CloseCause::NotReading).
     #[must_use]
     pub fn max_unsent(self, bytes: usize) -> Self {
         Self { max_unsent: bytes, ..self }

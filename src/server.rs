@@ -2,9 +2,9 @@
 //! listener for those who have none.
 
 mod builder;
-mod rpc_server;
+pub(crate) mod rpc_server;
 
-mod handshake {
+pub(crate) mod handshake {
     //! From a request to a session.
 
     pub(crate) mod accept;
@@ -16,7 +16,7 @@ mod handshake {
     pub(crate) mod upgrade;
 }
 
-mod http {
+pub(crate) mod http {
     //! HTTP connections, and the listener that accepts them.
 
     pub(crate) mod body;
@@ -25,13 +25,12 @@ mod http {
     #[cfg(feature = "http2")]
     mod http2;
     pub(crate) mod info;
-    #[cfg(feature = "listen")]
     pub(crate) mod listen;
     #[cfg(feature = "http2")]
     mod preface;
     pub(crate) mod proxies;
     pub(crate) mod settings;
-    #[cfg(all(feature = "listen", feature = "tls"))]
+    #[cfg(feature = "tls")]
     pub(crate) mod tls;
 }
 
@@ -43,22 +42,16 @@ mod session {
     pub(crate) mod tasks;
 }
 
-#[cfg(feature = "listen")]
 pub use self::http::listen::Listener;
-#[cfg(all(feature = "listen", feature = "tls"))]
-pub use self::http::tls::{ServerTls, ServerTlsBuilder};
+pub use crate::info::ConnectionInfo;
+
 pub use self::{
     builder::RpcServerBuilder,
-    handshake::{
-        auth::{Accept, Authenticate, Handshake, Reject},
-        protocol::NoCommonProtocol,
-        service::HandshakeFuture,
-        upgrade::{RpcUpgrade, UpgradeError},
-    },
+    handshake::{protocol::NoCommonProtocol, service::HandshakeFuture, upgrade::UpgradeError},
     http::{
         info::{Identity, RemoteAddress},
         proxies::TrustedProxies,
     },
-    rpc_server::{CloseReport, RpcServer},
+    rpc_server::CloseReport,
     session::registry::DuplicateIdentity,
 };

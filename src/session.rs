@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     action::{Action, SendAction},
     call::Call,
-    close::{Close, CloseInfo},
+    close::{info::CloseInfo, intent::Close},
     connection::{
         calls_out::Kind,
         link::{Command, Link},
@@ -72,7 +72,7 @@ impl Session {
     /// written; it does not wait for calls that are in line.
     ///
     /// # Errors
-    /// [`Error::SendNotSupported`] where the connection's [`Dialect`](crate::Dialect) has no SEND, or a client has not been
+    /// [`Error::SendNotSupported`] where the connection's [`Dialect`](crate::message::Dialect) has no SEND, or a client has not been
     /// connected yet; else as for a call that is not written.
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
         let call = Call::<Payload>::new(&self.link, Kind::Send, action, Payload::encode(params)).ignore_result();

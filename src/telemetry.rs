@@ -8,7 +8,7 @@ mod metrics;
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use crate::{
-    close::CloseInfo,
+    close::info::CloseInfo,
     error::Error,
     event::{Direction, Event, EventBus, EventKind, Events},
     response::Response,

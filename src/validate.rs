@@ -1,18 +1,20 @@
 //! Whether payloads are what their action allows.
 
-pub(crate) mod misfit;
-mod payload_error;
+pub(crate) mod decode_error;
 #[cfg(feature = "json-schema")]
-mod schema;
-#[cfg(feature = "strict")]
-mod strict;
+mod json_schemas;
+#[cfg(feature = "ocpp-schemas")]
+mod ocpp_schemas;
+mod payload_error;
 pub(crate) mod validation;
 pub(crate) mod validator;
 
 #[cfg(feature = "json-schema")]
-pub use self::schema::{JsonSchemas, error::SchemaError};
-#[cfg(feature = "strict")]
-pub use self::strict::OcppSchemas;
+pub use self::json_schemas::{JsonSchemas, error::SchemaError};
+#[cfg(feature = "ocpp-schemas")]
+pub use self::ocpp_schemas::OcppSchemas;
+pub use crate::error::Violation;
+
 pub use self::{
     validation::Validation,
     validator::{PayloadContext, PayloadKind, Valid, Validator},

@@ -1,7 +1,7 @@
 //! What connections and calls cost in memory, counted: a regression fails here, and not in somebody's benchmark.
 //!
 //! Only what the thread of a test allocates is counted, and the stations' side of it allocates nothing.
-#![cfg(feature = "listen")]
+#![cfg(feature = "server")]
 
 use std::{
     convert::Infallible,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use allocation_counter::{AllocationInfo, measure};
-use ocpp_rpc::{Listener, Options, Payload, RpcRouter, RpcServer, Session, extract::Params};
+use ocpp_rpc::{Options, Payload, RpcRouter, RpcServer, Session, extract::Params, server::Listener};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{runtime::Runtime, task::yield_now};

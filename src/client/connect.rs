@@ -19,7 +19,7 @@ use crate::{
         connector::{AnyConnector, Target},
         error::ConnectError,
     },
-    handshake::{self},
+    handshake,
     io::Io,
 };
 

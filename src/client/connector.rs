@@ -51,7 +51,7 @@ impl fmt::Display for Target {
 /// Nagle off.
 ///
 /// ```
-/// use ocpp_rpc::{RpcClient, Target};
+/// use ocpp_rpc::{RpcClient, client::Target};
 /// use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::TcpStream};
 ///
 /// /// Through an HTTP proxy (RFC 9110 §9.3.6).

@@ -6,7 +6,7 @@ use crate::{backoff::Backoff, connection::link::Meanwhile};
 ///
 /// ```
 /// use std::time::Duration;
-/// use ocpp_rpc::{Backoff, Reconnect};
+/// use ocpp_rpc::client::{Backoff, Reconnect};
 ///
 /// let patient = Reconnect::always().backoff(Backoff::exponential().max(Duration::from_secs(60))).retry_first_connect();
 /// ```

@@ -21,7 +21,7 @@ use crate::{
         settings::ClientSettings,
         supervisor::Supervisor,
     },
-    close::{Close, CloseInfo},
+    close::{info::CloseInfo, intent::Close},
     connection::{
         driver::Driver,
         info::About,

@@ -12,7 +12,10 @@ use crate::{
         life::{ClientState, Life, Shared},
         reconnect::Reconnect,
     },
-    close::{Close, CloseCause, CloseInfo},
+    close::{
+        info::{CloseCause, CloseInfo},
+        intent::Close,
+    },
     connection::{driver::Driver, info::Agreed, link::Next, socket::Socket},
     event::EventKind,
     message::dialect::Dialect,

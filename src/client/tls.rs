@@ -23,10 +23,7 @@ use crate::{
 /// certificate. Cheap to clone; clients that share one resume each other's sessions.
 ///
 /// ```no_run
-/// use ocpp_rpc::{
-///     RpcClient,
-///     tls::{RootCerts, Certificate, ClientTls},
-/// };
+/// use ocpp_rpc::{RpcClient, tls::{Certificate, ClientTls, RootCerts}};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let tls = ClientTls::builder()

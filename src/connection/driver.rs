@@ -20,7 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    close::{Close, CloseCause, CloseInfo, CloseMode},
+    close::{
+        info::{CloseCause, CloseInfo},
+        intent::{Close, CloseMode},
+    },
     connection::{
         exchange::Exchange,
         handler::{Done, Handlers},

@@ -16,7 +16,7 @@ use tokio::{sync::SetOnce, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    close::{Close, CloseInfo},
+    close::{info::CloseInfo, intent::Close},
     connection::{
         calls_out::{CallKey, Outgoing},
         info::{About, Agreed},

@@ -26,7 +26,10 @@ use tungstenite::{
 };
 
 use crate::{
-    close::{Close, CloseCause, CloseInfo},
+    close::{
+        info::{CloseCause, CloseInfo},
+        intent::Close,
+    },
     connection::socket::stream::{Later, Now, Stream},
     io::Io,
     options::Options,

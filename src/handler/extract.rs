@@ -26,13 +26,13 @@ use crate::{
     message::payload::{MessageId, Payload},
     response::Response,
     session::Session,
-    validate::misfit::misfit,
+    validate::decode_error::explain_decode_error,
 };
 
 /// A type that a handler may have as an argument.
 ///
 /// ```
-/// use ocpp_rpc::{CallError, ErrorCode, IncomingCall, extract::FromCall};
+/// use ocpp_rpc::{CallError, ErrorCode, extract::FromCall, handler::IncomingCall};
 ///
 /// /// The identity, where it belongs to this tenant.
 /// struct OurStation(String);
@@ -90,7 +90,11 @@ impl<T: DeserializeOwned + 'static, S: Sync> FromCall<S> for Params<T> {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
         match call.validated() {
             Some(params) => Ok(Self(params)),
-            None => call.params().decode().map(Self).map_err(|error| misfit::<T>(call.params(), &error).into()),
+            None => call
+                .params()
+                .decode()
+                .map(Self)
+                .map_err(|error| explain_decode_error::<T>(call.params(), &error).into()),
         }
     }
 }
@@ -171,10 +175,10 @@ impl<S: Sync> FromCall<S> for Session {
 }
 
 /// Answers the call before its handler ends: the handler can go on working, and can do what is to come after the
-/// answer. What it returns in the end, [`NoResponse`](crate::NoResponse) by custom, is then not sent.
+/// answer. What it returns in the end, [`NoResponse`](crate::handler::NoResponse) by custom, is then not sent.
 ///
 /// ```
-/// use ocpp_rpc::{CallError, NoResponse, RpcRouter, extract::{Responder, Session}};
+/// use ocpp_rpc::{CallError, RpcRouter, Session, extract::Responder, handler::NoResponse};
 /// use serde_json::{Value, json};
 ///
 /// /// Some stations lose a call that reaches them before the answer to their BootNotification.

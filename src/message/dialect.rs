@@ -11,7 +11,7 @@ use crate::{
 /// protocol starts from one of the constants:
 ///
 /// ```
-/// use ocpp_rpc::Dialect;
+/// use ocpp_rpc::message::Dialect;
 ///
 /// let mine = Dialect::OCPP_1_6.with_send().with_call_result_error();
 /// assert_ne!(mine, Dialect::of(Some("ocpp1.6")));

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// How much is put up with from a peer that strays from the standards.
 ///
-/// Whatever is put up with is told by an [event](crate::EventKind::Deviation). See [`Deviation`] for what each of
+/// Whatever is put up with is told by an [event](crate::event::EventKind::Deviation). See [`Deviation`] for what each of
 /// these takes in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tolerance {

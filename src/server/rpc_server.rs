@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    close::{Close, CloseMode},
+    close::intent::{Close, CloseMode},
     connection::link::Dispatch,
     error::BuildError,
     event::Events,
@@ -63,7 +63,7 @@ use crate::{
 /// A client that offers no protocol that the server has is upgraded without one and closed with 1002, unless
 /// [`NoCommonProtocol`] says otherwise.
 ///
-#[cfg_attr(all(feature = "axum", feature = "listen"), doc = include_str!("../docs/shutdown.md"))]
+#[cfg_attr(feature = "axum", doc = include_str!("../docs/shutdown.md"))]
 #[derive(Clone)]
 pub struct RpcServer {
     pub(crate) inner: Arc<Inner>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
 use crate::{
-    close::CloseInfo,
+    close::info::CloseInfo,
     error::Error,
     event::{Direction, EventKind},
     response::Response,

@@ -13,7 +13,7 @@ use crate::{error::Violation, message::payload::Payload};
 /// It is asked by the task of a connection, about each payload once: it should be quick and must not block.
 ///
 /// ```
-/// use ocpp_rpc::{ErrorCode, PayloadKind, PayloadContext, Valid, Validator, Violation};
+/// use ocpp_rpc::{ErrorCode, validate::{PayloadContext, PayloadKind, Valid, Validator, Violation}};
 ///
 /// /// A private protocol, in which every request is dated.
 /// struct Dated;

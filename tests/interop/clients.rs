@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{join_all, try_join_all};
-use ocpp_rpc::extract::{MessageId, Session};
 use ocpp_rpc::{
-    Backoff, CallError, ClientState, Close, CloseCause, CloseInfo, ConnectError, Error, ErrorCode, EventKind, Events,
-    Options, Reconnect, RpcClient, RpcClientBuilder, RpcRouter,
+    CallError, Close, Error, ErrorCode, Options, RpcClient, RpcRouter,
+    client::{Backoff, ClientState, ConnectError, Reconnect, RpcClientBuilder},
+    close::{CloseCause, CloseInfo},
+    event::{EventKind, Events},
 };
+use ocpp_rpc::{MessageId, Session};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 

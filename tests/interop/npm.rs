@@ -5,10 +5,17 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use ocpp_rpc::extract::{CancellationToken, Params, Session, State};
 use ocpp_rpc::{
-    Backoff, CallError, Close, CloseCause, CloseInfo, ConnectError, Error, ErrorCode, EventKind, Events, Listener,
-    MessageError, Options, Payload, Reconnect, Reject, RpcClient, RpcRouter, RpcServer,
+    CallError, Close, Error, ErrorCode, Options, Payload, Reject, RpcClient, RpcRouter, RpcServer,
+    client::{Backoff, ConnectError, Reconnect},
+    close::{CloseCause, CloseInfo},
+    event::{EventKind, Events},
+    message::MessageError,
+    server::Listener,
+};
+use ocpp_rpc::{
+    Session,
+    extract::{CancellationToken, Params, State},
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -153,7 +160,7 @@ fn npm(arguments: &[&str]) -> Script {
     Script::start(Library::Npm.script("peer").args(arguments))
 }
 
-fn builder(port: u16) -> ocpp_rpc::RpcClientBuilder {
+fn builder(port: u16) -> ocpp_rpc::client::RpcClientBuilder {
     let soon = Backoff::exponential().min(Duration::from_millis(20)).max(Duration::from_millis(200));
     RpcClient::builder(format!("ws://127.0.0.1:{port}/ocpp"), "CP-1")
         .protocols([PROTOCOL])

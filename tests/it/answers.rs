@@ -3,8 +3,10 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ocpp_rpc::{
-    CallError, Close, Error, ErrorCode, EventKind, NoResponse, RpcRouter, RpcServer, Session,
+    CallError, Close, Error, ErrorCode, RpcRouter, RpcServer, Session,
+    event::EventKind,
     extract::{CancellationToken, Responder, State},
+    handler::NoResponse,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};

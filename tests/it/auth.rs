@@ -9,8 +9,8 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use ocpp_rpc::{
-    Accept, Authenticate, Close, EventKind, Handshake, Reject, RpcRouter, RpcServer, RpcServerBuilder,
-    extract::Extension,
+    Accept, Authenticate, Close, Handshake, Reject, RpcRouter, RpcServer, event::EventKind, extract::Extension,
+    server::RpcServerBuilder,
 };
 use serde_json::{Value, json};
 use tokio::{

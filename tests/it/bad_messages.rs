@@ -1,7 +1,7 @@
 //! Messages that cannot be served, and frames that are none.
 
 use futures_util::SinkExt;
-use ocpp_rpc::{CloseCause, ErrorCode, EventKind, MessageError, Options, RpcRouter};
+use ocpp_rpc::{ErrorCode, Options, RpcRouter, close::CloseCause, event::EventKind, message::MessageError};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 

@@ -8,8 +8,9 @@ use std::{
 
 use futures_util::SinkExt;
 use ocpp_rpc::{
-    CallError, EventKind, Options, RpcRouter, RpcServer,
-    extract::{Action, MessageId, State},
+    CallError, MessageId, Options, RpcRouter, RpcServer,
+    event::EventKind,
+    extract::{Action, State},
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;

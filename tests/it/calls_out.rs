@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, future::join_all};
 use ocpp_rpc::{
-    Close, CloseCause, Error, ErrorCode, EventKind, MessageError, Options, Payload, RpcRouter,
-    extract::CancellationToken,
+    Close, Error, ErrorCode, Options, Payload, RpcRouter, close::CloseCause, event::EventKind,
+    extract::CancellationToken, message::MessageError,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;

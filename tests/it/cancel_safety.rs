@@ -4,8 +4,12 @@ use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use futures_util::{FutureExt, poll};
 use ocpp_rpc::{
-    CallError, ClientState, Close, ConnectionInfo, EventKind, NoResponse, RpcRouter,
+    CallError, Close, RpcRouter,
+    client::ClientState,
+    event::EventKind,
     extract::{Responder, State},
+    handler::NoResponse,
+    server::ConnectionInfo,
 };
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, net::TcpStream, sync::Notify, time::timeout};

@@ -4,8 +4,10 @@ use std::{convert::Infallible, sync::Arc};
 
 use futures_util::StreamExt;
 use ocpp_rpc::{
-    CallError, ClientState, Close, CloseCause, Error, Options, RpcRouter, RpcServer,
-    extract::{CancellationToken, Session, State},
+    CallError, Close, Error, Options, RpcRouter, RpcServer, Session,
+    client::ClientState,
+    close::CloseCause,
+    extract::{CancellationToken, State},
 };
 use serde_json::{Value, json};
 use tokio::{

@@ -3,7 +3,13 @@
 use std::sync::Arc;
 
 use futures_util::SinkExt;
-use ocpp_rpc::{CallError, ClientState, Close, CloseCause, ConnectError, Error, EventKind, RpcRouter, extract::State};
+use ocpp_rpc::{
+    CallError, Close, Error, RpcRouter,
+    client::{ClientState, ConnectError},
+    close::CloseCause,
+    event::EventKind,
+    extract::State,
+};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, sync::Semaphore, time::Instant};
 use tokio_tungstenite::tungstenite::Message;

@@ -8,8 +8,8 @@ use std::{
 
 use http::HeaderValue;
 use ocpp_rpc::{
-    Accept, Backoff, ClientState, Close, ConnectError, Error, Handshake, Options, Reconnect, Reject, RpcClient,
-    RpcRouter, RpcServer, Target,
+    Accept, Close, Error, Handshake, Options, Reject, RpcClient, RpcRouter, RpcServer,
+    client::{Backoff, ClientState, ConnectError, Reconnect, Target},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -203,7 +203,7 @@ fn b10_client_settings_that_could_never_work_are_refused() {
     assert_eq!(speaks_tls, cfg!(feature = "tls"), "there is TLS, or a connector that speaks it");
     let base = || RpcClient::builder("ws://csms.test", "CP");
     assert!(base().protocols(["a b"]).build().is_err());
-    assert!(base().protocols(["a"]).dialect("b", ocpp_rpc::Dialect::OCPP_1_6).build().is_err());
+    assert!(base().protocols(["a"]).dialect("b", ocpp_rpc::message::Dialect::OCPP_1_6).build().is_err());
     for own in ["host", "upgrade", "sec-websocket-extensions"] {
         let error = base().header(own.parse().expect("a name"), HeaderValue::from_static("x")).build();
         assert!(error.expect_err(own).to_string().contains(own));

@@ -1,6 +1,11 @@
 //! The client: how it stays connected, when it gives up, and in which order it tells.
 
-use ocpp_rpc::{ClientState, Close, CloseCause, ConnectError, Error, EventKind, Events, Reconnect};
+use ocpp_rpc::{
+    Close, Error,
+    client::{ClientState, ConnectError, Reconnect},
+    close::CloseCause,
+    event::{EventKind, Events},
+};
 use serde_json::Value;
 use tokio::{io::AsyncReadExt, time::Instant};
 

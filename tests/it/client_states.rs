@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use ocpp_rpc::{ClientState, Close, CloseCause, CloseInfo, ConnectError, Error, RpcClient};
+use ocpp_rpc::{
+    Close, Error, RpcClient,
+    client::{ClientState, ConnectError},
+    close::{CloseCause, CloseInfo},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},

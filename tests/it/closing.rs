@@ -14,7 +14,8 @@ use std::{
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
-    Close, CloseCause, Error, Options, RpcRouter,
+    Close, Error, Options, RpcRouter,
+    close::CloseCause,
     extract::{CancellationToken, State},
 };
 use serde_json::Value;

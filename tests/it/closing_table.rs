@@ -4,7 +4,10 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
-use ocpp_rpc::{Close, CloseCause, CloseInfo, Error, Options, Session};
+use ocpp_rpc::{
+    Close, Error, Options, Session,
+    close::{CloseCause, CloseInfo},
+};
 use serde_json::Value;
 use tokio::{
     sync::Semaphore,

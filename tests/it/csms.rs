@@ -4,7 +4,10 @@
 use std::io;
 
 use futures_util::{SinkExt, StreamExt};
-use ocpp_rpc::{Backoff, ClientState, ConnectError, Reconnect, RpcClient, RpcClientBuilder, Target};
+use ocpp_rpc::{
+    RpcClient,
+    client::{Backoff, ClientState, ConnectError, Reconnect, RpcClientBuilder, Target},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},

@@ -4,7 +4,8 @@ use std::{convert::Infallible, time::Duration};
 
 use futures_util::SinkExt;
 use ocpp_rpc::{
-    Backoff, Call, CallError, Error, Options, Reconnect, RpcRouter,
+    Call, CallError, Error, Options, RpcRouter,
+    client::{Backoff, Reconnect},
     extract::{Action, Params},
 };
 use serde_json::{Value, json};

@@ -2,9 +2,11 @@
 
 use futures_util::SinkExt;
 use ocpp_rpc::{
-    CallError, CloseCause, Deviation, Error, ErrorCode, EventKind, Events, MessageError, Options, Payload, RpcRouter,
-    RpcServer, Session, Tolerance,
-    Tolerance::{Lenient, Permissive, Strict},
+    CallError, Error, ErrorCode, Options, Payload, RpcRouter, RpcServer, Session,
+    Tolerance::{self, Lenient, Permissive, Strict},
+    close::CloseCause,
+    event::{EventKind, Events},
+    message::{Deviation, MessageError},
 };
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;

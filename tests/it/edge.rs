@@ -7,8 +7,11 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::future::join_all;
 use http::Request;
 use ocpp_rpc::{
-    Accept, Close, CloseCause, ConnectionInfo, DuplicateIdentity, EventKind, Handshake, Identity, NoCommonProtocol,
-    Options, Reject, RpcRouter, RpcServer, RpcServerBuilder, RpcUpgrade, Session, TlsInfo, TlsVersion, UpgradeError,
+    Accept, Close, Handshake, Options, Reject, RpcRouter, RpcServer, RpcUpgrade, Session,
+    close::CloseCause,
+    event::EventKind,
+    server::{ConnectionInfo, DuplicateIdentity, Identity, NoCommonProtocol, RpcServerBuilder, UpgradeError},
+    tls::{TlsInfo, TlsVersion},
 };
 use serde_json::{Value, json};
 use tokio::{

@@ -1,8 +1,9 @@
 //! What an application sees of its connections.
 
 use ocpp_rpc::{
-    Close, Direction, EventKind, Events, Options, RpcRouter,
-    extract::{Params, Session},
+    Close, Options, RpcRouter, Session,
+    event::{Direction, EventKind, Events},
+    extract::Params,
 };
 use serde_json::{Value, json};
 

@@ -4,8 +4,10 @@ use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll};
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
-    CallError, Close, ErrorCode, EventKind, NoResponse, Options, Payload, RpcRouter, Session,
-    extract::{Action, CancellationToken, MessageId, Params, State},
+    CallError, Close, ErrorCode, MessageId, Options, Payload, RpcRouter, Session,
+    event::EventKind,
+    extract::{Action, CancellationToken, Params, State},
+    handler::NoResponse,
 };
 use serde_json::{Value, json};
 use tokio::{

@@ -8,8 +8,11 @@ use std::{
 
 use http::Request;
 use ocpp_rpc::{
-    Close, Dialect, EventKind, Options, RpcRouter, RpcServer, RpcServerBuilder, Session,
+    Close, Options, RpcRouter, RpcServer, Session,
+    event::EventKind,
     extract::{Params, State},
+    message::Dialect,
+    server::RpcServerBuilder,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;

@@ -2,7 +2,9 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use ocpp_rpc::{Accept, CloseCause, EventKind, Handshake, Options, RpcRouter, RpcServer, RpcServerBuilder};
+use ocpp_rpc::{
+    Accept, Handshake, Options, RpcRouter, RpcServer, close::CloseCause, event::EventKind, server::RpcServerBuilder,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

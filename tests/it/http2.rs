@@ -18,8 +18,9 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use ocpp_rpc::{
-    Accept, Close, CloseCause, ConnectionInfo, Handshake, Listener, Options, Reject, RpcRouter, RpcServer,
-    RpcServerBuilder, RpcUpgrade, Session,
+    Accept, Close, Handshake, Options, Reject, RpcRouter, RpcServer, RpcUpgrade, Session,
+    close::CloseCause,
+    server::{ConnectionInfo, Listener, RpcServerBuilder},
 };
 use serde_json::{Value, json};
 use tokio::{

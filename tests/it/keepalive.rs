@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt};
-use ocpp_rpc::{CloseCause, EventKind, Options, RpcRouter};
+use ocpp_rpc::{Options, RpcRouter, close::CloseCause, event::EventKind};
 use tokio::time::{Instant, advance};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 

@@ -13,18 +13,21 @@ const LAYERS: &[(&str, &[&str])] = &[
         "validation",
         &[
             "validate/payload_error",
-            "validate/misfit",
+            "validate/decode_error",
             "validate/validator",
             "validate/validation",
-            "validate/schema/error",
-            "validate/schema",
-            "validate/strict/formats",
-            "validate/strict/reader",
-            "validate/strict",
+            "validate/json_schemas/error",
+            "validate/json_schemas",
+            "validate/ocpp_schemas/formats",
+            "validate/ocpp_schemas/reader",
+            "validate/ocpp_schemas",
             "validate",
         ],
     ),
-    ("options and facts", &["options", "close", "response", "event", "telemetry/metrics", "telemetry"]),
+    (
+        "options and facts",
+        &["options", "close/info", "close/intent", "close", "response", "event", "telemetry/metrics", "telemetry"],
+    ),
     (
         "connection",
         &[

@@ -4,7 +4,9 @@ use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, future::join_all};
 use ocpp_rpc::{
-    CallError, Close, CloseCause, Error, EventKind, Events, Options, RpcRouter, RpcServer, Session,
+    CallError, Close, Error, Options, RpcRouter, RpcServer, Session,
+    close::CloseCause,
+    event::{EventKind, Events},
     extract::{Params, State},
 };
 use serde_json::{Value, json};

@@ -27,24 +27,24 @@ mod handshake;
 mod hostile;
 #[cfg(feature = "http2")]
 mod http2;
+#[cfg(feature = "json-schema")]
+mod json_schemas;
 mod keepalive;
 mod layers;
 mod limits;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod mounting;
+#[cfg(feature = "ocpp-schemas")]
+mod ocpp_schemas;
 mod proxy;
 mod queue;
 mod recipes;
 mod redirects;
 mod registry;
-#[cfg(feature = "json-schema")]
-mod schema;
 #[cfg(feature = "tls")]
 mod secrets;
 mod spans;
-#[cfg(feature = "strict")]
-mod strict;
 mod support;
 mod tcp;
 #[cfg(feature = "tls")]

@@ -17,7 +17,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use ocpp_rpc::{
-    Accept, Close, EventKind, Handshake, RemoteAddress, RpcRouter, RpcServer, RpcUpgrade, Session, extract::Extension,
+    Accept, Close, Handshake, RpcRouter, RpcServer, RpcUpgrade, Session, event::EventKind, extract::Extension,
+    server::RemoteAddress,
 };
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};

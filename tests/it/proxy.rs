@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 
 use axum::{Router, extract::Extension, response::Response, routing::any};
 use ocpp_rpc::{
-    Accept, EventKind, Handshake, Reject, RemoteAddress, RpcRouter, RpcServer, RpcServerBuilder, RpcUpgrade, TlsInfo,
-    TrustedProxies,
+    Accept, Handshake, Reject, RpcRouter, RpcServer, RpcUpgrade,
+    event::EventKind,
+    server::{RemoteAddress, RpcServerBuilder, TrustedProxies},
+    tls::TlsInfo,
 };
 
 use crate::tcp::{Client, Site, head, soon, with};

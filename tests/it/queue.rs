@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use ocpp_rpc::{ClientState, Close, Error, RpcClient, extract::CancellationToken};
+use ocpp_rpc::{Close, Error, RpcClient, client::ClientState, extract::CancellationToken};
 use serde_json::{Value, json};
 use tokio::{
     io::DuplexStream,

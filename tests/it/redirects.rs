@@ -1,7 +1,10 @@
 //! A client that is sent elsewhere.
 
 use http::{HeaderValue, StatusCode};
-use ocpp_rpc::{ConnectError, RpcClient, RpcClientBuilder, Target};
+use ocpp_rpc::{
+    RpcClient,
+    client::{ConnectError, RpcClientBuilder, Target},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,

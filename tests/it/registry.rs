@@ -4,8 +4,8 @@ use std::{convert::Infallible, future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
-    Accept, Close, CloseCause, EventKind, Handshake, Options, Reject, RpcRouter, RpcServer, RpcServerBuilder, Session,
-    extract::State,
+    Accept, Close, Handshake, Options, Reject, RpcRouter, RpcServer, Session, close::CloseCause, event::EventKind,
+    extract::State, server::RpcServerBuilder,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

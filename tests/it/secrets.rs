@@ -4,7 +4,9 @@ use std::{convert::Infallible, fmt::Write as _};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use ocpp_rpc::{
-    Accept, Close, EventKind, Handshake, Reconnect, Reject, RpcClient, RpcRouter, RpcServer,
+    Accept, Close, Handshake, Reject, RpcClient, RpcRouter, RpcServer,
+    client::Reconnect,
+    event::EventKind,
     tls::{ClientTls, ServerTls},
 };
 use serde_json::Value;

@@ -12,7 +12,8 @@ use std::{
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use ocpp_rpc::{
-    CallError, EventKind, Options, RpcRouter, RpcServer, Session,
+    CallError, Options, RpcRouter, RpcServer, Session,
+    event::EventKind,
     extract::{Params, State},
 };
 use serde_json::Value;

@@ -4,7 +4,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ocpp_rpc::{EventKind, Events, Listener, RpcServer, RpcServerBuilder};
+use ocpp_rpc::{
+    RpcServer,
+    event::{EventKind, Events},
+    server::{Listener, RpcServerBuilder},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::TcpStream,

@@ -9,10 +9,11 @@ use std::{
 };
 
 use ocpp_rpc::{
-    Accept, BuildError, Close, ConnectError, ConnectionInfo, Handshake, Options, Reconnect, Reject, RpcClient,
-    RpcClientBuilder, RpcRouter, RpcServer, RpcServerBuilder, Session, TlsVersion,
+    Accept, BuildError, Close, Handshake, Options, Reject, RpcClient, RpcRouter, RpcServer, Session,
+    client::{ConnectError, Reconnect, RpcClientBuilder},
+    server::{ConnectionInfo, RpcServerBuilder},
     tls::{
-        Certificate, ClientTls, RootCerts, ServerTls, ServerTlsBuilder,
+        Certificate, ClientTls, RootCerts, ServerTls, ServerTlsBuilder, TlsVersion,
         rustls::{
             self, ClientConfig, DigitallySignedStruct, DistinguishedName, HandshakeKind, RootCertStore,
             SignatureScheme,
@@ -498,14 +499,15 @@ async fn tls_over_any_stream_can_be_accepted_and_dialled() {
         let server = server.clone();
         async move {
             while let Some(stream) = accepted.recv().await {
-                let (stream, facts): (_, ocpp_rpc::TlsInfo) = tls.accept::<tokio::io::DuplexStream>(stream).await?;
+                let (stream, facts): (_, ocpp_rpc::tls::TlsInfo) =
+                    tls.accept::<tokio::io::DuplexStream>(stream).await?;
                 let facts = ConnectionInfo::new().tls(facts);
                 server.serve_connection(stream, facts).await;
             }
             Ok::<_, std::io::Error>(())
         }
     });
-    let in_memory = move |target: ocpp_rpc::Target| {
+    let in_memory = move |target: ocpp_rpc::client::Target| {
         assert!(!target.is_secure(), "there is no TLS to be made below TLS");
         let (near, far) = tokio::io::duplex(4096);
         dialled.send(far).expect("a server");
@@ -531,7 +533,7 @@ async fn nothing_is_said_in_the_clear_to_a_wss_endpoint_whatever_dials() {
     };
     // Whoever knows nothing of TLS: a stream whose other end keeps what it hears.
     static HEARD: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-    let deaf = async |_: ocpp_rpc::Target| {
+    let deaf = async |_: ocpp_rpc::client::Target| {
         let (near, mut far) = tokio::io::duplex(4096);
         tokio::spawn(async move {
             let mut bytes = vec![0; 4096];

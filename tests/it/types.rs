@@ -213,8 +213,8 @@ async fn each_protocol_has_handlers_of_its_own_and_shares_the_others() {
 #[cfg(feature = "ocpp-kit")]
 mod kit {
     use ocpp_rpc::{
-        Action, Close, RpcClient, RpcRouter, RpcServer, SendAction,
-        extract::{Params, Session, State},
+        Action, Close, RpcClient, RpcRouter, RpcServer, SendAction, Session,
+        extract::{Params, State},
         ocpp_kit::{v1_6, v2_0_1, v2_1},
     };
 

@@ -9,9 +9,10 @@ use std::{
 };
 
 use ocpp_rpc::{
-    CallError, Direction, Error, ErrorCode, EventKind, Events, Options, Payload, PayloadContext, PayloadKind,
-    RpcRouter, RpcServer, Valid, Validation, Validator, Violation,
+    CallError, Error, ErrorCode, Options, Payload, RpcRouter, RpcServer,
+    event::{Direction, EventKind, Events},
     extract::{Params, State},
+    validate::{PayloadContext, PayloadKind, Valid, Validation, Validator, Violation},
 };
 use serde_json::{Value, json};
 
@@ -177,7 +178,7 @@ async fn b43_validation_holds_for_named_protocols_or_only_reports() {
 
 #[tokio::test(start_paused = true)]
 async fn b44_calls_that_are_made_while_connecting_are_checked_too() {
-    let settings = |client: ocpp_rpc::RpcClientBuilder| {
+    let settings = |client: ocpp_rpc::client::RpcClientBuilder| {
         client.protocols(["acme1"]).options(Options::client().validation(Validation::new(Acme)))
     };
     let (builder, mut dials) = client();
@@ -194,7 +195,7 @@ async fn b44_calls_that_are_made_while_connecting_are_checked_too() {
 
     // And while it reconnects: at once, because the protocol is known.
     drop(csms);
-    crate::csms::becomes(&client, ocpp_rpc::ClientState::Connecting).await;
+    crate::csms::becomes(&client, ocpp_rpc::client::ClientState::Connecting).await;
     let failed = tokio::time::timeout(SECOND / 10, client.call::<Value>("Do", &())).await.expect("at once");
     assert!(matches!(failed, Err(Error::Invalid(_))));
 }
@@ -288,7 +289,7 @@ async fn b43_other_times_for_an_open_session_leave_what_is_valid_as_it_was() {
 #[tokio::test]
 async fn b43_where_all_is_to_be_checked_nobody_comes_in_whom_nobody_can_check() {
     let server = RpcServer::builder(RpcRouter::new().on("Do", echo)).protocols(["acme1"]);
-    let server = server.no_common_protocol(ocpp_rpc::NoCommonProtocol::Serve);
+    let server = server.no_common_protocol(ocpp_rpc::server::NoCommonProtocol::Serve);
     let site = crate::tcp::Site::of(server.options(Options::server().validation(Validation::new(Acme)))).await;
     assert_eq!(site.ask(&crate::tcp::offering("/CP", "other")).await.status, 500);
     assert_eq!(site.ask(&crate::tcp::offering("/CP", "acme1")).await.status, 101);

@@ -11,7 +11,8 @@ mod random;
 use std::{env, fs, path::PathBuf, thread};
 
 use ocpp_rpc::{
-    ErrorCode, JsonSchemas, OcppSchemas, Payload, PayloadContext, PayloadKind, Valid, Validator, Violation,
+    ErrorCode, Payload,
+    validate::{JsonSchemas, OcppSchemas, PayloadContext, PayloadKind, Valid, Validator, Violation},
 };
 use serde_json::Value;
 

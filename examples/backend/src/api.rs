@@ -17,7 +17,10 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use jiff::Timestamp;
-use ocpp_rpc::{Close, Error, Event, EventKind, Events, Payload, RpcServer};
+use ocpp_rpc::{
+    Close, Error, Payload, RpcServer,
+    event::{Event, EventKind, Events},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

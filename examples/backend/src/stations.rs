@@ -10,8 +10,8 @@ use std::{
 
 use jiff::Timestamp;
 use ocpp_rpc::{
-    CallError, RpcRouter,
-    extract::{Params, Session, State},
+    CallError, RpcRouter, Session,
+    extract::{Params, State},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -13,7 +13,7 @@ pub(crate) struct Checks {
 impl Checks {
     #[cfg(feature = "ocpp-schemas")]
     pub(crate) fn add_to(&self, options: Options) -> Result<Options, &'static str> {
-        use ocpp_rpc::{OcppSchemas, Validation};
+        use ocpp_rpc::validate::{OcppSchemas, Validation};
 
         Ok(if self.strict { options.validation(Validation::new(OcppSchemas)) } else { options })
     }

@@ -3,7 +3,7 @@
 use std::{error::Error, path::PathBuf};
 
 use axum::Router;
-use ocpp_rpc::{Listener, RpcServer};
+use ocpp_rpc::{RpcServer, server::Listener};
 
 #[derive(clap::Args)]
 pub(crate) struct Tls {

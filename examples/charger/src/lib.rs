@@ -12,7 +12,8 @@ use std::{
 
 use jiff::Timestamp;
 use ocpp_rpc::{
-    Backoff, ClientState, Close, ConnectError, Error, Reconnect, RpcClient, RpcClientBuilder, RpcRouter,
+    Close, Error, RpcClient, RpcRouter,
+    client::{Backoff, ClientState, ConnectError, Reconnect, RpcClientBuilder},
     extract::{Params, State},
 };
 use serde_json::{Value, json};

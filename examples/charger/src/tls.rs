@@ -2,7 +2,7 @@
 
 use std::{error::Error, path::PathBuf};
 
-use ocpp_rpc::RpcClientBuilder;
+use ocpp_rpc::client::RpcClientBuilder;
 
 #[derive(clap::Args)]
 pub(crate) struct Tls {

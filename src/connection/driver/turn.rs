@@ -10,7 +10,10 @@ use bytestring::ByteString;
 use tokio::time::Sleep;
 
 use crate::{
-    close::{Close, CloseCause, CloseMode},
+    close::{
+        info::CloseCause,
+        intent::{Close, CloseMode},
+    },
     connection::{
         driver::{Driver, Unflushed, settle},
         exchange::Received,

@@ -37,7 +37,7 @@ impl RpcServer {
     ///
     /// ```
     /// use axum::{extract::State, response::Response};
-    /// use ocpp_rpc::{Accept, RpcServer, RpcUpgrade, UpgradeError};
+    /// use ocpp_rpc::{Accept, RpcServer, RpcUpgrade, server::UpgradeError};
     ///
     /// async fn connect(upgrade: Result<RpcUpgrade, UpgradeError>, State(server): State<RpcServer>) -> Response {
     ///     match upgrade {

@@ -293,7 +293,7 @@ mod tests {
             response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             async { Ok::<_, Infallible>(response) }
         });
-        let serving = server.serve_connection_with(io, crate::ConnectionInfo::new(), service);
+        let serving = server.serve_connection_with(io, crate::info::ConnectionInfo::new(), service);
         let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
         let asking = async { client.write_all(request).await.expect("open") };
         tokio::join!(serving, asking);

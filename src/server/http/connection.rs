@@ -49,7 +49,7 @@ impl RpcServer {
     /// that are streams of a connection last no longer than the future.
     ///
     /// ```no_run
-    /// use ocpp_rpc::{ConnectionInfo, RpcServer, TlsInfo, TlsVersion};
+    /// use ocpp_rpc::{RpcServer, server::ConnectionInfo, tls::{TlsInfo, TlsVersion}};
     /// # use tokio::net::TcpStream;
     /// # async fn handshake(stream: TcpStream) -> std::io::Result<(TcpStream, Vec<u8>)> { Ok((stream, Vec::new())) }
     ///

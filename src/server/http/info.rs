@@ -20,7 +20,7 @@ pub struct RemoteAddress(pub SocketAddr);
 ///
 /// ```
 /// use http::Request;
-/// use ocpp_rpc::{Identity, RpcRouter, RpcServer};
+/// use ocpp_rpc::{RpcRouter, RpcServer, server::Identity};
 /// use tower::util::MapRequestLayer;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

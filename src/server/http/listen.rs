@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
 use crate::{
-    close::Close,
+    close::intent::Close,
     info::{ConnectionInfo, TlsInfo},
     io::Io,
     server::{

@@ -22,7 +22,7 @@ use crate::{
 /// in which there is nobody else.
 ///
 /// ```
-/// use ocpp_rpc::{RpcRouter, RpcServer, TrustedProxies};
+/// use ocpp_rpc::{RpcRouter, RpcServer, server::TrustedProxies};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let proxies = TrustedProxies::x_forwarded(["10.0.7.1", "10.0.7.2", "127.0.0.1"])?

@@ -50,10 +50,7 @@ use crate::{
 /// listener uses.
 ///
 /// ```no_run
-/// use ocpp_rpc::{
-///     Accept, Handshake, Reject, RpcRouter, RpcServer,
-///     tls::{RootCerts, Certificate, ServerTls},
-/// };
+/// use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer, tls::{Certificate, RootCerts, ServerTls}};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let tls = ServerTls::builder()

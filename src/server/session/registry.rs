@@ -14,7 +14,7 @@ use http::{HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 
 use crate::{
-    close::{Close, CloseCause},
+    close::{info::CloseCause, intent::Close},
     server::handshake::auth::Reject,
     session::Session,
 };
@@ -24,7 +24,7 @@ use crate::{
 #[non_exhaustive]
 pub enum DuplicateIdentity {
     /// The newcomer takes the place of the old session, which is closed with 1008 and
-    /// [*replaced*](crate::CloseCause::Replaced) once the newcomer's socket is there. A station whose connection
+    /// [*replaced*](crate::close::CloseCause::Replaced) once the newcomer's socket is there. A station whose connection
     /// broke without a word comes back at once.
     #[default]
     ReplaceOld,

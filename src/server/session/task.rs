@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
 use crate::{
-    close::{Close, CloseCause},
+    close::{info::CloseCause, intent::Close},
     connection::{
         driver::Driver,
         info::{About, Agreed},

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use ocpp_rpc::{Error, Payload, Reconnect, RpcClient};
+use ocpp_rpc::{Error, Payload, RpcClient, client::Reconnect};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::{

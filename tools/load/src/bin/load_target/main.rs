@@ -9,8 +9,9 @@ mod strict;
 
 use clap::Parser;
 use ocpp_rpc::{
-    CallError, Close, NoResponse, RpcServer,
-    extract::{Params, Responder, Session},
+    CallError, Close, RpcServer, Session,
+    extract::{Params, Responder},
+    handler::NoResponse,
 };
 use serde::{Deserialize, Serialize};
 

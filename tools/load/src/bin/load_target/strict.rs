@@ -17,7 +17,7 @@ impl Checks {
 
 #[cfg(feature = "ocpp-schemas")]
 fn strict() -> Result<(Options, RpcRouter), &'static str> {
-    use ocpp_rpc::{OcppSchemas, Validation};
+    use ocpp_rpc::validate::{OcppSchemas, Validation};
 
     Ok((Options::server().validation(Validation::new(OcppSchemas)), typed::router()))
 }

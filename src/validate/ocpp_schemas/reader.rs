@@ -16,8 +16,8 @@ use serde::{
 };
 
 use crate::validate::{
+    ocpp_schemas::formats,
     payload_error::{Failed, Kind, PayloadError, Step, find, hide},
-    strict::formats,
 };
 
 /// Reads the JSON text of a payload, all of it.

@@ -1,4 +1,4 @@
-//! JSON JsonSchemas for protocols that are not built in, or in place of those that are.
+//! JSON Schemas for protocols that are not built in, or in place of those that are.
 
 pub(crate) mod error;
 
@@ -10,19 +10,19 @@ use serde_json::Value;
 use crate::{
     error::{ErrorCode, Violation},
     validate::{
-        schema::error::SchemaError,
+        json_schemas::error::SchemaError,
         validator::{PayloadContext, PayloadKind, Valid, Validator},
     },
 };
 
-/// Checks payloads against JSON JsonSchemas of draft 4, 6 or 7 (or later ones), by protocol and action.
+/// Checks payloads against JSON Schemas of draft 4, 6 or 7 (or later ones), by protocol and action.
 ///
 /// A payload without a schema is refused with [`ErrorCode::NOT_IMPLEMENTED`]. A schema says itself which draft it is
 /// written in; without `$schema`, it is draft 7. It stands alone: a `$ref` leads to places within it. What is read of a
 /// payload that passes is a [`Value`], and a handler that takes one gets it.
 ///
 /// ```
-/// use ocpp_rpc::{ErrorCode, Payload, PayloadKind, JsonSchemas, PayloadContext, Validator};
+/// use ocpp_rpc::{ErrorCode, Payload, validate::{JsonSchemas, PayloadContext, PayloadKind, Validator}};
 /// use serde_json::json;
 ///
 /// let schema = json!({
@@ -123,10 +123,10 @@ impl JsonSchemas {
     }
 
     /// Sets the code for a violation of a keyword, such as `maxLength`. Where `codes` has none, the code is that of the
-    /// table in [`Validation`](crate::Validation).
+    /// table in [`Validation`](crate::validate::Validation).
     ///
     /// ```
-    /// use ocpp_rpc::{ErrorCode, JsonSchemas};
+    /// use ocpp_rpc::{ErrorCode, validate::JsonSchemas};
     ///
     /// let lenient = |keyword: &str| (keyword == "additionalProperties").then_some(ErrorCode::PROTOCOL_ERROR);
     /// let schemas = JsonSchemas::new().codes(lenient);

@@ -23,14 +23,14 @@ use crate::{
 };
 
 /// Checks the payloads of `ocpp1.6` (with its security extensions), `ocpp2.0.1` and `ocpp2.1` against their official
-/// schemas, which are built in: see [`Validation`](crate::Validation).
+/// schemas, which are built in: see [`Validation`](crate::validate::Validation).
 ///
 /// A payload that passes is read as the type that the crate `ocpp-kit` (0.3) has for it; a handler, or a call, that asks
 /// for that type gets the value without a second reading.
 ///
 /// ```
 /// # #[cfg(feature = "server")] {
-/// use ocpp_rpc::{Options, RpcRouter, RpcServer, OcppSchemas, Validation};
+/// use ocpp_rpc::{Options, RpcRouter, RpcServer, validate::{OcppSchemas, Validation}};
 ///
 /// let server = RpcServer::builder(RpcRouter::new())
 ///     .protocols(["ocpp2.0.1", "ocpp1.6"])
@@ -43,7 +43,7 @@ use crate::{
 /// It can be asked by itself as well:
 ///
 /// ```
-/// use ocpp_rpc::{ErrorCode, Payload, PayloadKind, OcppSchemas, PayloadContext, Validator};
+/// use ocpp_rpc::{ErrorCode, Payload, validate::{OcppSchemas, PayloadContext, PayloadKind, Validator}};
 /// use serde_json::json;
 ///
 /// let payload = Payload::encode(&json!({"idTag": "a tag of more than twenty characters"}))?;

@@ -2,7 +2,11 @@
 
 use std::convert::Infallible;
 
-use ocpp_rpc::{Error, OcppSchemas, Options, RpcRouter, Validation, extract::Params};
+use ocpp_rpc::{
+    Error, Options, RpcRouter,
+    extract::Params,
+    validate::{OcppSchemas, Validation},
+};
 use serde_json::{Value, json};
 
 use crate::support::{SECOND, connected, echo, server_with};

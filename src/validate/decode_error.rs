@@ -21,7 +21,7 @@ use crate::{
 
 /// What is wrong with a payload that was not decoded as a `T`, because of `error`.
 #[cold]
-pub(crate) fn misfit<T: DeserializeOwned>(payload: &Payload, error: &serde_json::Error) -> Violation {
+pub(crate) fn explain_decode_error<T: DeserializeOwned>(payload: &Payload, error: &serde_json::Error) -> Violation {
     let failed = Cell::new(None);
     let mut json = serde_json::Deserializer::from_str(payload.as_str());
     match T::deserialize(Listening { json: &mut json, name: None, failed: &failed }) {
@@ -417,7 +417,7 @@ mod tests {
     fn violation(json: &str) -> Violation {
         let payload = Payload(json.into());
         let error = payload.decode::<All>().expect_err(json);
-        misfit::<All>(&payload, &error)
+        explain_decode_error::<All>(&payload, &error)
     }
 
     #[test]

@@ -1,6 +1,9 @@
-//! A protocol of one's own, checked by JSON JsonSchemas, as both ends notice it.
+//! A protocol of one's own, checked by JSON Schemas, as both ends notice it.
 
-use ocpp_rpc::{Error, JsonSchemas, Options, PayloadKind, RpcRouter, RpcServer, Validation};
+use ocpp_rpc::{
+    Error, Options, RpcRouter, RpcServer,
+    validate::{JsonSchemas, PayloadKind, Validation},
+};
 use serde_json::{Value, json};
 
 use crate::support::{connected, echo};
