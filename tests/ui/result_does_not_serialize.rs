@@ -1,3 +1,7 @@
+//~ error[E0277]
+//~ consider adding `#[derive(serde::Serialize)]` to your `Answer` type
+//~ for `Answer` to implement `IntoReply`
+
 use std::convert::Infallible;
 
 use ocpp_rpc::RpcRouter;
