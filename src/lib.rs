@@ -1,5 +1,7 @@
 #![doc = include_str!("docs/crate.md")]
 #![cfg_attr(feature = "server", doc = include_str!("docs/scale.md"))]
+// On docs.rs, each item names the feature that it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(all(feature = "client", feature = "server")),
     allow(dead_code, reason = "each end uses its part of the engine that both share")

@@ -1,6 +1,7 @@
 //! The applications, the examples and the client, as others meet them: charging stations and servers by other authors, and curl.
 //!
-//! `tests/run` builds the programs, fetches the others, and runs this.
+//! `tests/run` builds the programs, fetches the others, and runs this. It needs `sh`, `kill` and `ulimit`.
+#![cfg(unix)]
 
 #[path = "interop/clients.rs"]
 mod clients;

@@ -1,3 +1,7 @@
+//~ the handler of this action returns `Result<ResetAnswer, _>`
+//~ does not return the response of its action
+//~ the error is any that converts into a `CallError`
+
 use std::convert::Infallible;
 
 use ocpp_rpc::{RpcRouter, extract::Params};

@@ -1,3 +1,7 @@
+//~ the handler of this action takes `Params<Reset>` first, not `()`
+//~ does not take the request of its action
+//~ after its request, a handler may take any extractors, see `ocpp_rpc::extract`
+
 use std::convert::Infallible;
 
 use ocpp_rpc::RpcRouter;

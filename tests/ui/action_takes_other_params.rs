@@ -1,3 +1,6 @@
+//~ Params<Reset>
+//~ Params<ResetAnswer>
+
 use std::convert::Infallible;
 
 use ocpp_rpc::{RpcRouter, extract::Params};

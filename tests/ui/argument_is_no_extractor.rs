@@ -1,3 +1,7 @@
+//~ `u32` cannot be an argument of a handler
+//~ not an extractor for a router with state `()`
+//~ extractors are `Params<T>` where `T: DeserializeOwned`
+
 use std::convert::Infallible;
 
 use ocpp_rpc::{RpcRouter, extract::Params};

@@ -1,3 +1,6 @@
+//~ error[E0277]
+//~ From<Broken>
+
 use ocpp_rpc::RpcRouter;
 
 #[derive(Debug)]

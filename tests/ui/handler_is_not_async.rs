@@ -1,3 +1,7 @@
+//~ is no handler
+//~ not an async function of at most twelve arguments
+//~ a handler is an `async fn` that returns `Result<R, E>`
+
 use std::convert::Infallible;
 
 use ocpp_rpc::{RpcRouter, extract::Params};

@@ -1,3 +1,6 @@
+//~ future cannot be sent between threads safely
+//~ `Rc<()>`
+
 use std::{convert::Infallible, rc::Rc};
 
 use ocpp_rpc::RpcRouter;

@@ -1,3 +1,6 @@
+//~ a handler returns a `Result`, not `Value`
+//~ where nothing can fail, the error is `std::convert::Infallible`
+
 use ocpp_rpc::RpcRouter;
 use serde_json::{Value, json};
 

@@ -1,3 +1,6 @@
+//~ async closure does not implement `Fn` because it captures state from its environment
+//~ to implement `Authenticate`
+
 use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer};
 
 fn main() {

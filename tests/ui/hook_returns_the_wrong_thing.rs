@@ -1,3 +1,7 @@
+//~ error[E0271]
+//~ resolves to `bool`
+//~ to implement `Authenticate`
+
 use ocpp_rpc::{Handshake, RpcRouter, RpcServer};
 
 async fn judge(handshake: Handshake) -> bool {

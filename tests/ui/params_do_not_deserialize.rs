@@ -1,3 +1,7 @@
+//~ error[E0277]
+//~ consider adding `#[derive(serde::Deserialize)]` to your `Boot` type
+//~ for `Params<Boot>` to implement `FromCall<()>`
+
 use std::convert::Infallible;
 
 use ocpp_rpc::{RpcRouter, extract::Params};

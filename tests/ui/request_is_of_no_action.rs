@@ -1,3 +1,6 @@
+//~ `Reset` is not the request of an action that is answered
+//~ `ocpp_rpc::action!` binds a request to its action and its response
+
 use ocpp_rpc::{Call, Session};
 use serde::{Deserialize, Serialize};
 

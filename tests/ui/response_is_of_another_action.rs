@@ -1,3 +1,6 @@
+//~ error[E0308]: mismatched types
+//~ expected `Call<BootAnswer>`, found `Call<ResetAnswer>`
+
 use ocpp_rpc::{Call, Session};
 use serde::{Deserialize, Serialize};
 

@@ -1,3 +1,7 @@
+//~ error[E0277]
+//~ consider adding `#[derive(serde::Serialize)]` to your `Responder` type
+//~ for `Responder` to implement `IntoResponse`
+
 use std::convert::Infallible;
 
 use ocpp_rpc::RpcRouter;

@@ -1,3 +1,6 @@
+//~ `Stream` is not the request of an action that is answered
+//~ the request of a SEND has no answer
+
 use ocpp_rpc::Session;
 use serde::{Deserialize, Serialize};
 

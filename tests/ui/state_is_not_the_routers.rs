@@ -1,3 +1,6 @@
+//~ the router's state `App` holds no `Database`
+//~ implement `FromRef<App> for Database`
+
 use std::convert::Infallible;
 
 use ocpp_rpc::{RpcRouter, extract::State};
