@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .build()?;
     let endpoint = format!("wss://localhost:{}", listener.local_addr().port());
     let client = RpcClient::builder(endpoint, "CP-1").protocols(["ocpp1.6"]).tls(tls).connect().await?;
-    println!("connected with {}", client.protocol().unwrap_or_default());
+    println!("connected with {}", client.session().protocol().unwrap_or_default());
 
     client.close(Close::normal()).await;
     listener.close(Close::going_away()).await;

@@ -15,9 +15,9 @@ use tracing::{Span, field};
 
 use crate::{
     connection::{
+        call_result::{CallResult, ResponseSender},
         calls_out::{CallKey, Kind, Outgoing, Timeout},
-        link::{Command, Link},
-        result::{Answered, Ticket},
+        shared::{Command, Shared},
     },
     error::Error,
     message::payload::{EncodeError, MessageId, Payload},
@@ -26,8 +26,10 @@ use crate::{
     validate::decode_error::explain_decode_error,
 };
 
-/// The future of an answer, made by [`Session::call`].
-#[must_use = "nothing is called until the future is awaited"]
+/// The future of a call, returned by [`Session::call`](crate::Session::call).
+///
+/// The call is made when the future is first polled. If the future is dropped, the call is cancelled.
+#[must_use = "a call is not made until its future is awaited"]
 pub struct Call<R> {
     state: State,
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -36,25 +38,33 @@ pub struct Call<R> {
     timer: CallTimer,
 }
 
-type Read<R> = fn(Answered, &Link) -> Result<R, Error>;
+type Read<R> = fn(CallResult, &Shared) -> Result<R, Error>;
 
 enum State {
-    Draft { link: Arc<Link>, call: Box<Outgoing<Ticket>>, outcome: Outcome, within: Option<Duration> },
-    Submitted { link: Arc<Link>, key: CallKey, outcome: Outcome },
+    Draft {
+        shared: Arc<Shared>,
+        call: Box<Outgoing<ResponseSender>>,
+        receiver: Receiver,
+        total_timeout: Option<Duration>,
+    },
+    Submitted {
+        shared: Arc<Shared>,
+        key: CallKey,
+        receiver: Receiver,
+    },
     Failed(Error),
     Done,
 }
 
-type Outcome = oneshot::Receiver<Result<Answered, Error>>;
+type Receiver = oneshot::Receiver<Result<CallResult, Error>>;
 
 impl<R: DeserializeOwned + 'static> Call<R> {
-    /// A call that was not made yet.
-    pub(crate) fn new(link: &Arc<Link>, kind: Kind, action: &str, params: Result<Payload, EncodeError>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, kind: Kind, action: &str, params: Result<Payload, EncodeError>) -> Self {
         let id = MessageId::random();
         let span = tracing::debug_span!(
             "call",
             direction = "out",
-            identity = &*link.about.identity,
+            identity = &*shared.run().identity,
             action,
             id = id.as_str(),
             outcome = field::Empty,
@@ -62,85 +72,77 @@ impl<R: DeserializeOwned + 'static> Call<R> {
         let state = match params {
             Err(error) => State::Failed(error.into()),
             Ok(params) => {
-                let (ticket, outcome) = oneshot::channel();
-                let (key, timeout, action) = (link.next_key(), Timeout::Default, action.into());
-                let call = Box::new(Outgoing { key, id, action, params, kind, timeout, deadline: None, ticket });
-                State::Draft { link: link.clone(), call, outcome, within: None }
+                let (sender, receiver) = oneshot::channel();
+                let (key, timeout, action) = (shared.next_key(), Timeout::Default, action.into());
+                let call = Box::new(Outgoing { key, id, action, params, kind, timeout, deadline: None, sender });
+                State::Draft { shared: shared.clone(), call, receiver, total_timeout: None }
             }
         };
-        Call { state, cancelled: None, read, span, timer: link.telemetry.call() }
+        Self { state, cancelled: None, read, span, timer: shared.telemetry.call() }
     }
 }
 
 impl<R> Call<R> {
-    /// A call on no connection at all.
-    #[cfg(feature = "client")]
-    pub(crate) fn closed(timer: CallTimer) -> Self {
-        Self {
-            state: State::Failed(Error::Closed),
-            cancelled: None,
-            read: |_, _| Err(Error::Closed),
-            span: Span::none(),
-            timer,
-        }
-    }
-
-    /// How long the answer may take once the call was written; zero waits for ever. The default is
-    /// [`Options::call_timeout`](crate::Options::call_timeout).
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    /// Sets how long the response may take, counted from the moment at which the call is written; `None` waits for
+    /// ever. The default is [`Options::call_timeout`](crate::Options::call_timeout).
+    ///
+    /// A call that takes longer fails with [`Error::Timeout`]. With a timeout of zero it fails as soon as it is written.
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         if let State::Draft { call, .. } = &mut self.state {
-            call.timeout = options::some(timeout).map_or(Timeout::Never, Timeout::After);
+            let timeout = timeout.into().map(options::finite);
+            call.timeout = timeout.map_or(Timeout::Never, Timeout::After);
         }
         self
     }
 
-    /// How long it may take in all, in line and for the answer; zero waits for ever, which is the default.
-    pub fn within(mut self, total: Duration) -> Self {
-        if let State::Draft { within, .. } = &mut self.state {
-            *within = options::some(total);
+    /// Sets how long the call may take in all, in the queue and in flight; `None` waits for ever, and is the default.
+    ///
+    /// A call that takes longer fails with [`Error::NeverSent`] if it is still in the queue, and with
+    /// [`Error::Timeout`] if it is in flight.
+    pub fn total_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        if let State::Draft { total_timeout, .. } = &mut self.state {
+            *total_timeout = timeout.into().map(options::finite);
         }
         self
     }
 
-    /// Takes the call back when `token` fires, as dropping it would; it then fails with [`Error::Cancelled`].
+    /// Cancels the call when `token` is cancelled, as dropping it does. It then fails with [`Error::Cancelled`].
     pub fn cancel_on(mut self, token: &CancellationToken) -> Self {
         self.cancelled = Some(Box::pin(token.clone().cancelled_owned()));
         self
     }
 
-    /// Does not wait for its turn: the call goes out although others are in flight, which OCPP does not want (1.6
-    /// §4.1.1, 2.0.1 part 4 §4.1.1) and few stations bear.
+    /// Sends the call at once, although other calls may be in flight.
     ///
-    /// For handlers that call back the peer that waits for them in turn. One call back is always answered. A chain
-    /// that comes back to the same end (a call, whose handler calls back, whose handler calls again) would wait for a
-    /// call that waits for it.
+    /// OCPP allows one call in flight (1.6 §4.1.1, 2.0.1 part 4 §4.1.1), and few stations support more. Use this in a
+    /// handler that calls back a peer whose own handler calls back in turn. One call back always gets its response. A
+    /// longer chain returns to an end whose call in flight waits for the chain, and times out in the queue.
     pub fn bypass_queue(mut self) -> Self {
         if let State::Draft { call, .. } = &mut self.state
             && call.kind == Kind::Call
         {
-            call.kind = Kind::OutOfTurn;
+            call.kind = Kind::Immediate;
         }
         self
     }
 
-    /// Does not wait for the answer: the future is done when the call has been written, and the answer is thrown
-    /// away when it comes.
+    /// Does not wait for the response: the future resolves when the call is written, and the response is ignored.
     pub fn fire_and_forget(mut self) -> Call<()> {
         if let State::Draft { call, .. } = &mut self.state
             && call.kind == Kind::Call
         {
-            call.kind = Kind::Forgotten;
+            call.kind = Kind::FireAndForget;
         }
         self.ignore_result()
     }
 
-    /// Fails in place of being made.
+    /// Replaces the call by one that fails.
     pub(crate) fn fail(mut self, error: Error) -> Self {
         self.state = State::Failed(error);
         self
     }
 
-    /// Gives nothing, in place of the result.
+    /// Replaces the result by `()`.
     pub(crate) fn ignore_result(mut self) -> Call<()> {
         let state = std::mem::replace(&mut self.state, State::Done);
         Call {
@@ -152,15 +154,16 @@ impl<R> Call<R> {
         }
     }
 
-    fn take_back(&mut self) {
-        if let State::Submitted { link, key, .. } = std::mem::replace(&mut self.state, State::Done) {
-            link.order(Command::Cancel(key));
-            self.ended(&Err(Error::Cancelled));
+    /// Cancels the call if it was made and has not ended.
+    fn cancel(&mut self) {
+        if let State::Submitted { shared, key, .. } = std::mem::replace(&mut self.state, State::Done) {
+            shared.send(Command::Cancel(key));
+            self.record(&Err(Error::Cancelled));
         }
     }
 
-    /// Leaves word of what came of the call.
-    fn ended(&self, outcome: &Result<R, Error>) {
+    /// Records the outcome of the call.
+    fn record(&self, outcome: &Result<R, Error>) {
         self.timer.ended(outcome);
         self.span.record("outcome", outcome.as_ref().err().map_or("result", Error::outcome));
     }
@@ -171,45 +174,45 @@ impl State {
         if let Self::Draft { .. } = self {
             *self = std::mem::replace(self, Self::Done).submit();
         }
-        let outcome = match self {
-            Self::Submitted { outcome, .. } => Some(ready!(Pin::new(outcome).poll(cx))),
+        let received = match self {
+            Self::Submitted { receiver, .. } => Some(ready!(Pin::new(receiver).poll(cx))),
             _ => None,
         };
-        // It is over before the user's type reads the answer, which may panic.
-        Poll::Ready(match (std::mem::replace(self, Self::Done), outcome) {
-            (Self::Submitted { link, .. }, Some(Ok(outcome))) => outcome.and_then(|answered| read(answered, &link)),
-            // The connection's task was dropped with the call in its hands.
+        // The call has ended before the type of the caller reads the response, which may panic.
+        Poll::Ready(match (std::mem::replace(self, Self::Done), received) {
+            (Self::Submitted { shared, .. }, Some(Ok(outcome))) => outcome.and_then(|result| read(result, &shared)),
+            // The task of the connection was dropped while the call was pending.
             (Self::Submitted { .. }, _) => Err(Error::Disconnected { maybe_delivered: true }),
             (Self::Failed(error), _) => Err(error),
             (Self::Draft { .. } | Self::Done, _) => panic!("a call was polled after it had ended"),
         })
     }
 
-    /// Puts a draft in line.
+    /// Submits a draft.
     fn submit(self) -> Self {
-        let Self::Draft { link, mut call, outcome, within } = self else { return self };
+        let Self::Draft { shared, mut call, receiver, total_timeout } = self else { return self };
         let key = call.key;
-        call.deadline = within.map(|within| Instant::now().into_std() + within);
-        match link.submit(call) {
-            Ok(()) => Self::Submitted { link, key, outcome },
+        call.deadline = total_timeout.map(|timeout| Instant::now().into_std() + timeout);
+        match shared.submit(call) {
+            Ok(()) => Self::Submitted { shared, key, receiver },
             Err(error) => Self::Failed(error),
         }
     }
 }
 
-/// Reads a result. Where it is of no use and the protocol has words for that, the peer is told (OCPP 2.1).
-fn read<R: DeserializeOwned + 'static>(answered: Answered, link: &Link) -> Result<R, Error> {
-    let Answered { id, payload, valid } = answered;
-    match valid.take() {
-        Some(result) => Ok(result),
-        None => payload.decode().map_err(|error| {
-            if link.agreed().is_some_and(|agreed| agreed.dialect.has_call_result_error()) {
-                let complaint = explain_decode_error::<R>(&payload, &error).into();
-                link.order(Command::Complain(Box::new((id, complaint))));
-            }
-            error.into()
-        }),
+/// Reads a result. If it cannot be read, the peer gets a CALLRESULTERROR if its protocol has them (OCPP 2.1).
+fn read<R: DeserializeOwned + 'static>(result: CallResult, shared: &Shared) -> Result<R, Error> {
+    let CallResult { id, payload, valid } = result;
+    if let Some(value) = valid.take() {
+        return Ok(value);
     }
+    payload.decode().map_err(|error| {
+        if shared.run().negotiated().is_some_and(|negotiated| negotiated.dialect.has_call_result_error()) {
+            let reason = explain_decode_error::<R>(&payload, &error).into();
+            shared.send(Command::SendResultError(Box::new((id, reason))));
+        }
+        error.into()
+    })
 }
 
 impl<R> Future for Call<R> {
@@ -219,13 +222,13 @@ impl<R> Future for Call<R> {
         if let Some(cancelled) = &mut self.cancelled
             && cancelled.as_mut().poll(cx).is_ready()
         {
-            self.take_back();
+            self.cancel();
             return Poll::Ready(Err(Error::Cancelled));
         }
         let Self { state, read, span, .. } = &mut *self;
         let polled = span.in_scope(|| state.poll(*read, cx));
         if let Poll::Ready(outcome) = &polled {
-            self.ended(outcome);
+            self.record(outcome);
         }
         polled
     }
@@ -233,7 +236,7 @@ impl<R> Future for Call<R> {
 
 impl<R> Drop for Call<R> {
     fn drop(&mut self) {
-        self.take_back();
+        self.cancel();
     }
 }
 

@@ -1,14 +1,17 @@
-//! The engine of a connection, the same for both ends: pure rules ([`exchange`], [`keepalive`]), the WebSocket
-//! ([`socket`]), and the one task that brings them together ([`driver`]).
+//! The engine of a connection, the same at both ends: pure rules ([`exchange`], [`keepalive`]), the WebSocket
+//! ([`socket`]), the state that handles share with it ([`shared`]), and the one task that joins them ([`driver`]).
 
+pub(crate) mod call_result;
 mod calls_in;
 pub(crate) mod calls_out;
 pub(crate) mod driver;
 pub(crate) mod exchange;
-mod handler;
-pub(crate) mod info;
+mod handler_set;
 mod keepalive;
-pub(crate) mod link;
+pub(crate) mod mailbox;
+pub(crate) mod negotiated;
+mod outbound;
 pub(crate) mod request;
-pub(crate) mod result;
+mod responses;
+pub(crate) mod shared;
 pub(crate) mod socket;

@@ -167,6 +167,14 @@ impl CallError {
         self.details.as_ref()
     }
 
+    /// Returns the error as its message carries it: with the code as spelled and the description as cut.
+    pub(crate) fn as_sent(&self, code: &str, description: &str) -> Self {
+        let description = description.chars().take(255).collect::<String>();
+        let mut sent = Self::new(ErrorCode::new(code.to_owned()), description);
+        sent.details = self.details.clone().filter(|details| details.is_object() && details.as_str() != "{}");
+        sent
+    }
+
     /// What a peer is told: with `detailed`, the description names the source.
     pub(crate) fn told(&self, detailed: bool) -> Cow<'_, str> {
         match &self.source {

@@ -1,16 +1,19 @@
-//! What can be set for a connection, the same at both ends.
+//! The options of a connection, the same at both ends.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{error::BuildError, message::tolerance::Tolerance, validate::validation::Validation};
 
-/// Times, limits and habits of a connection.
+/// The timeouts, limits and policies of a connection.
+///
+/// A duration that can be *never* takes `None` as well. A duration or limit of zero that could never work is an error
+/// when the options are used.
 ///
 /// ```
 /// use std::time::Duration;
 /// use ocpp_rpc::Options;
 ///
-/// let options = Options::server().call_timeout(Duration::from_secs(10)).call_concurrency(4);
+/// let options = Options::server().call_timeout(Duration::from_secs(10)).ping_interval(None).call_concurrency(4);
 /// ```
 ///
 /// | Option | Default |
@@ -24,13 +27,13 @@ use crate::{error::BuildError, message::tolerance::Tolerance, validate::validati
 /// | [`activity_defers_pings`](Self::activity_defers_pings) | off |
 /// | [`max_message_size`](Self::max_message_size) | 1 MiB |
 /// | [`max_unsent`](Self::max_unsent) | 4 MiB |
-/// | [`max_bad_messages`](Self::max_bad_messages) | none |
+/// | [`max_bad_messages`](Self::max_bad_messages) | no limit |
 /// | [`close_timeout`](Self::close_timeout) | 5 s |
 /// | [`detailed_errors`](Self::detailed_errors) | off |
 /// | [`tolerance`](Self::tolerance) | [`Tolerance::Lenient`] |
-/// | [`call_rate`](Self::call_rate) | without limit |
+/// | [`call_rate`](Self::call_rate) | no limit |
 /// | [`validation`](Self::validation) | none |
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) call_concurrency: usize,
@@ -50,7 +53,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults of a server.
+    /// Returns the defaults of a server.
     pub fn server() -> Self {
         Self {
             call_timeout: Some(Duration::from_secs(30)),
@@ -71,132 +74,148 @@ impl Options {
         }
     }
 
-    /// The defaults of a client.
+    /// Returns the defaults of a client.
     pub fn client() -> Self {
         Self { call_timeout: Some(Duration::from_secs(60)), ..Self::server() }
     }
 
-    /// How long a call that was written waits for its answer; zero waits for ever. The time starts when the call
-    /// leaves the queue.
+    /// Sets how long a call waits for its response, counted from the moment at which it is written. `None` waits for
+    /// ever. A call that takes longer fails with [`Error::Timeout`](crate::Error::Timeout).
+    ///
+    /// Default 30 s at a server, 60 s at a client. [`Call::timeout`](crate::Call::timeout) overrides it.
     #[must_use]
-    pub fn call_timeout(self, timeout: Duration) -> Self {
-        Self { call_timeout: some(timeout), ..self }
+    pub fn call_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        Self { call_timeout: timeout.into().map(finite), ..self }
     }
 
-    /// How many of our calls may be unanswered at once; the others wait in line. OCPP wants 1 (1.6 §4.1.1, 2.0.1
-    /// part 4 §4.1.1).
+    /// Sets how many calls to the peer may be in flight at once. The others wait in the queue.
+    ///
+    /// Default 1, as OCPP requires (1.6 §4.1.1, 2.0.1 part 4 §4.1.1).
     #[must_use]
     pub fn call_concurrency(self, calls: usize) -> Self {
         Self { call_concurrency: calls, ..self }
     }
 
-    /// How many of our calls may wait for their turn; one more fails with
-    /// [`Error::QueueFull`](crate::Error::QueueFull).
+    /// Sets how many calls to the peer may wait in the queue. More fail with
+    /// [`Error::QueueFull`](crate::Error::QueueFull). Default 1000.
     #[must_use]
     pub fn call_queue(self, calls: usize) -> Self {
         Self { call_queue: calls, ..self }
     }
 
-    /// How many of the peer's calls are worked on at once; 1 keeps them in strict order.
+    /// Sets how many handlers of one connection may run at once. With 1, the calls of the peer are handled in strict
+    /// order. Default 64.
     #[must_use]
     pub fn handler_concurrency(self, calls: usize) -> Self {
         Self { handler_concurrency: calls, ..self }
     }
 
-    /// How many of the peer's calls may wait for a handler, in messages of four times
-    /// [`max_message_size`](Self::max_message_size) in all; one more is answered with
-    /// [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR).
+    /// Sets how many calls of the peer may wait for a handler. More are rejected with
+    /// [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR). Default 256.
+    ///
+    /// Their messages may have four times [`max_message_size`](Self::max_message_size) in all.
     #[must_use]
     pub fn handler_queue(self, calls: usize) -> Self {
         Self { handler_queue: calls, ..self }
     }
 
-    /// How often the peer is pinged; zero never pings. The first ping comes at a random moment of the first
-    /// interval; a peer that answers none for two intervals is dropped.
+    /// Sets the interval of pings; `None` sends none. Default 30 s.
+    ///
+    /// The first ping is sent at a random moment of the first interval, so that many connections do not ping at once. If
+    /// the peer answers no ping for two intervals, the connection is dropped with
+    /// [`CloseCause::PingTimeout`](crate::close::CloseCause::PingTimeout).
     #[must_use]
-    pub fn ping_interval(self, interval: Duration) -> Self {
-        Self { ping_interval: some(interval), ..self }
+    pub fn ping_interval(self, interval: impl Into<Option<Duration>>) -> Self {
+        Self { ping_interval: interval.into().map(finite), ..self }
     }
 
-    /// Takes anything that arrives as a sign of life, and pings only after an interval of silence. Without it only
-    /// the answer to a ping counts.
+    /// Sets whether anything that arrives counts as a sign of life and defers the next ping. Default off: only pongs
+    /// count.
     #[must_use]
-    pub fn activity_defers_pings(self) -> Self {
-        Self { activity_defers_pings: true, ..self }
+    pub fn activity_defers_pings(self, defers: bool) -> Self {
+        Self { activity_defers_pings: defers, ..self }
     }
 
-    /// The largest message that is read, in bytes; a larger one closes the connection with 1009.
+    /// Sets the largest message that is read, in bytes. A larger one closes the connection with 1009. Default 1 MiB.
     #[must_use]
     pub fn max_message_size(self, bytes: usize) -> Self {
         Self { max_message_size: bytes, ..self }
     }
 
-    /// How many bytes may wait for a peer that does not read. With more than that waiting, the next message drops
-    /// the connection with [`CloseCause::NotReading`](crate::close::CloseCause::NotReading).
+    /// Sets how many bytes may wait for a peer that does not read. If more are waiting, the next message drops the
+    /// connection with [`CloseCause::NotReading`](crate::close::CloseCause::NotReading). Default 4 MiB.
     #[must_use]
     pub fn max_unsent(self, bytes: usize) -> Self {
         Self { max_unsent: bytes, ..self }
     }
 
-    /// How many bad messages in a row are borne; one more closes the connection with 1002. Zero bears none.
+    /// Sets how many bad messages in a row are tolerated; `None` is no limit, and the default. One more closes the
+    /// connection with 1002. With 0, the first bad message closes it.
     #[must_use]
-    pub fn max_bad_messages(self, messages: u32) -> Self {
-        Self { max_bad_messages: Some(messages), ..self }
+    pub fn max_bad_messages(self, messages: impl Into<Option<u32>>) -> Self {
+        Self { max_bad_messages: messages.into(), ..self }
     }
 
-    /// How long the peer may take to answer our close frame.
+    /// Sets how long the peer may take to reply to a close frame. Then the socket is dropped. Default 5 s.
     #[must_use]
     pub fn close_timeout(self, timeout: Duration) -> Self {
         Self { close_timeout: finite(timeout), ..self }
     }
 
-    /// Tells the peer what an internal error was about. Useful in a test environment.
+    /// Sets whether the description of an internal error says what failed. Default off: the text goes to the log
+    /// alone. Turn it on in a test environment.
     #[must_use]
-    pub fn detailed_errors(self) -> Self {
-        Self { detailed_errors: true, ..self }
+    pub fn detailed_errors(self, detailed: bool) -> Self {
+        Self { detailed_errors: detailed, ..self }
     }
 
-    /// How much is put up with from a peer that strays from the standards.
+    /// Sets which deviations from the standards are tolerated. Default [`Tolerance::Lenient`].
     #[must_use]
     pub fn tolerance(self, tolerance: Tolerance) -> Self {
         Self { tolerance, ..self }
     }
 
-    /// How many calls the peer may make in such a time on the whole, and how many at once; one more is answered with
-    /// [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR). Zero of either is no limit.
+    /// Sets how many calls the peer may make in the time `per`, on average and at once. More are rejected with
+    /// [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR). Default no limit.
     #[must_use]
     pub fn call_rate(self, calls: u32, per: Duration) -> Self {
-        Self { call_rate: some(per).filter(|_| calls > 0).map(|per| (calls, per)), ..self }
+        Self { call_rate: Some((calls, finite(per))), ..self }
     }
 
-    /// Checks payloads; see [`Validation`].
+    /// Validates payloads, see [`Validation`]. Default none.
     #[must_use]
     pub fn validation(self, validation: Validation) -> Self {
         Self { validation: Some(validation), ..self }
     }
 
-    /// Refuses what could never work where these protocols are spoken.
+    /// Returns an error if the options can never work with these protocols.
     pub(crate) fn check_for(&self, protocols: &[Arc<str>]) -> Result<(), BuildError> {
         self.check()?;
         self.validation.as_ref().map_or(Ok(()), |validation| validation.check(protocols))
     }
 
-    /// Whether payloads of this protocol are validated where all are to be.
+    /// Returns whether payloads of this protocol are validated, if all are to be.
     pub(crate) fn covers(&self, protocol: Option<&str>) -> bool {
-        let covers = |validation: &Validation| {
+        self.validation.as_ref().is_none_or(|validation| {
             validation.protocols.is_some() || protocol.is_some_and(|protocol| validation.applies_to(protocol))
-        };
-        self.validation.as_ref().is_none_or(covers)
+        })
     }
 
-    /// Refuses what could never work.
+    /// Returns an error if the options can never work.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
+        let is_zero = |duration: Option<Duration>| duration.is_some_and(|duration| duration.is_zero());
         let wrong = [
-            (self.call_concurrency == 0, "call_concurrency is zero: no call could ever be sent"),
-            (self.call_queue == 0, "call_queue is zero: every call passes through it"),
-            (self.handler_concurrency == 0, "handler_concurrency is zero: no call could ever be handled"),
-            (self.max_message_size == 0, "max_message_size is zero: no message could ever be read"),
-            (self.max_unsent == 0, "max_unsent is zero: no message could ever be sent"),
+            (is_zero(self.call_timeout), "call_timeout is zero: every call would time out; `None` waits for ever"),
+            (self.call_concurrency == 0, "call_concurrency is zero: no call could be sent"),
+            (self.call_queue == 0, "call_queue is zero: every call passes through the queue"),
+            (self.handler_concurrency == 0, "handler_concurrency is zero: no call could be handled"),
+            (is_zero(self.ping_interval), "ping_interval is zero: `None` sends no pings"),
+            (self.max_message_size == 0, "max_message_size is zero: no message could be read"),
+            (self.max_unsent == 0, "max_unsent is zero: no message could be sent"),
+            (
+                self.call_rate.is_some_and(|(calls, per)| calls == 0 || per.is_zero()),
+                "call_rate is zero: no call could be handled",
+            ),
         ]
         .into_iter()
         .find_map(|(wrong, why)| wrong.then_some(why));
@@ -204,15 +223,15 @@ impl Options {
     }
 }
 
-/// Longer than anybody waits, and short enough for every clock to add up.
+/// The longest duration that is added to a moment.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Zero means never; so does a time that nobody lives to see.
-pub(crate) fn some(duration: Duration) -> Option<Duration> {
-    (!duration.is_zero() && duration < CENTURY).then_some(duration)
-}
-
-/// A time that can be added to the present.
+/// Returns a duration that can be added to any moment: at most a hundred years.
 pub(crate) fn finite(duration: Duration) -> Duration {
     duration.min(CENTURY)
+}
+
+/// Returns whether a duration is a timeout: neither zero nor without end.
+pub(crate) fn is_timeout(duration: Duration) -> bool {
+    !duration.is_zero() && duration < CENTURY
 }

@@ -11,7 +11,7 @@ use crate::{
     close::{info::CloseInfo, intent::Close},
     connection::{
         calls_out::Kind,
-        link::{Command, Link},
+        shared::{Command, Run, Shared},
     },
     error::{BuildError, Error},
     info::TlsInfo,
@@ -19,167 +19,228 @@ use crate::{
     options::Options,
 };
 
-/// The other end of a connection: call it, close it, wait for its end.
+/// The handle on a connection, the same at both ends: calls the peer, closes the connection, waits for its end.
 ///
-/// Cheap to clone, and of no weight: a connection ends when it is closed or lost, not when its handles are dropped.
+/// At a server, a session is one connection of a charging station: [`RpcServer::session`](crate::RpcServer::session)
+/// returns it, and handlers take it as an argument. At a client, one session lasts as long as the client, over all of
+/// its connections: see [`RpcClient::session`](crate::RpcClient::session).
+///
+/// A handle is cheap to clone. A connection ends when it is closed or lost, not when its handles are dropped; after
+/// that, calls fail with [`Error::Closed`].
 #[derive(Clone)]
 pub struct Session {
-    link: Arc<Link>,
+    shared: Arc<Shared>,
 }
 
 impl Session {
-    pub(crate) fn new(link: Arc<Link>) -> Self {
-        Self { link }
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Calls an action of the peer.
     ///
-    /// The call is made when the returned future is first polled; it then waits for its turn
-    /// ([`Options::call_concurrency`](crate::Options::call_concurrency)), is written, and waits for its answer.
-    /// Parameters must serialize to a JSON object; `&()` is the empty one. The answer is read as `R`:
-    /// `serde_json::Value` takes any, [`Payload`] leaves it unread.
+    /// The call is made when the returned future is first polled. It waits for its turn
+    /// ([`Options::call_concurrency`]), is written, and waits for its response. Parameters must serialize to a JSON
+    /// object; `&()` is the empty one. The response is read as `R`: `serde_json::Value` takes any, [`Payload`] leaves it
+    /// unread.
     ///
     /// ```no_run
-    /// # async fn example(peer: ocpp_rpc::Session) -> Result<(), ocpp_rpc::Error> {
+    /// # async fn example(session: ocpp_rpc::Session) -> Result<(), ocpp_rpc::Error> {
     /// use std::time::Duration;
     /// use serde_json::{Value, json};
     ///
-    /// let answer: Value = peer.call("Reset", &json!({"type": "Soft"})).timeout(Duration::from_secs(10)).await?;
+    /// let response: Value = session.call("Reset", &json!({"type": "Soft"})).timeout(Duration::from_secs(10)).await?;
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// As [`Error`] lists them.
+    ///
+    /// Returns an [`Error`], which says whether the peer may have received the call.
     ///
     /// # Cancel safety
-    /// Dropping the future takes the call back, wherever it stands. One that was not written yet never will be.
+    ///
+    /// If the future is dropped, the call is cancelled. If it was not written yet, it never will be.
     pub fn call<R: DeserializeOwned + 'static>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
-        Call::new(&self.link, Kind::Call, action, Payload::encode(params))
+        Call::new(&self.shared, Kind::Call, action, Payload::encode(params))
     }
 
-    /// Calls the action that `request` is a request of, and reads the answer as the response of that action: see
-    /// [`Action`]. Else it is as [`call`](Self::call).
+    /// Calls the action that `request` belongs to, and reads the response as that of the action.
+    ///
+    /// See [`Action`] for requests that know their action. Everything else is as for [`call`](Self::call).
     pub fn request<A: Action>(&self, request: A) -> Call<A::Response> {
         self.call(A::NAME, request.params())
     }
 
-    /// Sends a message that is never answered: OCPP 2.1's SEND. The future is done when the message has been
-    /// written; it does not wait for calls that are in line.
+    /// Sends a message that has no response, OCPP 2.1's SEND.
+    ///
+    /// The future resolves when the message is written. It does not wait for queued calls.
     ///
     /// # Errors
-    /// [`Error::SendNotSupported`] where the connection's [`Dialect`](crate::message::Dialect) has no SEND, or a client has not been
-    /// connected yet; else as for a call that is not written.
+    ///
+    /// Returns [`Error::SendNotSupported`] if the [`Dialect`](crate::message::Dialect) of the connection has no SEND, or
+    /// if a client was never connected. The other errors are those of a call that is not written.
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
-        let call = Call::<Payload>::new(&self.link, Kind::Send, action, Payload::encode(params)).ignore_result();
-        if self.link.agreed().is_some_and(|agreed| agreed.dialect.has_send()) {
+        let call = Call::<Payload>::new(&self.shared, Kind::Send, action, Payload::encode(params)).ignore_result();
+        let run = self.shared.run();
+        if run.negotiated().is_some_and(|negotiated| negotiated.dialect.has_send()) {
             call
         } else {
             call.fail(Error::SendNotSupported)
         }
     }
 
-    /// Sends a message that is never answered, under the name of its action: see [`SendAction`]. Else it is as
-    /// [`send`](Self::send).
+    /// Sends a message that has no response, under the name of its action.
+    ///
+    /// See [`SendAction`] for messages that know their action. Everything else is as for [`send`](Self::send).
     pub fn send_action<A: SendAction>(&self, message: A) -> Call<()> {
         self.send(A::NAME, message.params())
     }
 
-    /// Changes the times and limits of this connection, all of them: what is not set is as by default. As they were
-    /// stay [`max_message_size`](Options::max_message_size), [`max_unsent`](Options::max_unsent),
+    /// Replaces the options of this connection. Options that are not set have their default.
+    ///
+    /// [`max_message_size`](Options::max_message_size), [`max_unsent`](Options::max_unsent),
     /// [`call_queue`](Options::call_queue), [`tolerance`](Options::tolerance) and
-    /// [`validation`](Options::validation), and calls that were written keep the timeout that they had.
+    /// [`validation`](Options::validation) stay as they are. Calls in flight keep their timeout.
     ///
     /// # Errors
-    /// When they could never work; nothing is changed then.
+    ///
+    /// Returns an error if an option can never work. Nothing changes then.
     pub fn set_options(&self, options: Options) -> Result<(), BuildError> {
         options.check()?;
-        self.link.order(Command::Options(Box::new(options)));
+        self.shared.send(Command::SetOptions(Box::new(options)));
         Ok(())
     }
 
-    /// Closes the connection and waits for its end. The first wish to close decides how; later ones get the same
-    /// outcome.
+    /// Closes the connection and waits for its end. The first close decides how; later ones return its outcome.
     ///
-    /// Nothing takes longer than the time given for calls under way, plus
-    /// [`Options::close_timeout`](crate::Options::close_timeout), plus one second.
+    /// A close takes at most the time given to [`Close::drain`], plus [`Options::close_timeout`], plus one second.
     ///
     /// # Cancel safety
-    /// Once polled, the connection closes even if the future is dropped.
+    ///
+    /// Once the future was polled, the connection closes even if it is dropped.
     pub async fn close(&self, close: Close) -> CloseInfo {
-        self.link.close(close);
-        self.link.closed().await
+        self.shared.close(close);
+        self.shared.closed().await
     }
 
-    /// Waits for the end of the connection.
+    /// Waits for the end of the connection, at a client for the end of reconnecting.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    ///
+    /// The future may be dropped and created again.
     pub async fn closed(&self) -> CloseInfo {
-        self.link.closed().await
+        self.shared.closed().await
     }
 
-    /// Whether calls may be made.
+    /// Returns whether calls are accepted. At a client they are while it reconnects.
     pub fn is_open(&self) -> bool {
-        self.link.is_open()
+        self.shared.is_open()
     }
 
-    /// How many of our calls in a row ran into their timeout: some charging stations send their own calls and ignore
-    /// ours. An answer in time sets it back to zero.
+    /// Returns how many calls in a row have timed out. A response in time sets it to zero.
+    ///
+    /// Some charging stations send their own calls and ignore those of the server.
     pub fn consecutive_timeouts(&self) -> u32 {
-        self.link.consecutive_timeouts()
+        self.shared.consecutive_timeouts()
     }
 
-    /// The identity of the charging station on this connection.
-    pub fn identity(&self) -> &str {
-        &self.link.about.identity
+    /// Returns the identity of the charging station.
+    pub fn identity(&self) -> Arc<str> {
+        self.shared.run().identity.clone()
     }
 
-    /// The subprotocol that was agreed on; none before a client has been connected for the first time.
-    pub fn protocol(&self) -> Option<&str> {
-        self.link.agreed()?.protocol.as_deref()
+    /// Returns the subprotocol of the connection.
+    ///
+    /// It is `None` if the handshake agreed on none, and at a client before the first connection.
+    pub fn protocol(&self) -> Option<Arc<str>> {
+        self.shared.run().negotiated()?.protocol.clone()
     }
 
-    /// The address at the other end, where it is known.
+    /// Returns the address of the peer. A client does not know it.
     pub fn remote_address(&self) -> Option<SocketAddr> {
-        self.link.about.remote_address
+        self.shared.run().remote_address
     }
 
-    /// What is known of the TLS below: version, and the client's certificates.
-    pub fn tls(&self) -> Option<&TlsInfo> {
+    /// Returns the TLS version and the peer's certificates, if they are known.
+    pub fn tls(&self) -> Option<TlsInfo> {
         self.extension()
     }
 
-    /// When the connection was opened.
-    pub fn connected_at(&self) -> SystemTime {
-        self.link.about.opened_at
+    /// Returns the time of the latest connect. At a client it is `None` before the first one.
+    pub fn connected_at(&self) -> Option<SystemTime> {
+        self.shared.connected_at()
     }
 
-    /// When something was last received, pings and pongs included.
-    pub fn last_seen_at(&self) -> SystemTime {
-        self.link.last_seen()
+    /// Returns the time of the latest input, including pings and pongs.
+    pub fn last_seen_at(&self) -> Option<SystemTime> {
+        self.shared.last_seen_at()
     }
 
-    /// What the application said of this session when it accepted it.
-    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {
-        self.extensions().get()
+    /// Returns a copy of the value of this type that the application attached when it accepted the connection.
+    pub fn extension<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        self.shared.run().extensions.get().cloned()
     }
 
-    /// What the application said of this connection when it was accepted.
-    pub fn extensions(&self) -> &Extensions {
-        &self.link.about.extensions
+    /// Returns what is known of the connection.
+    pub fn info(&self) -> SessionInfo {
+        SessionInfo { run: self.shared.run() }
     }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
+        self.info().fmt_as("Session", f)
+    }
+}
+
+/// The facts about a session that do not change while it is connected, returned by [`Session::info`].
+#[derive(Clone)]
+pub struct SessionInfo {
+    run: Arc<Run>,
+}
+
+impl SessionInfo {
+    /// Returns the identity of the charging station.
+    pub fn identity(&self) -> &str {
+        &self.run.identity
+    }
+
+    /// Returns the subprotocol of the connection, as [`Session::protocol`] does.
+    pub fn protocol(&self) -> Option<&str> {
+        self.run.negotiated()?.protocol.as_deref()
+    }
+
+    /// Returns the address of the peer. A client does not know it.
+    pub fn remote_address(&self) -> Option<SocketAddr> {
+        self.run.remote_address
+    }
+
+    /// Returns the TLS version and the peer's certificates, if they are known.
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.run.extensions.get()
+    }
+
+    /// Returns the values that the application attached when it accepted the connection.
+    pub fn extensions(&self) -> &Extensions {
+        &self.run.extensions
+    }
+
+    fn fmt_as(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
             .field("identity", &self.identity())
             .field("protocol", &self.protocol())
+            .field("remote_address", &self.remote_address())
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SessionInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_as("SessionInfo", f)
     }
 }

@@ -34,14 +34,14 @@ pub(super) struct Plan {
     pub(super) headers: HeaderMap,
     pub(super) protocols: Arc<[Arc<str>]>,
     pub(super) max_redirects: u32,
-    pub(super) deadline: Duration,
+    pub(super) connect_timeout: Duration,
 }
 
 /// A stream that became a WebSocket.
 pub(super) struct Dialled {
     pub(super) io: Box<dyn Io>,
     /// What came in behind the handshake.
-    pub(super) early: Bytes,
+    pub(super) read_buf: Bytes,
     pub(super) protocol: Option<Arc<str>>,
 }
 
@@ -50,7 +50,7 @@ const MAX_BODY: usize = 64 << 10;
 
 impl Plan {
     pub(super) async fn dial(&self) -> Result<Dialled, ConnectError> {
-        timeout(self.deadline, self.follow()).await.unwrap_or(Err(ConnectError::Timeout))
+        timeout(self.connect_timeout, self.follow()).await.unwrap_or(Err(ConnectError::Timeout))
     }
 
     async fn follow(&self) -> Result<Dialled, ConnectError> {
@@ -84,7 +84,7 @@ impl Plan {
         let protocol = handshake::check_response(&parts, &expected, &self.protocols)?.cloned();
         transfer.await?;
         let http1::Parts { io, read_buf, .. } = connection.into_parts();
-        Ok(Dialled { io: io.into_inner(), early: read_buf, protocol })
+        Ok(Dialled { io: io.into_inner(), read_buf, protocol })
     }
 
     /// RFC 6455 §4.1

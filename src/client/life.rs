@@ -1,18 +1,22 @@
-//! What a client and its supervisor share.
+//! The state that a client and its supervisor share.
 
 use std::sync::Arc;
 
 use tokio::sync::{SetOnce, watch};
 
-use crate::{client::error::ConnectError, connection::link::Link, telemetry::Telemetry};
+use crate::{
+    client::error::ConnectError,
+    connection::shared::{Run, Shared},
+    telemetry::Telemetry,
+};
 
-/// Where a client stands.
+/// The state of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClientState {
-    /// There is no connection, and there will be none: before the first connect, and after a close or when
-    /// reconnecting was given up.
+    /// There is no connection and none will follow: before the first connect, after a close, or after the client gave
+    /// up to reconnect.
     Closed,
-    /// There is no connection yet, or no longer, but there is going to be one.
+    /// There is no connection yet or no longer, but the client tries to get one.
     Connecting,
     /// There is a connection.
     Open,
@@ -21,39 +25,45 @@ pub enum ClientState {
 }
 
 impl ClientState {
-    /// The connection is lost; says whether that changes anything.
-    pub(super) fn lose(&mut self) -> bool {
-        let was_open = *self == Self::Open;
-        if was_open {
-            *self = Self::Connecting;
-        }
-        was_open
+    /// Marks the connection as open. Returns whether the state has changed.
+    pub(super) fn open(&mut self) -> bool {
+        self.change(Self::Connecting, Self::Open)
     }
 
-    /// Somebody wishes to close; says whether that changes anything.
+    /// Marks the connection as lost. Returns whether the state has changed.
+    pub(super) fn disconnect(&mut self) -> bool {
+        self.change(Self::Open, Self::Connecting)
+    }
+
+    /// Marks the connection as being closed. Returns whether the state has changed.
     pub(super) fn close(&mut self) -> bool {
-        let was_alive = matches!(self, Self::Connecting | Self::Open);
-        if was_alive {
-            *self = Self::Closing;
+        self.change(Self::Open, Self::Closing) || self.change(Self::Connecting, Self::Closing)
+    }
+
+    fn change(&mut self, from: Self, to: Self) -> bool {
+        let is_from = *self == from;
+        if is_from {
+            *self = to;
         }
-        was_alive
+        is_from
     }
 }
 
-/// What handles and supervisor share.
-pub(super) struct Shared {
+/// The state that the handles of a client and its supervisor share.
+pub(super) struct ClientShared {
     pub(super) state: watch::Sender<ClientState>,
+    pub(super) session: Arc<Shared>,
     pub(super) telemetry: Arc<Telemetry>,
 }
 
-/// From a connect to a close, over any number of connections.
-pub(super) struct Life {
-    pub(super) link: Arc<Link>,
-    /// What came of the first connect.
+/// The time from a connect to the close, over any number of connections.
+pub(super) struct ClientRun {
+    pub(super) run: Arc<Run>,
+    /// The outcome of the first connect.
     pub(super) first: SetOnce<Result<(), ConnectError>>,
 }
 
-impl Drop for Shared {
+impl Drop for ClientShared {
     fn drop(&mut self) {
         self.telemetry.end();
     }

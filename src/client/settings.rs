@@ -15,7 +15,7 @@ use crate::{
         reconnect::Reconnect,
         redirect,
     },
-    connection::link::Dispatch,
+    connection::shared::Dispatch,
     error::BuildError,
     handler::router::RpcRouter,
     handshake,
@@ -105,6 +105,9 @@ impl ClientSettings {
         }
         let path = path.parse().map_err(|_| wrong("has a path or a query that is too long"))?;
 
+        if !options::is_timeout(self.connect_timeout) {
+            return Err(BuildError("connect_timeout is zero or without end".into()));
+        }
         handshake::check_protocols(&self.protocols, &self.dialects)?;
         let mut headers = self.headers.clone();
         if let Some(name) = headers.keys().find(|name| is_of_the_handshake(name)) {
@@ -114,7 +117,6 @@ impl ClientSettings {
         if let Some(password) = &self.password {
             headers.insert(header::AUTHORIZATION, handshake::basic_credentials(&self.identity, password)?);
         }
-        let deadline = options::some(self.connect_timeout);
         Ok(Plan {
             connector,
             target,
@@ -123,7 +125,7 @@ impl ClientSettings {
             headers,
             protocols: self.protocols.iter().cloned().collect(),
             max_redirects: self.max_redirects,
-            deadline: deadline.ok_or_else(|| BuildError("connect_timeout is zero or without end".into()))?,
+            connect_timeout: self.connect_timeout,
         })
     }
 }

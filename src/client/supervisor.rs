@@ -1,6 +1,6 @@
-//! The one task of a client: dial, drive, back off, and so on until it is closed.
+//! The one task of a client: it connects, drives the connection, backs off, and repeats until it is closed.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use tokio::time::{Instant, sleep};
@@ -9,67 +9,72 @@ use crate::{
     client::{
         connect::{Dialled, Plan},
         error::ConnectError,
-        life::{ClientState, Life, Shared},
+        life::{ClientRun, ClientShared, ClientState},
         reconnect::Reconnect,
     },
     close::{
         info::{CloseCause, CloseInfo},
         intent::Close,
     },
-    connection::{driver::Driver, info::Agreed, link::Next, socket::Socket},
+    connection::{driver::Driver, mailbox::AfterDisconnect, negotiated::Negotiated, socket::Socket},
     event::EventKind,
     message::dialect::Dialect,
     telemetry::OpenConnection,
 };
 
-/// A connection that lived so long was a success: the back-off begins anew.
+/// A connection that lasted this long was a success, and the back-off starts anew.
 const STABLE: Duration = Duration::from_secs(10);
 
+/// The refusals that another attempt is not expected to change.
+const PERMANENT: [StatusCode; 3] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
+
 pub(super) struct Supervisor {
-    pub(super) life: Arc<Life>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) run: Arc<ClientRun>,
+    pub(super) shared: Arc<ClientShared>,
     pub(super) driver: Box<Driver>,
     pub(super) plan: Plan,
     pub(super) dialects: Vec<(Arc<str>, Dialect)>,
     pub(super) reconnect: Reconnect,
-    /// Failed attempts in a row.
+    /// The failed attempts in a row.
     pub(super) failures: u32,
-    /// Waits since the last success.
+    /// The waits since the last success.
     pub(super) waits: u32,
 }
 
-/// Why a client's life is over.
+/// The reason why a run ends.
 enum End {
-    Wished(Close),
+    CloseRequested(Close),
     Closed(CloseInfo),
     Failed(ConnectError),
 }
 
-/// However the task ends, nobody waits for it in vain.
-struct Ending {
-    life: Arc<Life>,
-    shared: Arc<Shared>,
-    is_due: bool,
+/// If the task is dropped, no handle waits for it.
+struct CloseOnDrop {
+    run: Arc<ClientRun>,
+    shared: Arc<ClientShared>,
+    is_armed: bool,
 }
 
-impl Drop for Ending {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        if self.is_due {
+        if self.is_armed {
             self.shared.state.send_replace(ClientState::Closed);
-            let _ = self.life.first.set(Err(ConnectError::Aborted));
+            let _ = self.run.first.set(Err(ConnectError::Aborted));
         }
     }
 }
 
 impl Supervisor {
     pub(super) async fn run(mut self) {
-        let mut ending = Ending { life: self.life.clone(), shared: self.shared.clone(), is_due: true };
-        let Err(end) = self.live().await;
-        let was_connected = self.life.first.get().is_some_and(Result::is_ok);
+        let mut guard = CloseOnDrop { run: self.run.clone(), shared: self.shared.clone(), is_armed: true };
+        let Err(end) = self.connect_loop().await;
+        let was_connected = self.run.first.get().is_some_and(Result::is_ok);
         let (closed, error) = match end {
             End::Closed(closed) => (closed, ConnectError::Aborted),
-            End::Wished(close) if was_connected => (close.outcome(), ConnectError::Aborted),
-            End::Wished(_) => (Close::going_away().reason("connection aborted").outcome(), ConnectError::Aborted),
+            End::CloseRequested(close) if was_connected => (close.outcome(), ConnectError::Aborted),
+            End::CloseRequested(_) => {
+                (Close::going_away().reason("connection aborted").outcome(), ConnectError::Aborted)
+            }
             End::Failed(error) => {
                 let closed = CloseInfo { reason: error.to_string(), ..CloseInfo::abnormal(CloseCause::GaveUp) };
                 (closed, error)
@@ -77,25 +82,25 @@ impl Supervisor {
         };
         tracing::debug!(%closed, "closed");
         self.shared.state.send_replace(ClientState::Closed);
-        // Set already where there has been a connection.
-        let _ = self.life.first.set(Err(error));
-        self.life.link.report(EventKind::Closed(closed.clone()));
-        // Handlers may take their time: by then there may be another life.
-        ending.is_due = false;
-        drop(ending);
+        // It is set already if there has been a connection.
+        let _ = self.run.first.set(Err(error));
+        self.shared.session.report(EventKind::Closed(closed.clone()));
+        // Handlers may take their time, and the next run may start before they have finished.
+        guard.is_armed = false;
+        drop(guard);
         drop(self.shared);
         self.driver.finish(closed).await;
     }
 
-    /// Connects, again and again.
-    async fn live(&mut self) -> Result<std::convert::Infallible, End> {
+    /// Connects and reconnects until the run ends.
+    async fn connect_loop(&mut self) -> Result<Infallible, End> {
         loop {
-            self.life.link.report(EventKind::Connecting);
-            match self.driver.offline(Box::pin(self.plan.dial())).await.map_err(End::Wished)? {
+            self.shared.session.report(EventKind::Connecting);
+            match self.driver.run_offline(Box::pin(self.plan.dial())).await.map_err(End::CloseRequested)? {
                 Ok(dialled) => self.serve(dialled).await?,
-                Err(error) => self.judge(error)?,
+                Err(error) => self.on_failure(error)?,
             }
-            if self.failures > self.reconnect.attempts {
+            if self.is_out_of_attempts() {
                 let gave_up =
                     CloseInfo { reason: "no attempts left".into(), ..CloseInfo::abnormal(CloseCause::GaveUp) };
                 return Err(End::Closed(gave_up));
@@ -103,84 +108,79 @@ impl Supervisor {
             let wait = self.reconnect.backoff.wait(self.waits, rand::random());
             self.waits = self.waits.saturating_add(1);
             tracing::debug!(?wait, self.failures, "backing off");
-            self.driver.offline(sleep(wait)).await.map_err(End::Wished)?;
+            self.driver.run_offline(sleep(wait)).await.map_err(End::CloseRequested)?;
         }
     }
 
-    /// Whether an attempt that failed is the end.
-    fn judge(&mut self, error: ConnectError) -> Result<(), End> {
+    fn is_out_of_attempts(&self) -> bool {
+        self.reconnect.attempts.is_some_and(|attempts| self.failures > attempts)
+    }
+
+    /// Counts a failed attempt. Returns an error if no other one follows.
+    fn on_failure(&mut self, error: ConnectError) -> Result<(), End> {
         tracing::debug!(%error, "cannot connect");
-        let is_first = self.life.first.get().is_none();
-        let is_final = match &error {
+        let is_first = self.run.first.get().is_none();
+        let is_permanent = match &error {
             ConnectError::Handshake(_) | ConnectError::Protocol { .. } => true,
-            ConnectError::Refused { status, .. } => {
-                const HOPELESS: [StatusCode; 3] =
-                    [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
-                !self.reconnect.retry_if_refused && HOPELESS.contains(status)
-            }
+            ConnectError::Refused { status, .. } => !self.reconnect.retry_if_refused && PERMANENT.contains(status),
             _ => false,
         };
         self.failures = self.failures.saturating_add(1);
-        let is_last = self.failures > self.reconnect.attempts;
-        match is_final || is_last || (is_first && !self.reconnect.first_connect) {
-            true => Err(End::Failed(error)),
-            false => Ok(()),
+        let is_last = self.is_out_of_attempts();
+        if is_permanent || is_last || (is_first && !self.reconnect.retry_first_connect) {
+            Err(End::Failed(error))
+        } else {
+            Ok(())
         }
     }
 
     /// Serves a connection to its end.
     async fn serve(&mut self, dialled: Dialled) -> Result<(), End> {
-        let Dialled { io, early, protocol } = dialled;
+        let Dialled { io, read_buf, protocol } = dialled;
         let own = self.dialects.iter().find(|(name, _)| Some(name) == protocol.as_ref());
         let dialect = own.map_or_else(|| Dialect::of(protocol.as_deref()), |(_, dialect)| *dialect);
-        let agreed = Agreed { protocol, dialect };
-        // From now on nothing else will do: what waits for a connection was written in this protocol.
-        self.plan.protocols = agreed.protocol.iter().cloned().collect();
-        self.life.link.agree(agreed.clone());
-        self.driver.agree(agreed.clone());
-        tracing::Span::current().record("protocol", agreed.protocol.as_deref());
-        let mut socket = Socket::client(io, &early, self.driver.options());
-        drop(early);
+        let negotiated = Negotiated { protocol, dialect };
+        // From now on no other protocol will do: queued calls are encoded for this one.
+        self.plan.protocols = negotiated.protocol.iter().cloned().collect();
+        self.run.run.negotiate(negotiated.clone());
+        self.driver.negotiate(negotiated.clone());
+        tracing::Span::current().record("protocol", negotiated.protocol.as_deref());
+        let mut socket = Socket::client(io, &read_buf, self.driver.options());
+        drop(read_buf);
 
-        let is_connecting = |state: &mut ClientState| {
-            let is_connecting = *state == ClientState::Connecting;
-            if is_connecting {
-                *state = ClientState::Open;
-            }
-            is_connecting
-        };
-        // Whoever sees it open may call at once.
-        self.life.link.found();
-        self.shared.state.send_if_modified(is_connecting);
-        self.life.link.report(EventKind::Opened { protocol: agreed.protocol.clone() });
+        // A task that sees the client open may call at once.
+        self.shared.session.connected();
+        self.shared.state.send_if_modified(ClientState::open);
+        self.shared.session.report(EventKind::Opened { protocol: negotiated.protocol });
         let open = OpenConnection::new();
-        let _ = self.life.first.set(Ok(()));
+        let _ = self.run.first.set(Ok(()));
         let opened = Instant::now();
-        let farewell = self.driver.run(&mut socket).await;
+        let disconnect = self.driver.run(&mut socket).await;
 
-        // Whoever waits for a close wants no other connection.
-        let reconnects = self.reconnect.attempts > 0 && !farewell.is_wished_for() && self.life.link.is_open();
-        let parting = Box::pin(socket.part(farewell, self.driver.options().close_timeout));
+        // A close that was requested in this moment wants no other connection.
+        let reconnects = self.reconnect.attempts != Some(0) && !disconnect.is_local() && self.shared.session.is_open();
+        let closing = Box::pin(socket.close(disconnect, self.driver.options().close_timeout));
         if !reconnects {
-            self.driver.lose(Next::End);
-            let closed = self.driver.alongside(parting).await;
+            self.driver.on_disconnect(AfterDisconnect::End);
+            let closed = self.driver.run_closing(closing).await;
             open.closed(&closed);
             return Err(End::Closed(closed));
         }
-        self.shared.state.send_if_modified(ClientState::lose);
-        self.driver.lose(Next::Reconnect);
-        let closed = match self.driver.offline(parting).await {
+        self.shared.state.send_if_modified(ClientState::disconnect);
+        self.driver.on_disconnect(AfterDisconnect::Reconnect);
+        let closed = match self.driver.run_offline(closing).await {
             Ok(closed) => closed,
             Err(close) => {
                 open.closed(&close.outcome());
-                return Err(End::Wished(close));
+                return Err(End::CloseRequested(close));
             }
         };
         open.closed(&closed);
-        self.life.link.report(EventKind::Disconnected(closed));
-        match opened.elapsed() >= STABLE {
-            true => (self.failures, self.waits) = (0, 0),
-            false => self.failures = self.failures.saturating_add(1),
+        self.shared.session.report(EventKind::Disconnected(closed));
+        if opened.elapsed() >= STABLE {
+            (self.failures, self.waits) = (0, 0);
+        } else {
+            self.failures = self.failures.saturating_add(1);
         }
         Ok(())
     }

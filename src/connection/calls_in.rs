@@ -1,4 +1,4 @@
-//! The peer's calls: who is being worked on, who waits in line, whose id is taken, and how fast they may come.
+//! The requests of the peer: how many handlers run, how many requests wait, and how fast they may come.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    connection::request::Inbound,
+    connection::request::IncomingRequest,
     error::{CallError, ErrorCode},
     message::payload::MessageId,
     options::Options,
@@ -14,106 +14,113 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(crate) struct CallsIn {
-    /// Calls that wait for a handler.
-    line: VecDeque<Inbound>,
+    /// The requests that wait for a handler.
+    queue: VecDeque<IncomingRequest>,
     /// The bytes of their messages.
-    line_weight: usize,
-    /// The ids of calls that have not been answered or wait in line.
-    taken: HashSet<MessageId>,
+    queue_bytes: usize,
+    /// The ids of requests that wait for a handler or for their response.
+    active_ids: HashSet<MessageId>,
     running: usize,
-    /// When calls would be used up that came at the highest rate allowed, one for each that came in.
-    used_up: Option<Instant>,
+    /// The moment up to which the requests so far would take at the highest allowed rate.
+    theoretical_arrival: Option<Instant>,
 }
 
-/// How many bytes may wait in line for a handler, in messages of the largest size.
-const LINE_BYTES: usize = 4;
+/// The bytes of requests that may wait for a handler, in messages of the largest size.
+const QUEUE_BYTES_FACTOR: usize = 4;
 
 impl CallsIn {
-    /// Whether a call with this id is still being worked on, or waits in line.
-    pub(super) fn is_taken(&self, id: &MessageId) -> bool {
-        self.taken.contains(id)
+    /// Returns whether a request with this id waits for a handler or for its response.
+    pub(super) fn is_active(&self, id: &MessageId) -> bool {
+        self.active_ids.contains(id)
     }
 
-    /// Counts a call, and says whether there is room for it.
-    pub(super) fn admit(&mut self, call: &Inbound, now: Instant, options: &Options) -> Result<(), CallError> {
-        let refused = |why: String| CallError::new(ErrorCode::GENERIC_ERROR, why);
+    /// Counts a request and returns an error if there is no room for it.
+    pub(super) fn admit(
+        &mut self,
+        request: &IncomingRequest,
+        now: Instant,
+        options: &Options,
+    ) -> Result<(), CallError> {
+        let rejected = |why: String| CallError::new(ErrorCode::GENERIC_ERROR, why);
         if let Some((calls, time)) = options.call_rate {
-            // The generic cell rate algorithm: each call uses up its share of the time.
-            let used_up = self.used_up.map_or(now, |used_up| used_up.max(now)) + time / calls;
-            if used_up > now + time {
-                return Err(refused(format!("more than {calls} calls in {time:?}")));
+            // The generic cell rate algorithm: each request takes its share of the time.
+            let arrival = self.theoretical_arrival.map_or(now, |arrival| arrival.max(now)) + time / calls;
+            if arrival > now + time {
+                return Err(rejected(format!("more than {calls} calls in {time:?}")));
             }
-            self.used_up = Some(used_up);
+            self.theoretical_arrival = Some(arrival);
         }
         if self.has_free_handler(options) {
             return Ok(());
         }
-        let most_bytes = options.max_message_size.saturating_mul(LINE_BYTES);
-        match self.line.len() < options.handler_queue && self.line_weight + call.weight <= most_bytes {
-            true => Ok(()),
-            false => Err(refused("too many calls are waiting to be handled".to_owned())),
+        let max_bytes = options.max_message_size.saturating_mul(QUEUE_BYTES_FACTOR);
+        let fits = self.queue_bytes + request.message_len <= max_bytes;
+        if fits && self.queue.len() < options.handler_queue {
+            Ok(())
+        } else {
+            Err(rejected("too many calls are waiting to be handled".to_owned()))
         }
     }
 
     fn has_free_handler(&self, options: &Options) -> bool {
-        self.running < options.handler_concurrency && self.line.is_empty()
+        self.running < options.handler_concurrency && self.queue.is_empty()
     }
 
-    /// Gives back a call that may be worked on now, or has it wait in line.
-    pub(super) fn line_up(&mut self, call: Inbound, options: &Options) -> Option<Inbound> {
+    /// Returns a request that a handler may start on now, or queues it.
+    pub(super) fn start_or_queue(&mut self, request: IncomingRequest, options: &Options) -> Option<IncomingRequest> {
         if self.has_free_handler(options) {
-            return Some(call);
+            return Some(request);
         }
-        self.line_weight += call.weight;
-        if call.expects_response {
-            self.take(&call.id);
+        self.queue_bytes += request.message_len;
+        if request.head.expects_response {
+            self.reserve_id(&request.head.id);
         }
-        self.line.push_back(call);
+        self.queue.push_back(request);
         None
     }
 
-    /// A call is being worked on and was not done at once.
-    pub(crate) fn started(&mut self) {
+    /// Counts a handler that did not finish at once.
+    pub(crate) fn handler_started(&mut self) {
         self.running += 1;
     }
 
-    /// A call that had [`started`](Self::started) is done.
-    pub(crate) fn finished(&mut self) {
+    /// Counts a [started](Self::handler_started) handler as finished.
+    pub(crate) fn handler_finished(&mut self) {
         self.running -= 1;
     }
 
-    /// Takes the id of a call until it is [answered](Self::answered).
-    pub(crate) fn take(&mut self, id: &MessageId) {
-        self.taken.insert(id.clone());
+    /// Reserves the id of a request until its [response](Self::release_id).
+    pub(crate) fn reserve_id(&mut self, id: &MessageId) {
+        self.active_ids.insert(id.clone());
     }
 
-    /// A call that has taken its id is answered, or never will be.
-    pub(crate) fn answered(&mut self, id: &MessageId) {
-        self.taken.remove(id);
+    /// Releases the id of a request, which has its response or will have none.
+    pub(crate) fn release_id(&mut self, id: &MessageId) {
+        self.active_ids.remove(id);
     }
 
-    /// The next call in line that may be worked on now.
-    pub(super) fn next(&mut self, options: &Options) -> Option<Inbound> {
+    /// Returns the next queued request if a handler may start on it now.
+    pub(super) fn next(&mut self, options: &Options) -> Option<IncomingRequest> {
         if self.running >= options.handler_concurrency {
             return None;
         }
-        let call = self.line.pop_front()?;
-        self.line_weight -= call.weight;
-        if call.expects_response {
-            self.taken.remove(&call.id);
+        let request = self.queue.pop_front()?;
+        self.queue_bytes -= request.message_len;
+        if request.head.expects_response {
+            self.release_id(&request.head.id);
         }
-        Some(call)
+        Some(request)
     }
 
-    /// Forgets calls whose answers nobody can receive any more.
-    pub(crate) fn forget(&mut self) {
-        self.line.clear();
-        self.line_weight = 0;
-        self.taken.clear();
+    /// Drops the requests of a connection that is lost.
+    pub(super) fn disconnect(&mut self) {
+        self.queue.clear();
+        self.queue_bytes = 0;
+        self.active_ids.clear();
         self.running = 0;
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.running == 0 && self.line.is_empty() && self.taken.is_empty()
+        self.running == 0 && self.queue.is_empty() && self.active_ids.is_empty()
     }
 }

@@ -1,4 +1,4 @@
-//! Our calls: who waits for its turn, who is in flight, and whose answer would come too late.
+//! The calls to the peer: which wait for their turn, which are in flight, and which have ended without a response.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +8,9 @@ use std::{
 use bytestring::ByteString;
 
 use crate::{
+    connection::outbound::Outbound,
     error::Error,
+    event::{Direction, EventKind, Text},
     message::{
         frame,
         payload::{MessageId, Payload},
@@ -16,11 +18,11 @@ use crate::{
     options::Options,
 };
 
-/// Names a call among those of its connection.
+/// Identifies a call among all calls of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CallKey(pub(crate) u64);
 
-/// A call on its way out.
+/// A call to the peer. `T` gives the outcome to the caller.
 #[derive(Debug)]
 pub(crate) struct Outgoing<T> {
     pub(crate) key: CallKey,
@@ -29,69 +31,69 @@ pub(crate) struct Outgoing<T> {
     pub(crate) params: Payload,
     pub(crate) kind: Kind,
     pub(crate) timeout: Timeout,
-    /// The end of all waiting, in the queue and for the answer.
+    /// The moment at which the call ends, in the queue or in flight.
     pub(crate) deadline: Option<Instant>,
-    pub(crate) ticket: T,
+    pub(crate) sender: T,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Waits for its turn and for its answer.
+    /// Waits for its turn and for its response.
     Call,
-    /// Waits for its answer, and for nobody's turn.
-    OutOfTurn,
-    /// Done when written, in its turn; the answer comes late, as it were.
-    Forgotten,
-    /// Done when written, in nobody's turn.
+    /// Waits for its response, but not for its turn.
+    Immediate,
+    /// Waits for its turn. It has ended when it is written, and its response counts as late.
+    FireAndForget,
+    /// Has ended when it is written, and does not wait for its turn.
     Send,
 }
 
-/// How long an answer may take.
+/// The time that a response may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Timeout {
-    /// What the connection's options say.
+    /// As the options of the connection say.
     Default,
     After(Duration),
     Never,
 }
 
-/// A call that was written and waits for its answer.
+/// A call that is written and waits for its response.
 #[derive(Debug)]
 struct InFlight<T> {
     call: Box<Outgoing<T>>,
     expires: Option<Instant>,
 }
 
-/// Whose answer it is that came in.
+/// The call that a response belongs to.
 #[derive(Debug)]
-pub(super) enum Addressee<T> {
-    Call(Box<Outgoing<T>>),
-    /// A call that timed out or was dropped.
-    Abandoned,
-    Nobody,
+pub(super) enum ResponseMatch<T> {
+    InFlight(Box<Outgoing<T>>),
+    /// A call that timed out, was dropped, or did not wait for its response.
+    Late,
+    Unknown,
 }
 
 #[derive(Debug)]
 pub(crate) struct CallsOut<T> {
-    // Boxed, so that a connection keeps little room for calls that are over.
-    waiting: VecDeque<Box<Outgoing<T>>>,
-    /// Those that wait for nobody's turn.
-    urgent: VecDeque<Box<Outgoing<T>>>,
+    // Boxed, so that an idle connection keeps little room for calls that have ended.
+    queue: VecDeque<Box<Outgoing<T>>>,
+    /// The calls that do not wait for their turn.
+    immediate: VecDeque<Box<Outgoing<T>>>,
     in_flight: Vec<InFlight<T>>,
-    /// The ids of the latest calls that ended without their answer.
+    /// The ids of the latest calls that ended without their response.
     abandoned: VecDeque<MessageId>,
-    /// No call expires earlier than this.
+    /// No call expires before this moment.
     earliest: Option<Instant>,
 }
 
-/// How many abandoned ids are remembered, to tell a late answer from a wrong one.
-const ABANDONED: usize = 16;
+/// The number of abandoned ids that tell a late response from one to an unknown id.
+const MAX_ABANDONED: usize = 16;
 
 impl<T> CallsOut<T> {
     pub(super) fn new() -> Self {
         Self {
-            waiting: VecDeque::new(),
-            urgent: VecDeque::new(),
+            queue: VecDeque::new(),
+            immediate: VecDeque::new(),
             in_flight: Vec::new(),
             abandoned: VecDeque::new(),
             earliest: None,
@@ -99,135 +101,156 @@ impl<T> CallsOut<T> {
     }
 
     pub(super) fn submit(&mut self, call: Box<Outgoing<T>>) {
-        self.expect(call.deadline);
+        self.track_deadline(call.deadline);
         match call.kind {
-            Kind::Send | Kind::OutOfTurn => self.urgent.push_back(call),
-            Kind::Call | Kind::Forgotten => self.waiting.push_back(call),
+            Kind::Send | Kind::Immediate => self.immediate.push_back(call),
+            Kind::Call | Kind::FireAndForget => self.queue.push_back(call),
         }
     }
 
-    /// Forgets a call, wherever it stands. One that was not written leaves no trace.
+    /// Removes a call, queued or in flight. If it was not written, nothing of it reaches the wire.
     pub(crate) fn cancel(&mut self, key: CallKey) {
-        self.waiting.retain(|call| call.key != key);
-        self.urgent.retain(|call| call.key != key);
+        self.queue.retain(|call| call.key != key);
+        self.immediate.retain(|call| call.key != key);
         if let Some(at) = self.in_flight.iter().position(|flight| flight.call.key == key) {
             let flight = self.in_flight.swap_remove(at);
             self.abandon(flight.call.id);
         }
     }
 
-    /// How many calls have not been written yet.
-    pub(crate) fn unwritten(&self) -> usize {
-        self.waiting.len() + self.urgent.len()
+    /// Returns the number of calls that are not written yet.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len() + self.immediate.len()
     }
 
-    /// The calls that were not written, to be put in line again.
-    pub(super) fn take_unwritten(&mut self) -> impl Iterator<Item = Box<Outgoing<T>>> + use<T> {
-        std::mem::take(&mut self.waiting).into_iter().chain(std::mem::take(&mut self.urgent))
+    /// Takes the calls that are not written yet.
+    pub(super) fn take_queued(&mut self) -> impl Iterator<Item = Box<Outgoing<T>>> + use<T> {
+        std::mem::take(&mut self.queue).into_iter().chain(std::mem::take(&mut self.immediate))
     }
 
-    /// The next message to write, if one may be written, and who wants to know that it was.
-    pub(super) fn next_write(&mut self, now: Instant, options: &Options) -> Option<(String, Option<T>)> {
-        let mut call = match self.urgent.pop_front() {
-            Some(urgent) => urgent,
-            None if self.in_flight.len() >= options.call_concurrency => return None,
-            None => self.waiting.pop_front()?,
+    /// Returns the next message to write, if one may be written, and the sender of a call that ends with that.
+    pub(super) fn next_write(
+        &mut self,
+        now: Instant,
+        options: &Options,
+        describe: bool,
+    ) -> Option<(Outbound, Option<T>)> {
+        let mut call = if let Some(immediate) = self.immediate.pop_front() {
+            immediate
+        } else if self.in_flight.len() < options.call_concurrency {
+            self.queue.pop_front()?
+        } else {
+            return None;
         };
-        // What was written is not needed any more.
+        // A call in flight keeps no parameters.
         let params = std::mem::take(&mut call.params);
-        if call.kind == Kind::Send {
-            return Some((frame::send(&call.id, &call.action, &params), Some(call.ticket)));
-        }
-        let text = frame::call(&call.id, &call.action, &params);
-        if call.kind == Kind::Forgotten {
-            self.abandon(call.id);
-            return Some((text, Some(call.ticket)));
+        let text = match call.kind {
+            Kind::Send => frame::send(&call.id, &call.action, &params),
+            _ => frame::call(&call.id, &call.action, &params),
+        };
+        let event = describe.then(|| Box::new(describe_call(&call, params)));
+        let message = Outbound { text, event };
+        match call.kind {
+            Kind::Send => return Some((message, Some(call.sender))),
+            Kind::FireAndForget => {
+                self.abandon(call.id);
+                return Some((message, Some(call.sender)));
+            }
+            Kind::Call | Kind::Immediate => {}
         }
         let timeout = match call.timeout {
             Timeout::Default => options.call_timeout,
             Timeout::After(timeout) => Some(timeout),
             Timeout::Never => None,
         };
-        let answer_by = timeout.map(|timeout| now + timeout);
-        let expires = answer_by.into_iter().chain(call.deadline).min();
-        self.expect(expires);
+        let expires = timeout.map(|timeout| now + timeout).into_iter().chain(call.deadline).min();
+        self.track_deadline(expires);
         self.in_flight.push(InFlight { call, expires });
-        Some((text, None))
+        Some((message, None))
     }
 
-    /// Whose answer carries this id; whoever it is does not wait for it any longer.
-    pub(super) fn answered(&mut self, id: &MessageId) -> Addressee<T> {
+    /// Returns the call that a response with this id belongs to. It does not wait for another one.
+    pub(super) fn take_match(&mut self, id: &MessageId) -> ResponseMatch<T> {
         if let Some(at) = self.in_flight.iter().position(|flight| flight.call.id == *id) {
-            return Addressee::Call(self.in_flight.swap_remove(at).call);
+            return ResponseMatch::InFlight(self.in_flight.swap_remove(at).call);
         }
         match self.abandoned.iter().position(|abandoned| abandoned == id) {
             Some(at) => {
                 self.abandoned.remove(at);
-                Addressee::Abandoned
+                ResponseMatch::Late
             }
-            None => Addressee::Nobody,
+            None => ResponseMatch::Unknown,
         }
     }
 
-    /// Whether somebody waits for the answer with this id.
-    pub(super) fn awaits(&self, id: &MessageId) -> bool {
+    /// Returns whether the call with this id waits for its response.
+    pub(super) fn is_in_flight(&self, id: &MessageId) -> bool {
         self.in_flight.iter().any(|flight| flight.call.id == *id)
     }
 
-    /// Whether an answer is to come.
-    pub(crate) fn awaits_any(&self) -> bool {
+    /// Returns whether a call waits for its response.
+    pub(crate) fn has_in_flight(&self) -> bool {
         !self.in_flight.is_empty()
     }
 
-    /// Not before this moment does a call run out of time.
+    /// Returns a moment before which no call expires.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.earliest
     }
 
-    /// A call that has run out of time; ask until there is none.
-    pub(crate) fn expired(&mut self, now: Instant) -> Option<(T, Error)> {
+    /// Returns a call that has expired. Call it until it returns `None`.
+    pub(crate) fn next_expired(&mut self, now: Instant) -> Option<(T, Error)> {
         if self.earliest.is_none_or(|earliest| now < earliest) {
             return None;
         }
-        let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        if let Some(at) = self.in_flight.iter().position(|flight| over(flight.expires)) {
+        let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if let Some(at) = self.in_flight.iter().position(|flight| is_over(flight.expires)) {
             let call = self.in_flight.swap_remove(at).call;
             self.abandon(call.id);
-            return Some((call.ticket, Error::Timeout));
+            return Some((call.sender, Error::Timeout));
         }
-        for queue in [&mut self.waiting, &mut self.urgent] {
-            if let Some(at) = queue.iter().position(|call| over(call.deadline)) {
-                return queue.remove(at).map(|call| (call.ticket, Error::NeverSent));
+        for queue in [&mut self.queue, &mut self.immediate] {
+            if let Some(at) = queue.iter().position(|call| is_over(call.deadline)) {
+                return queue.remove(at).map(|call| (call.sender, Error::NeverSent));
             }
         }
-        let queued = self.waiting.iter().chain(&self.urgent).filter_map(|call| call.deadline);
+        let queued = self.queue.iter().chain(&self.immediate).filter_map(|call| call.deadline);
         self.earliest = self.in_flight.iter().filter_map(|flight| flight.expires).chain(queued).min();
         None
     }
 
-    /// Ends the calls that were written, which nobody can answer any more.
-    pub(crate) fn fail_written(&mut self) -> impl Iterator<Item = (T, Error)> + use<T> {
+    /// Ends the calls in flight, because their connection is lost.
+    pub(super) fn fail_in_flight(&mut self) -> impl Iterator<Item = (T, Error)> + use<T> {
         let lost = std::mem::take(&mut self.in_flight);
-        lost.into_iter().map(|flight| (flight.call.ticket, Error::Disconnected { maybe_delivered: true }))
+        lost.into_iter().map(|flight| (flight.call.sender, Error::Disconnected { maybe_delivered: true }))
     }
 
-    /// Ends the calls that were not written, where there will be no other connection.
-    pub(crate) fn fail_unwritten(&mut self) -> impl Iterator<Item = (T, Error)> + use<T> {
-        self.take_unwritten().map(|call| (call.ticket, Error::Disconnected { maybe_delivered: false }))
+    /// Ends the calls that are not written yet, because no other connection follows.
+    pub(super) fn fail_queued(&mut self) -> impl Iterator<Item = (T, Error)> + use<T> {
+        self.take_queued().map(|call| (call.sender, Error::Disconnected { maybe_delivered: false }))
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.unwritten() == 0 && self.in_flight.is_empty()
+        self.queued() == 0 && self.in_flight.is_empty()
     }
 
     fn abandon(&mut self, id: MessageId) {
-        if self.abandoned.len() == ABANDONED {
+        if self.abandoned.len() == MAX_ABANDONED {
             self.abandoned.pop_front();
         }
         self.abandoned.push_back(id);
     }
 
-    fn expect(&mut self, deadline: Option<Instant>) {
+    fn track_deadline(&mut self, deadline: Option<Instant>) {
         self.earliest = self.earliest.into_iter().chain(deadline).min();
+    }
+}
+
+#[cold]
+fn describe_call<T>(call: &Outgoing<T>, params: Payload) -> EventKind {
+    let (direction, id, action) = (Direction::Out, call.id.clone(), Text(call.action.clone()));
+    match call.kind {
+        Kind::Send => EventKind::Send { direction, id, action, params },
+        _ => EventKind::Call { direction, id, action, params },
     }
 }

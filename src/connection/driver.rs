@@ -1,19 +1,17 @@
-//! The one task of a connection: reads, hands calls to handlers, writes their answers and our calls, keeps time.
+//! The one task of a connection: it reads, hands requests to handlers, writes, and keeps time.
 //!
-//! It awaits nothing but its own [turn]. What is here is the life around the turns: connections that come and go, and
-//! what is done in either.
-
-mod turn;
+//! A turn takes the commands of handles, reads, polls handlers, looks at the clock, writes, flushes once, and sets the
+//! one timer. The driver awaits nothing else.
 
 use std::{
-    collections::{HashSet, VecDeque},
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{Arc, LazyLock},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
+use bytestring::ByteString;
 use tokio::{
     task::unconstrained,
     time::{Sleep, sleep},
@@ -25,302 +23,254 @@ use crate::{
         intent::{Close, CloseMode},
     },
     connection::{
-        exchange::Exchange,
-        handler::{Done, Handlers},
-        info::Agreed,
-        keepalive::KeepAlive,
-        link::{Command, Dispatch, EarlyAnswer, Link, Next, Orders},
-        result::{Answered, Ticket},
-        socket::{Farewell, Socket},
+        call_result::{CallResult, ResponseSender},
+        exchange::{Exchange, receive::Received},
+        handler_set::{Finished, HandlerSet, RunningHandler},
+        keepalive::{KeepAlive, Ping},
+        mailbox::{AfterDisconnect, Inbox},
+        negotiated::Negotiated,
+        outbound::Outbound,
+        request::IncomingRequest,
+        shared::{Command, Dispatch, EarlyResponse, ORIGIN, Run, Shared},
+        socket::{Disconnect, Incoming, Socket},
     },
     error::Error,
-    event::EventKind,
-    message::payload::MessageId,
+    event::{Direction, EventKind, Text},
+    message::{payload::MessageId, tolerance::Deviation},
     options::Options,
     response::Response,
 };
 
-/// Serves connections: one, or for a client one after the other. Its handlers, and calls that wait for their turn,
-/// outlive a connection.
+/// Serves one connection, or at a client one after the other. Its handlers and queued calls outlive a connection.
 pub(crate) struct Driver {
-    link: Arc<Link>,
-    exchange: Exchange<Ticket>,
+    shared: Arc<Shared>,
+    run: Arc<Run>,
+    exchange: Exchange<ResponseSender>,
     dispatch: Arc<dyn Dispatch>,
-    handlers: Handlers,
-    /// Wakes the driver for its handlers, or is noted in the turn that it comes in.
+    handlers: HandlerSet,
+    /// Wakes the driver for its handlers, or is noted if a turn is under way.
     waker: Waker,
-    /// Counts connections, so that an answer goes out on the one that the call came in on, or not at all.
-    generation: u32,
-    /// Counts calls that came in.
-    serial: u64,
-    /// Calls that have no answer yet, and no other way to get one than by their handler or early: whichever comes
-    /// first answers.
-    unanswered: HashSet<u64>,
     commands: Vec<Command>,
-    /// Calls that the link counts as waiting and the exchange had last.
-    counted: usize,
+    /// The calls that the mailbox counts as queued, as far as the driver knows of them.
+    queued: usize,
     close_by: Option<Instant>,
-    /// Answers that wait to be written: those that were given early, and those of earlier connections.
-    answers: VecDeque<(String, Option<Ticket>)>,
-    /// Answers outlive the connection that their call came in on.
-    keeps_responses: bool,
-    /// Who wants to know that a message was written, once the socket has taken it all.
+    /// What waits for a message to be flushed.
     unflushed: Vec<Unflushed>,
-    /// Told when somebody wishes to close.
-    closing: Option<Box<dyn FnOnce() + Send>>,
+    /// Called when a handle asks to close.
+    on_closing: Option<Box<dyn FnOnce() + Send>>,
     is_closing: bool,
 }
 
-/// Somebody who wants to know that a message was written.
 enum Unflushed {
-    Caller(Ticket),
-    /// Whoever reads events: it was an answer.
-    Watcher(MessageId),
+    Caller(ResponseSender),
+    /// Events are read, and the message responds to the request with this id.
+    Event(MessageId),
 }
 
-/// What all connections count their beats from.
-static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// The most messages that are read in one turn, so that a busy peer cannot starve the others.
+const READ_BATCH: usize = 32;
 
-/// What the timer is set to before anything is due.
+/// The timer before it is first set.
 const NEVER: Duration = Duration::MAX;
 
 impl Driver {
-    /// Boxed, because each future that it is moved into would have room for all of it.
-    pub(crate) fn new(link: Arc<Link>, dispatch: Arc<dyn Dispatch>, options: Arc<Options>) -> Box<Self> {
+    /// Creates a driver, boxed because every future that it moves into would have room for all of it.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        run: Arc<Run>,
+        dispatch: Arc<dyn Dispatch>,
+        options: Arc<Options>,
+        keep_responses: bool,
+    ) -> Box<Self> {
+        let exchange = Exchange::new(run.negotiated().cloned(), options, shared.next_generation(), keep_responses);
         Box::new(Self {
-            exchange: Exchange::new(link.agreed().cloned(), options),
-            waker: link.clone().into(),
-            link,
+            waker: shared.clone().into(),
+            shared,
+            run,
+            exchange,
             dispatch,
-            handlers: Handlers::default(),
-            generation: 0,
-            serial: 0,
-            unanswered: HashSet::new(),
+            handlers: HandlerSet::default(),
             commands: Vec::new(),
-            counted: 0,
+            queued: 0,
             close_by: None,
-            answers: VecDeque::new(),
-            keeps_responses: false,
             unflushed: Vec::new(),
-            closing: None,
+            on_closing: None,
             is_closing: false,
         })
     }
 
-    /// Answers outlive their connection and go out on the next one.
-    pub(crate) fn keep_responses(&mut self) {
-        self.keeps_responses = true;
+    /// Calls `on_closing` as soon as a handle asks to close.
+    pub(crate) fn on_closing(&mut self, on_closing: impl FnOnce() + Send + 'static) {
+        self.on_closing = Some(Box::new(on_closing));
     }
 
-    /// Has `told` run as soon as the driver hears of a wish to close.
-    pub(crate) fn when_closing(&mut self, told: impl FnOnce() + Send + 'static) {
-        self.closing = Some(Box::new(told));
-    }
-
-    /// Both ends have agreed on a protocol: calls that it does not allow fail.
-    pub(crate) fn agree(&mut self, agreed: Agreed) {
-        for (ticket, error) in self.exchange.agree(agreed) {
-            settle(ticket, Err(error));
+    /// Sets the outcome of a handshake. Queued calls that the protocol does not allow fail.
+    pub(crate) fn negotiate(&mut self, negotiated: Negotiated) {
+        for (sender, error) in self.exchange.negotiate(negotiated) {
+            complete(sender, Err(error));
         }
-        self.tell_news();
-        self.count();
+        self.report_events();
+        self.report_queue_len();
     }
 
     pub(crate) fn options(&self) -> &Options {
         self.exchange.options()
     }
 
-    /// Serves a connection until its socket is gone.
+    /// Serves a connection until its socket is closed.
     pub(crate) async fn serve(&mut self, mut socket: Box<Socket>) -> CloseInfo {
-        self.link.found();
-        let farewell = self.run(&mut socket).await;
-        self.lose(Next::End);
-        let patience = self.options().close_timeout;
-        // Boxed, because an idle connection shall not keep room for its end.
-        self.alongside(Box::pin(socket.part(farewell, patience))).await
+        let disconnect = self.run(&mut socket).await;
+        self.on_disconnect(AfterDisconnect::End);
+        let timeout = self.options().close_timeout;
+        // Boxed, because an idle connection must not keep room for its end.
+        self.run_closing(Box::pin(socket.close(disconnect, timeout))).await
     }
 
-    /// Tells everybody of the end, and lets handlers finish.
-    pub(crate) async fn finish(mut self: Box<Self>, closed: CloseInfo) {
-        self.lose(Next::End);
-        self.link.shut(closed);
-        while poll_fn(|cx| self.handlers.poll_next(cx)).await.is_some() {}
-    }
-
-    /// Serves a connection until it ends, one way or another.
-    pub(crate) async fn run(&mut self, socket: &mut Socket) -> Farewell {
+    /// Serves a connection until it ends.
+    pub(crate) async fn run(&mut self, socket: &mut Socket) -> Disconnect {
         let &Options { ping_interval, activity_defers_pings, .. } = self.options();
         let now = tokio::time::Instant::now().into_std();
-        let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), *ORIGIN, now);
+        let mut keepalive =
+            KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), ORIGIN.into_std(), now);
         let mut timer = pin!(sleep(NEVER));
         poll_fn(|cx| match self.turn(socket, &mut keepalive, timer.as_mut(), cx) {
             Ok(()) => Poll::Pending,
-            Err(farewell) => Poll::Ready(farewell),
+            Err(disconnect) => Poll::Ready(disconnect),
         })
         .await
     }
 
-    /// Ends what hangs on a connection that is over.
-    pub(crate) fn lose(&mut self, next: Next) {
-        self.link.lost(next);
-        self.generation += 1;
-        self.exchange.calls_in.forget();
-        for unflushed in self.unflushed.drain(..) {
-            if let Unflushed::Caller(ticket) = unflushed {
-                settle(ticket, Err(Error::Disconnected { maybe_delivered: true }));
-            }
-        }
-        for (ticket, error) in self.exchange.calls_out.fail_written() {
-            settle(ticket, Err(error));
-        }
-        if next == Next::End {
-            for (ticket, error) in self.exchange.calls_out.fail_unwritten() {
-                settle(ticket, Err(error));
-            }
-        }
-        if next == Next::End || !self.keeps_responses {
-            for ticket in self.answers.drain(..).filter_map(|(_, ticket)| ticket) {
-                settle(ticket, Err(Error::Disconnected { maybe_delivered: false }));
-            }
-        }
-        self.count();
+    /// Reports the end to all handles, and lets handlers finish.
+    pub(crate) async fn finish(mut self: Box<Self>, closed: CloseInfo) {
+        self.on_disconnect(AfterDisconnect::End);
+        self.shared.finish(&self.run, closed);
+        while poll_fn(|cx| self.handlers.poll_next(cx)).await.is_some() {}
     }
 
-    /// Waits for something while there is no connection and will be none: handlers go on, and what they ask for fails.
-    pub(crate) async fn alongside<T>(&mut self, future: impl Future<Output = T>) -> T {
+    /// Ends what cannot outlive the connection.
+    pub(crate) fn on_disconnect(&mut self, after: AfterDisconnect) {
+        self.shared.disconnected(&self.run, after);
+        for unflushed in self.unflushed.drain(..) {
+            if let Unflushed::Caller(sender) = unflushed {
+                complete(sender, Err(Error::Disconnected { maybe_delivered: true }));
+            }
+        }
+        for (sender, error) in self.exchange.disconnect(self.shared.next_generation(), after) {
+            complete(sender, Err(error));
+        }
+        self.report_queue_len();
+    }
+
+    /// Waits for `future` after the last connection: handlers continue, and every command fails.
+    pub(crate) async fn run_closing<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            self.poll_orphans(cx);
-            self.link.take(&mut self.commands, cx);
-            self.counted += self.commands.iter().filter(|command| matches!(command, Command::Call(_))).count();
+            self.poll_offline_handlers(cx);
+            self.shared.mailbox().take(&mut self.commands, cx);
+            self.queued += self.commands.iter().filter(|command| matches!(command, Command::Call(_))).count();
             self.commands.drain(..).for_each(Command::fail);
-            self.count();
+            self.report_queue_len();
             future.as_mut().poll(cx)
         })
         .await
     }
 
-    /// Waits for something while there is no connection yet: handlers go on, calls come and run out of time. An
-    /// error is the wish to close.
-    pub(crate) async fn offline<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Close> {
+    /// Waits for `future` before the next connection: handlers continue, calls are queued and expire. Returns an error
+    /// if a handle asks to close.
+    pub(crate) async fn run_offline<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Close> {
         let mut future = pin!(future);
         let mut timer = pin!(sleep(NEVER));
         poll_fn(|cx| {
-            self.poll_orphans(cx);
+            self.poll_offline_handlers(cx);
             let now = tokio::time::Instant::now().into_std();
-            if let Some(close) = self.take_orders(cx).close {
+            if let Some(close) = self.take_commands(cx).close {
                 if close.mode() == CloseMode::Forced {
                     self.handlers.clear();
                 }
                 return Poll::Ready(Err(close));
             }
             self.expire(now);
-            self.count();
-            self.arm(timer.as_mut(), None, cx);
+            self.report_queue_len();
+            self.reset_timer(timer.as_mut(), None, cx);
             future.as_mut().poll(cx).map(Ok)
         })
         .await
     }
 
-    /// Lets handlers go on whose connection is gone.
-    fn poll_orphans(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(done)) = self.handlers.poll_next(cx) {
-            if self.may_answer(&done)
-                && self.keeps_responses
-                && let Some((text, _)) = self.answer(&done)
-            {
-                self.keep((text, None));
+    /// Polls the handlers of connections that are lost.
+    fn poll_offline_handlers(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(Finished { request, response })) = self.handlers.poll_next(cx) {
+            if let Some(message) = self.exchange.respond(&request, &response) {
+                self.queue_response(message);
             }
+            self.report_events();
         }
     }
 
-    /// Keeps an answer for the next connection. The oldest goes where there are too many.
-    fn keep(&mut self, answer: (String, Option<Ticket>)) {
-        self.answers.push_back(answer);
-        while self.answers.len() > self.most_answers() {
-            if let Some((_, Some(ticket))) = self.answers.pop_front() {
-                settle(ticket, Err(Error::Disconnected { maybe_delivered: false }));
-            }
+    /// Does all that is ready. An error ends the connection.
+    fn turn(
+        &mut self,
+        socket: &mut Socket,
+        keepalive: &mut KeepAlive,
+        timer: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Disconnect> {
+        let now = tokio::time::Instant::now();
+        self.exchange.set_observed(self.shared.telemetry.is_observed());
+        // First, so that a command holds for all that is read after it was given.
+        let begun = self.shared.mailbox().begin_turn(&mut self.commands);
+        self.apply(&begun);
+        self.abort_if_forced(&begun)?;
+        self.read(socket, keepalive, now, cx)?;
+        if !self.handlers.is_empty() && (begun.handlers_woken || self.shared.mailbox().take_handlers_woken()) {
+            self.poll_handlers(socket)?;
         }
-    }
-
-    /// How many answers may wait to be written.
-    fn most_answers(&self) -> usize {
-        self.options().handler_queue.saturating_add(self.options().handler_concurrency)
-    }
-
-    fn answer_early(&mut self, EarlyAnswer { id, action, generation, serial, reply, ticket }: EarlyAnswer) {
-        let is_ours = generation == self.generation;
-        let done = Done { id, action, expects_response: true, generation, serial, reply };
-        if !self.may_answer(&done) || !(is_ours || self.keeps_responses) {
-            return settle(ticket, Err(Error::Disconnected { maybe_delivered: false }));
+        // The commands of handlers are applied in the same turn.
+        let inbox = self.take_commands(cx);
+        self.abort_if_forced(&inbox)?;
+        self.start_queued(socket)?;
+        // Handlers are polled a second time and not a third: those that wake themselves must not starve the rest.
+        if inbox.handlers_woken {
+            self.poll_handlers(socket)?;
         }
-        let ticket = match self.answer(&done) {
-            Some((text, Ok(()))) => (text, Some(ticket)),
-            Some((text, Err(error))) => {
-                settle(ticket, Err(error));
-                (text, None)
+        // Handlers may have taken their time.
+        let now = tokio::time::Instant::now().into_std();
+        self.expire(now);
+        let &Options { ping_interval, activity_defers_pings, .. } = self.options();
+        keepalive.set(ping_interval, activity_defers_pings, now);
+        let next_ping = loop {
+            match keepalive.due(now) {
+                Ping::Wait(until) => break until,
+                Ping::Send(payload) => socket.ping(payload)?,
+                Ping::GiveUp => return Err(Disconnect::abort(CloseCause::PingTimeout)),
             }
-            None => return settle(ticket, Ok(Answered::default())),
         };
-        match is_ours {
-            true => self.answers.push_back(ticket),
-            false => self.keep(ticket),
+        let is_flushed = self.write(socket, now, cx)?;
+        if !self.exchange.calls_out.has_in_flight() {
+            socket.rest();
         }
+        if let Some(close) = &inbox.close {
+            self.poll_close(close, is_flushed, now)?;
+        }
+        self.reset_timer(timer, next_ping, cx);
+        Ok(())
     }
 
-    /// Whether this is the first answer to its call; from then on there is no other, and its id is free.
-    fn may_answer(&mut self, done: &Done) -> bool {
-        if matches!(done.reply, Response::Given) || !self.unanswered.remove(&done.serial) {
-            return false;
-        }
-        if done.generation == self.generation {
-            self.exchange.calls_in.answered(&done.id);
-        }
-        true
+    /// Takes the commands of handles and applies them. The next command wakes the driver.
+    fn take_commands(&mut self, cx: &Context<'_>) -> Inbox {
+        let inbox = self.shared.mailbox().take(&mut self.commands, cx);
+        self.apply(&inbox);
+        inbox
     }
 
-    /// The text of an answer, where there is one, and whether it is the one that was meant.
-    fn answer(&mut self, done: &Done) -> Option<(String, Result<(), Error>)> {
-        if let Response::Error(error) = &done.reply
-            && let Some(source) = std::error::Error::source(error)
-        {
-            tracing::warn!(id = %done.id, error = source, "a handler failed");
-        }
-        let text = match &done.reply {
-            _ if !done.expects_response => None,
-            Response::Result(payload) => Some(self.exchange.result(&done.action, &done.id, payload)),
-            Response::Error(error) => Some((self.exchange.refusal(Some(&done.id), error), Ok(()))),
-            Response::Nothing | Response::Given => None,
-        };
-        self.tell_news();
-        text
-    }
-
-    /// Tells those who read events what the exchange has to tell.
-    fn tell_news(&mut self) {
-        if self.exchange.has_news() {
-            for news in self.exchange.news() {
-                self.link.report(news);
-            }
-        }
-    }
-
-    /// Does what the handles ask for, and is woken for the next of it.
-    fn take_orders(&mut self, cx: &Context<'_>) -> Orders {
-        let orders = self.link.take(&mut self.commands, cx);
-        self.obey(&orders);
-        orders
-    }
-
-    /// Does what was taken out of the mailbox.
-    fn obey(&mut self, orders: &Orders) {
-        if orders.close.is_some() && !self.is_closing {
+    /// Applies the commands that were taken out of the mailbox.
+    fn apply(&mut self, inbox: &Inbox) {
+        if inbox.close.is_some() && !self.is_closing {
             self.is_closing = true;
-            if let Some(told) = self.closing.take() {
-                told();
+            if let Some(on_closing) = self.on_closing.take() {
+                on_closing();
             }
-            self.link.report(EventKind::Closing);
+            self.shared.report(EventKind::Closing);
         }
         if self.commands.is_empty() {
             return;
@@ -329,54 +279,244 @@ impl Driver {
         for command in commands.drain(..) {
             match command {
                 Command::Call(call) => {
-                    self.counted += 1;
-                    if let Some((ticket, error)) = self.exchange.submit(call) {
-                        settle(ticket, Err(error));
+                    self.queued += 1;
+                    if let Some((sender, error)) = self.exchange.submit(call) {
+                        complete(sender, Err(error));
                     }
                 }
                 Command::Cancel(key) => self.exchange.calls_out.cancel(key),
-                Command::Complain(complaint) => {
-                    let (id, error) = &*complaint;
-                    if let Some(text) = self.exchange.complaint(id, error) {
-                        self.keep((text, None));
+                Command::Respond(early) => {
+                    let EarlyResponse { request, response, sender } = *early;
+                    if let Some((sender, outcome)) = self.exchange.respond_early(&request, &response, sender) {
+                        complete(sender, outcome);
                     }
                 }
-                Command::Responder(answer) => self.answer_early(*answer),
-                Command::Dispatch(dispatch) => self.dispatch = dispatch,
-                Command::Options(options) => self.exchange.set_options(*options),
+                Command::SendResultError(result_error) => {
+                    let (id, error) = *result_error;
+                    if let Some(message) = self.exchange.call_result_error(&id, &error) {
+                        self.queue_response(message);
+                    }
+                }
+                Command::SetDispatch(dispatch) => self.dispatch = dispatch,
+                Command::SetOptions(options) => self.exchange.set_options(*options),
             }
         }
         self.commands = commands;
-        self.tell_news();
+        self.report_events();
     }
 
-    /// Tells the link how many calls have left the line.
-    fn count(&mut self) {
-        let unwritten = self.exchange.calls_out.unwritten();
-        if self.counted > unwritten {
-            self.link.leave_line(self.counted - unwritten);
-            self.counted = unwritten;
+    fn queue_response(&mut self, message: Outbound) {
+        if let Some(sender) = self.exchange.queue_response(message, None) {
+            complete(sender, Err(Error::Disconnected { maybe_delivered: false }));
         }
     }
 
-    fn expire(&mut self, now: Instant) {
-        while let Some((ticket, error)) = self.exchange.calls_out.expired(now) {
-            if let Error::Timeout = error {
-                self.link.timed_out();
+    /// Drops all handlers and ends the connection, if a handle asks for a forced close.
+    fn abort_if_forced(&mut self, inbox: &Inbox) -> Result<(), Disconnect> {
+        match &inbox.close {
+            Some(close) if close.mode() == CloseMode::Forced => {
+                self.handlers.clear();
+                Err(Disconnect::forced(close))
             }
-            settle(ticket, Err(error));
+            _ => Ok(()),
         }
     }
 
-    /// Sets the one timer to whatever is due first. An earlier alarm that was set before is left to ring in vain:
-    /// to move it at every message costs more.
-    fn arm(&self, mut timer: Pin<&mut Sleep>, next_ping: Option<Instant>, cx: &mut Context<'_>) {
+    fn read(
+        &mut self,
+        socket: &mut Socket,
+        keepalive: &mut KeepAlive,
+        now: tokio::time::Instant,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Disconnect> {
+        for read in 0.. {
+            if read == READ_BATCH {
+                // There may be more. The other connections of the thread come first.
+                cx.waker().wake_by_ref();
+                break;
+            }
+            let Poll::Ready(incoming) = socket.poll_read(cx) else { break };
+            self.shared.seen(now);
+            keepalive.activity(now.into_std());
+            match incoming {
+                Incoming::Text(text) => self.receive(&text, now.into_std(), socket)?,
+                Incoming::Ping => {}
+                Incoming::Pong(payload) => {
+                    if let Some(time) = keepalive.pong(&payload, now.into_std()) {
+                        self.shared.report(EventKind::Pong(time));
+                    }
+                }
+                Incoming::Binary(Some(text)) if Deviation::BinaryMessage.is_allowed_by(self.options().tolerance) => {
+                    self.exchange.tolerate(Deviation::BinaryMessage, &text);
+                    self.receive(&text, now.into_std(), socket)?;
+                }
+                Incoming::Binary(_) => {
+                    let close = Close::new(1003).reason("OCPP-J is text").with_cause(CloseCause::ProtocolError);
+                    return Err(Disconnect::close(&close));
+                }
+                Incoming::End(disconnect) => return Err(disconnect),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, text: &ByteString, now: Instant, socket: &mut Socket) -> Result<(), Disconnect> {
+        tracing::trace!(%text, "received");
+        self.shared.telemetry.message(Direction::In, text.len());
+        if self.exchange.is_observed() {
+            self.shared.report(EventKind::Received(Text(text.clone())));
+        }
+        let received = self.exchange.receive(text, now);
+        self.report_events();
+        match received {
+            Received::Request(request) => self.start(request, socket),
+            Received::Response(sender, outcome, to_peer) => {
+                self.shared.call_ended();
+                complete(sender, outcome);
+                to_peer.map_or(Ok(()), |message| self.send(message, socket))
+            }
+            Received::Rejected(response) => self.send(response, socket),
+            Received::TooManyBadMessages(response) => {
+                response.map_or(Ok(()), |response| self.send(response, socket))?;
+                let close = Close::new(1002).reason("too many bad messages").with_cause(CloseCause::ProtocolError);
+                Err(Disconnect::close(&close))
+            }
+            Received::Nothing => Ok(()),
+        }
+    }
+
+    /// Starts the handler of a request. It may respond at once.
+    fn start(&mut self, request: IncomingRequest, socket: &mut Socket) -> Result<(), Disconnect> {
+        let head = request.head.clone();
+        let work = self.dispatch.dispatch(request, self.exchange.protocol(), &self.shared);
+        let timer = self.shared.telemetry.call();
+        let mut handler = RunningHandler { request: head, timer, work };
+        match Pin::new(&mut handler).poll(&mut Context::from_waker(&self.waker)) {
+            // The early response is on its way through the mailbox.
+            Poll::Ready(Finished { request, response: Response::Given }) => self.exchange.expect_response(&request),
+            Poll::Ready(Finished { request, response }) => {
+                let message = self.exchange.response(&request, &response);
+                self.report_events();
+                return message.map_or(Ok(()), |(message, _)| self.send(message, socket));
+            }
+            Poll::Pending => {
+                self.exchange.handler_started(&handler.request);
+                self.handlers.push(handler);
+            }
+        }
+        Ok(())
+    }
+
+    /// Polls the handlers that can make progress, and sends the responses of those that have finished.
+    fn poll_handlers(&mut self, socket: &mut Socket) -> Result<(), Disconnect> {
+        while let Poll::Ready(Some(finished)) = self.handlers.poll_next(&mut Context::from_waker(&self.waker)) {
+            let Finished { request, response } = finished;
+            self.exchange.handler_finished(&request);
+            let message = self.exchange.respond(&request, &response);
+            self.report_events();
+            message.map_or(Ok(()), |message| self.send(message, socket))?;
+            self.start_queued(socket)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the handlers of queued requests, as many as may run.
+    fn start_queued(&mut self, socket: &mut Socket) -> Result<(), Disconnect> {
+        while let Some(request) = self.exchange.next_request() {
+            self.start(request, socket)?;
+        }
+        Ok(())
+    }
+
+    /// Queues a message for the next flush.
+    fn send(&mut self, message: Outbound, socket: &mut Socket) -> Result<(), Disconnect> {
+        tracing::trace!(text = message.text, "sent");
+        self.shared.telemetry.message(Direction::Out, message.text.len());
+        if self.exchange.is_observed() {
+            self.shared.report(EventKind::Sent(Text(message.text.clone().into())));
+            self.unflushed.extend(message.described_response().cloned().map(Unflushed::Event));
+            if let Some(event) = message.event {
+                self.shared.report(*event);
+            }
+        }
+        socket.queue(message.text)
+    }
+
+    /// Writes responses that waited and calls whose turn it is, in batches that the socket has room for. Returns
+    /// whether everything is flushed.
+    fn write(&mut self, socket: &mut Socket, now: Instant, cx: &mut Context<'_>) -> Result<bool, Disconnect> {
+        loop {
+            while socket.has_room()
+                && let Some((message, sender)) = self.exchange.next_write(now)
+            {
+                self.send(message, socket)?;
+                self.unflushed.extend(sender.map(Unflushed::Caller));
+            }
+            self.report_queue_len();
+            let had_room = socket.has_room();
+            let Poll::Ready(flushed) = socket.poll_flush(cx) else {
+                let has_room = self.exchange.has_room_for_responses();
+                return if has_room { Ok(false) } else { Err(Disconnect::abort(CloseCause::NotReading)) };
+            };
+            flushed?;
+            for unflushed in self.unflushed.drain(..) {
+                match unflushed {
+                    Unflushed::Caller(sender) => complete(sender, Ok(CallResult::default())),
+                    Unflushed::Event(id) => self.shared.report(EventKind::ResponseWritten(id)),
+                }
+            }
+            if had_room {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Ends the connection if its close is due.
+    fn poll_close(&mut self, close: &Close, is_flushed: bool, now: Instant) -> Result<(), Disconnect> {
+        let CloseMode::Drain(timeout) = close.mode() else { return Err(Disconnect::close(close)) };
+        let close_by = *self.close_by.get_or_insert_with(|| now + timeout);
+        // If responses are kept, those of handlers of earlier connections are waited for as well.
+        let is_settled = self.exchange.is_settled() && (self.handlers.is_empty() || !self.exchange.keeps_responses());
+        if now >= close_by || (is_flushed && is_settled) { Err(Disconnect::close(close)) } else { Ok(()) }
+    }
+
+    /// Ends the calls that have expired.
+    fn expire(&mut self, now: Instant) {
+        while let Some((sender, error)) = self.exchange.calls_out.next_expired(now) {
+            if let Error::Timeout = error {
+                self.shared.call_timed_out();
+            }
+            complete(sender, Err(error));
+        }
+    }
+
+    /// Reports the facts that the exchange has found.
+    fn report_events(&mut self) {
+        if self.exchange.has_events() {
+            for event in self.exchange.take_events() {
+                self.shared.report(event);
+            }
+        }
+    }
+
+    /// Reports to the mailbox how many calls have left the queue.
+    fn report_queue_len(&mut self) {
+        let queued = self.exchange.calls_out.queued();
+        if self.queued > queued {
+            self.shared.mailbox().dequeued(self.queued - queued);
+            self.queued = queued;
+        }
+    }
+
+    /// Sets the one timer to the earliest deadline. A timer that fires too early is left as it is: to move it at every
+    /// message costs more.
+    fn reset_timer(&self, mut timer: Pin<&mut Sleep>, next_ping: Option<Instant>, cx: &mut Context<'_>) {
         let due = [next_ping, self.exchange.calls_out.next_deadline(), self.close_by].into_iter().flatten().min();
         let Some(due) = due.map(tokio::time::Instant::from_std) else { return };
         if timer.is_elapsed() || due < timer.deadline() {
             timer.as_mut().reset(due);
-            // A turn may have used its task's budget up, without which a timer would not even be set. It may be ready
-            // already, when the moment has passed since the turn began.
+            // A turn may have used up its task's budget, and a timer that is polled without budget is not set. The
+            // moment may also have passed since the turn began.
             if pin!(unconstrained(timer)).poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
@@ -384,15 +524,15 @@ impl Driver {
     }
 }
 
-/// However the task ends, nobody waits for it in vain.
+/// If the task is dropped, no handle waits for it.
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.lose(Next::End);
-        self.link.shut(CloseInfo::abnormal(CloseCause::Local));
+        self.on_disconnect(AfterDisconnect::End);
+        self.shared.finish(&self.run, CloseInfo::abnormal(CloseCause::Local));
     }
 }
 
-fn settle(ticket: Ticket, outcome: Result<Answered, Error>) {
-    // Who dropped the call does not want to know.
-    let _ = ticket.send(outcome);
+fn complete(sender: ResponseSender, outcome: Result<CallResult, Error>) {
+    // A caller that dropped its call does not wait.
+    let _ = sender.send(outcome);
 }

@@ -1,9 +1,8 @@
-//! The rules of calling and answering, without a clock or a socket: what a message means, what may be written, and
-//! what there is to tell.
+//! The rules of calling and responding, without a clock or a socket: what a message means, what may be written next,
+//! and which facts to report.
 //!
-//! It outlives connections: a client keeps its exchange while it reconnects. `T` is whatever the caller wants back
-//! when a call ends; every call that is submitted ends exactly once, by [`CallsOut::cancel`] or by giving its `T`
-//! back.
+//! An exchange outlives connections: a client keeps its exchange while it reconnects. `T` gives the outcome of a call
+//! to its caller. Every submitted call ends exactly once: it is [cancelled](CallsOut::cancel), or its `T` is returned.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -12,293 +11,313 @@ use std::{
 };
 
 use bytestring::ByteString;
-use serde::de::Error as _;
 
 use crate::{
     connection::{
+        call_result::CallResult,
         calls_in::CallsIn,
-        calls_out::{Addressee, CallsOut, Outgoing},
-        info::Agreed,
-        request::Inbound,
-        result::Answered,
+        calls_out::{CallsOut, Outgoing},
+        mailbox::AfterDisconnect,
+        negotiated::Negotiated,
+        outbound::Outbound,
+        request::{IncomingRequest, RequestHead},
+        responses::Responses,
     },
     error::{CallError, Error, ErrorCode, Violation},
     event::{Direction, EventKind, Text},
     message::{
         dialect::Dialect,
-        frame::{self, CALL_ERROR, CALL_RESULT, Frame, MessageError, Unreadable},
+        frame::{self},
         payload::{EncodeError, MessageId, Payload},
-        read,
         tolerance::Deviation,
     },
     options::Options,
+    response::Response,
     validate::validator::{PayloadContext, PayloadKind, Valid},
 };
 
-/// What came of a message.
-#[derive(Debug)]
-pub(crate) enum Received<T> {
-    /// A call that may be worked on now.
-    Call(Inbound),
-    /// The outcome of one of our calls, and what its answer is to be answered with, if anything (OCPP 2.1).
-    Outcome(T, Result<Answered, Error>, Option<String>),
-    /// Something that is not served, and the answer to it.
-    Refused(String),
-    /// One bad message too many, and the answer to it, if it has one.
-    Unbearable(Option<String>),
-    /// Nothing to be done now.
-    Nothing,
-}
-
 #[derive(Debug)]
 pub(crate) struct Exchange<T> {
-    agreed: Option<Agreed>,
+    negotiated: Option<Negotiated>,
     options: Arc<Options>,
     pub(crate) calls_out: CallsOut<T>,
     pub(crate) calls_in: CallsIn,
-    bad_in_a_row: u32,
-    news: Vec<EventKind>,
+    responses: Responses<T>,
+    bad_messages: u32,
+    events: Vec<EventKind>,
+    /// Whether an application reads events, so that messages are described.
+    is_observed: bool,
 }
 
 impl<T> Exchange<T> {
-    pub(crate) fn new(agreed: Option<Agreed>, options: Arc<Options>) -> Self {
-        let (calls_out, calls_in) = (CallsOut::new(), CallsIn::default());
-        Self { agreed, options, calls_out, calls_in, bad_in_a_row: 0, news: Vec::new() }
+    /// Creates an exchange for the connection with the number `generation`. With `keep_responses`, responses outlive
+    /// the connection of their request.
+    pub(crate) fn new(
+        negotiated: Option<Negotiated>,
+        options: Arc<Options>,
+        generation: u32,
+        keep_responses: bool,
+    ) -> Self {
+        Self {
+            negotiated,
+            options,
+            calls_out: CallsOut::new(),
+            calls_in: CallsIn::default(),
+            responses: Responses::new(generation, keep_responses),
+            bad_messages: 0,
+            events: Vec::new(),
+            is_observed: false,
+        }
     }
 
-    /// The protocol is settled; gives back calls that it does not allow.
-    pub(crate) fn agree(&mut self, agreed: Agreed) -> Vec<(T, Error)> {
-        if self.agreed.replace(agreed).is_some() {
-            // The protocol is fixed from the first connection on, and what waits was checked then.
+    /// Sets the outcome of the first handshake. Returns the calls that the protocol does not allow.
+    pub(crate) fn negotiate(&mut self, negotiated: Negotiated) -> Vec<(T, Error)> {
+        if self.negotiated.replace(negotiated).is_some() {
+            // The protocol is fixed from the first connection on, and queued calls were checked then.
             return Vec::new();
         }
-        let unwritten = self.calls_out.take_unwritten();
-        unwritten.filter_map(|call| self.submit(call)).collect()
+        let queued = self.calls_out.take_queued();
+        queued.filter_map(|call| self.submit(call)).collect()
+    }
+
+    /// Returns the subprotocol of the connection.
+    pub(crate) fn protocol(&self) -> Option<&str> {
+        self.negotiated.as_ref()?.protocol.as_deref()
     }
 
     fn dialect(&self) -> Dialect {
-        self.agreed.as_ref().map_or(Dialect::of(None), |agreed| agreed.dialect)
+        self.negotiated.as_ref().map_or(Dialect::of(None), |negotiated| negotiated.dialect)
     }
 
     pub(crate) fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Other times and limits; what is borne with and what is valid was decided at the beginning.
+    /// Replaces the options but for tolerance and validation, which hold for the whole connection.
     pub(crate) fn set_options(&mut self, mut options: Options) {
         options.validation = self.options.validation.clone();
         options.tolerance = self.options.tolerance;
         self.options = Arc::new(options);
     }
 
-    pub(crate) fn has_news(&self) -> bool {
-        !self.news.is_empty()
+    /// Sets whether messages are described by events.
+    pub(crate) fn set_observed(&mut self, is_observed: bool) {
+        self.is_observed = is_observed;
     }
 
-    /// What there is to tell since this was last asked.
-    pub(crate) fn news(&mut self) -> Vec<EventKind> {
-        std::mem::take(&mut self.news)
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
-    /// Whether nothing is under way in either direction.
+    /// Takes the facts to report.
+    pub(crate) fn take_events(&mut self) -> Vec<EventKind> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Returns whether no call is pending and no handler is at work, in either direction.
     pub(crate) fn is_settled(&self) -> bool {
-        self.calls_out.is_settled() && self.calls_in.is_settled()
+        self.calls_out.is_settled() && self.calls_in.is_settled() && self.responses.queued() == 0
     }
 
-    /// Puts a call of ours in line; gives it back where the protocol is known and does not allow it.
+    /// Returns whether responses outlive the connection of their request.
+    pub(crate) fn keeps_responses(&self) -> bool {
+        self.responses.are_kept()
+    }
+
+    /// Queues a call. Returns it if the protocol is known and does not allow it.
     pub(crate) fn submit(&mut self, call: Box<Outgoing<T>>) -> Option<(T, Error)> {
         match self.check(Direction::Out, PayloadKind::Request, &call.action, &call.id, &call.params) {
             Ok(_) => {
                 self.calls_out.submit(call);
                 None
             }
-            Err(violation) => Some((call.ticket, violation.into())),
+            Err(violation) => Some((call.sender, violation.into())),
         }
     }
 
-    /// The next call of ours to write, if one may be written, and who wants to know that it was.
-    pub(crate) fn next_write(&mut self, now: Instant) -> Option<(String, Option<T>)> {
-        self.calls_out.next_write(now, &self.options)
+    /// Returns the next message to write, and the sender that waits for it to be written.
+    pub(crate) fn next_write(&mut self, now: Instant) -> Option<(Outbound, Option<T>)> {
+        let response = self.responses.pop();
+        response.or_else(|| self.calls_out.next_write(now, &self.options, self.is_observed))
     }
 
-    /// The next call of the peer's that waited in line and may be worked on now.
-    pub(crate) fn next_in_line(&mut self) -> Option<Inbound> {
-        self.calls_in.next(&self.options)
+    /// Returns the next queued request if a handler may start on it now.
+    pub(crate) fn next_request(&mut self) -> Option<IncomingRequest> {
+        let mut request = self.calls_in.next(&self.options)?;
+        request.head.key = self.responses.next_key();
+        Some(request)
     }
 
-    /// The answer to a call that went well. A result that is not allowed is replaced by an error, and said to be.
-    pub(crate) fn result(
+    pub(crate) fn is_observed(&self) -> bool {
+        self.is_observed
+    }
+
+    /// Counts a handler that did not finish at once, and expects its response.
+    pub(crate) fn handler_started(&mut self, request: &RequestHead) {
+        self.calls_in.handler_started();
+        self.expect_response(request);
+    }
+
+    /// Expects the response to a request, from its handler or early.
+    pub(crate) fn expect_response(&mut self, request: &RequestHead) {
+        if request.expects_response {
+            self.responses.expect(request.key);
+            self.calls_in.reserve_id(&request.id);
+        }
+    }
+
+    /// Counts a handler that did not finish at once as finished. Handlers of earlier connections do not count.
+    pub(crate) fn handler_finished(&mut self, request: &RequestHead) {
+        if self.responses.is_current(request.key) {
+            self.calls_in.handler_finished();
+        }
+    }
+
+    /// Returns the response to an [expected](Self::expect_response) request, if it is the first one and can be
+    /// delivered.
+    pub(crate) fn respond(&mut self, request: &RequestHead, response: &Response) -> Option<Outbound> {
+        if matches!(response, Response::Given) || !self.claim(request) || !self.responses.is_deliverable(request.key) {
+            return None;
+        }
+        self.response(request, response).map(|(message, _)| message)
+    }
+
+    /// Queues a response that a handler gives before it finishes. Returns the sender if it waits no longer.
+    pub(crate) fn respond_early(
         &mut self,
-        action: &ByteString,
-        id: &MessageId,
-        payload: &Payload,
-    ) -> (String, Result<(), Error>) {
+        request: &RequestHead,
+        response: &Response,
+        sender: T,
+    ) -> Option<(T, Result<CallResult, Error>)> {
+        if !self.claim(request) || !self.responses.is_deliverable(request.key) {
+            return Some((sender, Err(Error::Disconnected { maybe_delivered: false })));
+        }
+        match self.response(request, response) {
+            Some((message, Ok(()))) => self.queue_early(request, message, Some(sender)).map(dropped),
+            Some((message, Err(error))) => {
+                self.queue_early(request, message, None);
+                Some((sender, Err(error)))
+            }
+            None => Some((sender, Ok(CallResult::default()))),
+        }
+    }
+
+    /// Queues an early response. A peer that does not read those of the current connection is dropped.
+    fn queue_early(&mut self, request: &RequestHead, response: Outbound, sender: Option<T>) -> Option<T> {
+        if self.responses.is_current(request.key) {
+            self.responses.push(response, sender);
+            return None;
+        }
+        self.queue_response(response, sender)
+    }
+
+    /// Queues a response for the next connection. Returns the sender of the oldest one if there are too many.
+    pub(crate) fn queue_response(&mut self, response: Outbound, sender: Option<T>) -> Option<T> {
+        self.responses.push(response, sender);
+        if self.has_room_for_responses() { None } else { self.responses.pop().and_then(|(_, sender)| sender) }
+    }
+
+    /// Returns whether no more responses wait than there can be requests.
+    pub(crate) fn has_room_for_responses(&self) -> bool {
+        self.responses.queued() <= self.options.handler_queue.saturating_add(self.options.handler_concurrency)
+    }
+
+    /// Returns whether this is the first response to a request, whose id it releases.
+    fn claim(&mut self, request: &RequestHead) -> bool {
+        let is_first = self.responses.claim(request.key);
+        if is_first && self.responses.is_current(request.key) {
+            self.calls_in.release_id(&request.id);
+        }
+        is_first
+    }
+
+    /// Ends what cannot outlive the connection. Returns the calls that end with it.
+    pub(crate) fn disconnect(&mut self, generation: u32, after: AfterDisconnect) -> Vec<(T, Error)> {
+        self.calls_in.disconnect();
+        let mut failed: Vec<_> = self.calls_out.fail_in_flight().collect();
+        if after == AfterDisconnect::End {
+            failed.extend(self.calls_out.fail_queued());
+        }
+        let unwritten = self.responses.disconnect(generation, after);
+        failed.extend(unwritten.map(|sender| (sender, Error::Disconnected { maybe_delivered: false })));
+        failed
+    }
+
+    /// Returns the message of a response, if there is one, and an error if it is not the one that the handler meant.
+    pub(crate) fn response(
+        &mut self,
+        request: &RequestHead,
+        response: &Response,
+    ) -> Option<(Outbound, Result<(), Error>)> {
+        if let Response::Error(error) = response
+            && let Some(source) = std::error::Error::source(error)
+        {
+            tracing::warn!(action = &*request.action, id = %request.id, error = source, "a handler failed");
+        }
+        if !request.expects_response {
+            return None;
+        }
+        match response {
+            Response::Result(payload) => Some(self.result(request, payload)),
+            Response::Error(error) => Some((self.call_error(Some(&request.id), error), Ok(()))),
+            Response::Nothing | Response::Given => None,
+        }
+    }
+
+    /// Returns a CALLRESULT. A result that is not allowed becomes a CALLERROR.
+    fn result(&mut self, request: &RequestHead, payload: &Payload) -> (Outbound, Result<(), Error>) {
+        let RequestHead { id, action, .. } = request;
         let error = match self.check(Direction::Out, PayloadKind::Response, action, id, payload) {
-            Ok(_) if payload.is_object() => return (frame::call_result(id, payload), Ok(())),
+            Ok(_) if payload.is_object() => {
+                let text = frame::call_result(id, payload);
+                let event = self.is_observed.then(|| {
+                    let (direction, id, result) = (Direction::Out, id.clone(), payload.clone());
+                    Box::new(EventKind::CallResult { direction, id, result })
+                });
+                return (Outbound { text, event }, Ok(()));
+            }
             Ok(_) => Error::from(EncodeError::NotAnObject),
             Err(violation) => violation.into(),
         };
-        (self.refusal(Some(id), &CallError::from(error.clone())), Err(error))
+        (self.call_error(Some(id), &CallError::from(error.clone())), Err(error))
     }
 
-    /// The answer to a call that did not.
+    /// Returns a CALLERROR.
     #[cold]
-    pub(crate) fn refusal(&self, id: Option<&MessageId>, error: &CallError) -> String {
+    fn call_error(&self, id: Option<&MessageId>, error: &CallError) -> Outbound {
         let code = self.dialect().spell(error.code());
-        frame::call_error(id, code, &error.told(self.options.detailed_errors), error.details())
-    }
-
-    /// What is said of a result that we cannot use, in a dialect that has words for it (OCPP 2.1).
-    pub(crate) fn complaint(&self, id: &MessageId, error: &CallError) -> Option<String> {
-        let dialect = self.dialect();
-        let complaint =
-            || frame::call_result_error(id, dialect.spell(error.code()), error.description(), error.details());
-        dialect.has_call_result_error().then(complaint)
-    }
-
-    /// Takes a message apart and says what is to be done about it.
-    pub(crate) fn receive(&mut self, text: &ByteString, now: Instant) -> Received<T> {
-        if text.is_empty() && Deviation::EmptyMessage.is_allowed_by(self.options.tolerance) {
-            self.deviates(Deviation::EmptyMessage, text);
-            return Received::Nothing;
-        }
-        let (frame, deviations) = read::read(text, self.options.tolerance);
-        let received = frame.and_then(|frame| {
-            for deviation in deviations.iter() {
-                self.deviates(deviation, text);
-            }
-            self.serve(frame, text.len(), now)
+        let description = error.told(self.options.detailed_errors);
+        let text = frame::call_error(id, code, &description, error.details());
+        let event = self.is_observed.then(|| {
+            let (direction, error) = (Direction::Out, error.as_sent(code, &description));
+            let id = id.cloned().unwrap_or(MessageId::from_static("-1"));
+            Box::new(EventKind::CallError { direction, id, error })
         });
-        match received {
-            Ok(received) => {
-                self.bad_in_a_row = 0;
-                received
-            }
-            Err(unreadable) => self.endure(unreadable, text),
-        }
+        Outbound { text, event }
     }
 
-    fn serve(&mut self, frame: Frame, weight: usize, now: Instant) -> Result<Received<T>, Unreadable> {
+    /// Returns a CALLRESULTERROR for a result that cannot be used, if the dialect has such messages (OCPP 2.1).
+    pub(crate) fn call_result_error(&self, id: &MessageId, error: &CallError) -> Option<Outbound> {
         let dialect = self.dialect();
-        let fault = match &frame {
-            Frame::Call { id, .. } if self.calls_in.is_taken(id) => Some(MessageError::DuplicateMessageId),
-            Frame::Send { .. } if !dialect.has_send() => Some(MessageError::UnknownMessageType),
-            Frame::CallResultError { .. } if !dialect.has_call_result_error() => Some(MessageError::UnknownMessageType),
-            _ => None,
-        };
-        if let Some(fault) = fault {
-            return Err(Unreadable::new(Some(frame.kind()), Some(frame.id().clone()), fault));
+        if !dialect.has_call_result_error() {
+            return None;
         }
-        match frame {
-            Frame::Call { id, action, payload } => Ok(self.admit(Inbound::new(id, action, payload, true, weight), now)),
-            Frame::Send { id, action, payload } => {
-                Ok(self.admit(Inbound::new(id, action, payload, false, weight), now))
-            }
-            Frame::CallResult { id, payload } => self.settle(CALL_RESULT, id, Ok(payload)),
-            Frame::CallError { id, error } => self.settle(CALL_ERROR, id, Err(Error::Rejected(error))),
-            // Told as every message is; nobody waits for it.
-            Frame::CallResultError { .. } => Ok(Received::Nothing),
-        }
-    }
-
-    fn admit(&mut self, mut call: Inbound, now: Instant) -> Received<T> {
-        let admitted = self.calls_in.admit(&call, now, &self.options).and_then(|()| {
-            let valid = self.check(Direction::In, PayloadKind::Request, &call.action, &call.id, &call.payload);
-            valid.map_err(CallError::from)
+        let (code, description) = (dialect.spell(error.code()), error.description());
+        let text = frame::call_result_error(id, code, description, error.details());
+        let event = self.is_observed.then(|| {
+            let (direction, id, error) = (Direction::Out, id.clone(), error.as_sent(code, description));
+            Box::new(EventKind::CallResultError { direction, id, error })
         });
-        match admitted {
-            Ok(valid) => {
-                call.valid = valid;
-                self.calls_in.line_up(call, &self.options).map_or(Received::Nothing, Received::Call)
-            }
-            Err(error) if call.expects_response => Received::Refused(self.refusal(Some(&call.id), &error)),
-            Err(_) => {
-                self.news.push(EventKind::UnhandledSend { action: Text(call.action) });
-                Received::Nothing
-            }
-        }
+        Some(Outbound { text, event })
     }
 
-    fn settle(&mut self, kind: u64, id: MessageId, outcome: Result<Payload, Error>) -> Result<Received<T>, Unreadable> {
-        let call = match self.calls_out.answered(&id) {
-            Addressee::Call(call) => call,
-            Addressee::Abandoned => {
-                self.news.push(EventKind::LateResponse(id));
-                return Ok(Received::Nothing);
-            }
-            Addressee::Nobody => {
-                return Err(Unreadable::new(Some(kind), Some(id), MessageError::UnknownMessageId));
-            }
-        };
-        let payload = match outcome {
-            Ok(payload) => payload,
-            Err(error) => return Ok(Received::Outcome(call.ticket, Err(error), None)),
-        };
-        if !payload.is_object() {
-            let fault = MessageError::PayloadNotAnObject;
-            let complaint = self.complaint(&id, &CallError::new(ErrorCode::FORMAT_VIOLATION, fault.to_string()));
-            let error = serde_json::Error::custom(fault).into();
-            return Ok(Received::Outcome(call.ticket, Err(error), complaint));
-        }
-        Ok(match self.check(Direction::In, PayloadKind::Response, &call.action, &id, &payload) {
-            Ok(valid) => Received::Outcome(call.ticket, Ok(Answered { id, payload, valid }), None),
-            Err(violation) => {
-                let complaint = self.complaint(&id, &violation.clone().into());
-                Received::Outcome(call.ticket, Err(violation.into()), complaint)
-            }
-        })
-    }
-
-    /// What comes of a message that cannot be read.
+    /// Reports a deviation that is tolerated.
     #[cold]
-    fn endure(&mut self, unreadable: Unreadable, text: &ByteString) -> Received<T> {
-        self.salvage(unreadable, text).unwrap_or_else(|unreadable| self.bad(unreadable, text))
+    pub(crate) fn tolerate(&mut self, deviation: Deviation, text: &ByteString) {
+        self.events.push(EventKind::Deviation { deviation, text: Some(Text(text.clone())) });
     }
 
-    /// The end of a call whose answer has come and cannot be read, where that is wanted.
-    fn salvage(&mut self, unreadable: Unreadable, text: &ByteString) -> Result<Received<T>, Unreadable> {
-        let is_wanted = Deviation::UnreadableResponse.is_allowed_by(self.options.tolerance);
-        let (outcome, id) = match &unreadable {
-            Unreadable { kind: Some(CALL_RESULT), id: Some(id), fault, .. } if is_wanted => {
-                (serde_json::Error::custom(*fault).into(), id)
-            }
-            Unreadable { kind: Some(CALL_ERROR), id: Some(id), code, .. } if is_wanted => {
-                let code = code.clone().unwrap_or(ErrorCode::GENERIC_ERROR);
-                (Error::Rejected(CallError::new(code, "the rest of the error cannot be read")), id)
-            }
-            _ => return Err(unreadable),
-        };
-        if !self.calls_out.awaits(id) {
-            return Err(unreadable);
-        }
-        self.deviates(Deviation::UnreadableResponse, text);
-        self.settle(CALL_ERROR, id.clone(), Err(outcome))
-    }
-
-    fn bad(&mut self, unreadable: Unreadable, text: &ByteString) -> Received<T> {
-        let dialect = self.dialect();
-        let code = match unreadable.fault {
-            MessageError::DuplicateMessageId => Some(dialect.duplicate()),
-            _ => dialect.answer_to(&unreadable),
-        };
-        let Unreadable { id, fault, .. } = unreadable;
-        let answer = code.clone().map(|code| self.refusal(id.as_ref(), &CallError::new(code, fault.to_string())));
-        self.news.push(EventKind::BadMessage { text: Text(text.clone()), fault, answer: code });
-        self.bad_in_a_row = self.bad_in_a_row.saturating_add(1);
-        match (self.options.max_bad_messages, answer) {
-            (Some(max), answer) if self.bad_in_a_row > max => Received::Unbearable(answer),
-            (_, Some(answer)) => Received::Refused(answer),
-            (_, None) => Received::Nothing,
-        }
-    }
-
-    /// Something that is put up with.
-    #[cold]
-    pub(crate) fn deviates(&mut self, deviation: Deviation, text: &ByteString) {
-        self.news.push(EventKind::Deviation { deviation, text: Some(Text(text.clone())) });
-    }
-
-    /// Checks a payload, where that is wanted.
+    /// Validates a payload, if the options ask for it.
     fn check(
         &mut self,
         direction: Direction,
@@ -307,31 +326,32 @@ impl<T> Exchange<T> {
         id: &MessageId,
         payload: &Payload,
     ) -> Result<Valid, Violation> {
-        let protocol = self.agreed.as_ref().and_then(|agreed| agreed.protocol.as_deref());
+        let protocol = self.negotiated.as_ref().and_then(|negotiated| negotiated.protocol.as_deref());
         let (Some(validation), Some(protocol)) = (&self.options.validation, protocol) else {
             return Ok(Valid::default());
         };
         if !validation.applies_to(protocol) {
             return Ok(Valid::default());
         }
-        let subject = PayloadContext::new(protocol, action, kind, payload);
-        let checked = catch_unwind(AssertUnwindSafe(|| validation.validator.validate(&subject)));
-        let broken = |_| Err(Violation::new(ErrorCode::INTERNAL_ERROR, "", "the validator panicked"));
-        checked.unwrap_or_else(broken).or_else(|violation| {
+        let context = PayloadContext::new(protocol, action, kind, payload);
+        let checked = catch_unwind(AssertUnwindSafe(|| validation.validator.validate(&context)));
+        let panicked = |_| Err(Violation::new(ErrorCode::INTERNAL_ERROR, "", "the validator panicked"));
+        checked.unwrap_or_else(panicked).or_else(|violation| {
             let enforced = !validation.report_only;
-            let (action, id) = (Text(action.clone()), id.clone());
-            self.news.push(EventKind::ValidationFailed {
-                direction,
-                kind,
-                action,
-                id,
-                violation: violation.clone(),
-                enforced,
-            });
+            let (action, id, reported) = (Text(action.clone()), id.clone(), violation.clone());
+            let event = EventKind::ValidationFailed { direction, kind, action, id, violation: reported, enforced };
+            self.events.push(event);
             if enforced { Err(violation) } else { Ok(Valid::default()) }
         })
     }
 }
+
+/// The outcome of a response that was dropped before it was written.
+fn dropped<T>(sender: T) -> (T, Result<CallResult, Error>) {
+    (sender, Err(Error::Disconnected { maybe_delivered: false }))
+}
+
+pub(crate) mod receive;
 
 #[cfg(test)]
 mod laws;

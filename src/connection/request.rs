@@ -7,32 +7,44 @@ use crate::{
     validate::validator::Valid,
 };
 
-/// A call that came in, on its way to whatever answers it.
-#[derive(Debug)]
-pub(crate) struct Inbound {
+/// Identifies a request among all requests of a session. A message id does not: peers repeat them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct RequestKey {
+    /// The connection that the request came in on.
+    pub(super) generation: u32,
+    pub(super) seq: u64,
+}
+
+/// The parts of a request that its response needs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RequestHead {
     pub(crate) id: MessageId,
     pub(crate) action: ByteString,
-    pub(crate) payload: Payload,
-    /// A CALL wants an answer, a SEND does not.
+    /// A CALL expects a response, a SEND does not.
     pub(crate) expects_response: bool,
-    /// The connection that it came in on.
-    pub(crate) generation: u32,
-    /// Names it among all calls that came in, which its id does not.
-    pub(crate) serial: u64,
-    /// The bytes of its message, all of which it keeps in memory.
-    pub(super) weight: usize,
-    /// What validation made of the payload.
+    pub(crate) key: RequestKey,
+}
+
+/// A request of the peer.
+#[derive(Debug)]
+pub(crate) struct IncomingRequest {
+    pub(crate) head: RequestHead,
+    pub(crate) payload: Payload,
+    /// The length of the whole message in bytes. The payload keeps all of it in memory.
+    pub(super) message_len: usize,
+    /// The value that validation made of the payload.
     pub(crate) valid: Valid,
 }
 
-impl Inbound {
+impl IncomingRequest {
     pub(super) fn new(
         id: MessageId,
         action: ByteString,
         payload: Payload,
         expects_response: bool,
-        weight: usize,
+        message_len: usize,
     ) -> Self {
-        Self { id, action, payload, expects_response, generation: 0, serial: 0, weight, valid: Valid::default() }
+        let head = RequestHead { id, action, expects_response, key: RequestKey::default() };
+        Self { head, payload, message_len, valid: Valid::default() }
     }
 }

@@ -1,6 +1,6 @@
-//! The WebSocket of a connection: messages in, messages out, and a farewell that the peer gets to see.
+//! The WebSocket of a connection: messages in, messages out, and a disconnect that the peer gets to see.
 //!
-//! The only file that knows the WebSocket engine. Nothing here awaits but the farewell: reading and flushing are
+//! The only file that knows the WebSocket engine. Nothing here awaits but the disconnect: reading and flushing are
 //! polls of the driver's turn, and what is queued leaves with the next flush, many messages in one write.
 //!
 //! The engine owns the buffers, and is there only while something is under way: it is made for bytes that came in or a
@@ -30,7 +30,7 @@ use crate::{
         info::{CloseCause, CloseInfo},
         intent::Close,
     },
-    connection::socket::stream::{Later, Now, Stream},
+    connection::socket::stream::{Later, PollIo, Stream},
     io::Io,
     options::Options,
 };
@@ -44,12 +44,12 @@ pub(crate) enum Incoming {
     Ping,
     Pong(Bytes),
     /// The end, and how to part.
-    End(Farewell),
+    End(Disconnect),
 }
 
 /// How to part from a peer, and what is to be said of it afterwards.
 #[derive(Debug)]
-pub(crate) struct Farewell {
+pub(crate) struct Disconnect {
     closed: CloseInfo,
     step: Step,
 }
@@ -57,43 +57,43 @@ pub(crate) struct Farewell {
 #[derive(Debug)]
 enum Step {
     /// Send a close frame and wait for the peer's.
-    Close,
+    CloseHandshake,
     /// Send a close frame to a peer whose frames can no longer be read.
-    Tell,
+    SendClose,
     /// The peer's close frame came; the answer to it is on its way.
-    Responder,
+    ReplyClose,
     /// Nobody is there any more, or nothing shall be said.
-    Drop,
+    Abort,
 }
 
-impl Farewell {
+impl Disconnect {
     /// This side closes.
     #[cold]
     pub(crate) fn close(close: &Close) -> Self {
-        Self { closed: close.outcome(), step: Step::Close }
+        Self { closed: close.outcome(), step: Step::CloseHandshake }
     }
 
     /// This side drops the socket without a word.
     #[cold]
     pub(crate) fn forced(close: &Close) -> Self {
-        Self { closed: close.outcome(), step: Step::Drop }
+        Self { closed: close.outcome(), step: Step::Abort }
     }
 
     /// The socket is dropped without a word.
     #[cold]
-    pub(crate) fn drop(cause: CloseCause) -> Self {
-        Self { closed: CloseInfo::abnormal(cause), step: Step::Drop }
+    pub(crate) fn abort(cause: CloseCause) -> Self {
+        Self { closed: CloseInfo::abnormal(cause), step: Step::Abort }
     }
 
     /// Whether this side wished for the end.
-    pub(crate) fn is_wished_for(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         matches!(self.closed.cause, CloseCause::Local | CloseCause::Replaced)
     }
 
     /// The peer broke the protocol, and is told.
     #[cold]
     fn tell(code: u16, cause: CloseCause, reason: String) -> Self {
-        Self { closed: Close::new(code).reason(reason).with_cause(cause).outcome(), step: Step::Tell }
+        Self { closed: Close::new(code).reason(reason).with_cause(cause).outcome(), step: Step::SendClose }
     }
 }
 
@@ -111,7 +111,7 @@ pub(crate) struct Socket {
     max_unsent: u64,
 }
 
-/// How long a farewell's unread input is read and thrown away.
+/// How long a disconnect's unread input is read and thrown away.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// How much of what comes in is read at once after a rest.
@@ -124,20 +124,20 @@ const LEAST_INPUT: usize = 14;
 const WRITE_BATCH: u64 = 64 << 10;
 
 impl Socket {
-    /// The server's end of a stream whose handshake is over. `early` is what came in behind the handshake.
-    pub(crate) fn server(io: Box<dyn Io>, early: &[u8], options: &Options) -> Box<Self> {
-        Self::new(io, early, Role::Server, options)
+    /// The server's end of a stream whose handshake is over. `read_buf` is what came in behind the handshake.
+    pub(crate) fn server(io: Box<dyn Io>, read_buf: &[u8], options: &Options) -> Box<Self> {
+        Self::new(io, read_buf, Role::Server, options)
     }
 
     /// The client's end of such a stream.
-    pub(crate) fn client(io: Box<dyn Io>, early: &[u8], options: &Options) -> Box<Self> {
-        Self::new(io, early, Role::Client, options)
+    pub(crate) fn client(io: Box<dyn Io>, read_buf: &[u8], options: &Options) -> Box<Self> {
+        Self::new(io, read_buf, Role::Client, options)
     }
 
-    fn new(io: Box<dyn Io>, early: &[u8], role: Role, options: &Options) -> Box<Self> {
+    fn new(io: Box<dyn Io>, read_buf: &[u8], role: Role, options: &Options) -> Box<Self> {
         Box::new(Self {
-            stream: Stream::new(io, early),
-            engine: Engine::new(early, role, options.max_message_size),
+            stream: Stream::new(io, read_buf),
+            engine: Engine::new(read_buf, role, options.max_message_size),
             given_out: 0,
             queued: 0,
             dirty: false,
@@ -148,13 +148,13 @@ impl Socket {
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         let message = match ready!(self.poll_message(cx)) {
             Ok(message) => message,
-            Err(error) => return Poll::Ready(Incoming::End(farewell_after(&error))),
+            Err(error) => return Poll::Ready(Incoming::End(disconnect_after(&error))),
         };
         self.given_out += least_len(message.len(), self.engine.role == Role::Server);
         Poll::Ready(match message {
             Message::Text(text) => match ByteString::try_from(Bytes::from(text)) {
                 Ok(text) => Incoming::Text(text),
-                Err(error) => Incoming::End(Farewell::tell(1007, CloseCause::ProtocolError, error.to_string())),
+                Err(error) => Incoming::End(Disconnect::tell(1007, CloseCause::ProtocolError, error.to_string())),
             },
             Message::Binary(bytes) => Incoming::Binary(ByteString::try_from(bytes).ok()),
             Message::Frame(_) => Incoming::Binary(None),
@@ -162,7 +162,7 @@ impl Socket {
                 // The engine has the pong ready, and would pile pongs up for a peer that does not read them.
                 self.count(payload.len());
                 match self.is_overfull() {
-                    true => Incoming::End(Farewell::drop(CloseCause::NotReading)),
+                    true => Incoming::End(Disconnect::abort(CloseCause::NotReading)),
                     false => Incoming::Ping,
                 }
             }
@@ -170,7 +170,7 @@ impl Socket {
             Message::Close(frame) => {
                 let (code, reason) =
                     frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));
-                Incoming::End(Farewell { closed: CloseInfo::remote(code, reason), step: Step::Responder })
+                Incoming::End(Disconnect { closed: CloseInfo::remote(code, reason), step: Step::ReplyClose })
             }
         })
     }
@@ -197,20 +197,20 @@ impl Socket {
 
     /// Queues a message for the next flush. With too much waiting for the peer already, nothing is queued and the
     /// socket is to be given up.
-    pub(crate) fn queue(&mut self, text: String) -> Result<(), Farewell> {
+    pub(crate) fn queue(&mut self, text: String) -> Result<(), Disconnect> {
         self.feed(Message::text(text))
     }
 
-    pub(crate) fn ping(&mut self, payload: [u8; 4]) -> Result<(), Farewell> {
+    pub(crate) fn ping(&mut self, payload: [u8; 4]) -> Result<(), Disconnect> {
         self.feed(Message::Ping(Bytes::copy_from_slice(&payload)))
     }
 
-    fn feed(&mut self, message: Message) -> Result<(), Farewell> {
+    fn feed(&mut self, message: Message) -> Result<(), Disconnect> {
         if self.is_overfull() {
-            return Err(Farewell::drop(CloseCause::NotReading));
+            return Err(Disconnect::abort(CloseCause::NotReading));
         }
         self.count(message.len());
-        self.engine.queue(message).map_err(|error| farewell_after(&error))
+        self.engine.queue(message).map_err(|error| disconnect_after(&error))
     }
 
     /// Counts a frame as queued.
@@ -234,13 +234,13 @@ impl Socket {
     }
 
     /// Writes what is queued.
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
         if self.dirty {
             let flushed = ready!(self.engine.poll_flush(&mut self.stream, cx));
             self.dirty = false;
             // Of several pings only the last is answered: from nothing unsent, count anew.
             self.queued = self.stream.written;
-            flushed.map_err(|error| farewell_after(&error))?;
+            flushed.map_err(|error| disconnect_after(&error))?;
         }
         Poll::Ready(Ok(()))
     }
@@ -252,28 +252,28 @@ impl Socket {
         }
     }
 
-    /// Parts from the peer: what is queued goes out, then the close frame, and the peer has `patience` to answer.
+    /// Parts from the peer: what is queued goes out, then the close frame, and the peer has `close_timeout` to answer.
     /// Never longer than that and [`DRAIN_TIME`].
-    pub(crate) async fn part(mut self: Box<Self>, farewell: Farewell, patience: Duration) -> CloseInfo {
-        let Farewell { closed, step } = farewell;
+    pub(crate) async fn close(mut self: Box<Self>, disconnect: Disconnect, close_timeout: Duration) -> CloseInfo {
+        let Disconnect { closed, step } = disconnect;
         let frame = CloseFrame { code: closed.code.into(), reason: closed.reason.as_str().into() };
         let parting = async {
             match step {
-                Step::Close => {
+                Step::CloseHandshake => {
                     self.send(Message::Close(Some(frame))).await?;
                     loop {
                         // What still comes in is no longer answered. The end is an error.
                         poll_fn(|cx| self.engine.poll_read(&mut self.stream, &[], cx)).await?;
                     }
                 }
-                Step::Tell => self.send(Message::Close(Some(frame))).await,
-                Step::Responder => self.flush().await,
-                Step::Drop => Ok(()),
+                Step::SendClose => self.send(Message::Close(Some(frame))).await,
+                Step::ReplyClose => self.flush().await,
+                Step::Abort => Ok(()),
             }
         };
         // Whatever goes wrong now, the connection ends the way it was going to.
-        let _ = timeout(patience, parting).await;
-        if !matches!(step, Step::Drop) {
+        let _ = timeout(close_timeout, parting).await;
+        if !matches!(step, Step::Abort) {
             let _ = timeout(DRAIN_TIME, self.stream.drain()).await;
         }
         closed
@@ -322,11 +322,11 @@ const LEAST_BUFFER: usize = 1 << 10;
 
 impl Engine {
     /// One that has bytes to read already, if there are any.
-    fn new(early: &[u8], role: Role, max_message_size: usize) -> Self {
+    fn new(read_buf: &[u8], role: Role, max_message_size: usize) -> Self {
         let mut engine = Self { context: None, role, max_message_size };
-        if !early.is_empty() {
+        if !read_buf.is_empty() {
             let config = Some(config(LEAST_BUFFER, max_message_size));
-            engine.context = Some(Box::new(WebSocketContext::from_partially_read(early.to_vec(), role, config)));
+            engine.context = Some(Box::new(WebSocketContext::from_partially_read(read_buf.to_vec(), role, config)));
         }
         engine
     }
@@ -351,11 +351,11 @@ impl Engine {
 
     /// The next message, of what was read already and then of the stream.
     fn poll_read(&mut self, stream: &mut Stream, input: &[u8], cx: &mut Context<'_>) -> Poll<Asked<Message>> {
-        polled(self.wake(input.len()).read(&mut Now { stream, input, cx }))
+        polled(self.wake(input.len()).read(&mut PollIo { stream, input, cx }))
     }
 
     fn poll_flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Asked<()>> {
-        polled(self.wake(0).flush(&mut Now { stream, input: &[], cx }))
+        polled(self.wake(0).flush(&mut PollIo { stream, input: &[], cx }))
     }
 
     /// Gives it a message, which it keeps until it is flushed.
@@ -383,15 +383,15 @@ fn polled<T>(asked: Asked<T>) -> Poll<Asked<T>> {
 
 /// How to part after an error of the engine.
 #[cold]
-fn farewell_after(error: &tungstenite::Error) -> Farewell {
+fn disconnect_after(error: &tungstenite::Error) -> Disconnect {
     use tungstenite::Error;
     match error {
         Error::ConnectionClosed
         | Error::AlreadyClosed
-        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Farewell::drop(CloseCause::Remote),
-        Error::Io(_) => Farewell::drop(CloseCause::Transport),
-        Error::Utf8(_) => Farewell::tell(1007, CloseCause::ProtocolError, "not UTF-8".to_owned()),
-        Error::Capacity(_) => Farewell::tell(1009, CloseCause::TooLarge, "message too large".to_owned()),
-        error => Farewell::tell(1002, CloseCause::ProtocolError, error.to_string()),
+        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Disconnect::abort(CloseCause::Remote),
+        Error::Io(_) => Disconnect::abort(CloseCause::Transport),
+        Error::Utf8(_) => Disconnect::tell(1007, CloseCause::ProtocolError, "not UTF-8".to_owned()),
+        Error::Capacity(_) => Disconnect::tell(1009, CloseCause::TooLarge, "message too large".to_owned()),
+        error => Disconnect::tell(1002, CloseCause::ProtocolError, error.to_string()),
     }
 }

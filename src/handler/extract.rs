@@ -18,8 +18,9 @@ pub use tokio_util::sync::CancellationToken;
 
 use crate::{
     connection::{
-        link::{Command, EarlyAnswer},
-        result::Answered,
+        call_result::CallResult,
+        request::RequestHead,
+        shared::{Command, EarlyResponse},
     },
     error::{CallError, Error},
     handler::{function::IntoResponse, incoming::IncomingCall},
@@ -49,7 +50,7 @@ use crate::{
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     label = "not an extractor for a router with state `{S}`",
-    note = "extractors are `Params<T>` where `T: DeserializeOwned`, `State<T>` where `T: FromRef<{S}>`, `Extension<T>`, `Session`, `Session`, `Responder`, `Action`, `MessageId`, `Payload` and `CancellationToken`, see `ocpp_rpc::extract`"
+    note = "extractors are `Params<T>` where `T: DeserializeOwned`, `State<T>` where `T: FromRef<{S}>`, `Extension<T>`, `Session`, `Responder`, `Action`, `MessageId`, `Payload` and `CancellationToken`, see `ocpp_rpc::extract`"
 )]
 pub trait FromCall<S>: Sized {
     /// Makes the argument, or the answer to a call that lacks what it takes.
@@ -125,8 +126,8 @@ pub struct Extension<T>(pub T);
 
 impl<T: Clone + Send + Sync + 'static, S: Sync> FromCall<S> for Extension<T> {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
-        match call.session().extensions().get::<T>() {
-            Some(extension) => Ok(Self(extension.clone())),
+        match call.session().extension::<T>() {
+            Some(extension) => Ok(Self(extension)),
             None => Err(CallError::internal(format!("the connection has no extension `{}`", type_name::<T>()))),
         }
     }
@@ -193,12 +194,8 @@ impl<S: Sync> FromCall<S> for Session {
 /// ```
 #[derive(Debug)]
 pub struct Responder {
-    peer: Session,
-    id: MessageId,
-    action: ByteString,
-    generation: u32,
-    serial: u64,
-    expects_response: bool,
+    session: Session,
+    request: RequestHead,
     given: Arc<AtomicBool>,
 }
 
@@ -220,21 +217,15 @@ impl Responder {
         self.give(Response::Error(error.into()))
     }
 
-    fn give(self, reply: Response) -> Written {
-        let Self { peer, id, action, generation, serial, expects_response, given } = self;
-        let (ticket, written) = oneshot::channel();
+    fn give(self, response: Response) -> Written {
+        let Self { session, request, given } = self;
+        let (sender, written) = oneshot::channel();
         given.store(true, Ordering::Relaxed);
-        match expects_response {
-            true => peer.link().order(Command::Responder(Box::new(EarlyAnswer {
-                id,
-                action,
-                generation,
-                serial,
-                reply,
-                ticket,
-            }))),
-            // Nobody waits for the answer to a SEND.
-            false => _ = ticket.send(Ok(Answered::default())),
+        if request.expects_response {
+            session.shared().send(Command::Respond(Box::new(EarlyResponse { request, response, sender })));
+        } else {
+            // A SEND has no response.
+            let _ = sender.send(Ok(CallResult::default()));
         }
         Written(written)
     }
@@ -243,12 +234,8 @@ impl Responder {
 impl<S: Sync> FromCall<S> for Responder {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
         Ok(Self {
-            peer: call.session().clone(),
-            id: call.id().clone(),
-            action: call.action_text(),
-            generation: call.inbound.generation,
-            serial: call.inbound.serial,
-            expects_response: call.expects_response(),
+            session: call.session().clone(),
+            request: call.request.head.clone(),
             given: call.given.get_or_init(Arc::default).clone(),
         })
     }
@@ -256,7 +243,7 @@ impl<S: Sync> FromCall<S> for Responder {
 
 /// The future of an answer that is being written, made by [`Responder::send`].
 #[derive(Debug)]
-pub struct Written(oneshot::Receiver<Result<Answered, Error>>);
+pub struct Written(oneshot::Receiver<Result<CallResult, Error>>);
 
 impl Future for Written {
     type Output = Result<(), Error>;
@@ -272,7 +259,7 @@ impl Future for Written {
 /// same; what it answers is dropped.
 impl<S: Sync> FromCall<S> for CancellationToken {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
-        Ok(call.session().link().gone())
+        Ok(call.session().shared().disconnect_token())
     }
 }
 

@@ -12,8 +12,8 @@ use tracing::{Instrument, Span, field};
 
 use crate::{
     connection::{
-        link::{Command, Dispatch, Link},
-        request::Inbound,
+        request::IncomingRequest,
+        shared::{Command, Dispatch, Shared},
     },
     error::{CallError, ErrorCode},
     event::{EventKind, Text},
@@ -202,7 +202,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
 impl Session {
     /// Swaps the handlers of this connection. Calls that are being worked on keep the handler they have.
     pub fn set_router<S: Send + Sync + 'static>(&self, router: RpcRouter<S>) {
-        self.link().order(Command::Dispatch(router.into_dispatch()));
+        self.shared().send(Command::SetDispatch(router.into_dispatch()));
     }
 }
 
@@ -234,15 +234,14 @@ impl Table {
 }
 
 impl Dispatch for Table {
-    fn dispatch(&self, call: Inbound, link: &Arc<Link>) -> Answering {
-        let (action, id) = (&*call.action, call.id.as_str());
+    fn dispatch(&self, request: IncomingRequest, protocol: Option<&str>, shared: &Arc<Shared>) -> Answering {
+        let (action, id) = (&*request.head.action, request.head.id.as_str());
         let span = tracing::debug_span!("call", direction = "in", action, id, outcome = field::Empty);
-        let protocol = link.agreed().and_then(|agreed| agreed.protocol.as_deref());
         let answering: Answering = match self.find(action, protocol) {
-            Some(route) => route.0.answer(IncomingCall::new(call, Session::new(link.clone()))),
+            Some(route) => route.0.answer(IncomingCall::new(request, Session::new(shared.clone()))),
             None => {
-                if !call.expects_response {
-                    link.report(EventKind::UnhandledSend { action: Text(call.action.clone()) });
+                if !request.head.expects_response {
+                    shared.report(EventKind::UnhandledSend { action: Text(request.head.action.clone()) });
                 }
                 Box::pin(future::ready(Response::Error(ErrorCode::NOT_IMPLEMENTED.into())))
             }
@@ -326,7 +325,7 @@ where
             };
             // What the arguments did not take is not needed any more.
             let given = call.given.into_inner();
-            drop((call.inbound, call.peer));
+            drop((call.request, call.session));
             let reply = handler.call(arguments).await.into_response();
             match given {
                 Some(given) if given.load(Ordering::Relaxed) => Response::Given,

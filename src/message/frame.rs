@@ -106,11 +106,6 @@ impl Frame {
         }
     }
 
-    /// Whether it answers a call.
-    pub(crate) fn is_answer(&self) -> bool {
-        matches!(self, Self::CallResult { .. } | Self::CallError { .. })
-    }
-
     pub(crate) fn id(&self) -> &MessageId {
         match self {
             Self::Call { id, .. }

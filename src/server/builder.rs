@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    connection::link::Dispatch,
+    connection::shared::Dispatch,
     error::BuildError,
     handler::router::RpcRouter,
     handshake,
@@ -236,9 +236,9 @@ impl RpcServerBuilder {
         {
             return Err(BuildError(format!("the default protocol {default:?} is none of the protocols")));
         }
-        let Some(handshake_timeout) = options::some(http.handshake_timeout) else {
+        if !options::is_timeout(http.handshake_timeout) {
             return Err(BuildError("handshake_timeout is zero or without end".into()));
-        };
+        }
         let zero = [
             (self.max_pending_handshakes, "max_pending_handshakes"),
             (self.max_identity_length, "max_identity_length"),
@@ -253,7 +253,6 @@ impl RpcServerBuilder {
         if http.max_head_size < 8 << 10 {
             return Err(BuildError("max_head_size is less than 8 KiB".into()));
         }
-        http.handshake_timeout = handshake_timeout;
         http.max_connections = http.max_connections.min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             dispatch,

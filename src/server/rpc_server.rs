@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     close::intent::{Close, CloseMode},
-    connection::link::Dispatch,
+    connection::shared::Dispatch,
     error::BuildError,
     event::Events,
     message::dialect::Dialect,

@@ -71,7 +71,7 @@ async fn boots(kind: Kind) {
     let client = dial(&csms).connect().await.expect("the server is there");
     let connected = csms.event("connected").await;
     assert_eq!(connected, json!({"event": "connected", "identity": "CP-1", "protocol": kind.protocol}));
-    assert_eq!(client.protocol().as_deref(), Some(kind.protocol));
+    assert_eq!(client.session().protocol().as_deref(), Some(kind.protocol));
 
     boot(&client, &mut csms).await;
 }
@@ -262,7 +262,7 @@ async fn settles_for_the_second_protocol_it_offers(kind: Kind) {
     let mut csms = Csms::start(kind).await;
     let offers_both = dial(&csms).protocols([other_protocol(kind), kind.protocol]);
     let client = offers_both.connect().await.expect("there is one in common");
-    assert_eq!(client.protocol().as_deref(), Some(kind.protocol));
+    assert_eq!(client.session().protocol().as_deref(), Some(kind.protocol));
     assert_eq!(csms.event("connected").await["protocol"], kind.protocol);
     boot(&client, &mut csms).await;
 }
@@ -339,7 +339,7 @@ async fn clear_cache() -> Result<Value, CallError> {
 
 /// Has a client boot.
 async fn boot(client: &RpcClient, csms: &mut Csms) {
-    let request = match client.protocol().as_deref() {
+    let request = match client.session().protocol().as_deref() {
         Some("ocpp1.6") => json!({"chargePointVendor": "Interop", "chargePointModel": "Rust"}),
         _ => json!({"reason": "PowerUp", "chargingStation": {"vendorName": "Interop", "model": "Rust"}}),
     };

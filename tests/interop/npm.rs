@@ -113,7 +113,7 @@ impl Pair {
                 client.connect().await.expect("the server is there");
                 npm.event("connected").await;
                 next(&mut events, |event| matches!(event, EventKind::Opened { .. }).then_some(())).await;
-                let peer = client.session().expect("connected");
+                let peer = client.session();
                 Self { npm, peer, events, _ours: Ours::Client(client) }
             }
         }

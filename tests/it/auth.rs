@@ -83,7 +83,7 @@ async fn b20_what_the_hook_accepts_with_reaches_handlers_and_the_session() {
     let mut station = site.enter(&head("/CP")).await;
     assert_eq!(soon(station.ask(r#"[2,"1","Tenant",{}]"#)).await, r#"[3,"1",{"tenant":7}]"#);
     let session = site.server.session("CP").expect("registered");
-    assert_eq!((session.extension(), session.extension::<String>()), (Some(&Tenant(7)), None));
+    assert_eq!((session.extension(), session.extension::<String>()), (Some(Tenant(7)), None));
 }
 
 #[tokio::test]

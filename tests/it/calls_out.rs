@@ -69,7 +69,7 @@ async fn b25_the_timeout_runs_from_the_writing_of_a_call_and_a_total_deadline_fr
     let calls = tokio::spawn(join_all([
         timed(session.call("First", &())),
         timed(session.call("Second", &()).timeout(3 * SECOND)),
-        timed(session.call("Third", &()).within(12 * SECOND)),
+        timed(session.call("Third", &()).total_timeout(12 * SECOND)),
     ]));
     let (late, _) = station.receive_call().await;
     let outcomes = calls.await.expect("no panic");
@@ -247,9 +247,9 @@ async fn b26_an_error_says_which_it_is_and_what_may_have_come_of_the_call() {
     station.receive_call().await;
 
     let token = CancellationToken::new();
-    let ahead = tokio::spawn(call("Ahead").cancel_on(&token).timeout(Duration::ZERO));
+    let ahead = tokio::spawn(call("Ahead").cancel_on(&token).timeout(None));
     station.receive_call().await;
-    assert!(matches!(facts(call("Waits").within(SECOND).await), (Error::NeverSent, TIMEOUT_RETRY)));
+    assert!(matches!(facts(call("Waits").total_timeout(SECOND).await), (Error::NeverSent, TIMEOUT_RETRY)));
     let waiting = tokio::spawn(call("Waits"));
     tokio::task::yield_now().await;
     assert!(matches!(facts(call("Full").await), (Error::QueueFull, RETRY)));

@@ -47,7 +47,7 @@ async fn b62_a_connect_that_is_dropped_leaves_the_attempt_to_go_on() {
 #[tokio::test(start_paused = true)]
 async fn b62_a_builders_connect_that_is_dropped_takes_the_client_with_it() {
     let (builder, mut dials) = client();
-    let attempt = builder.reconnect(reconnect().retry_first_connect()).connect();
+    let attempt = builder.reconnect(reconnect().retry_first_connect(true)).connect();
     assert!(timeout(SECOND, attempt).await.is_err());
     let mut head = Vec::new();
     dials.next().await.read_to_end(&mut head).await.expect("the stream is closed");

@@ -28,7 +28,7 @@ async fn both_ends_call_each_other() {
     let (client, attempt) = connecting(builder.router(RpcRouter::new().on("Echo", echo)));
     serve(&server, dials.next().await);
     attempt.await.expect("no panic").expect("connected");
-    assert_eq!((client.state(), client.protocol().as_deref()), (ClientState::Open, Some("ocpp1.6")));
+    assert_eq!((client.state(), client.session().protocol().as_deref()), (ClientState::Open, Some("ocpp1.6")));
     assert_eq!(client.call::<Value>("Echo", &json!({"a": 1})).await.expect("an answer"), json!({"a": 1}));
     let session = server.session("CP-1").expect("registered");
     assert_eq!(session.call::<Value>("Echo", &json!({"b": 2})).await.expect("an answer"), json!({"b": 2}));
@@ -43,7 +43,7 @@ async fn b28_calls_wait_while_connecting_and_go_out_in_order() {
     let (client, attempt) = connecting(builder);
     let stream = dials.next().await;
     let calls = ["A", "B", "C"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
-    let late = tokio::spawn(client.call::<Value>("Late", &()).within(2 * SECOND));
+    let late = tokio::spawn(client.call::<Value>("Late", &()).total_timeout(2 * SECOND));
     let dropped = tokio::spawn(client.call::<Value>("Dropped", &()));
     tokio::task::yield_now().await;
     dropped.abort();
@@ -93,7 +93,7 @@ async fn b52_handlers_live_on_and_answer_on_the_next_connection_or_not_at_all() 
         for finished_offline in [true, false] {
             let gate = Arc::new(Semaphore::new(0));
             let router = RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo);
-            let policy = if keeps { reconnect() } else { reconnect().drop_responses() };
+            let policy = if keeps { reconnect() } else { reconnect().drop_responses(true) };
             let (builder, mut dials) = client();
             let (client, mut csms) = connected(builder.router(router).reconnect(policy), &mut dials).await;
             csms.send(json!([2, "1", "Wait", {}])).await;
@@ -161,7 +161,7 @@ async fn client_handler_takes_the_session_of_its_client() {
 #[tokio::test(start_paused = true)]
 async fn b28_calls_are_refused_without_a_connection_where_that_is_wanted() {
     let (builder, mut dials) = client();
-    let (client, attempt) = connecting(builder.reconnect(reconnect().refuse_calls()));
+    let (client, attempt) = connecting(builder.reconnect(reconnect().refuse_calls(true)));
     let refused = async || {
         let outcome = client.call::<Value>("A", &()).await;
         assert!(matches!(&outcome, Err(error @ Error::NotConnected) if error.is_retryable()), "{outcome:?}");

@@ -97,7 +97,7 @@ async fn a_server_that_breaks_the_protocol_and_falls_silent_does_not_make_the_cl
         becomes(&client, ClientState::Connecting).await;
         // It still waits for the server's close frame.
         let start = Instant::now();
-        let late = client.call::<Value>("Late", &()).within(SECOND).await;
+        let late = client.call::<Value>("Late", &()).total_timeout(SECOND).await;
         assert!(matches!(late, Err(Error::NeverSent)), "{late:?}");
         assert_eq!(start.elapsed().as_secs(), 1);
         if forced {

@@ -94,7 +94,7 @@ async fn b47_a_waiting_close_lets_both_directions_end() {
 
 #[tokio::test(start_paused = true)]
 async fn b49_every_close_ends_within_its_deadline() {
-    let options = Options::server().close_timeout(5 * SECOND).ping_interval(Duration::ZERO);
+    let options = Options::server().close_timeout(5 * SECOND).ping_interval(None);
     for (close, code, seconds) in [
         (Close::normal(), 1000, 5..=6),
         (Close::normal().drain(10 * SECOND), 1000, 15..=16),
@@ -124,7 +124,7 @@ async fn times_without_end_are_no_panic() {
         Options::server().call_timeout(Duration::MAX).close_timeout(Duration::MAX).ping_interval(Duration::MAX);
     let server = server_with(RpcRouter::new(), options);
     let (mut station, session) = connected(&server, "ocpp1.6").await;
-    let call = tokio::spawn(session.call::<Value>("Any", &()).timeout(Duration::MAX).within(Duration::MAX));
+    let call = tokio::spawn(session.call::<Value>("Any", &()).timeout(Duration::MAX).total_timeout(Duration::MAX));
     let (id, _) = station.receive_call().await;
     let closing = tokio::spawn(async move { session.close(Close::normal().drain(Duration::MAX)).await });
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
@@ -168,7 +168,7 @@ async fn b37_a_lost_connection_lets_handlers_finish_and_a_forced_close_does_not(
 #[tokio::test(start_paused = true)]
 async fn b50_a_server_that_closes_waits_for_its_sessions_and_then_drops_them() {
     let (router, _gate) = gated();
-    let server = server_with(router, Options::server().ping_interval(Duration::ZERO));
+    let server = server_with(router, Options::server().ping_interval(None));
     let mut polite = Station::connect(&server, "polite", "ocpp1.6").await;
     let mut stuck = Station::connect(&server, "stuck", "ocpp1.6").await;
     stuck.send(r#"[2,"1","Wait",{}]"#).await;
@@ -184,7 +184,7 @@ async fn b50_a_server_that_closes_waits_for_its_sessions_and_then_drops_them() {
 #[tokio::test(start_paused = true)]
 async fn b50_a_server_that_closes_does_not_wait_as_long_as_a_session_was_given_before() {
     let (router, _gate) = gated();
-    let server = server_with(router, Options::server().ping_interval(Duration::ZERO));
+    let server = server_with(router, Options::server().ping_interval(None));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     station.send(r#"[2,"1","Wait",{}]"#).await;
     station.ask(r#"[2,"2","Echo",{}]"#).await;
@@ -241,7 +241,7 @@ async fn b46_pending_calls_have_thirty_seconds_unless_told_otherwise() {
         (Close::normal(), 0),
     ] {
         let (router, _gate) = gated();
-        let server = server_with(router, Options::server().ping_interval(Duration::ZERO));
+        let server = server_with(router, Options::server().ping_interval(None));
         let (mut station, session) = connected(&server, "ocpp1.6").await;
         station.send(r#"[2,"1","Wait",{}]"#).await;
         assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);

@@ -61,7 +61,7 @@ async fn check(mode: Manner, under_way: UnderWay, peer: Peer, second: bool) {
     let case = format!("{mode:?}, {under_way:?}, {peer:?}, second: {second}");
     let (router, gate) = gated();
     // A ping that comes first would be answered into the void, and hide the close frame.
-    let server = server_with(router, Options::server().ping_interval(Duration::ZERO));
+    let server = server_with(router, Options::server().ping_interval(None));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     if under_way.theirs {
         station.send(r#"[2,"1","Wait",{}]"#).await;

@@ -224,7 +224,7 @@ async fn b20_a_station_that_tries_one_protocol_and_then_another_gets_the_dialect
         assert_eq!(station.protocol.as_deref(), Some(protocol));
         let answer = station.ask(r#"[2,"1","A",["m"]]"#).await;
         assert!(answer.starts_with(&format!(r#"[4,"1","{spelling}","#)), "{answer}");
-        assert_eq!(server.session("CP-1").expect("there").protocol(), Some(protocol));
+        assert_eq!(server.session("CP-1").expect("there").protocol().as_deref(), Some(protocol));
     }
 }
 
@@ -270,7 +270,7 @@ async fn b20_handshakes_that_stray_are_let_in_and_told_of_but_by_the_strict() {
             tcp::soon(station.ask(r#"[2,"1","Echo",["m"]]"#)).await.get(..24),
             Some(r#"[4,"1","FormationViolati"#)
         );
-        assert_eq!(site.server.session("CP-1").expect("there").protocol(), Some("ocpp1.6"));
+        assert_eq!(site.server.session("CP-1").expect("there").protocol().as_deref(), Some("ocpp1.6"));
         let told = loop {
             let event = tcp::soon(site.events.next()).await.expect("more");
             if let EventKind::Deviation { deviation, text: None, .. } = event.kind {

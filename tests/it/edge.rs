@@ -176,7 +176,7 @@ async fn b11_an_identity_that_a_layer_knows_stands_in_for_the_path() {
         let mut station = client.upgraded(&answer).await;
         assert_eq!(who(&mut station).await, json!(["old CP/1", null]), "{path}");
         let session = server.session("old CP/1").expect("registered");
-        assert_eq!(session.extension(), Some(&("old CP/1".to_owned(), endpoint.to_owned())));
+        assert_eq!(session.extension(), Some(("old CP/1".to_owned(), endpoint.to_owned())));
         for wrong in ["", "a\u{85}", &"x".repeat(21)] {
             let mut client = Client::dial(listener.local_addr()).await;
             let answer = client.ask(&credentials(&format!("{path}?{wrong}"), wrong)).await;
@@ -251,7 +251,7 @@ async fn b21_both_are_sessions_where_it_was_told_to() {
 
 #[tokio::test]
 async fn b21_a_thousand_connections_of_one_identity_leave_one_session_and_nothing_else() {
-    let options = Options::server().close_timeout(Duration::from_millis(100)).ping_interval(Duration::ZERO);
+    let options = Options::server().close_timeout(Duration::from_millis(100)).ping_interval(None);
     let server = builder().options(options).max_sessions(1).build().expect("sound");
     let clients = join_all((0..1000).map(async |_| {
         let mut client = connect(&server, ConnectionInfo::new());
@@ -426,7 +426,7 @@ async fn b11_what_is_known_of_a_connection_reaches_the_hook_and_the_session() {
     soon(client.upgraded(&answer).await.ask(WHO)).await;
     let handshake = soon(handshakes.recv()).await.expect("shown");
     let session = server.session("CP").expect("registered");
-    assert_eq!((handshake.tls(), session.tls()), (Some(&tls), Some(&tls)));
+    assert_eq!((handshake.tls(), session.tls()), (Some(&tls), Some(tls.clone())));
     assert_eq!(handshake.remote_address().map(|address| address.to_string()), Some("192.0.2.7:1".to_owned()));
     assert_eq!(session.remote_address(), handshake.remote_address());
     let facts = session.tls().expect("known");

@@ -82,7 +82,7 @@ async fn b34_detailed_errors_tell_what_an_internal_error_was_about() {
     async fn fail() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Err("the database is down".into())
     }
-    let server = server_with(RpcRouter::new().on("Fail", fail), Options::server().detailed_errors());
+    let server = server_with(RpcRouter::new().on("Fail", fail), Options::server().detailed_errors(true));
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
     assert!(station.ask(r#"[2,"1","Fail",{}]"#).await.contains("the database is down"));
 }
@@ -219,7 +219,7 @@ async fn b34_a_panic_is_an_internal_error_and_ends_neither_the_connection_nor_ot
     }
     for detailed in [false, true] {
         let (router, gate) = gated();
-        let options = if detailed { Options::server().detailed_errors() } else { Options::server() };
+        let options = if detailed { Options::server().detailed_errors(true) } else { Options::server() };
         let server = server_with(router.on("AtOnce", at_once).on("Later", later), options);
         let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
         station.send(r#"[2,"1","Wait",{}]"#).await;

@@ -134,7 +134,7 @@ async fn b11_the_identity_is_the_last_segment_of_the_path_decoded_once() {
     ] {
         let mut station = site.enter(&head(path)).await;
         assert_eq!(who(&mut station).await.0, identity, "{path}");
-        assert_eq!(site.server.session(identity).expect("registered").identity(), identity);
+        assert_eq!(site.server.session(identity).expect("registered").identity().as_ref(), identity);
     }
 }
 
@@ -207,7 +207,7 @@ async fn b18_frames_right_behind_the_head_are_served_by_a_session_that_is_regist
         session: Session,
         State(server): State<Arc<OnceLock<RpcServer>>>,
     ) -> Result<Value, Infallible> {
-        let known = server.get().and_then(|server| server.session(session.identity()));
+        let known = server.get().and_then(|server| server.session(&session.identity()));
         Ok(json!({"registered": known.is_some(), "params": params}))
     }
     let holder = Arc::new(OnceLock::new());

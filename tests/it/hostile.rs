@@ -155,7 +155,7 @@ async fn b16_identities_are_taken_as_they_are_or_not_at_all() {
             Some(identity) => {
                 let mut station = client.upgraded(&answer).await;
                 soon(station.ask(PING)).await;
-                assert_eq!(site.server.session(identity).expect(path).identity(), identity);
+                assert_eq!(site.server.session(identity).expect(path).identity().as_ref(), identity);
             }
             None => assert_eq!(answer.status, 404, "{path}"),
         }
@@ -267,7 +267,7 @@ async fn b51_frames_that_break_the_protocol_end_the_session_with_a_code() {
 #[tokio::test]
 async fn a_message_of_a_million_pieces_is_one_message() {
     // No ping comes in between.
-    let site = Site::of(builder().options(Options::server().ping_interval(Duration::ZERO))).await;
+    let site = Site::of(builder().options(Options::server().ping_interval(None))).await;
     let station = site.enter(&head("/CP")).await;
     let stream = station.ws.into_inner();
     let (mut reader, mut writer) = tokio::io::split(stream);

@@ -139,7 +139,7 @@ async fn time_goes_on_when_handlers_use_up_the_budget_of_their_task() {
         Ok(())
     }
     let router = RpcRouter::with_state(Arc::new(Semaphore::new(1000))).on("Busy", busy);
-    let server = server(router, Options::server().ping_interval(Duration::ZERO));
+    let server = server(router, Options::server().ping_interval(None));
     let (mut station, session) = connected(&server, "ocpp1.6", 64 << 10).await;
     for id in 0..32 {
         station.ws.feed(Message::text(format!(r#"[2,"{id}","Busy",{{}}]"#))).await.expect("open");
@@ -193,11 +193,11 @@ async fn b31_more_room_for_handlers_lets_the_line_move_on() {
 #[tokio::test(start_paused = true)]
 async fn b31_a_handler_that_makes_room_for_others_lets_the_line_move_on() {
     async fn make_room(peer: Session) -> Result<(), Infallible> {
-        peer.set_options(Options::server().handler_concurrency(2).ping_interval(Duration::ZERO)).expect("sound");
+        peer.set_options(Options::server().handler_concurrency(2).ping_interval(None)).expect("sound");
         pending().await
     }
     let router = RpcRouter::new().on("MakeRoom", make_room).on("Echo", echo);
-    let server = server(router, Options::server().handler_concurrency(1).ping_interval(Duration::ZERO));
+    let server = server(router, Options::server().handler_concurrency(1).ping_interval(None));
     let (mut station, _session) = connected(&server, "ocpp1.6", 4096).await;
     station.send(r#"[2,"1","MakeRoom",{}]"#).await;
     station.send(r#"[2,"2","Echo",{}]"#).await;
@@ -252,10 +252,10 @@ async fn b48_a_forced_close_drops_handlers_also_when_the_peer_leaves_in_that_mom
 #[tokio::test(start_paused = true)]
 async fn b26_a_session_that_is_dropped_says_which_calls_were_never_written() {
     let (router, _gate) = gated();
-    let server = server(router, Options::server().ping_interval(Duration::ZERO));
+    let server = server(router, Options::server().ping_interval(None));
     let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;
     let calls = [session.call::<Value>("Written", &()), session.call("Waiting", &())]
-        .map(|call| tokio::spawn(call.timeout(Duration::ZERO)));
+        .map(|call| tokio::spawn(call.timeout(None)));
     station.receive_call().await;
     // The first close is so patient that the second one's time is up before.
     let patient = session.close(Close::normal().drain(3600 * SECOND));

@@ -46,7 +46,7 @@ async fn is_seen_through(server: &RpcServer, address: SocketAddr) {
     assert!(matches!(event.kind, EventKind::Opened { .. }), "{event:?}");
     let session = server.session("CP").expect("registered");
     assert_eq!(session.remote_address().map(|address| address.to_string()).as_deref(), Some(STATION));
-    assert_eq!(session.tls(), Some(&TlsInfo::new().with_peer_chain([vec![1, 2, 3]])));
+    assert_eq!(session.tls(), Some(TlsInfo::new().with_peer_chain([vec![1, 2, 3]])));
 }
 
 #[tokio::test]

@@ -181,7 +181,7 @@ async fn b24_what_becomes_of_a_call_depends_on_where_it_stands() {
         let token = CancellationToken::new();
         let mut call = client.call::<Value>("PayloadContext", &()).timeout(20 * SECOND).cancel_on(&token);
         if let (OutOfTime, Connecting | InLine | Reconnecting) = (fate, place) {
-            call = call.within(SECOND / 2);
+            call = call.total_timeout(SECOND / 2);
         }
         let mut call = Some(tokio::spawn(call));
         let mut seen = Vec::new();

@@ -64,7 +64,7 @@ async fn layers_around_a_server_see_the_handshake_and_let_the_session_be() {
         soon(events.next()).await;
     }
     let session = server.session("CP").expect("registered");
-    assert_eq!(session.extension(), Some(&HeaderValue::from_static("request-7")));
+    assert_eq!(session.extension(), Some(HeaderValue::from_static("request-7")));
     let outcome = session.call::<Value>("Any", &()).timeout(2 * deadline).await.expect_err("no answer");
     assert!(outcome.is_timeout(), "{outcome:?}");
     soon(station.receive_call()).await;

@@ -396,7 +396,7 @@ async fn b11_a_client_certificate_reaches_the_hook_and_the_session() {
     let tls = handshake.tls().expect("known");
     assert_eq!((tls.version(), &tls.peer_chain()[0][..]), (Some(TlsVersion::Tls13), &own[..]));
     let session = site.server.session("CP").expect("registered");
-    assert_eq!(session.tls(), Some(tls));
+    assert_eq!(session.tls(), Some(tls.clone()));
 }
 
 #[tokio::test]

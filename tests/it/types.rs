@@ -93,7 +93,7 @@ async fn a_request_goes_out_under_the_name_of_its_action_and_comes_back_as_its_r
 #[tokio::test]
 async fn a_client_and_its_server_speak_by_types() {
     async fn start(Params(start): Params<Start>, session: Session) -> Result<Started, CallError> {
-        match (&*start.id_tag, session.identity()) {
+        match (&*start.id_tag, &*session.identity()) {
             ("tag", "CP-1") => Ok(Started { transaction: start.connector_id.into() }),
             _ => Err(ErrorCode::SECURITY_ERROR.into()),
         }
@@ -107,9 +107,9 @@ async fn a_client_and_its_server_speak_by_types() {
     serve(&server, dials.next().await);
     attempt.await.expect("no panic").expect("connected");
 
-    assert_eq!(client.request(self::start()).await.expect("started"), Started { transaction: 1 });
-    assert_eq!(client.request(SendLists(self::lists())).await.expect("sent"), self::lists());
-    let refused = client.request(Start { id_tag: "stolen".to_owned(), ..self::start() }).await;
+    assert_eq!(client.session().request(self::start()).await.expect("started"), Started { transaction: 1 });
+    assert_eq!(client.session().request(SendLists(self::lists())).await.expect("sent"), self::lists());
+    let refused = client.session().request(Start { id_tag: "stolen".to_owned(), ..self::start() }).await;
     assert!(matches!(refused, Err(Error::Rejected(error)) if *error.code() == ErrorCode::SECURITY_ERROR));
 }
 
@@ -226,7 +226,7 @@ mod kit {
             Params(boot): Params<v1_6::BootNotificationRequest>,
             session: Session,
         ) -> Result<v1_6::BootNotificationResponse, Infallible> {
-            assert_eq!((&*boot.charge_point_model, session.protocol()), ("1", Some("ocpp1.6")));
+            assert_eq!((&*boot.charge_point_model, session.protocol().as_deref()), ("1", Some("ocpp1.6")));
             let now = jiff::Timestamp::now();
             Ok(v1_6::BootNotificationResponse::new(v1_6::RegistrationStatus::Accepted, now, 300))
         }
@@ -317,7 +317,7 @@ mod kit {
             .protocols(["ocpp1.6"])
             .router(RpcRouter::new().on_action::<v1_6::ResetRequest, _>(reset_1_6));
         let old = old.connect().await.expect("connected");
-        let authorized = old.request(v1_6::AuthorizeRequest::new("A1B2")).await.expect("a response");
+        let authorized = old.session().request(v1_6::AuthorizeRequest::new("A1B2")).await.expect("a response");
         assert_eq!(authorized.id_tag_info.status, v1_6::AuthorizationStatus::Accepted);
 
         let new = RpcClient::builder(&endpoint, "NEW-1")
@@ -325,7 +325,7 @@ mod kit {
             .router(RpcRouter::new().on_action::<v2_0_1::ResetRequest, _>(reset_2_0_1));
         let new = new.connect().await.expect("connected");
         let token = v2_0_1::IdToken::new("0000", v2_0_1::IdTokenEnum::Central);
-        let authorized = new.request(v2_0_1::AuthorizeRequest::new(token)).await.expect("a response");
+        let authorized = new.session().request(v2_0_1::AuthorizeRequest::new(token)).await.expect("a response");
         assert_eq!(authorized.id_token_info.status, v2_0_1::AuthorizationStatus::Invalid);
 
         let session = server.session("OLD-1").expect("connected");

@@ -56,14 +56,14 @@ struct Message {
 
 async fn stations(State(api): State<Api>) -> Json<Vec<Value>> {
     let mut sessions = api.server.sessions();
-    sessions.sort_by(|a, b| a.identity().cmp(b.identity()));
+    sessions.sort_by(|a, b| a.identity().cmp(&b.identity()));
     let station = |session: &ocpp_rpc::Session| {
         json!({
             "identity": session.identity(),
             "protocol": session.protocol(),
             "remote_address": session.remote_address(),
-            "connected_at": timestamp(session.connected_at()),
-            "last_seen_at": timestamp(session.last_seen_at()),
+            "connected_at": session.connected_at().map(timestamp),
+            "last_seen_at": session.last_seen_at().map(timestamp),
         })
     };
     Json(sessions.iter().map(station).collect())
@@ -87,7 +87,7 @@ async fn call(
     let session = api.server.session(&identity).ok_or(Failure::NotConnected)?;
     let mut call = session.call::<Value>(&action, &params);
     if let Some(timeout_ms) = timeout_ms {
-        call = call.within(Duration::from_millis(timeout_ms));
+        call = call.total_timeout(Duration::from_millis(timeout_ms));
     }
     Ok(Json(json!({"result": call.await?})))
 }

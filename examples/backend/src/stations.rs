@@ -62,7 +62,7 @@ pub(crate) struct App {
 }
 
 async fn boot(Params(boot): Params<Value>, session: Session) -> Result<Value, Infallible> {
-    tracing::info!(station = session.identity(), %boot, "booted");
+    tracing::info!(station = &*session.identity(), %boot, "booted");
     Ok(json!({"status": "Accepted", "interval": 300, "currentTime": now()}))
 }
 
@@ -72,7 +72,7 @@ async fn heartbeat() -> Result<Value, Infallible> {
 
 /// 1.6 asks with an `idTag`, 2.x with an `idToken`.
 async fn authorize(session: Session) -> Result<Value, Infallible> {
-    let info = match session.protocol() {
+    let info = match session.protocol().as_deref() {
         Some("ocpp1.6") => "idTagInfo",
         _ => "idTokenInfo",
     };
@@ -93,12 +93,12 @@ async fn start_transaction(
 ) -> Result<Value, CallError> {
     let transaction = app.transactions.fetch_add(1, Ordering::Relaxed) + 1;
     let StartTransaction { connector_id, id_tag } = start;
-    tracing::info!(station = session.identity(), transaction, connector_id, id_tag, "charging");
+    tracing::info!(station = &*session.identity(), transaction, connector_id, id_tag, "charging");
     Ok(json!({"transactionId": transaction, "idTagInfo": {"status": "Accepted"}}))
 }
 
 async fn stop_transaction(Params(stop): Params<Value>, session: Session) -> Result<Value, Infallible> {
-    tracing::info!(station = session.identity(), %stop, "charged");
+    tracing::info!(station = &*session.identity(), %stop, "charged");
     Ok(json!({"idTagInfo": {"status": "Accepted"}}))
 }
 

@@ -88,7 +88,7 @@ pub async fn run(settings: Settings, tally: Arc<Tally>) -> Result<Infallible, Co
     let (orders, mut ordered) = mpsc::channel(16);
     let memory = Arc::new(Memory::new(orders));
     let backoff = Backoff::exponential().max(Duration::from_secs(10));
-    let reconnect = Reconnect::always().backoff(backoff).retry_first_connect();
+    let reconnect = Reconnect::always().backoff(backoff).retry_first_connect(true);
     let client = client.router(router(memory.clone())).reconnect(reconnect).build().map_err(ConnectError::Settings)?;
     let _watch = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(count(client.clone(), tally.clone())));
     let station = Station { client, memory, tally, interval };
@@ -308,7 +308,7 @@ impl Station {
     }
 
     fn speaks_1_6(&self) -> bool {
-        self.client.protocol().is_none_or(|protocol| protocol == "ocpp1.6")
+        self.client.session().protocol().as_deref().is_none_or(|protocol| protocol == "ocpp1.6")
     }
 
     fn is_charging(&self) -> bool {

@@ -5,8 +5,10 @@ use std::time::Duration;
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 use serde_json::Value;
 
-use crate::connection::calls_out::{CallKey, Kind, Timeout};
-use crate::connection::exchange::*;
+use crate::connection::{
+    calls_out::{CallKey, Kind, Timeout},
+    exchange::{receive::Received, *},
+};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -15,7 +17,7 @@ enum Step {
     /// Writes so many messages, if there are as many.
     Write(usize),
     /// Answers a call of any time with a result or an error, if it was ever written.
-    Responder(Index, bool),
+    Respond(Index, bool),
     Drop(Index),
     Pass(u64),
     Disconnect,
@@ -23,12 +25,12 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let kind = prop_oneof![6 => Just(Kind::Call), 1 => Just(Kind::Forgotten), 1 => Just(Kind::Send), 1 => Just(Kind::OutOfTurn)];
+    let kind = prop_oneof![6 => Just(Kind::Call), 1 => Just(Kind::FireAndForget), 1 => Just(Kind::Send), 1 => Just(Kind::Immediate)];
     let call = (kind, option::weighted(0.3, 0_u64..20), option::weighted(0.3, 0_u64..20));
     let step = prop_oneof![
         5 => call.prop_map(|(kind, timeout, deadline)| Step::Call(kind, timeout, deadline)),
         5 => (1_usize..4).prop_map(Step::Write),
-        4 => (any::<Index>(), any::<bool>()).prop_map(|(which, result)| Step::Responder(which, result)),
+        4 => (any::<Index>(), any::<bool>()).prop_map(|(which, result)| Step::Respond(which, result)),
         2 => any::<Index>().prop_map(Step::Drop),
         2 => (1_u64..15).prop_map(Step::Pass),
         1 => Just(Step::Disconnect),
@@ -57,12 +59,12 @@ impl Made {
 
     /// Whether it waits for its turn.
     fn has_turn(&self) -> bool {
-        matches!(self.kind, Kind::Call | Kind::Forgotten)
+        matches!(self.kind, Kind::Call | Kind::FireAndForget)
     }
 
     /// Whether it waits for its answer.
     fn is_awaited(&self) -> bool {
-        matches!(self.kind, Kind::Call | Kind::OutOfTurn)
+        matches!(self.kind, Kind::Call | Kind::Immediate)
     }
 
     fn is_in_flight(&self) -> bool {
@@ -87,7 +89,7 @@ struct World {
 impl World {
     fn new(concurrency: usize) -> Self {
         let options = Options::server().call_concurrency(concurrency).call_timeout(seconds(TIMEOUT));
-        let exchange = Exchange::new(None, Arc::new(options));
+        let exchange = Exchange::new(None, Arc::new(options), 0, false);
         Self { exchange, concurrency, now: Instant::now(), is_connected: true, calls: Vec::new() }
     }
 
@@ -101,7 +103,7 @@ impl World {
             &Step::Call(kind, timeout, deadline) => self.call(kind, timeout, deadline),
             Step::Write(_) if !self.is_connected => {}
             Step::Write(messages) => _ = (0..*messages).take_while(|_| self.write()).count(),
-            Step::Responder(which, is_result) if !self.calls.is_empty() => {
+            Step::Respond(which, is_result) if !self.calls.is_empty() => {
                 self.answer(which.index(self.calls.len()), *is_result);
             }
             Step::Drop(which) if !self.calls.is_empty() => {
@@ -111,7 +113,7 @@ impl World {
                     self.calls[call].is_over = true;
                 }
             }
-            Step::Responder(..) | Step::Drop(_) => {}
+            Step::Respond(..) | Step::Drop(_) => {}
             Step::Pass(time) => self.pass(*time),
             Step::Disconnect => self.disconnect(),
             Step::Reconnect => self.is_connected = true,
@@ -128,14 +130,14 @@ impl World {
         };
         let (key, action, params) = (CallKey(n as u64), n.to_string().into(), Payload::default());
         self.calls.push(Made { id: id.clone(), kind, timeout, deadline, written: None, is_over: false });
-        let call = Box::new(Outgoing { key, id, action, params, kind, timeout: set, deadline, ticket: n });
+        let call = Box::new(Outgoing { key, id, action, params, kind, timeout: set, deadline, sender: n });
         assert!(self.exchange.submit(call).is_none(), "nothing is validated");
     }
 
     /// Writes a message, if one may be written.
     fn write(&mut self) -> bool {
-        let Some((text, ticket)) = self.exchange.next_write(self.now) else { return false };
-        let (number, id, action, _): (u8, String, String, Value) = serde_json::from_str(&text).expect("a call");
+        let Some((message, sender)) = self.exchange.next_write(self.now) else { return false };
+        let (number, id, action, _): (u8, String, String, Value) = serde_json::from_str(&message.text).expect("a call");
         let call: usize = action.parse().expect("a number");
         let made = &self.calls[call];
         assert!(!made.is_over, "call {call} was dropped or has ended, and is written");
@@ -150,8 +152,8 @@ impl World {
         let in_flight = self.calls.iter().filter(|call| call.is_in_flight()).count();
         assert!(!made.has_turn() || in_flight < self.concurrency, "call {call} goes out beside {in_flight} others");
         self.calls[call].written = Some(self.now);
-        assert_eq!(ticket, (!self.calls[call].is_awaited()).then_some(call));
-        if let Some(call) = ticket {
+        assert_eq!(sender, (!self.calls[call].is_awaited()).then_some(call));
+        if let Some(call) = sender {
             self.end(call);
         }
         true
@@ -168,8 +170,8 @@ impl World {
         };
         let awaited = made.is_in_flight();
         match self.exchange.receive(&text.into(), self.now) {
-            Received::Outcome(ticket, outcome, None) => {
-                assert!(awaited && ticket == call, "an answer to {call} is given to {ticket}");
+            Received::Response(sender, outcome, None) => {
+                assert!(awaited && sender == call, "the response to {call} is given to {sender}");
                 match outcome {
                     Ok(answered) => assert_eq!(answered.payload.as_str(), format!(r#"{{"to":{call}}}"#)),
                     Err(Error::Rejected(error)) => assert_eq!(error.description(), call.to_string()),
@@ -185,7 +187,7 @@ impl World {
     fn pass(&mut self, time: u64) {
         self.now += seconds(time);
         let next = self.exchange.calls_out.next_deadline();
-        while let Some((call, error)) = self.exchange.calls_out.expired(self.now) {
+        while let Some((call, error)) = self.exchange.calls_out.next_expired(self.now) {
             assert!(self.calls[call].due().is_some_and(|due| due <= self.now), "call {call} ends before its time");
             assert_eq!(matches!(error, Error::Timeout), self.calls[call].written.is_some(), "{error}");
             assert!(next.is_some_and(|next| next <= self.now), "the alarm would have come too late");
@@ -198,7 +200,7 @@ impl World {
 
     fn disconnect(&mut self) {
         self.is_connected = false;
-        for (call, error) in self.exchange.calls_out.fail_written() {
+        for (call, error) in self.exchange.calls_out.fail_in_flight() {
             assert!(self.calls[call].is_in_flight() && error.maybe_delivered());
             self.end(call);
         }
@@ -207,7 +209,7 @@ impl World {
 
     fn close(mut self) {
         self.disconnect();
-        for (call, error) in self.exchange.calls_out.fail_unwritten() {
+        for (call, error) in self.exchange.calls_out.fail_queued() {
             assert!(self.calls[call].written.is_none() && !error.maybe_delivered());
             self.end(call);
         }

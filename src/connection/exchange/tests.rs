@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::connection::exchange::*;
+use crate::connection::exchange::{receive::Received, *};
 use crate::{
-    connection::calls_out::{CallKey, Kind, Timeout},
-    message::tolerance::Tolerance,
+    connection::{
+        calls_out::{CallKey, Kind, Timeout},
+        request::IncomingRequest,
+    },
+    message::{frame::MessageError, tolerance::Tolerance},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -15,21 +18,21 @@ fn exchange(options: Options) -> Exchange<u64> {
 }
 
 fn speaking(protocol: &str, options: Options) -> Exchange<u64> {
-    let agreed = Agreed { protocol: Some(protocol.into()), dialect: Dialect::of(Some(protocol)) };
-    Exchange::new(Some(agreed), Arc::new(options))
+    let negotiated = Negotiated { protocol: Some(protocol.into()), dialect: Dialect::of(Some(protocol)) };
+    Exchange::new(Some(negotiated), Arc::new(options), 0, false)
 }
 
 fn call(n: u64) -> Box<Outgoing<u64>> {
     let (action, params) = (format!("Call{n}").into(), Payload::default());
     let (kind, timeout) = (Kind::Call, Timeout::Default);
     let (key, id, deadline) = (CallKey(n), MessageId::random(), None);
-    Box::new(Outgoing { key, id, action, params, kind, timeout, deadline, ticket: n })
+    Box::new(Outgoing { key, id, action, params, kind, timeout, deadline, sender: n })
 }
 
 /// The number of the call that is written next.
 fn written(exchange: &mut Exchange<u64>, now: Instant) -> Option<u64> {
-    let (text, _) = exchange.next_write(now)?;
-    let action = text.split('"').nth(3).expect("an action");
+    let (message, _) = exchange.next_write(now)?;
+    let action = message.text.split('"').nth(3).expect("an action");
     Some(action.strip_prefix("Call").expect("ours").parse().expect("a number"))
 }
 
@@ -41,11 +44,11 @@ fn receive(exchange: &mut Exchange<u64>, text: &str) -> Received<u64> {
     exchange.receive(&text.into(), Instant::now())
 }
 
-/// The only thing there is to tell.
-fn only_news(exchange: &mut Exchange<u64>) -> EventKind {
-    let mut news = exchange.news();
-    assert_eq!(news.len(), 1, "{news:?}");
-    news.remove(0)
+/// Returns the only event.
+fn only_event(exchange: &mut Exchange<u64>) -> EventKind {
+    let mut events = exchange.take_events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    events.remove(0)
 }
 
 #[test]
@@ -58,7 +61,7 @@ fn calls_go_out_in_order_and_one_at_a_time() {
     for (n, id) in (1..).zip(&ids) {
         assert_eq!(written(&mut exchange, now), Some(n));
         assert_eq!(written(&mut exchange, now), None, "one is in flight");
-        assert!(matches!(answer(&mut exchange, id), Received::Outcome(ticket, Ok(_), None) if ticket == n));
+        assert!(matches!(answer(&mut exchange, id), Received::Response(sender, Ok(_), None) if sender == n));
     }
     assert!(exchange.is_settled());
 }
@@ -83,9 +86,9 @@ fn a_cancelled_call_leaves_no_trace_or_a_late_answer() {
     exchange.calls_out.cancel(CallKey(1));
     assert_eq!(written(&mut exchange, now), Some(3));
     answer(&mut exchange, &first);
-    assert!(matches!(only_news(&mut exchange), EventKind::LateResponse(id) if id == first));
+    assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(id) if id == first));
     answer(&mut exchange, &first);
-    let news = only_news(&mut exchange);
+    let news = only_event(&mut exchange);
     assert!(matches!(news, EventKind::BadMessage { fault: MessageError::UnknownMessageId, answer: None, .. }));
 }
 
@@ -97,16 +100,16 @@ fn the_timeout_starts_when_a_call_leaves_the_queue() {
     exchange.submit(Box::new(Outgoing { deadline: Some(start + 15 * SECOND), ..*call(2) }));
     exchange.submit(Box::new(Outgoing { deadline: Some(start + 11 * SECOND), ..*call(3) }));
     written(&mut exchange, start);
-    assert!(exchange.calls_out.expired(start + 9 * SECOND).is_none());
+    assert!(exchange.calls_out.next_expired(start + 9 * SECOND).is_none());
     let at = start + 10 * SECOND;
-    assert!(matches!(exchange.calls_out.expired(at), Some((1, Error::Timeout))));
-    assert!(exchange.calls_out.expired(at).is_none());
+    assert!(matches!(exchange.calls_out.next_expired(at), Some((1, Error::Timeout))));
+    assert!(exchange.calls_out.next_expired(at).is_none());
     assert_eq!(written(&mut exchange, at), Some(2));
     assert_eq!(exchange.calls_out.next_deadline(), Some(start + 11 * SECOND));
-    assert!(matches!(exchange.calls_out.expired(start + 11 * SECOND), Some((3, Error::NeverSent))));
-    assert!(exchange.calls_out.expired(start + 11 * SECOND).is_none());
+    assert!(matches!(exchange.calls_out.next_expired(start + 11 * SECOND), Some((3, Error::NeverSent))));
+    assert!(exchange.calls_out.next_expired(start + 11 * SECOND).is_none());
     assert_eq!(exchange.calls_out.next_deadline(), Some(start + 15 * SECOND));
-    assert!(matches!(exchange.calls_out.expired(start + 15 * SECOND), Some((2, Error::Timeout))));
+    assert!(matches!(exchange.calls_out.next_expired(start + 15 * SECOND), Some((2, Error::Timeout))));
 }
 
 #[test]
@@ -123,9 +126,9 @@ fn a_lost_connection_says_what_may_have_been_delivered() {
     let mut exchange = exchange(Options::server());
     (1..=2).for_each(|n| assert!(exchange.submit(call(n)).is_none()));
     written(&mut exchange, Instant::now());
-    let failed: Vec<_> = exchange.calls_out.fail_written().collect();
+    let failed: Vec<_> = exchange.calls_out.fail_in_flight().collect();
     assert!(matches!(failed[..], [(1, Error::Disconnected { maybe_delivered: true })]));
-    let failed: Vec<_> = exchange.calls_out.fail_unwritten().collect();
+    let failed: Vec<_> = exchange.calls_out.fail_queued().collect();
     assert!(matches!(failed[..], [(2, Error::Disconnected { maybe_delivered: false })]));
 }
 
@@ -143,46 +146,44 @@ fn a_send_waits_for_nobody() {
 #[test]
 fn a_forgotten_call_is_done_when_written_and_answered_late() {
     let mut exchange = exchange(Options::server());
-    let forgotten = Box::new(Outgoing { kind: Kind::Forgotten, ..*call(1) });
+    let forgotten = Box::new(Outgoing { kind: Kind::FireAndForget, ..*call(1) });
     let id = forgotten.id.clone();
     exchange.submit(forgotten);
     assert!(matches!(exchange.next_write(Instant::now()), Some((_, Some(1)))));
     answer(&mut exchange, &id);
-    assert!(matches!(only_news(&mut exchange), EventKind::LateResponse(late) if late == id));
+    assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(late) if late == id));
 }
 
 #[test]
 fn only_an_id_that_is_still_being_worked_on_is_a_duplicate() {
     let mut exchange = exchange(Options::server());
     let text = r#"[2,"1","A",{}]"#;
-    let Received::Call(first) = receive(&mut exchange, text) else { panic!("a call") };
-    exchange.calls_in.started();
-    exchange.calls_in.take(&first.id);
+    let Received::Request(first) = receive(&mut exchange, text) else { panic!("a call") };
+    exchange.handler_started(&first.head);
     match receive(&mut exchange, text) {
-        Received::Refused(answer) => assert!(answer.starts_with(r#"[4,"1","GenericError","#), "{answer}"),
+        Received::Rejected(error) => assert!(error.text.starts_with(r#"[4,"1","GenericError","#), "{error:?}"),
         other => panic!("{other:?}"),
     }
-    exchange.calls_in.finished();
-    exchange.calls_in.answered(&first.id);
-    assert!(matches!(receive(&mut exchange, text), Received::Call(_)));
+    exchange.handler_finished(&first.head);
+    assert!(exchange.respond(&first.head, &Response::Result(Payload::default())).is_some());
+    assert!(matches!(receive(&mut exchange, text), Received::Request(_)));
 }
 
 #[test]
 fn calls_wait_in_line_and_a_full_line_refuses() {
     let mut exchange = exchange(Options::server().handler_concurrency(1).handler_queue(1));
     let text = |n| format!(r#"[2,"{n}","A",{{}}]"#);
-    let Received::Call(first) = receive(&mut exchange, &text(1)) else { panic!("a call") };
-    exchange.calls_in.started();
-    exchange.calls_in.take(&first.id);
+    let Received::Request(first) = receive(&mut exchange, &text(1)) else { panic!("a call") };
+    exchange.handler_started(&first.head);
     assert!(matches!(receive(&mut exchange, &text(2)), Received::Nothing));
-    assert!(matches!(receive(&mut exchange, &text(3)), Received::Refused(_)));
-    assert!(exchange.news().is_empty(), "neither is a bad message");
+    assert!(matches!(receive(&mut exchange, &text(3)), Received::Rejected(_)));
+    assert!(exchange.take_events().is_empty(), "neither is a bad message");
     receive(&mut exchange, &text(2));
-    assert!(matches!(only_news(&mut exchange), EventKind::BadMessage { fault: MessageError::DuplicateMessageId, .. }));
-    assert!(exchange.next_in_line().is_none());
-    exchange.calls_in.finished();
-    exchange.calls_in.answered(&first.id);
-    assert_eq!(exchange.next_in_line().expect("the second").id.as_str(), "2");
+    assert!(matches!(only_event(&mut exchange), EventKind::BadMessage { fault: MessageError::DuplicateMessageId, .. }));
+    assert!(exchange.next_request().is_none());
+    exchange.handler_finished(&first.head);
+    assert!(exchange.respond(&first.head, &Response::Result(Payload::default())).is_some());
+    assert_eq!(exchange.next_request().expect("the second").head.id.as_str(), "2");
     assert!(exchange.is_settled());
 }
 
@@ -191,8 +192,8 @@ fn calls_beyond_the_rate_are_refused_until_time_has_passed() {
     let start = Instant::now();
     let mut exchange = exchange(Options::server().call_rate(2, 10 * SECOND));
     let mut calls_at = |seconds| match exchange.receive(&r#"[2,"1","A",{}]"#.into(), start + seconds * SECOND) {
-        Received::Call(_) => true,
-        Received::Refused(answer) => !answer.contains(r#""GenericError","more than 2 calls in 10s""#),
+        Received::Request(_) => true,
+        Received::Rejected(error) => !error.text.contains(r#""GenericError","more than 2 calls in 10s""#),
         other => panic!("{other:?}"),
     };
     assert_eq!(
@@ -204,12 +205,12 @@ fn calls_beyond_the_rate_are_refused_until_time_has_passed() {
 #[test]
 fn bad_messages_count_in_a_row() {
     let mut exchange = exchange(Options::server().max_bad_messages(1));
-    let mut unbearable = |text| matches!(receive(&mut exchange, text), Received::Unbearable(_));
-    assert!(!unbearable("bad"));
-    assert!(!unbearable(r#"[2,"1","A",{}]"#));
-    assert!(!unbearable("bad"));
-    assert!(!unbearable(""), "an empty message is neither good nor bad");
-    assert!(unbearable("bad"));
+    let mut are_too_many = |text| matches!(receive(&mut exchange, text), Received::TooManyBadMessages(_));
+    assert!(!are_too_many("bad"));
+    assert!(!are_too_many(r#"[2,"1","A",{}]"#));
+    assert!(!are_too_many("bad"));
+    assert!(!are_too_many(""), "an empty message is neither good nor bad");
+    assert!(are_too_many("bad"));
 }
 
 #[test]
@@ -221,10 +222,10 @@ fn a_result_that_is_no_object_fails_its_call_and_is_complained_of_where_that_can
         exchange.submit(first);
         exchange.next_write(Instant::now());
         match receive(&mut exchange, &format!(r#"[3,"{id}",["m"]]"#)) {
-            Received::Outcome(1, Err(Error::Decode(_)), told) => {
+            Received::Response(1, Err(Error::Decode(_)), told) => {
                 let expected =
                     complaint.map(|code| format!(r#"[5,"{id}","{code}","the payload is not an object",{{}}]"#));
-                assert_eq!(told, expected);
+                assert_eq!(told.map(|told| told.text), expected);
             }
             other => panic!("{other:?}"),
         }
@@ -237,13 +238,16 @@ fn types_5_and_6_are_a_matter_of_dialect() {
     let mut old = exchange(Options::server());
     for text in [send, error] {
         receive(&mut old, text);
-        let news = only_news(&mut old);
+        let news = only_event(&mut old);
         assert!(matches!(news, EventKind::BadMessage { fault: MessageError::UnknownMessageType, answer: None, .. }));
     }
     let mut new = speaking("ocpp2.1", Options::server());
-    assert!(matches!(receive(&mut new, send), Received::Call(Inbound { expects_response: false, .. })));
+    assert!(matches!(
+        receive(&mut new, send),
+        Received::Request(IncomingRequest { head: RequestHead { expects_response: false, .. }, .. })
+    ));
     assert!(matches!(receive(&mut new, error), Received::Nothing));
-    assert!(new.news().is_empty());
+    assert!(new.take_events().is_empty());
 }
 
 #[test]
@@ -257,15 +261,16 @@ fn an_answer_that_cannot_be_read_ends_its_call_where_that_is_wanted() {
             exchange.next_write(Instant::now());
         }
         let outcome = receive(&mut exchange, &format!(r#"[3,"{first}",{{"configurationKey":[]"#));
-        assert_eq!(matches!(outcome, Received::Outcome(1, Err(Error::Decode(_)), None)), ends);
+        assert_eq!(matches!(outcome, Received::Response(1, Err(Error::Decode(_)), None)), ends);
         let outcome = receive(&mut exchange, &format!(r#"[4,"{second}","NotSupported","say "no"",{{}}]"#));
         assert_eq!(
-            matches!(&outcome, Received::Outcome(2, Err(Error::Rejected(error)), None)
+            matches!(&outcome, Received::Response(2, Err(Error::Rejected(error)), None)
             if *error.code() == ErrorCode::NOT_SUPPORTED),
             ends
         );
         receive(&mut exchange, r#"[3,"nobody",{"cut":["#);
-        let deviations = exchange.news().iter().filter(|news| matches!(news, EventKind::Deviation { .. })).count();
+        let deviations =
+            exchange.take_events().iter().filter(|news| matches!(news, EventKind::Deviation { .. })).count();
         assert_eq!(deviations, if ends { 2 } else { 0 });
     }
 }

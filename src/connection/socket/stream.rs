@@ -20,14 +20,14 @@ pub(super) struct Stream {
     pub(super) ran_dry: bool,
 }
 
-/// How much of a farewell's unread input is read and thrown away: bytes left unread at a drop become a reset, and
+/// How much of a disconnect's unread input is read and thrown away: bytes left unread at a drop become a reset, and
 /// the peer would not see the close frame.
 const DRAIN_BYTES: usize = 64 << 10;
 
 impl Stream {
-    /// A stream of which `early` has been read already.
-    pub(super) fn new(io: Box<dyn Io>, early: &[u8]) -> Self {
-        Self { io, read: early.len() as u64, written: 0, ran_dry: false }
+    /// A stream of which `read_buf` has been read already.
+    pub(super) fn new(io: Box<dyn Io>, read_buf: &[u8]) -> Self {
+        Self { io, read: read_buf.len() as u64, written: 0, ran_dry: false }
     }
 
     pub(super) fn poll_read(&mut self, buffer: &mut ReadBuf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -55,14 +55,14 @@ impl Stream {
 }
 
 /// A stream in the moment of a poll, as the engine wants it: what is not ready would block.
-pub(super) struct Now<'a, 'b> {
+pub(super) struct PollIo<'a, 'b> {
     pub(super) stream: &'a mut Stream,
     /// What was read of it already.
     pub(super) input: &'a [u8],
     pub(super) cx: &'a mut Context<'b>,
 }
 
-impl Read for Now<'_, '_> {
+impl Read for PollIo<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.input.is_empty() {
             return Read::read(&mut self.input, buffer);
@@ -73,7 +73,7 @@ impl Read for Now<'_, '_> {
     }
 }
 
-impl Write for Now<'_, '_> {
+impl Write for PollIo<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = ready_now(Pin::new(&mut self.stream.io).poll_write(self.cx, bytes))?;
         self.stream.written += written as u64;

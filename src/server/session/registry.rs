@@ -11,6 +11,7 @@ use std::{
 };
 
 use http::{HeaderValue, StatusCode, header};
+use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
 use crate::{
@@ -53,7 +54,7 @@ pub(crate) struct Rules {
 #[derive(Debug, Default)]
 struct State {
     /// In the order in which their sockets came; never an empty list.
-    seats: HashMap<Arc<str>, Vec<Seat>>,
+    seats: HashMap<Arc<str>, SmallVec<[Seat; 1]>>,
     /// How many places are taken, those of sockets that are only told to go included.
     taken: usize,
     /// The same for each address, where that is limited.
@@ -108,7 +109,8 @@ impl Registry {
         let Rules { duplicate_identity, max_sessions, max_sessions_per_address } = self.rules;
         let address = remote_address.filter(|_| max_sessions_per_address.is_some()).map(|address| block(address.ip()));
         let mut state = self.state();
-        let seats = identity.as_ref().and_then(|identity| state.seats.get(identity)).map_or(&[][..], Vec::as_slice);
+        let seats =
+            identity.as_ref().and_then(|identity| state.seats.get(identity)).map_or(&[][..], SmallVec::as_slice);
         if duplicate_identity == DuplicateIdentity::RejectNew && !seats.is_empty() {
             return Err(Reject::new(StatusCode::CONFLICT).body("the identity is connected already"));
         }
@@ -134,7 +136,7 @@ impl Registry {
         match identity.clone().map(|identity| state.seats.entry(identity)) {
             Some(Entry::Occupied(seats)) => seats.into_mut().push(seat),
             // As large as one needs: most identities have one session.
-            Some(Entry::Vacant(none)) => drop(none.insert(vec![seat])),
+            Some(Entry::Vacant(none)) => drop(none.insert(smallvec![seat])),
             None => {}
         }
         Ok(Place { registry: self.clone(), identity, address, generation })
@@ -150,7 +152,7 @@ impl Registry {
         let sessions: Vec<_> = state.sessions().cloned().collect();
         drop(state);
         for session in sessions {
-            session.link().close(close.clone());
+            session.shared().close(close.clone());
         }
         deadline
     }
@@ -182,7 +184,7 @@ impl Place {
         let mut state = self.registry.state();
         if let Some(closing) = &state.closing {
             // It came in while the others were being closed already.
-            session.link().close(closing.close.clone());
+            session.shared().close(closing.close.clone());
         }
         let mut older = Vec::new();
         if let Some(seats) = self.identity.as_ref().and_then(|identity| state.seats.get_mut(identity)) {
@@ -195,7 +197,7 @@ impl Place {
         drop(state);
         for older in older {
             older
-                .link()
+                .shared()
                 .close(Close::new(1008).reason("replaced by a newer connection").with_cause(CloseCause::Replaced));
         }
     }

@@ -1,9 +1,6 @@
 //! A charging station that is connected, and the task that serves it.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::SystemTime,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use http::Extensions;
 use tokio::time::timeout;
@@ -13,9 +10,10 @@ use crate::{
     close::{info::CloseCause, intent::Close},
     connection::{
         driver::Driver,
-        info::{About, Agreed},
-        link::{Link, Meanwhile},
-        socket::{Farewell, Socket},
+        mailbox::{OfflineCalls, QueueRules},
+        negotiated::Negotiated,
+        shared::{Run, Shared},
+        socket::{Disconnect, Socket},
     },
     event::EventKind,
     message::tolerance::Deviations,
@@ -44,7 +42,7 @@ pub(crate) struct Plan {
 /// A session whose client's socket is there.
 struct Opened {
     active: Active,
-    link: Arc<Link>,
+    shared: Arc<Shared>,
     driver: Box<Driver>,
     socket: Box<Socket>,
     place: Place,
@@ -64,7 +62,7 @@ pub(crate) fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> impl F
 async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Opened, Span)> {
     let active = Active { server };
     let server = &active.server;
-    let Plan { place, agreement, options, mut extensions, deviations } = plan;
+    let Plan { place, agreement, options, extensions, deviations } = plan;
     let (handshake, status) = (upgrade.handshake.clone(), upgrade.status());
     let refused = |status, reason: &str| server.refused(&handshake, status, reason);
     let upgraded = match timeout(server.http.handshake_timeout, upgrade.into_socket()).await {
@@ -88,47 +86,47 @@ async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Op
         Agreement::None => {
             refused(Some(status), NONE);
             let close = Close::new(1002).reason(NONE).with_cause(CloseCause::ProtocolError);
-            socket.part(Farewell::close(&close), options.close_timeout).await;
+            socket.close(Disconnect::close(&close), options.close_timeout).await;
             // Until then it has taken a place.
             drop(place);
             return None;
         }
     };
+    let mut run = Run::new(handshake.shared_identity());
+    run.remote_address = handshake.remote_address();
+    run.extensions = extensions;
     if let Some(tls) = handshake.tls() {
-        extensions.insert(tls.clone());
+        run.extensions.insert(tls.clone());
     }
-    let about = About {
-        identity: handshake.shared_identity(),
-        remote_address: handshake.remote_address(),
-        opened_at: SystemTime::now(),
-        extensions,
-    };
-    let agreed = Agreed { dialect: server.dialect(protocol.as_deref()), protocol };
+    run.negotiate(Negotiated { dialect: server.dialect(protocol.as_deref()), protocol });
+    let shared = Shared::new(run.identity.clone(), server.telemetry.clone());
+    let rules = QueueRules { max_queued: options.call_queue, offline_calls: OfflineCalls::Queue };
+    let run = shared.start_run(run, rules);
+    shared.connected();
+    let protocol = run.negotiated().and_then(|negotiated| negotiated.protocol.clone());
     let span = tracing::info_span!(
         "connection",
-        identity = &*about.identity,
-        protocol = agreed.protocol.as_deref(),
-        remote_address = about.remote_address.map(tracing::field::display),
+        identity = &*run.identity,
+        protocol = protocol.as_deref(),
+        remote_address = run.remote_address.map(tracing::field::display),
     );
-    let link = Link::new(about, options.call_queue, Meanwhile::Wait, server.telemetry.clone());
-    link.agree(agreed);
-    let driver = Driver::new(link.clone(), server.dispatch.clone(), options);
+    let driver = Driver::new(shared.clone(), run, server.dispatch.clone(), options, false);
     span.in_scope(|| {
         server.running.open();
-        place.enter(Session::new(link.clone()));
+        place.enter(Session::new(shared.clone()));
         tracing::debug!("session opened");
-        link.report(EventKind::Opened { protocol: link.agreed().and_then(|agreed| agreed.protocol.clone()) });
+        shared.report(EventKind::Opened { protocol });
         for deviation in deviations.iter() {
-            link.report(EventKind::Deviation { deviation, text: None });
+            shared.report(EventKind::Deviation { deviation, text: None });
         }
     });
-    Some((Opened { active, link, driver, socket, place }, span))
+    Some((Opened { active, shared, driver, socket, place }, span))
 }
 
 impl Opened {
     // No `async fn`, which would keep room for its arguments twice.
     fn serve(self) -> impl Future<Output = ()> + Send {
-        let Self { active, link, mut driver, socket, place } = self;
+        let Self { active, shared, mut driver, socket, place } = self;
         let open = OpenConnection::new();
         async move {
             // Where the task is dropped, it has left the registry before anybody hears of its end.
@@ -138,7 +136,7 @@ impl Opened {
             let server_closes = active.server.closing.is_cancelled();
             tracing::debug!(%closed, "session closed");
             open.closed(&closed);
-            link.report(EventKind::Closed(closed.clone()));
+            shared.report(EventKind::Closed(closed.clone()));
             driver.finish(closed).await;
             if server_closes {
                 active.server.clean.fetch_add(1, Ordering::Relaxed);

@@ -8,14 +8,14 @@ use crate::{
     validate::validator::Valid,
 };
 
-/// The result that came in for a call of ours; empty where it was enough that the call was written.
+/// The result of a call to the peer. It is empty if the call was only to be written.
 #[derive(Debug, Default)]
-pub(crate) struct Answered {
+pub(crate) struct CallResult {
     pub(crate) id: MessageId,
     pub(crate) payload: Payload,
-    /// What validation made of the payload.
+    /// The value that validation made of the payload.
     pub(crate) valid: Valid,
 }
 
-/// Where the outcome of a call goes.
-pub(crate) type Ticket = oneshot::Sender<Result<Answered, Error>>;
+/// Gives the outcome of a call to its caller.
+pub(crate) type ResponseSender = oneshot::Sender<Result<CallResult, Error>>;

@@ -1,0 +1,196 @@
+//! The meaning of messages from the peer.
+
+use std::time::Instant;
+
+use bytestring::ByteString;
+use serde::de::Error as _;
+
+use crate::{
+    connection::{
+        call_result::CallResult,
+        calls_out::ResponseMatch,
+        exchange::Exchange,
+        outbound::Outbound,
+        request::{IncomingRequest, RequestHead},
+    },
+    error::{CallError, Error, ErrorCode},
+    event::{Direction, EventKind, Text},
+    message::{
+        frame::{CALL_ERROR, CALL_RESULT, Frame, MessageError, Unreadable},
+        payload::{MessageId, Payload},
+        read,
+        tolerance::Deviation,
+    },
+    validate::validator::PayloadKind,
+};
+
+/// The meaning of a message.
+#[derive(Debug)]
+pub(crate) enum Received<T> {
+    /// A request that a handler may start on now.
+    Request(IncomingRequest),
+    /// The outcome of a call to the peer, and the message to the peer if its result cannot be used (OCPP 2.1).
+    Response(T, Result<CallResult, Error>, Option<Outbound>),
+    /// A message that is not served, and the call error for it.
+    Rejected(Outbound),
+    /// One bad message too many, and the call error for it, if it gets one.
+    TooManyBadMessages(Option<Outbound>),
+    /// Nothing to do now.
+    Nothing,
+}
+
+impl<T> Exchange<T> {
+    /// Reads a message.
+    pub(crate) fn receive(&mut self, text: &ByteString, now: Instant) -> Received<T> {
+        if text.is_empty() && Deviation::EmptyMessage.is_allowed_by(self.options.tolerance) {
+            self.tolerate(Deviation::EmptyMessage, text);
+            return Received::Nothing;
+        }
+        let (frame, deviations) = read::read(text, self.options.tolerance);
+        let received = frame.and_then(|frame| {
+            if self.is_observed {
+                self.events.push(EventKind::of(frame.clone(), Direction::In));
+            }
+            for deviation in deviations.iter() {
+                self.tolerate(deviation, text);
+            }
+            self.serve(frame, text.len(), now)
+        });
+        match received {
+            Ok(received) => {
+                self.bad_messages = 0;
+                received
+            }
+            Err(unreadable) => self.on_unreadable(unreadable, text),
+        }
+    }
+
+    fn serve(&mut self, frame: Frame, message_len: usize, now: Instant) -> Result<Received<T>, Unreadable> {
+        let dialect = self.dialect();
+        let error = match &frame {
+            Frame::Call { id, .. } if self.calls_in.is_active(id) => Some(MessageError::DuplicateMessageId),
+            Frame::Send { .. } if !dialect.has_send() => Some(MessageError::UnknownMessageType),
+            Frame::CallResultError { .. } if !dialect.has_call_result_error() => Some(MessageError::UnknownMessageType),
+            _ => None,
+        };
+        if let Some(error) = error {
+            return Err(Unreadable::new(Some(frame.kind()), Some(frame.id().clone()), error));
+        }
+        match frame {
+            Frame::Call { id, action, payload } => {
+                Ok(self.admit(IncomingRequest::new(id, action, payload, true, message_len), now))
+            }
+            Frame::Send { id, action, payload } => {
+                Ok(self.admit(IncomingRequest::new(id, action, payload, false, message_len), now))
+            }
+            Frame::CallResult { id, payload } => self.complete(CALL_RESULT, id, Ok(payload)),
+            Frame::CallError { id, error } => self.complete(CALL_ERROR, id, Err(Error::Rejected(error))),
+            // An event like every message. No caller waits for it.
+            Frame::CallResultError { .. } => Ok(Received::Nothing),
+        }
+    }
+
+    fn admit(&mut self, mut request: IncomingRequest, now: Instant) -> Received<T> {
+        let admitted = self.calls_in.admit(&request, now, &self.options).and_then(|()| {
+            let RequestHead { id, action, .. } = &request.head;
+            let valid = self.check(Direction::In, PayloadKind::Request, action, id, &request.payload);
+            valid.map_err(CallError::from)
+        });
+        match admitted {
+            Ok(valid) => {
+                request.valid = valid;
+                let Some(mut request) = self.calls_in.start_or_queue(request, &self.options) else {
+                    return Received::Nothing;
+                };
+                request.head.key = self.responses.next_key();
+                Received::Request(request)
+            }
+            Err(error) if request.head.expects_response => {
+                Received::Rejected(self.call_error(Some(&request.head.id), &error))
+            }
+            Err(_) => {
+                self.events.push(EventKind::UnhandledSend { action: Text(request.head.action) });
+                Received::Nothing
+            }
+        }
+    }
+
+    /// Gives a response to its call.
+    fn complete(
+        &mut self,
+        kind: u64,
+        id: MessageId,
+        outcome: Result<Payload, Error>,
+    ) -> Result<Received<T>, Unreadable> {
+        let call = match self.calls_out.take_match(&id) {
+            ResponseMatch::InFlight(call) => call,
+            ResponseMatch::Late => {
+                self.events.push(EventKind::LateResponse(id));
+                return Ok(Received::Nothing);
+            }
+            ResponseMatch::Unknown => {
+                return Err(Unreadable::new(Some(kind), Some(id), MessageError::UnknownMessageId));
+            }
+        };
+        let payload = match outcome {
+            Ok(payload) => payload,
+            Err(error) => return Ok(Received::Response(call.sender, Err(error), None)),
+        };
+        if !payload.is_object() {
+            let error = MessageError::PayloadNotAnObject;
+            let to_peer = self.call_result_error(&id, &CallError::new(ErrorCode::FORMAT_VIOLATION, error.to_string()));
+            let error = serde_json::Error::custom(error).into();
+            return Ok(Received::Response(call.sender, Err(error), to_peer));
+        }
+        Ok(match self.check(Direction::In, PayloadKind::Response, &call.action, &id, &payload) {
+            Ok(valid) => Received::Response(call.sender, Ok(CallResult { id, payload, valid }), None),
+            Err(violation) => {
+                let to_peer = self.call_result_error(&id, &violation.clone().into());
+                Received::Response(call.sender, Err(violation.into()), to_peer)
+            }
+        })
+    }
+
+    #[cold]
+    fn on_unreadable(&mut self, unreadable: Unreadable, text: &ByteString) -> Received<T> {
+        let completed = self.complete_unreadable(unreadable, text);
+        completed.unwrap_or_else(|unreadable| self.reject_malformed(unreadable, text))
+    }
+
+    /// Ends the call whose response cannot be read, if its id can and the tolerance allows it.
+    fn complete_unreadable(&mut self, unreadable: Unreadable, text: &ByteString) -> Result<Received<T>, Unreadable> {
+        let is_allowed = Deviation::UnreadableResponse.is_allowed_by(self.options.tolerance);
+        let (outcome, id) = match &unreadable {
+            Unreadable { kind: Some(CALL_RESULT), id: Some(id), fault, .. } if is_allowed => {
+                (serde_json::Error::custom(*fault).into(), id)
+            }
+            Unreadable { kind: Some(CALL_ERROR), id: Some(id), code, .. } if is_allowed => {
+                let code = code.clone().unwrap_or(ErrorCode::GENERIC_ERROR);
+                (Error::Rejected(CallError::new(code, "the rest of the error cannot be read")), id)
+            }
+            _ => return Err(unreadable),
+        };
+        if !self.calls_out.is_in_flight(id) {
+            return Err(unreadable);
+        }
+        self.tolerate(Deviation::UnreadableResponse, text);
+        self.complete(CALL_ERROR, id.clone(), Err(outcome))
+    }
+
+    fn reject_malformed(&mut self, unreadable: Unreadable, text: &ByteString) -> Received<T> {
+        let dialect = self.dialect();
+        let code = match unreadable.fault {
+            MessageError::DuplicateMessageId => Some(dialect.duplicate()),
+            _ => dialect.answer_to(&unreadable),
+        };
+        let Unreadable { id, fault, .. } = unreadable;
+        let response = code.clone().map(|code| self.call_error(id.as_ref(), &CallError::new(code, fault.to_string())));
+        self.events.push(EventKind::BadMessage { text: Text(text.clone()), fault, answer: code });
+        self.bad_messages = self.bad_messages.saturating_add(1);
+        match (self.options.max_bad_messages, response) {
+            (Some(max), response) if self.bad_messages > max => Received::TooManyBadMessages(response),
+            (_, Some(response)) => Received::Rejected(response),
+            (_, None) => Received::Nothing,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The mailbox through which handles reach the driver of a connection.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Waker},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{close::intent::Close, error::Error};
+
+/// A queue of commands, the intent to close, and the wake-up of the driver.
+///
+/// Its lock is the only one of a connection. It is held for a push or a swap.
+#[derive(Debug)]
+pub(super) struct Mailbox<C> {
+    state: Mutex<State<C>>,
+    /// The calls that are not written yet, in the mailbox and in the exchange.
+    queued: AtomicUsize,
+}
+
+/// What follows after a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterDisconnect {
+    /// Another connection, if it can be had.
+    Reconnect,
+    /// The end of the session, or of this run of a client.
+    End,
+}
+
+/// What becomes of calls that are made between two connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OfflineCalls {
+    /// They wait for the next connection.
+    Queue,
+    /// They fail.
+    Refuse,
+}
+
+/// How many calls may wait, and whether they may wait without a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueRules {
+    pub(crate) max_queued: usize,
+    pub(crate) offline_calls: OfflineCalls,
+}
+
+/// What the driver took out of the mailbox besides commands.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) close: Option<Close>,
+    /// Whether a handler can make progress.
+    pub(super) handlers_woken: bool,
+}
+
+#[derive(Debug)]
+struct State<C> {
+    rules: QueueRules,
+    phase: Phase,
+    /// Counts the runs of a client, so that the end of one cannot end the next.
+    run: u32,
+    is_connected: bool,
+    commands: Vec<C>,
+    /// The first close decides, so there is only ever one.
+    close: Option<Box<Close>>,
+    waker: Option<Waker>,
+    is_asleep: bool,
+    handlers_woken: bool,
+    /// Created when a handler first asks for it.
+    disconnect_token: Option<CancellationToken>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Open,
+    /// New calls are refused.
+    Closing,
+    /// New calls are refused, and there is no connection any more.
+    Disconnected,
+    Closed,
+}
+
+impl<C> Mailbox<C> {
+    /// Creates a closed mailbox, which [`open`](Self::open) opens.
+    pub(super) fn new() -> Self {
+        let state = State {
+            rules: QueueRules { max_queued: 0, offline_calls: OfflineCalls::Queue },
+            phase: Phase::Closed,
+            run: 0,
+            is_connected: false,
+            commands: Vec::new(),
+            close: None,
+            waker: None,
+            is_asleep: false,
+            handlers_woken: false,
+            disconnect_token: None,
+        };
+        Self { state: Mutex::new(state), queued: AtomicUsize::new(0) }
+    }
+
+    /// Begins a run and returns its number.
+    pub(super) fn open(&self, rules: QueueRules) -> u32 {
+        let mut state = self.state();
+        state.rules = rules;
+        state.phase = Phase::Open;
+        state.run += 1;
+        state.close = None;
+        self.queued.store(0, Ordering::Relaxed);
+        state.run
+    }
+
+    /// Queues a call.
+    pub(super) fn submit(&self, call: C) -> Result<(), Error> {
+        let mut state = self.state();
+        match state.phase {
+            Phase::Open if state.rules.offline_calls == OfflineCalls::Refuse && !state.is_connected => {
+                return Err(Error::NotConnected);
+            }
+            Phase::Open => {}
+            Phase::Closing => return Err(Error::Closing),
+            // The close frame is sent, and the peer has not replied yet.
+            Phase::Disconnected if state.close.is_some() => return Err(Error::Closing),
+            Phase::Disconnected | Phase::Closed => return Err(Error::Closed),
+        }
+        // The counter grows under the lock only, so the limit holds.
+        if self.queued.load(Ordering::Relaxed) >= state.rules.max_queued {
+            return Err(Error::QueueFull);
+        }
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        state.push(call);
+        Ok(())
+    }
+
+    /// Counts calls that have left the queue.
+    pub(super) fn dequeued(&self, calls: usize) {
+        self.queued.fetch_sub(calls, Ordering::Relaxed);
+    }
+
+    /// Sends a command that cannot fail. After the end it is dropped.
+    pub(super) fn send(&self, command: C) {
+        let mut state = self.state();
+        if state.phase != Phase::Closed {
+            state.push(command);
+        }
+    }
+
+    /// Asks the driver to close. The first close decides.
+    pub(super) fn close(&self, close: Close) {
+        let mut state = self.state();
+        if state.close.is_none() && state.phase <= Phase::Closing {
+            state.phase = Phase::Closing;
+            state.close = Some(Box::new(close));
+            state.wake();
+        }
+    }
+
+    /// Returns whether calls are accepted.
+    pub(super) fn is_open(&self) -> bool {
+        self.state().phase == Phase::Open
+    }
+
+    /// Returns the token that is cancelled when the connection ends.
+    pub(super) fn disconnect_token(&self) -> CancellationToken {
+        let mut state = self.state();
+        let is_over = state.phase >= Phase::Disconnected;
+        let token = state.disconnect_token.get_or_insert_default().clone();
+        drop(state);
+        if is_over {
+            token.cancel();
+        }
+        token
+    }
+
+    /// Begins a turn of the driver, in which nothing has to wake it: it [takes](Self::take) what comes before it ends.
+    pub(super) fn begin_turn(&self, commands: &mut Vec<C>) -> Inbox {
+        let mut state = self.state();
+        state.is_asleep = false;
+        state.empty(commands)
+    }
+
+    /// Takes what has come. From now on the next command wakes the driver.
+    pub(super) fn take(&self, commands: &mut Vec<C>, cx: &Context<'_>) -> Inbox {
+        let mut state = self.state();
+        state.is_asleep = true;
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        state.empty(commands)
+    }
+
+    /// Returns whether a handler was woken since the turn began, and resets it.
+    pub(super) fn take_handlers_woken(&self) -> bool {
+        std::mem::take(&mut self.state().handlers_woken)
+    }
+
+    /// Wakes the driver for its handlers, unless its turn will come to them anyway.
+    pub(super) fn wake_handlers(&self) {
+        let mut state = self.state();
+        state.handlers_woken = true;
+        state.wake();
+    }
+
+    /// Marks the connection as open. Its handlers, polled elsewhere until now, are polled in its turns.
+    pub(super) fn connected(&self) {
+        let mut state = self.state();
+        (state.is_connected, state.handlers_woken) = (true, true);
+    }
+
+    /// Marks the connection as lost and cancels the token of its handlers.
+    pub(super) fn disconnected(&self, run: u32, after: AfterDisconnect) {
+        let mut state = self.state();
+        if state.run != run {
+            return;
+        }
+        state.is_connected = false;
+        if after == AfterDisconnect::End {
+            state.phase = state.phase.max(Phase::Disconnected);
+        }
+        let token = state.disconnect_token.take();
+        // Tasks that wait for the token may run at once and lock the mailbox.
+        drop(state);
+        if let Some(token) = token {
+            token.cancel();
+        }
+    }
+
+    /// Ends a run and returns the commands that it did not take.
+    pub(super) fn finish(&self, run: u32) -> Vec<C> {
+        let mut state = self.state();
+        if state.run != run {
+            return Vec::new();
+        }
+        state.phase = Phase::Closed;
+        state.waker = None;
+        std::mem::take(&mut state.commands)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<C>> {
+        // No code under the lock can panic half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C> State<C> {
+    /// Moves the commands into `commands`, which must be empty.
+    fn empty(&mut self, commands: &mut Vec<C>) -> Inbox {
+        std::mem::swap(&mut self.commands, commands);
+        Inbox { close: self.close.as_deref().cloned(), handlers_woken: std::mem::take(&mut self.handlers_woken) }
+    }
+
+    fn push(&mut self, command: C) {
+        self.commands.push(command);
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if std::mem::take(&mut self.is_asleep)
+            && let Some(waker) = &self.waker
+        {
+            waker.wake_by_ref();
+        }
+    }
+}

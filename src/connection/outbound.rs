@@ -1,0 +1,20 @@
+//! A message to the peer.
+
+use crate::{event::EventKind, message::payload::MessageId};
+
+/// The text of a message, and the event that describes it if an application reads events.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    pub(crate) text: String,
+    pub(crate) event: Option<Box<EventKind>>,
+}
+
+impl Outbound {
+    /// Returns the id of the request, if this responds to one and is described.
+    pub(super) fn described_response(&self) -> Option<&MessageId> {
+        match self.event.as_deref()? {
+            EventKind::CallResult { id, .. } | EventKind::CallError { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+}

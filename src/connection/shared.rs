@@ -1,0 +1,300 @@
+//! The state that the handles of a connection and its driver share.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, LazyLock, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    task::Wake,
+    time::{Duration, SystemTime},
+};
+
+use http::Extensions;
+use tokio::{sync::SetOnce, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    close::{
+        info::{CloseCause, CloseInfo},
+        intent::Close,
+    },
+    connection::{
+        call_result::ResponseSender,
+        calls_out::{CallKey, Outgoing},
+        mailbox::{AfterDisconnect, Mailbox, QueueRules},
+        negotiated::Negotiated,
+        request::{IncomingRequest, RequestHead},
+    },
+    error::{CallError, Error},
+    event::EventKind,
+    message::payload::MessageId,
+    options::Options,
+    response::Response,
+    telemetry::Telemetry,
+};
+
+/// Responds to the requests of a peer.
+pub(crate) trait Dispatch: Send + Sync + 'static {
+    /// Returns the future of the response. `protocol` is the subprotocol of the connection.
+    fn dispatch(
+        &self,
+        request: IncomingRequest,
+        protocol: Option<&str>,
+        shared: &Arc<Shared>,
+    ) -> Pin<Box<dyn Future<Output = Response> + Send>>;
+}
+
+impl fmt::Debug for dyn Dispatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dispatch")
+    }
+}
+
+/// A command of a handle to the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Call(Box<Outgoing<ResponseSender>>),
+    Cancel(CallKey),
+    Respond(Box<EarlyResponse>),
+    /// Tells the peer that its result cannot be used.
+    SendResultError(Box<(MessageId, CallError)>),
+    SetDispatch(Arc<dyn Dispatch>),
+    SetOptions(Box<Options>),
+}
+
+/// A response that a handler gives before it ends.
+#[derive(Debug)]
+pub(crate) struct EarlyResponse {
+    pub(crate) request: RequestHead,
+    pub(crate) response: Response,
+    /// Resolves when the response is written.
+    pub(crate) sender: ResponseSender,
+}
+
+impl Command {
+    /// Fails what waits for the command.
+    pub(super) fn fail(self) {
+        let sender = match self {
+            Self::Call(call) => call.sender,
+            Self::Respond(early) => early.sender,
+            _ => return,
+        };
+        let _ = sender.send(Err(Error::Disconnected { maybe_delivered: false }));
+    }
+}
+
+/// The state that the handles of a connection and its driver share. A handle is little more than a pointer to it.
+///
+/// At a client it outlives connections, and even [runs](Run).
+#[derive(Debug)]
+pub(crate) struct Shared {
+    run: RwLock<Arc<Run>>,
+    mailbox: Mailbox<Command>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    keys: AtomicU64,
+    generations: AtomicU32,
+    /// The time of the latest connect in milliseconds since the Unix epoch; [`NEVER`] before the first.
+    connected_at: AtomicU64,
+    /// The same moment in milliseconds since [`ORIGIN`].
+    connected: AtomicU64,
+    /// The moment of the latest input in milliseconds since [`ORIGIN`].
+    last_seen: AtomicU64,
+    /// The calls in a row that ran into their timeout.
+    timeouts: AtomicU32,
+}
+
+/// The time from the start of a session to its end. A client may have several, one after the other.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) identity: Arc<str>,
+    pub(crate) remote_address: Option<SocketAddr>,
+    pub(crate) extensions: Extensions,
+    /// Set by the first handshake of the run.
+    negotiated: OnceLock<Negotiated>,
+    closed: SetOnce<CloseInfo>,
+    number: u32,
+}
+
+const NEVER: u64 = u64::MAX;
+
+/// The moment that all connections count from.
+pub(super) static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Run {
+    pub(crate) fn new(identity: Arc<str>) -> Self {
+        Self {
+            identity,
+            remote_address: None,
+            extensions: Extensions::new(),
+            negotiated: OnceLock::new(),
+            closed: SetOnce::new(),
+            number: 0,
+        }
+    }
+
+    /// Returns the outcome of the first handshake.
+    pub(crate) fn negotiated(&self) -> Option<&Negotiated> {
+        self.negotiated.get()
+    }
+
+    /// Sets the outcome of a handshake and returns that of the first one.
+    pub(crate) fn negotiate(&self, negotiated: Negotiated) -> &Negotiated {
+        self.negotiated.get_or_init(|| negotiated)
+    }
+}
+
+impl Shared {
+    /// Creates the state of a session that is closed until its first [run](Self::start_run).
+    pub(crate) fn new(identity: Arc<str>, telemetry: Arc<Telemetry>) -> Arc<Self> {
+        let run = Run::new(identity);
+        let _ = run.closed.set(CloseInfo::abnormal(CloseCause::Local));
+        Arc::new(Self {
+            run: RwLock::new(Arc::new(run)),
+            mailbox: Mailbox::new(),
+            telemetry,
+            keys: AtomicU64::new(0),
+            generations: AtomicU32::new(0),
+            connected_at: AtomicU64::new(NEVER),
+            connected: AtomicU64::new(0),
+            last_seen: AtomicU64::new(0),
+            timeouts: AtomicU32::new(0),
+        })
+    }
+
+    // For handles.
+
+    /// Returns the current run, or the last one.
+    pub(crate) fn run(&self) -> Arc<Run> {
+        // No code under the lock can panic half way.
+        self.run.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn next_key(&self) -> CallKey {
+        CallKey(self.keys.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Queues a call.
+    pub(crate) fn submit(&self, call: Box<Outgoing<ResponseSender>>) -> Result<(), Error> {
+        self.mailbox.submit(Command::Call(call))
+    }
+
+    /// Sends a command that cannot fail.
+    pub(crate) fn send(&self, command: Command) {
+        self.mailbox.send(command);
+    }
+
+    /// Asks the driver to close. The first close decides.
+    pub(crate) fn close(&self, close: Close) {
+        self.mailbox.close(close);
+    }
+
+    /// Waits for the end of the run.
+    pub(crate) async fn closed(&self) -> CloseInfo {
+        let run = self.run();
+        run.closed.wait().await.clone()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.mailbox.is_open()
+    }
+
+    /// Returns a token that is cancelled when the connection is lost, or closed without waiting for pending calls.
+    pub(crate) fn disconnect_token(&self) -> CancellationToken {
+        self.mailbox.disconnect_token()
+    }
+
+    /// Returns the time of the latest connect.
+    pub(crate) fn connected_at(&self) -> Option<SystemTime> {
+        let millis = Some(self.connected_at.load(Ordering::Relaxed)).filter(|millis| *millis != NEVER)?;
+        Some(SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
+    }
+
+    /// Returns the time of the latest input.
+    pub(crate) fn last_seen_at(&self) -> Option<SystemTime> {
+        let (connected, seen) = (self.connected.load(Ordering::Relaxed), self.last_seen.load(Ordering::Relaxed));
+        Some(self.connected_at()? + Duration::from_millis(seen.saturating_sub(connected)))
+    }
+
+    pub(crate) fn consecutive_timeouts(&self) -> u32 {
+        self.timeouts.load(Ordering::Relaxed)
+    }
+
+    // For the driver and what runs it.
+
+    /// Begins a run.
+    pub(crate) fn start_run(&self, mut run: Run, rules: QueueRules) -> Arc<Run> {
+        run.number = self.mailbox.open(rules);
+        let run = Arc::new(run);
+        *self.run.write().unwrap_or_else(PoisonError::into_inner) = run.clone();
+        run
+    }
+
+    /// Returns a number for a connection, which no earlier connection of this session has.
+    pub(super) fn next_generation(&self) -> u32 {
+        self.generations.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn mailbox(&self) -> &Mailbox<Command> {
+        &self.mailbox
+    }
+
+    /// Marks the connection as open.
+    pub(crate) fn connected(&self) {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.connected_at.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
+        let now = millis(Instant::now());
+        self.connected.store(now, Ordering::Relaxed);
+        self.last_seen.store(now, Ordering::Relaxed);
+        self.mailbox.connected();
+    }
+
+    /// Marks the connection as lost. Calls are accepted if another one follows.
+    pub(super) fn disconnected(&self, run: &Run, after: AfterDisconnect) {
+        self.mailbox.disconnected(run.number, after);
+    }
+
+    /// Ends a run. Calls that are still in the mailbox were never written.
+    pub(crate) fn finish(&self, run: &Run, closed: CloseInfo) {
+        self.disconnected(run, AfterDisconnect::End);
+        self.mailbox.finish(run.number).into_iter().for_each(Command::fail);
+        // The first end counts.
+        let _ = run.closed.set(closed);
+    }
+
+    pub(super) fn seen(&self, now: Instant) {
+        self.last_seen.store(millis(now), Ordering::Relaxed);
+    }
+
+    pub(super) fn call_timed_out(&self) {
+        // Only the driver writes it.
+        self.timeouts.store(self.consecutive_timeouts().saturating_add(1), Ordering::Relaxed);
+    }
+
+    pub(super) fn call_ended(&self) {
+        self.timeouts.store(0, Ordering::Relaxed);
+    }
+
+    /// Reports a fact about this session.
+    pub(crate) fn report(&self, kind: EventKind) {
+        let run = self.run();
+        self.telemetry.report(Some(&run.identity), run.remote_address, kind);
+    }
+}
+
+fn millis(now: Instant) -> u64 {
+    now.saturating_duration_since(*ORIGIN).as_millis() as u64
+}
+
+/// The waker of handlers.
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.mailbox.wake_handlers();
+    }
+}
