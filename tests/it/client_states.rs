@@ -1,4 +1,4 @@
-//! The client's table of states, cell by cell, as the README has it.
+//! The client's table of states, cell by cell, as the documentation of `RpcClient` has it.
 
 use std::{sync::Arc, time::Duration};
 
