@@ -1,5 +1,5 @@
-//! A server mounted in an axum application: stations connect under `/ocpp/`, and the other routes are ordinary axum
-//! handlers, which find connected stations through the server in their state.
+//! A server in an axum application: stations connect under `/ocpp/`, and the other routes are ordinary axum handlers.
+//! They find connected stations through the server, which is their state.
 //!
 //!     cargo run --example mount
 
