@@ -1,9 +1,9 @@
-//! A server to measure: it answers Heartbeat, BootNotification and MeterValues with typed handlers, calls Reset
-//! as often as it is told to, and prints nothing per message.
+//! A server to measure: it handles Heartbeat, BootNotification and MeterValues with typed handlers, and prints nothing
+//! per message. A call of `Trigger` makes it call Reset a number of times.
 //!
 //!     cargo run --release -p load --bin load_target -- --port 9221
 //!
-//! With the feature `ocpp-schemas` it takes `--strict`, and validates what it reads and writes.
+//! With the feature `ocpp-schemas`, the flag `--strict` validates all payloads.
 
 mod strict;
 
@@ -15,14 +15,15 @@ use ocpp_rpc::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Gives memory back within two seconds: see "Many stations" in the documentation, and `.cargo/config.toml`.
+/// Returns free memory to the system within two seconds. The guide's page `many_stations` and `.cargo/config.toml`
+/// explain the settings.
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 struct Args {
-    /// The port to listen on, at 127.0.0.1; any path is taken.
+    /// The port to listen on, at 127.0.0.1. Any path that ends in an identity is accepted.
     #[arg(long)]
     port: u16,
     #[command(flatten)]
@@ -31,7 +32,7 @@ struct Args {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
-    // So that of thousands of busy stations none waits for the others: see "Many stations" in the documentation.
+    // Keeps latencies even with thousands of busy stations: see the guide's page `many_stations`.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1024).build()?;
     runtime.block_on(serve(args))
 }
@@ -47,16 +48,16 @@ async fn serve(Args { port, checks }: Args) -> Result<(), Box<dyn std::error::Er
     Ok(())
 }
 
-/// Calls `Reset` as often as it is told to, one after the other, once it has answered.
+/// Sends its response, then calls Reset `count` times, one after the other.
 async fn trigger(
     Params(trigger): Params<Trigger>,
-    answer: Responder,
+    responder: Responder,
     session: Session,
 ) -> Result<NoResponse, CallError> {
-    answer.send(()).await?;
+    responder.send(()).await?;
     for _ in 0..trigger.count {
-        let reset: ResetAnswer = session.call("Reset", &Reset { r#type: "Soft" }).await?;
-        if reset.status != "Accepted" {
+        let response: ResetResponse = session.call("Reset", &Reset { r#type: "Soft" }).await?;
+        if response.status != "Accepted" {
             break;
         }
     }
@@ -74,6 +75,6 @@ struct Reset {
 }
 
 #[derive(Deserialize)]
-struct ResetAnswer {
+struct ResetResponse {
     status: String,
 }
