@@ -28,8 +28,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for identity in ["CP-1", "CP-2", "CP-3"] {
         let client = RpcClient::builder(&endpoint, identity).protocols(["ocpp1.6"]).password("secret");
         match client.connect().await {
-            Ok(_) => println!("{identity} is connected"),
-            Err(error) => println!("{identity} is refused: {error}"),
+            Ok(_) => println!("{identity}: connected"),
+            Err(error) => println!("{identity}: {error}"),
         }
     }
     listener.close(Close::going_away()).await;
