@@ -1,5 +1,5 @@
-//! Passwords: a hook sees every handshake before the upgrade, and accepts or rejects the station (OCPP's security
-//! profile 1). Three stations connect: one with its password, one with a wrong one, one that is unknown.
+//! Passwords (OCPP's security profile 1): an authenticator sees each handshake before the upgrade, and accepts or
+//! rejects the station. Three stations connect: one with its password, one with a wrong password, and an unknown one.
 //!
 //!     cargo run --example auth
 
@@ -7,7 +7,7 @@ use std::{collections::HashMap, error::Error};
 
 use ocpp_rpc::{Accept, Authenticate, Close, Handshake, Reject, RpcClient, RpcRouter, RpcServer};
 
-/// Passwords by identity.
+/// The passwords of stations, by identity.
 struct Passwords(HashMap<&'static str, &'static str>);
 
 impl Authenticate for Passwords {
@@ -28,8 +28,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for identity in ["CP-1", "CP-2", "CP-3"] {
         let client = RpcClient::builder(&endpoint, identity).protocols(["ocpp1.6"]).password("secret");
         match client.connect().await {
-            Ok(_) => println!("{identity} is connected"),
-            Err(error) => println!("{identity} is not: {error}"),
+            Ok(_) => println!("{identity}: connected"),
+            Err(error) => println!("{identity}: {error}"),
         }
     }
     listener.close(Close::going_away()).await;

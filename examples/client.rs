@@ -1,5 +1,5 @@
-//! A charging station: it connects, calls its server, and answers the server's calls on the same connection.
-//! The server runs in the same program, and resets the station once it has booted.
+//! A charging station: it connects, calls its server, and handles the server's calls on the same connection. The
+//! server runs in the same program, and resets the station when it has booted.
 //!
 //!     cargo run --example client
 
@@ -12,10 +12,10 @@ use ocpp_rpc::{
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-/// A handler of the station.
+/// Handles a call of the server.
 async fn reset(Params(reset): Params<Value>, State(resets): State<mpsc::Sender<Value>>) -> Result<Value, Infallible> {
-    let accepted = resets.send(reset["type"].clone()).await.is_ok();
-    Ok(json!({"status": if accepted { "Accepted" } else { "Rejected" }}))
+    let status = if resets.send(reset["type"].clone()).await.is_ok() { "Accepted" } else { "Rejected" };
+    Ok(json!({"status": status}))
 }
 
 #[tokio::main]
@@ -30,13 +30,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .connect()
         .await?;
     let boot = json!({"chargePointVendor": "ACME", "chargePointModel": "One"});
-    let booted: Value = client.call("BootNotification", &boot).await?;
-    println!("the station is {}", booted["status"]);
+    let result: Value = client.call("BootNotification", &boot).await?;
+    println!("BootNotification: {}", result["status"]);
 
     let session = server.session("CP-1").ok_or("CP-1 is not connected")?;
     let result: Value = session.call("Reset", &json!({"type": "Soft"})).await?;
-    println!("the server's reset is {}", result["status"]);
-    println!("the station makes a {} reset", resets.recv().await.unwrap_or_default());
+    println!("Reset: {}", result["status"]);
+    println!("the station performs a {} reset", resets.recv().await.unwrap_or_default());
 
     let closed = client.close(Close::normal().drain(Duration::from_secs(30))).await;
     println!("closed with {} {}", closed.code, closed.cause);
@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A handler of the server.
+/// Handles a call of the station.
 async fn boot() -> Result<Value, Infallible> {
     Ok(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"}))
 }

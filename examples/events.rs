@@ -1,5 +1,5 @@
-//! Events: connects, messages and disconnects of all stations, as they happen. A slow reader loses the oldest events,
-//! and never slows a connection.
+//! Events: connects, messages and disconnects of all stations, as they happen. A reader that falls behind loses the
+//! oldest events, and never slows a connection.
 //!
 //!     cargo run --example events
 
@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let _: Value = client.call("Heartbeat", &json!({})).await?;
     client.close(Close::normal().reason("maintenance")).await;
 
-    // The events end with the server.
+    // The stream of events ends when the server has closed.
     listener.close(Close::going_away()).await;
     printer.await?;
     Ok(())

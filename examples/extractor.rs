@@ -1,7 +1,7 @@
-//! A handshake decided in an axum handler: `RpcUpgrade` is an extractor, so the handler sees the request and the state
-//! of the application before it accepts or refuses the station.
+//! An axum handler that decides on each handshake: `RpcUpgrade` is an extractor, so the handler sees the request and
+//! the state of the application before it accepts or refuses the station.
 //!
-//! Two stations connect, of which one is refused.
+//! Two stations connect, and the handler refuses one of them.
 //!
 //!     cargo run --example extractor
 
@@ -24,7 +24,7 @@ async fn connect(upgrade: RpcUpgrade, State(server): State<RpcServer>) -> Respon
     let Some((tenant, _)) = upgrade.handshake().identity().split_once('-') else {
         return StatusCode::FORBIDDEN.into_response();
     };
-    // Handlers of the session can take the tenant as an argument.
+    // The handlers of the session can take the tenant as an argument.
     let accept = Accept::new().extension(Tenant(tenant.to_owned()));
     server.accept(upgrade, accept)
 }

@@ -1,5 +1,5 @@
-//! A server mounted in an axum application: stations connect under `/ocpp/`, and the other routes are ordinary axum
-//! handlers, which find connected stations through the server in their state.
+//! A server in an axum application: stations connect under `/ocpp/`, and the other routes are ordinary axum handlers.
+//! They find connected stations through the server, which is their state.
 //!
 //!     cargo run --example mount
 
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn stations(State(server): State<RpcServer>) -> Json<Vec<String>> {
-    Json(server.sessions().iter().map(|session| session.identity().to_owned()).collect())
+    Json(server.sessions().iter().map(|session| session.identity().to_string()).collect())
 }
 
 async fn boot() -> Result<Value, Infallible> {

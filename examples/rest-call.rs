@@ -1,5 +1,5 @@
-//! A REST call becomes an OCPP call: `POST /stations/{id}/reset` resets a connected station, and errors of the call
-//! become HTTP statuses. A station inside the program accepts every reset.
+//! A REST route that calls a station: `POST /stations/{id}/reset` resets a connected station, and an error of the call
+//! becomes an HTTP status. A station in the same program accepts every reset.
 //!
 //!     cargo run --example rest-call
 
@@ -43,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The station's handler.
+/// Handles the call at the station.
 async fn accept() -> Result<Value, Infallible> {
     Ok(json!({"status": "Accepted"}))
 }

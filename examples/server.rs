@@ -1,5 +1,5 @@
-//! A server of charging stations and nothing else: one port, two handlers, and a fallback for all other calls.
-//! Stations connect to `ws://127.0.0.1:9220/<identity>` with OCPP 1.6 or 2.0.1; an argument sets another address.
+//! A server of charging stations and nothing else: one port, two handlers, and a fallback for all other calls. Stations
+//! connect to `ws://127.0.0.1:9220/<identity>` with OCPP 1.6 or 2.0.1. The first argument sets another address.
 //!
 //!     cargo run --example server
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let router = RpcRouter::new().on("BootNotification", boot).on("Heartbeat", heartbeat).fallback(other);
+    let router = RpcRouter::new().on("BootNotification", boot).on("Heartbeat", heartbeat).fallback(fallback);
     let server = RpcServer::builder(router).protocols(["ocpp2.0.1", "ocpp1.6"]).build()?;
 
     let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9220".to_owned());
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn boot(session: Session) -> Result<Value, Infallible> {
-    println!("{} boots with {}", session.identity(), session.protocol().unwrap_or("no protocol"));
+    println!("{} boots with {}", session.identity(), session.protocol().as_deref().unwrap_or("no protocol"));
     Ok(json!({"status": "Accepted", "interval": 300, "currentTime": now()}))
 }
 
@@ -30,12 +30,12 @@ async fn heartbeat() -> Result<Value, Infallible> {
     Ok(json!({"currentTime": now()}))
 }
 
-async fn other(action: Action, session: Session) -> Result<(), Infallible> {
+async fn fallback(action: Action, session: Session) -> Result<(), Infallible> {
     println!("{} calls {action}", session.identity());
     Ok(())
 }
 
-/// Returns the time to the millisecond: some stations cannot read more digits.
+/// Returns the current time in milliseconds, because some stations cannot parse more digits.
 fn now() -> String {
     format!("{:.3}", Timestamp::now())
 }

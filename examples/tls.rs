@@ -1,5 +1,5 @@
-//! TLS with certificates at both ends (OCPP's security profile 3): the server trusts stations whose certificate its
-//! authority has signed, and its hook sees that certificate. The certificates are made on the spot.
+//! TLS with certificates at both ends (OCPP's security profile 3): the server accepts a station if its certificate is
+//! signed by a trusted authority, and the authenticator sees that certificate. The program creates all certificates.
 //!
 //!     cargo run --example tls --features tls
 
@@ -13,12 +13,13 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 async fn authenticate(handshake: Handshake) -> Result<Accept, Reject> {
     let tls = handshake.tls().ok_or_else(Reject::unauthorized)?;
-    println!("{} shows {} certificate(s) over {:?}", handshake.identity(), tls.peer_chain().len(), tls.version());
+    println!("{} sent {} certificate(s) over {:?}", handshake.identity(), tls.peer_chain().len(), tls.version());
     Ok(Accept::new())
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // The certificate authority.
     let mut params = CertificateParams::new([])?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate()?;
@@ -45,6 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Creates a certificate for `name`, signed by the authority.
 fn issue(issuer: &Issuer<'_, KeyPair>, name: &str) -> Result<Certificate, Box<dyn Error>> {
     let key = KeyPair::generate()?;
     let certificate = CertificateParams::new([name.to_owned()])?.signed_by(&key, issuer)?;

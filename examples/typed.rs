@@ -1,5 +1,5 @@
-//! OCPP's own types: a request names its action and its response, so calls and handlers that mix them up do not
-//! compile. Two versions share one endpoint, each with its types.
+//! OCPP's own types: a request determines its action and its response, so a call or handler that mixes them up does not
+//! compile. Two versions share one endpoint, and each has its own types.
 //!
 //!     cargo run --example typed --features ocpp-kit
 
@@ -38,13 +38,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let endpoint = format!("ws://{}", listener.local_addr());
 
     let old = RpcClient::builder(&endpoint, "OLD-1").protocols(["ocpp1.6"]).connect().await?;
-    let booted = old.request(v1_6::BootNotificationRequest::new("ACME", "One")).await?;
-    println!("OLD-1 is {} for {} s", booted.status, booted.interval);
+    let response = old.session().request(v1_6::BootNotificationRequest::new("ACME", "One")).await?;
+    println!("OLD-1 is {}, heartbeat every {} s", response.status, response.interval);
 
     let new = RpcClient::builder(&endpoint, "NEW-1").protocols(["ocpp2.0.1"]).connect().await?;
     let station = v2_0_1::ChargingStation::new("Two", "ACME");
-    let booted = new.request(v2_0_1::BootNotificationRequest::new(station, v2_0_1::BootReason::PowerUp)).await?;
-    println!("NEW-1 is {} for {} s", booted.status, booted.interval);
+    let response =
+        new.session().request(v2_0_1::BootNotificationRequest::new(station, v2_0_1::BootReason::PowerUp)).await?;
+    println!("NEW-1 is {}, heartbeat every {} s", response.status, response.interval);
 
     let report = listener.close(Close::going_away()).await;
     println!("{} stations closed, {} dropped", report.clean, report.forced);

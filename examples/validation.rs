@@ -1,5 +1,5 @@
-//! Validation by OCPP's own rules: a call that breaks them never reaches a handler, and a call out that breaks them is
-//! never sent. The error says where in the payload the fault is.
+//! Validation by OCPP's own schemas: the server rejects an invalid call before any handler runs, and never sends an
+//! invalid call of its own. The error has a JSON pointer to the invalid value.
 //!
 //!     cargo run --example validation --features ocpp-schemas
 
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let endpoint = format!("ws://{}", listener.local_addr());
     let client = RpcClient::builder(endpoint, "CP-1").protocols(["ocpp1.6"]).connect().await?;
 
-    // The station does not validate: its server does.
+    // The station sends anything, because only the server validates.
     for boot in [
         json!({"chargePointVendor": "ACME", "chargePointModel": "One"}),
         json!({"chargePointVendor": "ACME"}),

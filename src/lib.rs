@@ -1,5 +1,4 @@
 #![doc = include_str!("docs/crate.md")]
-#![cfg_attr(feature = "server", doc = include_str!("docs/scale.md"))]
 // On docs.rs, each item names the feature that it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -19,6 +18,9 @@ pub mod close;
 mod connection;
 mod error;
 pub mod event;
+// Documentation alone: other builds need none of it.
+#[cfg(all(any(doc, doctest), feature = "client", feature = "axum"))]
+pub mod guide;
 pub mod handler;
 #[cfg(any(feature = "client", feature = "server"))]
 mod handshake;

@@ -1,5 +1,5 @@
-//! The security profiles as the README has them, run as they stand; and the same certificates with openssl, curl and a
-//! station by others.
+//! The commands of the guide's page on security profiles, run as they are written there. The same certificates are also
+//! used by openssl, curl and a station of another author.
 
 use std::{
     fs,
@@ -10,21 +10,20 @@ use std::{
 
 use crate::harness::{Backend, Fleet, Kind, Library, Station};
 
-/// The commands of the README's section on a profile.
-fn recipe(profile: &str) -> Vec<String> {
-    let readme = include_str!("../../README.md");
-    let (_, section) = readme.split_once("## Security profiles").expect("the section");
-    let (_, rest) = section.split_once(profile).unwrap_or_else(|| panic!("nothing on {profile}"));
+/// Returns the commands of a section of the page.
+fn recipe(section: &str) -> Vec<String> {
+    let page = include_str!("../../src/docs/guide/security.md");
+    let (_, rest) = page.split_once(&format!("# {section}")).unwrap_or_else(|| panic!("no section {section}"));
     let block = rest.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("commands");
     block.lines().map(str::to_owned).collect()
 }
 
-/// A directory of a test's own, with the README's certificates in it.
+/// Creates a directory for one test, with the page's certificates in it.
 fn directory(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&path);
     fs::create_dir_all(&path).expect("a directory");
-    shell(&path, &recipe("These are for trying it out").join("\n"));
+    shell(&path, &recipe("Certificates for a trial").join("\n"));
     path
 }
 
@@ -33,7 +32,7 @@ fn shell(directory: &Path, script: &str) {
     assert!(done.expect("sh").success(), "{script}");
 }
 
-/// Does what the README says: the backend, a station, and whatever comes before them.
+/// Runs the commands of a profile: the backend, a station, and those before them.
 fn follow(profile: &str) {
     let directory = directory(&profile.replace(' ', "-"));
     let mut backend = None;
@@ -48,7 +47,7 @@ fn follow(profile: &str) {
             let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
             backend = Some(Backend::told(&arguments, &directory));
         } else if let Some(arguments) = arguments("charger") {
-            // The README's port may be taken.
+            // The port of the page may be in use.
             let address = backend.as_ref().expect("the backend comes first").address().to_owned();
             let arguments: Vec<_> = arguments.iter().map(|word| word.replace("127.0.0.1:9220", &address)).collect();
             station = Some(Fleet::told(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &directory));

@@ -102,6 +102,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("benches", &["unstable"]),
+    ("guide", &["guide"]),
 ];
 
 /// The layers and folders whose files know neither a runtime nor an HTTP server.

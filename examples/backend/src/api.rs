@@ -1,4 +1,4 @@
-//! What people ask over REST.
+//! The REST API.
 
 use std::{
     collections::VecDeque,
@@ -24,12 +24,13 @@ use ocpp_rpc::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// How many messages are remembered.
-const MESSAGES: usize = 1000;
+/// The number of messages that `GET /api/messages` can return.
+const MAX_MESSAGES: usize = 1000;
 
+/// Creates the router, and starts the task that stores messages.
 pub(crate) fn router(server: &RpcServer) -> Router {
     let api = Api { server: server.clone(), messages: Arc::default() };
-    tokio::spawn(remember(server.events(), api.messages.clone()));
+    tokio::spawn(store_messages(server.events(), api.messages.clone()));
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/api/stations", get(stations))
@@ -79,12 +80,12 @@ async fn call(
     Path((identity, action)): Path<(String, String)>,
     Query(CallQuery { timeout_ms }): Query<CallQuery>,
     body: Bytes,
-) -> Result<Json<Value>, Failure> {
+) -> Result<Json<Value>, ApiError> {
     let params: Payload = match &body[..] {
         b"" => Payload::default(),
-        json => serde_json::from_slice(json).map_err(|error| Failure::BadBody(error.to_string()))?,
+        json => serde_json::from_slice(json).map_err(|error| ApiError::BadBody(error.to_string()))?,
     };
-    let session = api.server.session(&identity).ok_or(Failure::NotConnected)?;
+    let session = api.server.session(&identity).ok_or(ApiError::NotConnected)?;
     let mut call = session.call::<Value>(&action, &params);
     if let Some(timeout_ms) = timeout_ms {
         call = call.total_timeout(Duration::from_millis(timeout_ms));
@@ -94,13 +95,13 @@ async fn call(
 
 #[derive(Deserialize)]
 struct CloseQuery {
-    #[serde(default = "normal")]
+    #[serde(default = "default_code")]
     code: u16,
     #[serde(default)]
     reason: String,
 }
 
-fn normal() -> u16 {
+fn default_code() -> u16 {
     Close::normal().code()
 }
 
@@ -108,8 +109,8 @@ async fn close(
     State(api): State<Api>,
     Path(identity): Path<String>,
     Query(CloseQuery { code, reason }): Query<CloseQuery>,
-) -> Result<Json<Value>, Failure> {
-    let session = api.server.session(&identity).ok_or(Failure::NotConnected)?;
+) -> Result<Json<Value>, ApiError> {
+    let session = api.server.session(&identity).ok_or(ApiError::NotConnected)?;
     let closed = session.close(Close::new(code).reason(reason)).await;
     Ok(Json(json!({"code": closed.code, "reason": closed.reason})))
 }
@@ -117,37 +118,38 @@ async fn close(
 #[derive(Deserialize)]
 struct MessagesQuery {
     station: Option<String>,
-    #[serde(default = "all")]
+    #[serde(default = "default_limit")]
     limit: usize,
 }
 
-fn all() -> usize {
-    MESSAGES
+fn default_limit() -> usize {
+    MAX_MESSAGES
 }
 
 async fn messages(State(api): State<Api>, Query(query): Query<MessagesQuery>) -> Json<Vec<Message>> {
     let messages = api.messages.lock().unwrap_or_else(PoisonError::into_inner);
-    let wanted = |message: &&Message| query.station.as_ref().is_none_or(|station| *station == message.station);
-    Json(messages.iter().rev().filter(wanted).take(query.limit).cloned().collect())
+    let is_match = |message: &&Message| query.station.as_ref().is_none_or(|station| *station == message.station);
+    Json(messages.iter().rev().filter(is_match).take(query.limit).cloned().collect())
 }
 
-/// Messages, connects and disconnects as they happen; the stream ends when the server has closed.
+/// Streams messages, connects and disconnects as they happen. The stream ends when the server has closed.
 async fn events(State(api): State<Api>) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
     let stream = stream::unfold(api.server.events(), async |mut events| {
         loop {
-            if let Some(told) = told(&events.next().await?) {
-                return Some((Ok(sse::Event::default().data(told.to_string())), events));
+            if let Some(json) = event_json(&events.next().await?) {
+                return Some((Ok(sse::Event::default().data(json.to_string())), events));
             }
         }
     });
     Sse::new(stream).keep_alive(sse::KeepAlive::default())
 }
 
-async fn remember(mut events: Events, messages: Arc<Mutex<VecDeque<Message>>>) {
+/// Stores the latest messages until the server has closed.
+async fn store_messages(mut events: Events, messages: Arc<Mutex<VecDeque<Message>>>) {
     while let Some(event) = events.next().await {
         let Some(message) = message(&event) else { continue };
         let mut messages = messages.lock().unwrap_or_else(PoisonError::into_inner);
-        if messages.len() == MESSAGES {
+        if messages.len() == MAX_MESSAGES {
             messages.pop_front();
         }
         messages.push_back(message);
@@ -164,8 +166,8 @@ fn message(event: &Event) -> Option<Message> {
     Some(Message { at: timestamp(event.at), station, direction, text: text.to_string() })
 }
 
-/// An event as people are told of it, if they are.
-fn told(event: &Event) -> Option<Value> {
+/// Returns an event as the API shows it, or `None` if the API leaves it out.
+fn event_json(event: &Event) -> Option<Value> {
     let (at, station) = (timestamp(event.at), event.identity.as_deref());
     match &event.kind {
         EventKind::Opened { protocol, .. } => {
@@ -186,23 +188,23 @@ fn timestamp(time: SystemTime) -> Timestamp {
     Timestamp::try_from(time).unwrap_or_default()
 }
 
-/// Why a request over REST fails.
-enum Failure {
+/// The error of a REST request.
+enum ApiError {
     BadBody(String),
     NotConnected,
     Call(Error),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         Self::Call(error)
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, body) = match self {
-            Self::BadBody(why) => (StatusCode::BAD_REQUEST, json!({"error": "bad_body", "description": why})),
+            Self::BadBody(error) => (StatusCode::BAD_REQUEST, json!({"error": "bad_body", "description": error})),
             Self::NotConnected => (StatusCode::NOT_FOUND, json!({"error": "not_connected"})),
             Self::Call(Error::Rejected(e)) => {
                 let (code, description) = (e.code().as_str(), e.description());
@@ -210,11 +212,11 @@ impl IntoResponse for Failure {
                 let error = json!({"error": "rejected", "code": code, "description": description, "details": details});
                 (StatusCode::BAD_GATEWAY, error)
             }
-            Self::Call(Error::Encode(why)) => {
-                (StatusCode::BAD_REQUEST, json!({"error": "bad_body", "description": why.to_string()}))
+            Self::Call(Error::Encode(error)) => {
+                (StatusCode::BAD_REQUEST, json!({"error": "bad_body", "description": error.to_string()}))
             }
-            Self::Call(Error::Decode(why)) => {
-                (StatusCode::BAD_GATEWAY, json!({"error": "bad_answer", "description": why.to_string()}))
+            Self::Call(Error::Decode(error)) => {
+                (StatusCode::BAD_GATEWAY, json!({"error": "bad_answer", "description": error.to_string()}))
             }
             Self::Call(Error::Invalid(violation)) => {
                 let error =

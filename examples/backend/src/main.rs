@@ -2,10 +2,11 @@
 //!
 //!     cargo run -p backend -- --demo 5
 //!
-//! Stations connect to `ws://127.0.0.1:9220/ocpp/<identity>` with OCPP 1.6, 2.0.1 or 2.1; people look at
-//! `http://127.0.0.1:9220/api/stations`. What stations say is answered in `stations.rs`, what people ask in
-//! `api.rs`. With the feature `ocpp-schemas` it takes `--strict`, and validates all that either says; with the
-//! feature `metrics`, Prometheus looks at `http://127.0.0.1:9220/metrics`.
+//! Stations connect to `ws://127.0.0.1:9220/ocpp/<identity>` with OCPP 1.6, 2.0.1 or 2.1. `stations.rs` handles their
+//! calls. The REST API is at `http://127.0.0.1:9220/api/stations` and in `api.rs`.
+//!
+//! With the feature `ocpp-schemas`, the flag `--strict` validates all payloads. With the feature `metrics`, Prometheus
+//! can scrape `http://127.0.0.1:9220/metrics`.
 
 mod api;
 #[cfg(feature = "metrics")]
@@ -15,7 +16,7 @@ mod stations;
 mod strict;
 mod tls;
 
-/// Stands in for metrics, where there are none.
+/// Replaces the metrics if the feature is off.
 #[cfg(not(feature = "metrics"))]
 mod metrics {
     use std::error::Error;
@@ -43,13 +44,13 @@ use ocpp_rpc::{Close, Options, RpcClient, RpcServer};
 
 #[derive(Parser)]
 struct Args {
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:9220")]
     listen: String,
-    /// Starts so many charging stations inside, to have something to look at.
+    /// Starts this number of simulated charging stations.
     #[arg(long, default_value_t = 0)]
     demo: usize,
-    /// Lets in who has a password here, in lines of `identity:password` (security profiles 1 and 2).
+    /// Accepts only stations that are in this file of lines `identity:password` (security profiles 1 and 2).
     #[arg(long, conflicts_with = "demo")]
     password_file: Option<PathBuf>,
     #[command(flatten)]
@@ -66,19 +67,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let metrics = metrics::Metrics::install()?;
     let server = RpcServer::builder(stations::router())
         .protocols(["ocpp2.1", "ocpp2.0.1", "ocpp1.6"])
-        .auth(passwords::Gate::new(args.password_file.as_deref())?)
+        .auth(passwords::Passwords::new(args.password_file.as_deref())?)
         .options(args.checks.add_to(Options::server().call_timeout(Duration::from_secs(30)))?)
         .build()?;
     let app = metrics.add_to(api::router(&server).route_service("/ocpp/{*identity}", server.clone()));
 
     let listener = args.tls.listen(&server, &args.listen, app).await?;
-    // Polled once, it is caught from here on: who reads the lines below may press it.
+    // The first poll installs the signal handler, before the lines below invite the user to press Ctrl-C.
     let mut ctrl_c = pin!(tokio::signal::ctrl_c());
     ctrl_c.as_mut().now_or_never().transpose()?;
     let (address, ws) = (listener.local_addr(), args.tls.scheme());
     let http = ws.replace("ws", "http");
     println!("stations connect to  {ws}://{address}/ocpp/<identity>");
-    println!("people look at       {http}://{address}/api/stations");
+    println!("the REST API is at   {http}://{address}/api/stations");
 
     let mut demo = tokio::task::JoinSet::new();
     let tally = Arc::<charger::Tally>::default();
@@ -98,13 +99,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     ctrl_c.await?;
-    println!("closing: calls under way have ten seconds");
+    println!("closing: pending calls have ten seconds");
     let report = listener.close(Close::going_away().reason("the backend stops").drain(Duration::from_secs(10))).await;
     println!("{} stations closed, {} dropped", report.clean, report.forced);
     Ok(())
 }
 
-/// What RUST_LOG says, else warnings.
+/// Returns the filter in `RUST_LOG`, or one for warnings.
 fn log_filter() -> tracing_subscriber::EnvFilter {
     tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into())
 }

@@ -1,4 +1,4 @@
-//! What stations say on a normal day, and what they are answered.
+//! The handlers for the calls of stations.
 
 use std::{
     convert::Infallible,
@@ -16,7 +16,7 @@ use ocpp_rpc::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Reports that need no answer but a word that they arrived, of all versions.
+/// The actions of all versions that get an empty response.
 const REPORTS: &[&str] = &[
     "BatterySwap",
     "ClearedChargingLimit",
@@ -43,6 +43,7 @@ const REPORTS: &[&str] = &[
     "StatusNotification",
 ];
 
+/// Returns the router for all versions.
 pub(crate) fn router() -> RpcRouter<App> {
     let router = RpcRouter::with_state(App::default())
         .on("BootNotification", boot)
@@ -52,10 +53,10 @@ pub(crate) fn router() -> RpcRouter<App> {
         .on("StopTransaction", stop_transaction)
         .on("TransactionEvent", transaction_event)
         .on("DataTransfer", data_transfer);
-    REPORTS.iter().fold(router, |router, action| router.on(action, noted))
+    REPORTS.iter().fold(router, |router, action| router.on(action, acknowledge))
 }
 
-/// What the handlers share.
+/// The state that handlers share.
 #[derive(Clone, Default)]
 pub(crate) struct App {
     transactions: Arc<AtomicI32>,
@@ -70,12 +71,9 @@ async fn heartbeat() -> Result<Value, Infallible> {
     Ok(json!({"currentTime": now()}))
 }
 
-/// 1.6 asks with an `idTag`, 2.x with an `idToken`.
+/// Accepts every `idTag` (1.6) and `idToken` (2.x).
 async fn authorize(session: Session) -> Result<Value, Infallible> {
-    let info = match session.protocol().as_deref() {
-        Some("ocpp1.6") => "idTagInfo",
-        _ => "idTokenInfo",
-    };
+    let info = if session.protocol().as_deref() == Some("ocpp1.6") { "idTagInfo" } else { "idTokenInfo" };
     Ok(json!({info: {"status": "Accepted"}}))
 }
 
@@ -102,7 +100,7 @@ async fn stop_transaction(Params(stop): Params<Value>, session: Session) -> Resu
     Ok(json!({"idTagInfo": {"status": "Accepted"}}))
 }
 
-/// A token is judged where the event names one.
+/// Accepts the token of an event, if it has one.
 async fn transaction_event(Params(event): Params<Value>) -> Result<Value, Infallible> {
     Ok(match event.get("idToken") {
         Some(_) => json!({"idTokenInfo": {"status": "Accepted"}}),
@@ -114,11 +112,11 @@ async fn data_transfer() -> Result<Value, Infallible> {
     Ok(json!({"status": "UnknownVendorId"}))
 }
 
-async fn noted() -> Result<(), Infallible> {
+async fn acknowledge() -> Result<(), Infallible> {
     Ok(())
 }
 
-/// The time, to the millisecond: some stations can read no more digits.
+/// Returns the current time in milliseconds, because some stations cannot parse more digits.
 fn now() -> String {
     format!("{:.3}", Timestamp::now())
 }

@@ -1,4 +1,4 @@
-//! The backend's side of TLS: OCPP security profiles 2 and 3.
+//! TLS of the backend: OCPP security profiles 2 and 3.
 
 use std::{error::Error, path::PathBuf};
 
@@ -7,24 +7,25 @@ use ocpp_rpc::{RpcServer, server::Listener};
 
 #[derive(clap::Args)]
 pub(crate) struct Tls {
-    /// A certificate with those that lead to its authority, in PEM; may be given several times, and speaks TLS.
-    /// Requires the feature `tls`.
+    /// Serves TLS with this certificate chain (PEM). Can be repeated, for example for ECDSA and RSA. Requires the
+    /// feature `tls`.
     #[arg(long, requires = "tls_key", conflicts_with = "demo")]
     tls_cert: Vec<PathBuf>,
-    /// The key of each certificate, in the same order.
+    /// The private key of each certificate (PEM), in the same order.
     #[arg(long, requires = "tls_cert")]
     tls_key: Vec<PathBuf>,
-    /// Wants client certificates of these authorities (security profile 3).
+    /// Requires client certificates that these authorities have signed (PEM, security profile 3).
     #[arg(long, requires = "tls_cert")]
     client_ca: Option<PathBuf>,
 }
 
 impl Tls {
-    /// The beginning of a station's URL.
+    /// Returns the scheme of a station's URL.
     pub(crate) fn scheme(&self) -> &'static str {
         if self.tls_cert.is_empty() { "ws" } else { "wss" }
     }
 
+    /// Listens with or without TLS, as the arguments say.
     pub(crate) async fn listen(
         &self,
         server: &RpcServer,

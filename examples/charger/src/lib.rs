@@ -1,4 +1,4 @@
-//! One charging station: boots, reports, charges now and then, and does as it is told.
+//! A simulated charging station: it boots, sends reports, charges from time to time, and handles calls of its server.
 
 use std::{
     collections::BTreeMap,
@@ -37,79 +37,81 @@ pub struct Tally {
     /// Stations that are connected now.
     pub connected: AtomicUsize,
     /// Calls that returned a result.
-    pub answered: AtomicUsize,
+    pub succeeded: AtomicUsize,
     /// Calls that failed.
     pub failed: AtomicUsize,
 }
 
 struct Station {
     client: RpcClient,
-    memory: Arc<Memory>,
+    shared: Arc<Shared>,
     tally: Arc<Tally>,
     interval: Option<u64>,
 }
 
-/// What the handlers share with the station itself.
-struct Memory {
-    inside: Mutex<Inside>,
-    orders: mpsc::Sender<Order>,
+/// The state that handlers share with the station's loop.
+struct Shared {
+    data: Mutex<Data>,
+    commands: mpsc::Sender<Command>,
 }
 
-struct Inside {
+struct Data {
     variables: BTreeMap<String, String>,
     transaction: Option<Transaction>,
     energy: u64,
 }
 
 struct Transaction {
-    /// A number in 1.6, a text in 2.x.
+    /// A number in 1.6, a string in 2.x.
     id: Value,
-    messages: u32,
+    next_seq_no: u32,
 }
 
-/// What the server wants done.
-enum Order {
+/// A task that a handler gives to the station's loop.
+enum Command {
     Reboot,
     Report(String),
     Start(String),
     Stop,
 }
 
-/// How long a station charges, and rests, when nobody tells it to.
+/// The duration of a transaction, unless the server stops it earlier.
 const CHARGING: Duration = Duration::from_secs(60);
-const RESTING: Duration = Duration::from_secs(20);
+/// The pause between two transactions, unless the server starts one earlier.
+const PAUSE: Duration = Duration::from_secs(20);
 
-/// Runs a station until its server refuses it for good.
+/// Runs a station until the server refuses it permanently.
 ///
 /// # Errors
-/// Settings that contradict each other, and a connect that cannot succeed by being repeated.
+/// Returns an error if the settings contradict each other, or if a connect fails in a way that a retry cannot fix.
 pub async fn run(settings: Settings, tally: Arc<Tally>) -> Result<Infallible, ConnectError> {
     let Settings { client, interval } = settings;
-    let (orders, mut ordered) = mpsc::channel(16);
-    let memory = Arc::new(Memory::new(orders));
+    let (sender, mut commands) = mpsc::channel(16);
+    let shared = Arc::new(Shared::new(sender));
     let backoff = Backoff::exponential().max(Duration::from_secs(10));
     let reconnect = Reconnect::always().backoff(backoff).retry_first_connect(true);
-    let client = client.router(router(memory.clone())).reconnect(reconnect).build().map_err(ConnectError::Settings)?;
-    let _watch = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(count(client.clone(), tally.clone())));
-    let station = Station { client, memory, tally, interval };
+    let client = client.router(router(shared.clone())).reconnect(reconnect).build().map_err(ConnectError::Settings)?;
+    let _counter =
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(count_connected(client.clone(), tally.clone())));
+    let station = Station { client, shared, tally, interval };
     loop {
         station.client.connect().await?;
-        station.live(&mut ordered).await;
+        station.run_until_closed(&mut commands).await;
     }
 }
 
-/// Keeps the number of connected stations.
-async fn count(client: RpcClient, tally: Arc<Tally>) {
+/// Keeps `Tally::connected` up to date.
+async fn count_connected(client: RpcClient, tally: Arc<Tally>) {
     let mut states = client.states();
-    let mut connected = false;
+    let mut was_open = false;
     loop {
-        let now = *states.borrow_and_update() == ClientState::Open;
-        match (connected, now) {
+        let is_open = *states.borrow_and_update() == ClientState::Open;
+        match (was_open, is_open) {
             (false, true) => _ = tally.connected.fetch_add(1, Ordering::Relaxed),
             (true, false) => _ = tally.connected.fetch_sub(1, Ordering::Relaxed),
             _ => {}
         }
-        connected = now;
+        was_open = is_open;
         if states.changed().await.is_err() {
             return;
         }
@@ -117,14 +119,14 @@ async fn count(client: RpcClient, tally: Arc<Tally>) {
 }
 
 impl Station {
-    /// From a boot to the next, over any number of connections.
-    async fn live(&self, orders: &mut mpsc::Receiver<Order>) {
+    /// Boots, then works until the client is closed. The connection may be lost and restored meanwhile.
+    async fn run_until_closed(&self, commands: &mut mpsc::Receiver<Command>) {
         let seconds = self.boot().await;
         self.report_status().await;
         let mut heartbeat = interval(Duration::from_secs(seconds.max(1)));
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
-        let mut plug = Instant::now() + RESTING.mul_f64(rand::random());
+        let mut next_plug = Instant::now() + PAUSE.mul_f64(rand::random());
         loop {
             tokio::select! {
                 _ = self.client.closed() => return,
@@ -132,23 +134,23 @@ impl Station {
                     self.call("Heartbeat", &json!({})).await;
                     self.report_meter().await;
                 }
-                () = tokio::time::sleep_until(plug) => {
-                    plug = Instant::now() + self.plug("DEMO-TAG").await;
+                () = tokio::time::sleep_until(next_plug) => {
+                    next_plug = Instant::now() + self.toggle_charging("DEMO-TAG").await;
                 }
-                Some(order) = orders.recv() => match order {
-                    Order::Reboot => {
-                        self.client.close(Close::normal().reason("rebooting").drain(30 * Duration::from_secs(1))).await;
+                Some(command) = commands.recv() => match command {
+                    Command::Reboot => {
+                        self.client.close(Close::normal().reason("rebooting").drain(Duration::from_secs(30))).await;
                         return;
                     }
-                    Order::Report(message) => self.report(&message).await,
-                    Order::Start(tag) => {
+                    Command::Report(message) => self.report(&message).await,
+                    Command::Start(tag) => {
                         if !self.is_charging() {
-                            plug = Instant::now() + self.plug(&tag).await;
+                            next_plug = Instant::now() + self.toggle_charging(&tag).await;
                         }
                     }
-                    Order::Stop => {
+                    Command::Stop => {
                         if self.is_charging() {
-                            plug = Instant::now() + self.plug("").await;
+                            next_plug = Instant::now() + self.toggle_charging("").await;
                         }
                     }
                 },
@@ -156,61 +158,56 @@ impl Station {
         }
     }
 
-    /// Boots until the server accepts it; gives the seconds between heartbeats.
+    /// Repeats the boot until the server accepts it, and returns the seconds between heartbeats.
     async fn boot(&self) -> u64 {
-        let boot = match self.speaks_1_6() {
-            true => json!({"chargePointVendor": "Example", "chargePointModel": "Wallbox"}),
-            false => json!({"reason": "PowerUp", "chargingStation": {"vendorName": "Example", "model": "Wallbox"}}),
+        let boot = if self.is_1_6() {
+            json!({"chargePointVendor": "Example", "chargePointModel": "Wallbox"})
+        } else {
+            json!({"reason": "PowerUp", "chargingStation": {"vendorName": "Example", "model": "Wallbox"}})
         };
         loop {
-            let answer = self.call("BootNotification", &boot).await.unwrap_or_default();
-            let seconds = answer["interval"].as_u64().filter(|seconds| *seconds > 0).unwrap_or(30);
-            if answer["status"] == "Accepted" {
+            let response = self.call("BootNotification", &boot).await.unwrap_or_default();
+            let seconds = response["interval"].as_u64().filter(|seconds| *seconds > 0).unwrap_or(30);
+            if response["status"] == "Accepted" {
                 return self.interval.unwrap_or(seconds);
             }
             sleep(Duration::from_secs(seconds)).await;
         }
     }
 
-    /// Starts a transaction or stops the one that there is; gives the time until the next change.
-    async fn plug(&self, tag: &str) -> Duration {
-        let running = self.memory.inside().transaction.take();
+    /// Stops the running transaction or starts one. Returns the time until the next change.
+    async fn toggle_charging(&self, tag: &str) -> Duration {
+        let running = self.shared.data().transaction.take();
         match running {
             None => self.start(tag).await,
             Some(transaction) => self.stop(transaction).await,
         }
         self.report_status().await;
-        if self.is_charging() { CHARGING } else { RESTING }
+        if self.is_charging() { CHARGING } else { PAUSE }
     }
 
     async fn start(&self, tag: &str) {
-        let energy = self.memory.inside().energy;
-        let id = match self.speaks_1_6() {
-            true => {
-                let start = json!({"connectorId": 1, "idTag": tag, "meterStart": energy, "timestamp": now()});
-                self.call("StartTransaction", &start).await.map(|answer| answer["transactionId"].clone())
-            }
-            false => {
-                let id = json!(format!("{:016x}", rand::random::<u64>()));
-                let token = json!({"idToken": tag, "type": "Central"});
-                let event = self.event("Started", "Authorized", &id, 0, Some(token));
-                self.call("TransactionEvent", &event).await.map(|_| id)
-            }
+        let energy = self.shared.data().energy;
+        let id = if self.is_1_6() {
+            let start = json!({"connectorId": 1, "idTag": tag, "meterStart": energy, "timestamp": now()});
+            self.call("StartTransaction", &start).await.map(|response| response["transactionId"].clone())
+        } else {
+            let id = json!(format!("{:016x}", rand::random::<u64>()));
+            let token = json!({"idToken": tag, "type": "Central"});
+            let event = self.event("Started", "Authorized", &id, 0, Some(token));
+            self.call("TransactionEvent", &event).await.map(|_| id)
         };
-        self.memory.inside().transaction = id.map(|id| Transaction { id, messages: 1 });
+        self.shared.data().transaction = id.map(|id| Transaction { id, next_seq_no: 1 });
     }
 
-    async fn stop(&self, Transaction { id, messages }: Transaction) {
-        let energy = self.memory.inside().energy;
-        match self.speaks_1_6() {
-            true => {
-                let stop = json!({"transactionId": id, "meterStop": energy, "timestamp": now(), "reason": "Local"});
-                self.call("StopTransaction", &stop).await;
-            }
-            false => {
-                let event = self.event("Ended", "EVDeparted", &id, messages, None);
-                self.call("TransactionEvent", &event).await;
-            }
+    async fn stop(&self, Transaction { id, next_seq_no }: Transaction) {
+        let energy = self.shared.data().energy;
+        if self.is_1_6() {
+            let stop = json!({"transactionId": id, "meterStop": energy, "timestamp": now(), "reason": "Local"});
+            self.call("StopTransaction", &stop).await;
+        } else {
+            let event = self.event("Ended", "EVDeparted", &id, next_seq_no, None);
+            self.call("TransactionEvent", &event).await;
         }
     }
 
@@ -224,52 +221,51 @@ impl Station {
     }
 
     async fn report_status(&self) {
-        let status = match self.speaks_1_6() {
-            true => json!({
+        let status = if self.is_1_6() {
+            json!({
                 "connectorId": 1,
                 "errorCode": "NoError",
                 "status": if self.is_charging() { "Charging" } else { "Available" },
-            }),
-            false => json!({
+            })
+        } else {
+            json!({
                 "timestamp": now(),
                 "connectorStatus": if self.is_charging() { "Occupied" } else { "Available" },
                 "evseId": 1,
                 "connectorId": 1,
-            }),
+            })
         };
         self.call("StatusNotification", &status).await;
     }
 
     async fn report_meter(&self) {
-        let (id, messages) = {
-            let mut inside = self.memory.inside();
-            inside.energy += 100;
-            match &mut inside.transaction {
+        let (id, seq_no) = {
+            let mut data = self.shared.data();
+            data.energy += 100;
+            match &mut data.transaction {
                 None => return,
                 Some(transaction) => {
-                    transaction.messages += 1;
-                    (transaction.id.clone(), transaction.messages - 1)
+                    transaction.next_seq_no += 1;
+                    (transaction.id.clone(), transaction.next_seq_no - 1)
                 }
             }
         };
-        match self.speaks_1_6() {
-            true => {
-                let values = json!({"connectorId": 1, "transactionId": id, "meterValue": self.meter_value()});
-                self.call("MeterValues", &values).await;
-            }
-            false => {
-                let event = self.event("Updated", "MeterValuePeriodic", &id, messages, None);
-                self.call("TransactionEvent", &event).await;
-            }
+        if self.is_1_6() {
+            let values = json!({"connectorId": 1, "transactionId": id, "meterValue": self.meter_value()});
+            self.call("MeterValues", &values).await;
+        } else {
+            let event = self.event("Updated", "MeterValuePeriodic", &id, seq_no, None);
+            self.call("TransactionEvent", &event).await;
         }
     }
 
-    fn event(&self, kind: &str, trigger: &str, id: &Value, number: u32, token: Option<Value>) -> Value {
+    /// Returns the payload of a TransactionEvent.
+    fn event(&self, kind: &str, trigger: &str, id: &Value, seq_no: u32, token: Option<Value>) -> Value {
         let mut event = json!({
             "eventType": kind,
             "triggerReason": trigger,
             "timestamp": now(),
-            "seqNo": number,
+            "seqNo": seq_no,
             "transactionInfo": {"transactionId": id},
             "evse": {"id": 1, "connectorId": 1},
             "meterValue": self.meter_value(),
@@ -281,69 +277,73 @@ impl Station {
     }
 
     fn meter_value(&self) -> Value {
-        let energy = self.memory.inside().energy;
-        let value = match self.speaks_1_6() {
-            true => json!(energy.to_string()),
-            false => json!(energy),
-        };
+        let energy = self.shared.data().energy;
+        let value = if self.is_1_6() { json!(energy.to_string()) } else { json!(energy) };
         let sample = json!({"value": value, "measurand": "Energy.Active.Import.Register"});
         json!([{"timestamp": now(), "sampledValue": [sample]}])
     }
 
-    /// Makes a call; a call that fails is counted, and the station goes on.
+    /// Makes a call. If it fails, it is counted and the station continues.
     async fn call(&self, action: &str, params: &Value) -> Option<Value> {
         match self.client.call(action, params).await {
-            Ok(answer) => {
-                self.tally.answered.fetch_add(1, Ordering::Relaxed);
-                Some(answer)
+            Ok(response) => {
+                self.tally.succeeded.fetch_add(1, Ordering::Relaxed);
+                Some(response)
             }
             Err(error) => {
                 if !matches!(error, Error::Closing | Error::Closed) {
                     self.tally.failed.fetch_add(1, Ordering::Relaxed);
                 }
-                tracing::debug!(action, %error, "a call failed");
+                tracing::debug!(action, %error, "call failed");
                 None
             }
         }
     }
 
-    fn speaks_1_6(&self) -> bool {
+    fn is_1_6(&self) -> bool {
         self.client.session().protocol().as_deref().is_none_or(|protocol| protocol == "ocpp1.6")
     }
 
     fn is_charging(&self) -> bool {
-        self.memory.inside().transaction.is_some()
+        self.shared.data().transaction.is_some()
     }
 }
 
-impl Memory {
-    fn new(orders: mpsc::Sender<Order>) -> Self {
+impl Shared {
+    fn new(commands: mpsc::Sender<Command>) -> Self {
         let variables = [("HeartbeatInterval", "300"), ("MeterValueSampleInterval", "60"), ("NumberOfConnectors", "1")];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Self { inside: Mutex::new(Inside { variables, transaction: None, energy: 0 }), orders }
+        Self { data: Mutex::new(Data { variables, transaction: None, energy: 0 }), commands }
     }
 
-    fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn data(&self) -> MutexGuard<'_, Data> {
+        self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the station will do it.
-    fn order(&self, order: Order) -> &'static str {
-        match self.orders.try_send(order) {
-            Ok(()) => "Accepted",
-            Err(_) => "Rejected",
+    /// Gives a command to the station's loop, and returns the status for the response.
+    fn send(&self, command: Command) -> &'static str {
+        if self.commands.try_send(command).is_ok() { "Accepted" } else { "Rejected" }
+    }
+
+    /// Sets a variable, and returns the status for the response.
+    fn set(&self, name: &str, value: &str) -> &'static str {
+        match self.data().variables.get_mut(name) {
+            Some(variable) => {
+                value.clone_into(variable);
+                "Accepted"
+            }
+            None => "NotSupported",
         }
     }
 }
 
-// What the server asks, in both versions.
+// Handlers for the calls of the server, in both versions.
 
-type Asked = Params<Value>;
-type Shared = State<Arc<Memory>>;
-type Responder = Result<Value, Infallible>;
+type SharedState = State<Arc<Shared>>;
+type HandlerResult = Result<Value, Infallible>;
 
-fn router(memory: Arc<Memory>) -> RpcRouter<Arc<Memory>> {
-    RpcRouter::with_state(memory)
+fn router(shared: Arc<Shared>) -> RpcRouter<Arc<Shared>> {
+    RpcRouter::with_state(shared)
         .on("Reset", reset)
         .on("TriggerMessage", trigger)
         .on("RemoteStartTransaction", start)
@@ -354,105 +354,85 @@ fn router(memory: Arc<Memory>) -> RpcRouter<Arc<Memory>> {
         .on("GetConfiguration", get_configuration)
         .on("SetVariables", set_variables)
         .on("GetVariables", get_variables)
-        .on("ChangeAvailability", accepted)
-        .on("ClearCache", accepted)
+        .on("ChangeAvailability", accept)
+        .on("ClearCache", accept)
 }
 
-async fn accepted() -> Responder {
+async fn accept() -> HandlerResult {
     Ok(json!({"status": "Accepted"}))
 }
 
-async fn reset(State(memory): Shared) -> Responder {
-    Ok(json!({"status": memory.order(Order::Reboot)}))
+async fn reset(State(shared): SharedState) -> HandlerResult {
+    Ok(json!({"status": shared.send(Command::Reboot)}))
 }
 
-async fn trigger(Params(asked): Asked, State(memory): Shared) -> Responder {
-    let status = match asked["requestedMessage"].as_str() {
+async fn trigger(Params(params): Params<Value>, State(shared): SharedState) -> HandlerResult {
+    let status = match params["requestedMessage"].as_str() {
         Some(message @ ("BootNotification" | "Heartbeat" | "StatusNotification" | "MeterValues")) => {
-            memory.order(Order::Report(message.to_owned()))
+            shared.send(Command::Report(message.to_owned()))
         }
         _ => "NotImplemented",
     };
     Ok(json!({"status": status}))
 }
 
-/// 1.6 names an `idTag`, 2.x an `idToken`.
-async fn start(Params(asked): Asked, State(memory): Shared) -> Responder {
-    let tag = asked["idTag"].as_str().or(asked["idToken"]["idToken"].as_str()).unwrap_or("unknown");
-    let is_charging = memory.inside().transaction.is_some();
-    let status = match is_charging {
-        true => "Rejected",
-        false => memory.order(Order::Start(tag.to_owned())),
-    };
+/// Starts a transaction with an `idTag` (1.6) or an `idToken` (2.x).
+async fn start(Params(params): Params<Value>, State(shared): SharedState) -> HandlerResult {
+    let tag = params["idTag"].as_str().or(params["idToken"]["idToken"].as_str()).unwrap_or("unknown");
+    let is_charging = shared.data().transaction.is_some();
+    let status = if is_charging { "Rejected" } else { shared.send(Command::Start(tag.to_owned())) };
     Ok(json!({"status": status}))
 }
 
-async fn stop(Params(asked): Asked, State(memory): Shared) -> Responder {
-    let is_running = memory.inside().transaction.as_ref().is_some_and(|running| running.id == asked["transactionId"]);
-    let status = match is_running {
-        true => memory.order(Order::Stop),
-        false => "Rejected",
-    };
+async fn stop(Params(params): Params<Value>, State(shared): SharedState) -> HandlerResult {
+    let is_running = shared.data().transaction.as_ref().is_some_and(|running| running.id == params["transactionId"]);
+    let status = if is_running { shared.send(Command::Stop) } else { "Rejected" };
     Ok(json!({"status": status}))
 }
 
-async fn change_configuration(Params(asked): Asked, State(memory): Shared) -> Responder {
-    let (Some(key), Some(value)) = (asked["key"].as_str(), asked["value"].as_str()) else {
+async fn change_configuration(Params(params): Params<Value>, State(shared): SharedState) -> HandlerResult {
+    let (Some(key), Some(value)) = (params["key"].as_str(), params["value"].as_str()) else {
         return Ok(json!({"status": "Rejected"}));
     };
-    Ok(json!({"status": memory.set(key, value)}))
+    Ok(json!({"status": shared.set(key, value)}))
 }
 
-async fn get_configuration(Params(asked): Asked, State(memory): Shared) -> Responder {
-    let inside = memory.inside();
-    let wanted: Vec<&str> = match asked["key"].as_array() {
+async fn get_configuration(Params(params): Params<Value>, State(shared): SharedState) -> HandlerResult {
+    let data = shared.data();
+    let requested: Vec<&str> = match params["key"].as_array() {
         Some(keys) if !keys.is_empty() => keys.iter().filter_map(Value::as_str).collect(),
-        _ => inside.variables.keys().map(String::as_str).collect(),
+        _ => data.variables.keys().map(String::as_str).collect(),
     };
-    let (known, unknown): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|key| inside.variables.contains_key(*key));
-    let known = known.iter().map(|key| json!({"key": key, "readonly": false, "value": inside.variables[*key]}));
+    let (known, unknown): (Vec<_>, Vec<_>) = requested.into_iter().partition(|key| data.variables.contains_key(*key));
+    let known = known.iter().map(|key| json!({"key": key, "readonly": false, "value": data.variables[*key]}));
     Ok(json!({"configurationKey": known.collect::<Vec<_>>(), "unknownKey": unknown}))
 }
 
-async fn set_variables(Params(asked): Asked, State(memory): Shared) -> Responder {
-    let result = asked["setVariableData"].as_array().into_iter().flatten().map(|data| {
-        let name = data["variable"]["name"].as_str().unwrap_or_default();
-        let status = match memory.set(name, data["attributeValue"].as_str().unwrap_or_default()) {
-            "Accepted" => "Accepted",
-            _ => "UnknownVariable",
-        };
-        json!({"attributeStatus": status, "component": data["component"], "variable": data["variable"]})
+async fn set_variables(Params(params): Params<Value>, State(shared): SharedState) -> HandlerResult {
+    let results = params["setVariableData"].as_array().into_iter().flatten().map(|entry| {
+        let name = entry["variable"]["name"].as_str().unwrap_or_default();
+        let status = shared.set(name, entry["attributeValue"].as_str().unwrap_or_default());
+        let status = if status == "Accepted" { status } else { "UnknownVariable" };
+        json!({"attributeStatus": status, "component": entry["component"], "variable": entry["variable"]})
     });
-    Ok(json!({"setVariableResult": result.collect::<Vec<_>>()}))
+    Ok(json!({"setVariableResult": results.collect::<Vec<_>>()}))
 }
 
-async fn get_variables(Params(asked): Asked, State(memory): Shared) -> Responder {
-    let inside = memory.inside();
-    let result = asked["getVariableData"].as_array().into_iter().flatten().map(|data| {
-        let (component, variable) = (&data["component"], &data["variable"]);
-        match variable["name"].as_str().and_then(|name| inside.variables.get(name)) {
+async fn get_variables(Params(params): Params<Value>, State(shared): SharedState) -> HandlerResult {
+    let data = shared.data();
+    let results = params["getVariableData"].as_array().into_iter().flatten().map(|entry| {
+        let (component, variable) = (&entry["component"], &entry["variable"]);
+        match variable["name"].as_str().and_then(|name| data.variables.get(name)) {
             Some(value) => json!({
                 "attributeStatus": "Accepted", "attributeValue": value, "component": component, "variable": variable
             }),
             None => json!({"attributeStatus": "UnknownVariable", "component": component, "variable": variable}),
         }
     });
-    Ok(json!({"getVariableResult": result.collect::<Vec<_>>()}))
+    Ok(json!({"getVariableResult": results.collect::<Vec<_>>()}))
 }
 
-impl Memory {
-    fn set(&self, name: &str, value: &str) -> &'static str {
-        match self.inside().variables.get_mut(name) {
-            Some(variable) => {
-                value.clone_into(variable);
-                "Accepted"
-            }
-            None => "NotSupported",
-        }
-    }
-}
-
-/// The time, to the millisecond: some stations can read no more digits.
+/// Returns the current time in milliseconds, because some stations cannot parse more digits.
 fn now() -> String {
     format!("{:.3}", Timestamp::now())
 }

@@ -1,4 +1,4 @@
-//! A charging station, or many of them.
+//! Runs a charging station, or many of them.
 //!
 //!     cargo run -p charger -- --url ws://127.0.0.1:9220/ocpp --identity CP-1
 //!     cargo run --release -p charger -- --count 500 --interval 10
@@ -20,19 +20,19 @@ struct Args {
     /// The endpoint of the server, without the identity.
     #[arg(long, default_value = "ws://127.0.0.1:9220/ocpp")]
     url: String,
-    /// The identity; with --count the start of each.
+    /// The identity. If --count is above 1, a number is appended.
     #[arg(long, default_value = "CP")]
     identity: String,
-    /// The protocols to offer, the preferred one first.
+    /// The subprotocols to offer, separated by commas, the preferred one first.
     #[arg(long, default_value = "ocpp1.6", value_delimiter = ',')]
     protocol: Vec<String>,
     /// The password of Basic credentials.
     #[arg(long)]
     password: Option<String>,
-    /// How many stations to run.
+    /// The number of stations to run.
     #[arg(long, default_value_t = 1)]
     count: usize,
-    /// Seconds between heartbeats, in place of what the server asks for.
+    /// The seconds between heartbeats, instead of the interval that the server sends.
     #[arg(long)]
     interval: Option<u64>,
     #[command(flatten)]
@@ -61,9 +61,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => return Ok(()),
             _ = progress.tick() => {
-                let [connected, answered, failed] =
-                    [&tally.connected, &tally.answered, &tally.failed].map(|count| count.load(Ordering::Relaxed));
-                let line = format!("{connected} of {count} connected, {answered} calls answered, {failed} failed");
+                let [connected, succeeded, failed] =
+                    [&tally.connected, &tally.succeeded, &tally.failed].map(|count| count.load(Ordering::Relaxed));
+                let line = format!("{connected} of {count} connected, {succeeded} calls succeeded, {failed} failed");
                 if line != last {
                     println!("{:5.0} s  {line}", start.elapsed().as_secs_f64());
                     last = line;
@@ -71,7 +71,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             Some(ended) = stations.join_next() => match ended? {
                 Ok(never) => match never {},
-                // One that is refused for good says why; the others go on.
+                // A station that gives up prints its error, and the others continue.
                 Err(error) if stations.is_empty() => return Err(error.into()),
                 Err(error) => eprintln!("a station gave up: {error}"),
             },

@@ -1,4 +1,4 @@
-//! The station's side of TLS: OCPP security profiles 2 and 3.
+//! TLS of the station: OCPP security profiles 2 and 3.
 
 use std::{error::Error, path::PathBuf};
 
@@ -6,20 +6,19 @@ use ocpp_rpc::client::RpcClientBuilder;
 
 #[derive(clap::Args)]
 pub(crate) struct Tls {
-    /// The authorities to believe, in PEM, in place of the system's. Requires the feature `tls`.
+    /// The authorities to trust (PEM) instead of the system's. Requires the feature `tls`.
     #[arg(long)]
     ca: Option<PathBuf>,
-    /// The certificate to show, with those that lead to its authority, in PEM (security profile 3). Requires the
-    /// feature `tls`.
+    /// The client certificate chain (PEM, security profile 3). Requires the feature `tls`.
     #[arg(long, requires = "key")]
     cert: Option<PathBuf>,
-    /// The key of the certificate.
+    /// The private key of the certificate (PEM).
     #[arg(long, requires = "cert")]
     key: Option<PathBuf>,
 }
 
 impl Tls {
-    /// A client that speaks as the arguments say.
+    /// Sets up TLS if the arguments ask for it.
     pub(crate) fn apply(&self, client: RpcClientBuilder) -> Result<RpcClientBuilder, Box<dyn Error>> {
         if self.ca.is_none() && self.cert.is_none() {
             return Ok(client);

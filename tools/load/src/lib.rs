@@ -1,4 +1,4 @@
-//! Typed handlers for the calls of stations under load, as a backend would have them.
+//! Typed handlers for the calls of stations under load, as in a real backend.
 
 use std::convert::Infallible;
 
@@ -10,30 +10,32 @@ pub fn router() -> RpcRouter {
     RpcRouter::new().on("Heartbeat", heartbeat).on("BootNotification", boot).on("MeterValues", meter_values)
 }
 
-async fn heartbeat() -> Result<Heartbeat, Infallible> {
-    Ok(Heartbeat { current_time: now() })
+async fn heartbeat() -> Result<HeartbeatResponse, Infallible> {
+    Ok(HeartbeatResponse { current_time: now() })
 }
 
-async fn boot(Params(boot): Params<Boot>) -> Result<Booted, Infallible> {
-    let known = !boot.charge_point_vendor.is_empty() && !boot.charge_point_model.is_empty();
-    let status = if known { "Accepted" } else { "Rejected" };
-    Ok(Booted { current_time: now(), interval: 300, status })
+async fn boot(Params(boot): Params<Boot>) -> Result<BootResponse, Infallible> {
+    let is_valid = !boot.charge_point_vendor.is_empty() && !boot.charge_point_model.is_empty();
+    let status = if is_valid { "Accepted" } else { "Rejected" };
+    Ok(BootResponse { current_time: now(), interval: 300, status })
 }
 
 async fn meter_values(Params(meter): Params<MeterValues>) -> Result<(), ErrorCode> {
-    match meter.meter_value.iter().all(|value| !value.sampled_value.is_empty()) {
-        true => Ok(()),
-        false => Err(ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION),
+    if meter.meter_value.iter().all(|value| !value.sampled_value.is_empty()) {
+        Ok(())
+    } else {
+        Err(ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION)
     }
 }
 
+/// Returns the current time in milliseconds.
 fn now() -> String {
     format!("{:.3}", jiff::Timestamp::now())
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Heartbeat {
+struct HeartbeatResponse {
     current_time: String,
 }
 
@@ -46,7 +48,7 @@ struct Boot {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Booted {
+struct BootResponse {
     current_time: String,
     interval: u32,
     status: &'static str,
@@ -54,7 +56,7 @@ struct Booted {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(dead_code, reason = "read in full, as a backend would")]
+#[expect(dead_code, reason = "decoded in full, as in a real backend")]
 struct MeterValues {
     connector_id: u32,
     transaction_id: Option<i64>,
@@ -63,14 +65,14 @@ struct MeterValues {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(dead_code, reason = "read in full, as a backend would")]
+#[expect(dead_code, reason = "decoded in full, as in a real backend")]
 struct MeterValue {
     timestamp: String,
     sampled_value: Vec<SampledValue>,
 }
 
 #[derive(Deserialize)]
-#[expect(dead_code, reason = "read in full, as a backend would")]
+#[expect(dead_code, reason = "decoded in full, as in a real backend")]
 struct SampledValue {
     value: String,
     context: Option<String>,

@@ -1,11 +1,10 @@
-//! Load on a server of this crate: how many calls it answers in a second, how long each takes, and what a connection
-//! costs in memory.
+//! Puts load on a server of this crate. Measures the calls per second, their latency, and the memory and CPU time that
+//! the server needs.
 //!
 //!     cargo run --release -p load -- --stations 1000 --secs 10
 //!
-//! The server is a process of its own, which this one starts, so that memory and processor time are the server's alone.
-//! It has the handlers of `load_target`. The stations are in this process, and take processor time, too:
-//! the server gets what they leave.
+//! The server runs in a child process, so its memory and CPU time can be measured alone. It has the handlers of
+//! `load_target`. The stations run in this process and compete with the server for the processor.
 
 mod report;
 mod server;
@@ -22,28 +21,29 @@ use tokio_util::task::AbortOnDropHandle;
 
 #[derive(Parser)]
 struct Args {
-    /// How many stations connect.
+    /// The number of stations that connect.
     #[arg(long, default_value_t = 1000, value_parser = value_parser!(u32).range(1..))]
     stations: u32,
-    /// For how many seconds they call.
+    /// The duration of the load in seconds.
     #[arg(long, default_value_t = 10, value_parser = value_parser!(u32).range(1..))]
     secs: u32,
-    /// How many of them call; all, unless told otherwise. The others are connected and idle.
+    /// The number of stations that call (default: all). The others are connected and idle.
     #[arg(long, value_parser = value_parser!(u32).range(1..))]
     busy: Option<u32>,
-    /// How many calls a second they make, all together; else each makes its next call when its last was answered.
+    /// The calls per second of all stations together. Without it, each station makes its next call when it has the
+    /// response to the last one.
     #[arg(long, value_parser = value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// Prints the result as a line of JSON.
+    /// Prints the result as one line of JSON.
     #[arg(long)]
     json: bool,
-    /// Is the server, as which this program starts itself.
+    /// Runs the server. The program starts itself with this flag.
     #[arg(long, hide = true)]
     serve: bool,
 }
 
-/// How long the server has to put away what it needed for the calls, before its memory is looked at.
-const REST: Duration = Duration::from_millis(300);
+/// The pause before the server's memory is measured, in which the server frees its buffers.
+const SETTLE_TIME: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    // So that of thousands of busy stations none waits for the others: see "Many stations" in the documentation.
+    // Keeps latencies even with thousands of busy stations: see the guide's page `many_stations`.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1024).build()?;
     if args.serve { runtime.block_on(server::serve()) } else { runtime.block_on(load(args)) }
 }
@@ -64,26 +64,26 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 async fn load(args: &Args) -> Result<(), Box<dyn Error>> {
     let busy = args.busy.unwrap_or(args.stations);
     if busy > args.stations {
-        return Err(format!("{busy} of {} stations cannot be busy", args.stations).into());
+        return Err(format!("--busy {busy} is more than --stations {}", args.stations).into());
     }
-    server::make_room_for(args.stations)?;
+    server::raise_file_limit(args.stations)?;
     let server = Server::start()?;
     let tally = Arc::<Tally>::default();
 
     let before = server.memory();
     let stations = {
-        let _progress = every_second(tally.clone(), {
+        let _progress = print_progress(tally.clone(), {
             let stations = args.stations;
             move |tally| format!("connecting: {} of {stations}", tally.connected())
         });
         Stations::connect(&server.url, args.stations, &tally).await?
     };
-    sleep(REST).await;
+    sleep(SETTLE_TIME).await;
     let connected = server.memory();
 
-    let work = server.processor_time();
+    let cpu_before = server.cpu_time();
     let calls = {
-        let _progress = every_second(tally.clone(), {
+        let _progress = print_progress(tally.clone(), {
             let (secs, mut last) = (args.secs, 0);
             move |tally| {
                 let calls = tally.calls();
@@ -94,27 +94,28 @@ async fn load(args: &Args) -> Result<(), Box<dyn Error>> {
         });
         stations.call(busy, args.rate, Duration::from_secs(args.secs.into()), &tally).await?
     };
-    let work = server.processor_time().zip(work).map(|(after, before)| after.saturating_sub(before));
-    sleep(REST).await;
+    let cpu_time = server.cpu_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
+    sleep(SETTLE_TIME).await;
     let memory = before.zip(connected).zip(server.memory());
     let memory = memory.map(|((before, connected), after)| Memory { before, connected, after });
     drop(server);
 
     let failed = calls.failed.len();
-    let why = calls.failed.first().map(ToString::to_string);
-    let report = Report::new(args.stations, busy, calls, memory, work)?;
-    match args.json {
-        true => println!("{}", serde_json::to_string(&report)?),
-        false => print!("{report}"),
+    let first_error = calls.failed.first().map(ToString::to_string);
+    let report = Report::new(args.stations, busy, calls, memory, cpu_time)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{report}");
     }
-    match why {
-        Some(why) => Err(format!("{failed} stations gave up, since a call of theirs failed; the first: {why}").into()),
+    match first_error {
+        Some(error) => Err(format!("{failed} stations stopped because a call failed; first error: {error}").into()),
         None => Ok(()),
     }
 }
 
-/// Says on stderr how far things are, until this is dropped.
-fn every_second(
+/// Prints the progress on stderr every second, until the handle is dropped.
+fn print_progress(
     tally: Arc<Tally>,
     mut progress: impl FnMut(&Tally) -> String + Send + 'static,
 ) -> AbortOnDropHandle<()> {

@@ -1,4 +1,4 @@
-//! What came of it, for people and for programs.
+//! The report of a run, as text and as JSON.
 
 use std::{fmt, time::Duration};
 
@@ -15,7 +15,7 @@ pub(crate) struct Report {
     failed: usize,
     calls_per_second: f64,
     latency_us: Latency,
-    /// Nothing where it is not known, and so for the others.
+    /// `None` if the platform does not support the measurement, as the fields below.
     server_memory_kib: Option<Memory>,
     kib_per_connection: Option<f64>,
     kib_per_connection_after_load: Option<f64>,
@@ -25,15 +25,15 @@ pub(crate) struct Report {
 /// Resident memory of the server, in KiB.
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct Memory {
-    /// Before any station came.
+    /// Before any station connected.
     pub(crate) before: u64,
-    /// With all of them connected and booted.
+    /// With all stations connected and booted.
     pub(crate) connected: u64,
-    /// When they have called.
+    /// After the load.
     pub(crate) after: u64,
 }
 
-/// How many of the calls took no longer than this.
+/// Percentiles of the latency.
 #[derive(Serialize)]
 struct Latency {
     p50: u32,
@@ -50,17 +50,17 @@ impl Report {
         busy: u32,
         calls: Calls,
         memory: Option<Memory>,
-        work: Option<Duration>,
+        cpu_time: Option<Duration>,
     ) -> Result<Self, String> {
         let Calls { took, latencies, failed } = calls;
         let count = latencies.len();
         let Some(latency_us) = Latency::of(latencies) else {
             return Err(match failed.first() {
-                Some(why) => format!("no call was answered: {why}"),
-                None => "no call was made: more --secs or a higher --rate would help".to_owned(),
+                Some(error) => format!("no call succeeded: {error}"),
+                None => "no call was made: use more --secs or a higher --rate".to_owned(),
             });
         };
-        let each = |now: u64, before: u64| (now as f64 - before as f64) / f64::from(stations);
+        let per_station = |now: u64, before: u64| (now as f64 - before as f64) / f64::from(stations);
         Ok(Self {
             stations,
             busy,
@@ -70,9 +70,9 @@ impl Report {
             calls_per_second: count as f64 / took.as_secs_f64(),
             latency_us,
             server_memory_kib: memory,
-            kib_per_connection: memory.map(|memory| each(memory.connected, memory.before)),
-            kib_per_connection_after_load: memory.map(|memory| each(memory.after, memory.before)),
-            server_cpu_us_per_call: work.map(|work| work.as_secs_f64() * 1e6 / count as f64),
+            kib_per_connection: memory.map(|memory| per_station(memory.connected, memory.before)),
+            kib_per_connection_after_load: memory.map(|memory| per_station(memory.after, memory.before)),
+            server_cpu_us_per_call: cpu_time.map(|time| time.as_secs_f64() * 1e6 / count as f64),
         })
     }
 }
@@ -81,9 +81,9 @@ impl Latency {
     fn of(mut latencies: Vec<u32>) -> Option<Self> {
         latencies.sort_unstable();
         let max = *latencies.last()?;
-        // The smallest that so many of a thousand do not exceed.
-        let within = |permille: usize| latencies[(latencies.len() * permille).div_ceil(1000) - 1];
-        Some(Self { p50: within(500), p90: within(900), p99: within(990), p99_9: within(999), max })
+        // The smallest latency that this share of the calls does not exceed.
+        let percentile = |permille: usize| latencies[(latencies.len() * permille).div_ceil(1000) - 1];
+        Some(Self { p50: percentile(500), p90: percentile(900), p99: percentile(990), p99_9: percentile(999), max })
     }
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Report {
         writeln!(f, "{stations} stations, {busy} of them busy: {calls} calls in {seconds:.1} s")?;
         let mut row = |name: &str, value: Option<f64>, digits: usize, unit: &str| match value {
             Some(value) => writeln!(f, "{name:<34}{value:>12.digits$} {unit}"),
-            None => writeln!(f, "{name:<34}{:>12}", "not known here"),
+            None => writeln!(f, "{name:<34}{:>12}", "not measured"),
         };
         row("throughput", Some(self.calls_per_second), 0, "calls/s")?;
         let Latency { p50, p90, p99, p99_9, max } = self.latency_us;
@@ -103,6 +103,6 @@ impl fmt::Display for Report {
         row("server: CPU per call", self.server_cpu_us_per_call, 1, "µs")?;
         row("server: memory without stations", self.server_memory_kib.map(|memory| memory.before as f64), 0, "KiB")?;
         row("server: memory per connection", self.kib_per_connection, 1, "KiB")?;
-        row("server: the same after the load", self.kib_per_connection_after_load, 1, "KiB")
+        row("server: per connection after load", self.kib_per_connection_after_load, 1, "KiB")
     }
 }

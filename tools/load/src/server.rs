@@ -1,4 +1,4 @@
-//! The server as a process of its own, seen from both sides.
+//! The server process: the code that runs in it, and the handle that the load generator has on it.
 
 use std::{
     env,
@@ -10,13 +10,12 @@ use std::{
 
 use ocpp_rpc::{Close, RpcServer};
 
-/// Files that either process needs besides a socket for each station.
+/// The open files of either process besides one socket for each station.
 const OTHER_FILES: u64 = 64;
 
-/// Is the server: says where it listens, and ends with its stdin, which is closed when the other process is gone,
-/// however it went.
+/// Runs the server. Prints its address, and ends when stdin is closed: that happens even if the parent is killed.
 pub(crate) async fn serve() -> Result<(), Box<dyn Error>> {
-    // As many as --stations can be.
+    // The largest possible value of --stations.
     let server = RpcServer::builder(load::router()).max_connections(u32::MAX as usize).protocols(["ocpp1.6"]);
     let listener = server.build()?.listen("127.0.0.1:0").await?;
     println!("ws://{}", listener.local_addr());
@@ -25,13 +24,14 @@ pub(crate) async fn serve() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The server, from outside. It ends with this value.
+/// A handle on the server process, which ends when the handle is dropped.
 pub(crate) struct Server {
     process: Child,
     pub(crate) url: String,
 }
 
 impl Server {
+    /// Starts the process and waits for its address.
     pub(crate) fn start() -> Result<Self, Box<dyn Error>> {
         let mut command = Command::new(env::current_exe()?);
         let mut process = command.arg("--serve").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -42,33 +42,33 @@ impl Server {
         }
         server.url.truncate(server.url.trim_end().len());
         if server.url.is_empty() {
-            return Err("the server does not start".into());
+            return Err("the server process ended before it printed its address".into());
         }
         Ok(server)
     }
 
-    /// What it has in memory, in KiB, where that is known.
+    /// Returns the resident memory in KiB, if the platform supports it.
     pub(crate) fn memory(&self) -> Option<u64> {
         proc::memory(self.process.id())
     }
 
-    /// The processor time that it has had, where that is known.
-    pub(crate) fn processor_time(&self) -> Option<Duration> {
-        proc::processor_time(self.process.id())
+    /// Returns the CPU time so far, if the platform supports it.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        proc::cpu_time(self.process.id())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Fails where it has ended by itself.
+        // Fails if the process has already ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Lets this process, and the server after it, have as many sockets as there are stations.
+/// Raises the limit of open files for the sockets of all stations. The server process inherits the limit.
 #[cfg(unix)]
-pub(crate) fn make_room_for(stations: u32) -> Result<(), Box<dyn Error>> {
+pub(crate) fn raise_file_limit(stations: u32) -> Result<(), Box<dyn Error>> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let files = u64::from(stations) + OTHER_FILES;
@@ -82,19 +82,19 @@ pub(crate) fn make_room_for(stations: u32) -> Result<(), Box<dyn Error>> {
     }
     let most = limit.maximum.or(limit.current).unwrap_or_default();
     Err(format!(
-        "{stations} stations take {files} open files, and the limit on open files here is {most}: raise it, for \
-         instance by `ulimit -n {files}` as root or in /etc/security/limits.conf, or take fewer --stations"
+        "{stations} stations need {files} open files, and the limit on open files here is {most}: raise it, for \
+         example with `ulimit -n {files}` as root or in /etc/security/limits.conf, or use fewer --stations"
     )
     .into())
 }
 
-/// There is no such limit.
+/// Does nothing, because the platform has no such limit.
 #[cfg(not(unix))]
-pub(crate) fn make_room_for(_stations: u32) -> Result<(), Box<dyn Error>> {
+pub(crate) fn raise_file_limit(_stations: u32) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What Linux tells of a process (proc_pid_status(5), proc_pid_stat(5)).
+/// Measurements of a process on Linux: proc_pid_status(5), proc_pid_stat(5).
 #[cfg(target_os = "linux")]
 mod proc {
     use std::{fs, time::Duration};
@@ -105,9 +105,9 @@ mod proc {
         resident.trim().strip_suffix("kB")?.trim_end().parse().ok()
     }
 
-    pub(super) fn processor_time(process: u32) -> Option<Duration> {
+    pub(super) fn cpu_time(process: u32) -> Option<Duration> {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        // The second field is the program's name in parentheses, in which anything may be; utime is the 14th.
+        // The second field is the program's name in parentheses and may contain any character. utime is the 14th field.
         let (_, fields) = stat.rsplit_once(')')?;
         let mut times = fields.split_whitespace().skip(11).map(str::parse::<u64>);
         let ticks = times.next()?.ok()? + times.next()?.ok()?;
@@ -115,7 +115,7 @@ mod proc {
     }
 }
 
-/// Nothing is known of a process elsewhere.
+/// Other platforms: no measurements.
 #[cfg(not(target_os = "linux"))]
 mod proc {
     use std::time::Duration;
@@ -124,7 +124,7 @@ mod proc {
         None
     }
 
-    pub(super) fn processor_time(_process: u32) -> Option<Duration> {
+    pub(super) fn cpu_time(_process: u32) -> Option<Duration> {
         None
     }
 }

@@ -1,4 +1,4 @@
-//! The stations: they boot, and then some of them call.
+//! The stations: all of them boot, then the busy ones make calls.
 
 use std::{
     error::Error as StdError,
@@ -19,10 +19,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// How many connect at a time.
-const AT_A_TIME: usize = 64;
+/// The number of stations that connect at the same time.
+const CONNECT_CONCURRENCY: usize = 64;
 
-/// How far things are.
+/// Counters for the progress.
 #[derive(Default)]
 pub(crate) struct Tally {
     connected: AtomicU64,
@@ -30,42 +30,43 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Stations that have booted.
+    /// Returns the number of stations that have booted.
     pub(crate) fn connected(&self) -> u64 {
         self.connected.load(Ordering::Relaxed)
     }
 
-    /// Calls that were answered.
+    /// Returns the number of calls that succeeded.
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 }
 
-/// What came of the calls.
+/// The result of the load.
 pub(crate) struct Calls {
-    /// From the first call to the last answer.
+    /// The time from the first call to the last response.
     pub(crate) took: Duration,
-    /// How long each took, in µs.
+    /// The latency of each call, in µs.
     pub(crate) latencies: Vec<u32>,
-    /// One for each station that gave up.
+    /// The errors, one for each station that stopped.
     pub(crate) failed: Vec<Error>,
 }
 
-/// All that are connected.
+/// The connected stations.
 pub(crate) struct Stations(Vec<RpcClient>);
 
 impl Stations {
-    /// Connects so many, each of which has been accepted by the server.
+    /// Connects `count` stations and waits until the server has accepted each boot.
     pub(crate) async fn connect(url: &str, count: u32, tally: &Tally) -> Result<Self, Box<dyn StdError>> {
         let stations = stream::iter(1..=count).map(|number| async move {
-            let station = connect(url, number).await.map_err(|error| format!("station {number}: {}", told(&*error)))?;
+            let station =
+                connect(url, number).await.map_err(|error| format!("station {number}: {}", with_causes(&*error)))?;
             tally.connected.fetch_add(1, Ordering::Relaxed);
             Ok::<_, String>(station)
         });
-        Ok(Self(stations.buffer_unordered(AT_A_TIME).try_collect().await?))
+        Ok(Self(stations.buffer_unordered(CONNECT_CONCURRENCY).try_collect().await?))
     }
 
-    /// Lets the first of them call until the time is over: as fast as they are answered, or at a rate.
+    /// Lets the first `busy` stations call until the time is over: as fast as they get responses, or at a rate.
     pub(crate) async fn call(
         &self,
         busy: u32,
@@ -78,7 +79,7 @@ impl Stations {
         let mut stations = JoinSet::new();
         for (number, station) in (0..busy).zip(&self.0) {
             let pace = rate.map(|rate| {
-                // They share the rate, and take turns.
+                // The stations share the rate and take turns.
                 let turn = Duration::from_secs(1) / rate;
                 Pace { next: begin + turn * number, interval: turn * busy }
             });
@@ -100,24 +101,21 @@ async fn connect(url: &str, number: u32) -> Result<RpcClient, Box<dyn StdError>>
     let client = RpcClient::builder(url, format!("LOAD-{number}")).protocols(["ocpp1.6"]);
     let client = client.reconnect(Reconnect::never()).connect().await?;
     let boot = json!({"chargePointVendor": "Example", "chargePointModel": "Wallbox"});
-    let booted: Value = client.call("BootNotification", &boot).await?;
-    match booted["status"] == "Accepted" {
-        true => Ok(client),
-        false => Err(format!("it is not accepted: {booted}").into()),
-    }
+    let response: Value = client.call("BootNotification", &boot).await?;
+    if response["status"] == "Accepted" { Ok(client) } else { Err(format!("boot not accepted: {response}").into()) }
 }
 
-/// An error with all that led to it.
-fn told(error: &dyn StdError) -> String {
+/// Returns the text of an error and all of its causes.
+fn with_causes(error: &dyn StdError) -> String {
     let causes = iter::successors(error.source(), |cause| (**cause).source());
-    causes.fold(error.to_string(), |told, cause| match cause.to_string() {
-        // Some say what their cause says.
-        cause if told.ends_with(&cause) => told,
-        cause => format!("{told}: {cause}"),
+    causes.fold(error.to_string(), |text, cause| match cause.to_string() {
+        // Some errors already end with the text of their cause.
+        cause if text.ends_with(&cause) => text,
+        cause => format!("{text}: {cause}"),
     })
 }
 
-/// When the calls of a station are due.
+/// The times at which the calls of a station are due.
 struct Pace {
     next: Instant,
     interval: Duration,
@@ -130,7 +128,7 @@ struct Caller {
 }
 
 impl Caller {
-    /// Heartbeats and meter values by turns, until the time is over or one of them fails.
+    /// Sends heartbeats and meter values in turn, until the time is over or a call fails.
     async fn run(self, mut pace: Option<Pace>, end: Instant) -> (Vec<u32>, Option<Error>) {
         let mut latencies = Vec::new();
         for call in 0_u64.. {
@@ -143,7 +141,7 @@ impl Caller {
                     sleep_until(pace.next).await;
                     begin = Instant::now();
                 } else {
-                    // The last call took longer than it had: this one has waited, and that counts.
+                    // The last call took longer than its interval. The delay counts as latency of this call.
                     begin = pace.next;
                 }
                 pace.next += pace.interval;
@@ -151,11 +149,12 @@ impl Caller {
             if Instant::now() >= end {
                 break;
             }
-            let answer = match call % 2 {
-                0 => self.client.call::<IgnoredAny>("Heartbeat", &()),
-                _ => self.client.call("MeterValues", &self.meter_values),
+            let response = if call % 2 == 0 {
+                self.client.call::<IgnoredAny>("Heartbeat", &())
+            } else {
+                self.client.call("MeterValues", &self.meter_values)
             };
-            if let Err(error) = answer.await {
+            if let Err(error) = response.await {
                 return (latencies, Some(error));
             }
             latencies.push(begin.elapsed().as_micros().try_into().unwrap_or(u32::MAX));
@@ -165,7 +164,7 @@ impl Caller {
     }
 }
 
-/// Some 600 bytes, as of a station that charges on three phases.
+/// Returns a payload of about 600 bytes, as a station sends it while it charges on three phases.
 fn meter_values() -> Value {
     let current = |phase: &str, ampere: &str| json!({"value": ampere, "context": "Sample.Periodic", "measurand": "Current.Import", "phase": phase, "unit": "A"});
     json!({"connectorId": 1, "transactionId": 4711, "meterValue": [{

@@ -1,4 +1,5 @@
-//! `--strict`: validation by OCPP's own rules, and handlers of the types that it decodes, so that a payload is read once.
+//! `--strict`: validation by OCPP's own schemas. The handlers take the types that it decodes, so each payload is
+//! decoded once.
 
 use ocpp_rpc::{Options, RpcRouter};
 
@@ -10,6 +11,7 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
+    /// Returns the options and the router that the flag selects.
     pub(crate) fn apply(&self) -> Result<(Options, RpcRouter), &'static str> {
         if self.strict { strict() } else { Ok((Options::server(), load::router())) }
     }
@@ -27,7 +29,7 @@ fn strict() -> Result<(Options, RpcRouter), &'static str> {
     Err("--strict requires the feature `ocpp-schemas`: build with `--features ocpp-schemas`")
 }
 
-/// Handlers of the types of `ocpp-kit`.
+/// Handlers that take the types of `ocpp-kit`.
 #[cfg(feature = "ocpp-schemas")]
 mod typed {
     use std::convert::Infallible;
@@ -46,8 +48,8 @@ mod typed {
     }
 
     async fn boot(Params(boot): Params<BootNotificationRequest>) -> Result<BootNotificationResponse, Infallible> {
-        let known = !boot.charge_point_vendor.is_empty() && !boot.charge_point_model.is_empty();
-        let status = if known { RegistrationStatus::Accepted } else { RegistrationStatus::Rejected };
+        let is_valid = !boot.charge_point_vendor.is_empty() && !boot.charge_point_model.is_empty();
+        let status = if is_valid { RegistrationStatus::Accepted } else { RegistrationStatus::Rejected };
         Ok(BootNotificationResponse::new(status, jiff::Timestamp::now(), 300))
     }
 

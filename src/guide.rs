@@ -1,0 +1,51 @@
+#![doc = include_str!("docs/guide/index.md")]
+
+/// First steps: a server, a station, and programs to run.
+#[doc = ""]
+#[doc = include_str!("docs/guide/getting_started.md")]
+pub mod getting_started {}
+
+/// Serving stations: in axum, on a port of its own, or on another HTTP stack.
+#[doc = ""]
+#[doc = include_str!("docs/guide/serving.md")]
+pub mod serving {}
+
+/// Handling calls: extractors, errors, layers and types.
+#[doc = ""]
+#[doc = include_str!("docs/guide/handlers.md")]
+pub mod handlers {}
+
+/// Calling a station: order, timeouts and errors.
+#[doc = ""]
+#[doc = include_str!("docs/guide/calls.md")]
+pub mod calls {}
+
+/// Writing a charging station: connecting, reconnecting and closing.
+#[doc = ""]
+#[doc = include_str!("docs/guide/client.md")]
+pub mod client {}
+
+/// OCPP's security profiles, each as two commands.
+#[doc = ""]
+#[doc = include_str!("docs/guide/security.md")]
+pub mod security {}
+
+/// Events, logs and metrics.
+#[doc = ""]
+#[doc = include_str!("docs/guide/observability.md")]
+pub mod observability {}
+
+/// Measuring a server under load.
+#[doc = ""]
+#[doc = include_str!("docs/guide/measuring.md")]
+pub mod measuring {}
+
+/// Memory of a connection, and settings for tens of thousands of stations.
+#[doc = ""]
+#[doc = include_str!("docs/scale.md")]
+pub mod many_stations {}
+
+/// Coming from the npm module `ocpp-rpc`.
+#[doc = ""]
+#[doc = include_str!("docs/guide/migration.md")]
+pub mod migration {}
