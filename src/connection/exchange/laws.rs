@@ -232,3 +232,150 @@ proptest! {
         world.close();
     }
 }
+
+/// A step of the peer or of a handler. Indices choose among the requests so far.
+#[derive(Debug, Clone)]
+enum Serving {
+    Request(u8),
+    /// The handler of a request responds before it finishes.
+    RespondEarly(Index),
+    /// The handler of a request finishes and returns a result, or nothing.
+    Finish(Index, bool),
+    /// The socket takes what is queued.
+    Write,
+    Reconnect,
+}
+
+fn serving() -> impl Strategy<Value = Vec<Serving>> {
+    let step = prop_oneof![
+        6 => (0_u8..4).prop_map(Serving::Request),
+        3 => any::<Index>().prop_map(Serving::RespondEarly),
+        5 => (any::<Index>(), any::<bool>()).prop_map(|(which, result)| Serving::Finish(which, result)),
+        2 => Just(Serving::Write),
+        1 => Just(Serving::Reconnect),
+    ];
+    vec(step, 0..80)
+}
+
+/// A request as the peer and its handler know it.
+struct Request {
+    head: RequestHead,
+    generation: u32,
+    is_running: bool,
+    /// The response was given, early or by the handler.
+    has_response: bool,
+}
+
+struct Server {
+    exchange: Exchange<usize>,
+    keep: bool,
+    generation: u32,
+    requests: Vec<Request>,
+    /// The ids of the responses that were written on the current connection.
+    written: Vec<String>,
+}
+
+impl Server {
+    fn new(keep: bool) -> Self {
+        let exchange = Exchange::new(None, Arc::new(Options::server()), 0, keep);
+        Self { exchange, keep, generation: 0, requests: Vec::new(), written: Vec::new() }
+    }
+
+    fn take(&mut self, step: &Serving) {
+        match step {
+            Serving::Request(id) => self.request(*id),
+            Serving::RespondEarly(which) | Serving::Finish(which, _) if self.requests.is_empty() => _ = which,
+            Serving::RespondEarly(which) => self.respond_early(which.index(self.requests.len())),
+            Serving::Finish(which, result) => self.finish(which.index(self.requests.len()), *result),
+            Serving::Write => {
+                while let Some((message, _)) = self.exchange.next_write(Instant::now()) {
+                    self.written(&message.text);
+                }
+            }
+            Serving::Reconnect => {
+                self.generation += 1;
+                self.exchange.disconnect(self.generation, AfterDisconnect::Reconnect);
+                self.written.clear();
+            }
+        }
+    }
+
+    /// Returns whether a request of the current connection with this id waits for its response.
+    fn is_active(&self, id: &str) -> bool {
+        self.requests.iter().any(|request| {
+            request.head.id.as_str() == id && request.generation == self.generation && !request.has_response
+        })
+    }
+
+    fn request(&mut self, id: u8) {
+        let is_repeated = self.is_active(&id.to_string());
+        match self.exchange.receive(&format!(r#"[2,"{id}","A",{{}}]"#).into(), Instant::now()) {
+            Received::Request(request) => {
+                assert!(!is_repeated, "request {id} is handled while another one has its id");
+                self.exchange.handler_started(&request.head);
+                let generation = self.generation;
+                self.requests.push(Request { head: request.head, generation, is_running: true, has_response: false });
+            }
+            Received::Rejected(_) => assert!(is_repeated, "the id {id} is not free"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn respond_early(&mut self, at: usize) {
+        let Self { exchange, keep, generation, requests, .. } = self;
+        let request = &mut requests[at];
+        let response = Response::Result(Payload::default());
+        let failed = exchange.respond_early(&request.head, &response, at);
+        let counts = !request.has_response && (*keep || request.generation == *generation);
+        assert_eq!(failed.is_none(), counts, "the first response that can be delivered counts, and no other");
+        request.has_response = true;
+    }
+
+    fn finish(&mut self, at: usize, is_result: bool) {
+        let Self { exchange, keep, generation, requests, .. } = self;
+        let request = &mut requests[at];
+        if !std::mem::take(&mut request.is_running) {
+            return;
+        }
+        exchange.handler_finished(&request.head);
+        let response = if is_result { Response::Result(Payload::default()) } else { Response::Nothing };
+        let message = exchange.respond(&request.head, &response);
+        let counts = is_result && !request.has_response && (*keep || request.generation == *generation);
+        assert_eq!(message.is_some(), counts, "the first response that can be delivered counts, and no other");
+        request.has_response = true;
+        if let Some(message) = message {
+            self.written(&message.text);
+        }
+    }
+
+    /// Notes a response on the wire, which must be to a request of this connection unless responses are kept.
+    fn written(&mut self, text: &str) {
+        let (number, id, _): (u8, String, Value) = serde_json::from_str(text).expect("a result");
+        assert_eq!(number, 3);
+        self.written.push(id);
+        let of_this = self.requests.iter().filter(|request| request.generation == self.generation).count();
+        assert!(self.keep || self.written.len() <= of_this, "a response to an earlier connection is written");
+        assert!(self.written.len() <= self.requests.len(), "a request has two responses");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Every request gets at most one response, on its own connection unless responses are kept, and its id is taken
+    /// exactly until then. Handlers of earlier connections free no id and no place of the current one.
+    #[test]
+    fn b33_first_response_counts_in_any_order_of_events(steps in serving(), keep in any::<bool>()) {
+        let mut server = Server::new(keep);
+        for step in &steps {
+            server.take(step);
+        }
+        let running = server.requests.iter().filter(|request| request.is_running).map(|request| request.head.clone());
+        for head in running.collect::<Vec<_>>() {
+            server.exchange.handler_finished(&head);
+            server.exchange.respond(&head, &Response::Nothing);
+        }
+        while server.exchange.next_write(Instant::now()).is_some() {}
+        assert!(server.exchange.is_settled(), "a handler has taken a place of another connection");
+    }
+}
