@@ -1,13 +1,17 @@
 //! The client: how it stays connected, when it gives up, and in which order it tells.
 
+use std::sync::Arc;
+
 use ocpp_rpc::{
-    Close, Error,
+    CallError, Close, Error, RpcRouter,
     client::{ClientState, ConnectError, Reconnect},
     close::CloseCause,
     event::{EventKind, Events},
+    extract::{Responder, State},
+    handler::NoResponse,
 };
-use serde_json::Value;
-use tokio::{io::AsyncReadExt, time::Instant};
+use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt, sync::{Notify, mpsc}, time::Instant};
 
 use crate::{
     csms::{Csms, UPGRADE, accept, becomes, client, connected, connected_once, connecting, reconnect},
@@ -152,6 +156,92 @@ async fn b54_connect_joins_does_nothing_or_is_refused_and_works_again_after_a_cl
     let call = tokio::spawn(client.call::<Value>("Hello", &()));
     csms.answer("Hello").await;
     call.await.expect("no panic").expect("an answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_session_lasts_over_all_runs() {
+    let (builder, mut dials) = client();
+    let client = builder.build().expect("sound");
+    let session = client.session();
+    assert_eq!((&*session.identity(), session.protocol(), session.connected_at()), ("CP-1", None, None));
+    assert!(!session.is_open());
+    assert!(matches!(session.call::<Value>("Any", &()).await, Err(Error::Closed)));
+    // A session that was never connected is closed already.
+    session.closed().await;
+    session.close(Close::normal()).await;
+
+    for (identity, protocol) in [("CP-1", "ocpp1.6"), ("CP-2", "ocpp2.0.1")] {
+        client.set_target("ws://csms.test/ocpp", identity).expect("sound");
+        let attempt = tokio::spawn({
+            let client = client.clone();
+            async move { client.connect().await }
+        });
+        let mut csms = dials.accept(protocol).await;
+        attempt.await.expect("no panic").expect("connected");
+        assert_eq!((&*session.identity(), session.protocol().as_deref()), (identity, Some(protocol)));
+        assert!(session.is_open() && session.connected_at().is_some());
+        let call = tokio::spawn(session.call::<Value>("Hello", &()));
+        csms.answer("Hello").await;
+        call.await.expect("no panic").expect("a response");
+        let closing = tokio::spawn({
+            let session = session.clone();
+            async move { session.close(Close::new(4000)).await }
+        });
+        csms.closed().await;
+        drop(csms);
+        assert_eq!(closing.await.expect("no panic").code, 4000);
+        assert_eq!((client.state(), session.is_open()), (ClientState::Closed, false));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn handler_of_an_earlier_run_leaves_the_next_one_alone() {
+    type Outcomes = mpsc::Sender<Result<(), Error>>;
+    async fn slow(
+        responder: Responder,
+        State((go, outcomes)): State<(Arc<Notify>, Outcomes)>,
+    ) -> Result<NoResponse, CallError> {
+        go.notified().await;
+        let outcome = responder.send(json!({"late": true})).await;
+        outcomes.send(outcome).await.expect("the test listens");
+        Ok(NoResponse)
+    }
+    let go = Arc::new(Notify::new());
+    let (outcomes, mut outcome) = mpsc::channel(1);
+    let (builder, mut dials) = client();
+    let router = RpcRouter::with_state((go.clone(), outcomes)).on("Slow", slow);
+    let (client, mut csms) = connected(builder.router(router), &mut dials).await;
+    csms.send(json!([2, "1", "Slow", {}])).await;
+    // The call is read before the client closes.
+    csms.send(json!([2, "2", "Unknown", {}])).await;
+    assert_eq!(csms.receive().await[1], "2");
+    let closing = tokio::spawn({
+        let client = client.clone();
+        async move { client.close(Close::normal()).await }
+    });
+    csms.closed().await;
+    drop(csms);
+    closing.await.expect("no panic");
+
+    let attempt = tokio::spawn({
+        let client = client.clone();
+        async move { client.connect().await }
+    });
+    let mut csms = dials.accept("ocpp1.6").await;
+    attempt.await.expect("no panic").expect("connected");
+    // The request of this run has the same id, and a number of its own.
+    csms.send(json!([2, "1", "Slow", {}])).await;
+    csms.send(json!([2, "2", "Unknown", {}])).await;
+    assert_eq!(csms.receive().await[1], "2");
+    // The handler of the earlier run has waited for longer.
+    go.notify_one();
+    let late = outcome.recv().await.expect("an outcome");
+    assert!(matches!(late, Err(Error::Disconnected { maybe_delivered: false })), "{late:?}");
+    csms.send(json!([2, "3", "Unknown", {}])).await;
+    assert_eq!(csms.receive().await[1], "3", "the late response is not sent");
+    go.notify_one();
+    assert_eq!(csms.receive().await, json!([3, "1", {"late": true}]));
+    assert!(client.session().is_open());
 }
 
 #[tokio::test(start_paused = true)]

@@ -265,6 +265,10 @@ fn b10_settings_that_could_never_work_are_refused_with_their_names() {
         (|builder| builder.options(Options::server().handler_concurrency(0)), "handler_concurrency"),
         (|builder| builder.options(Options::server().max_message_size(0)), "max_message_size"),
         (|builder| builder.options(Options::server().max_unsent(0)), "max_unsent"),
+        (|builder| builder.options(Options::server().call_timeout(Duration::ZERO)), "call_timeout"),
+        (|builder| builder.options(Options::server().ping_interval(Duration::ZERO)), "ping_interval"),
+        (|builder| builder.options(Options::server().call_rate(0, Duration::from_secs(1))), "call_rate"),
+        (|builder| builder.options(Options::server().call_rate(1, Duration::ZERO)), "call_rate"),
     ];
     for (spoil, text) in cases {
         match spoil(builder()).build() {
