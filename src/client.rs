@@ -1,4 +1,7 @@
-//! The client's end: a charging station that stays connected.
+//! The client of a charging station, which connects to a server and stays connected.
+//!
+//! [`RpcClient::builder`](crate::RpcClient::builder) is the place to start. [`Reconnect`] is the policy for lost
+//! connections, and a [`Connector`] replaces TCP.
 
 mod builder;
 mod connect;

@@ -1,4 +1,4 @@
-//! How a client is put together.
+//! The builder of a client.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
         error::ConnectError,
         reconnect::Reconnect,
         rpc_client::RpcClient,
-        settings::{ClientSettings, Dialler},
+        settings::{ClientSettings, ConnectorKind},
     },
     error::BuildError,
     handler::router::RpcRouter,
@@ -21,18 +21,18 @@ use crate::{
     options::Options,
 };
 
-/// Puts an [`RpcClient`] together.
+/// Configures an [`RpcClient`], then creates or connects it.
 ///
 /// | Setting | Default |
 /// |---|---|
-/// | [`protocols`](Self::protocols) | none are offered |
-/// | [`password`](Self::password) | no credentials |
+/// | [`protocols`](Self::protocols) | none: the client offers no protocol |
+/// | [`password`](Self::password) | none: the client sends no credentials |
 /// | [`options`](Self::options) | [`Options::client`] |
-/// | [`router`](Self::router) | every call is answered with `NotImplemented` |
+/// | [`router`](Self::router) | every call is rejected with `NotImplemented` |
 /// | [`reconnect`](Self::reconnect) | [`Reconnect::always`] |
 /// | [`connect_timeout`](Self::connect_timeout) | 30 s |
 /// | [`max_redirects`](Self::max_redirects) | 0: a redirect is an error |
-/// | [`connector`](Self::connector) | TCP, and TLS for `wss://` endpoints with the feature `tls` |
+/// | [`connector`](Self::connector) | TCP, with TLS for `wss://` endpoints if the feature `tls` is on |
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RpcClientBuilder {
@@ -40,41 +40,50 @@ pub struct RpcClientBuilder {
 }
 
 impl RpcClient {
-    /// A client of the server at `endpoint`, a `ws://` or `wss://` URL to which the identity is added as the last
-    /// segment of the path, percent-encoded (OCPP-J 1.6 §3.1.1).
+    /// Returns a builder of a client for the server at `endpoint`, a `ws://` or `wss://` URL.
+    ///
+    /// The client appends the identity to the path as its last segment, percent-encoded (OCPP-J 1.6 §3.1.1).
     pub fn builder(endpoint: impl Into<String>, identity: impl Into<String>) -> RpcClientBuilder {
         RpcClientBuilder { settings: ClientSettings::new(endpoint.into(), identity.into()) }
     }
 }
 
 impl RpcClientBuilder {
-    /// The subprotocols to offer, the preferred one first.
+    /// Sets the subprotocols that the client offers, the preferred one first.
+    ///
+    /// If the client offers protocols and the server selects none of them, the connect fails with
+    /// [`ConnectError::Protocol`]. Default none.
     pub fn protocols<P: AsRef<str>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.settings.protocols = protocols.into_iter().map(|protocol| protocol.as_ref().into()).collect();
         self
     }
 
-    /// The rules of a protocol that has rules of its own.
+    /// Sets the dialect of a protocol, for a protocol with rules of its own.
+    ///
+    /// The protocol must be one of [`protocols`](Self::protocols).
     pub fn dialect(mut self, protocol: &str, dialect: Dialect) -> Self {
         self.settings.dialects.push((protocol.into(), dialect));
         self
     }
 
-    /// Basic credentials: the identity is the user name, and this the password, a text or any bytes (OCPP security
-    /// profiles 1 and 2).
+    /// Sets the password of Basic credentials. The user name is the identity (OCPP security profiles 1 and 2).
+    ///
+    /// The password may be text or any bytes. Default none: the client sends no credentials.
     pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
         self.settings.password = Some(password.into());
         self
     }
 
-    /// A further header of the handshake. `User-Agent` takes the place of the crate's own; those of the handshake
-    /// itself cannot be set.
+    /// Adds a header to the handshake request.
+    ///
+    /// `User-Agent` replaces the default, `ocpp-rpc/` and the version. Headers of the WebSocket handshake itself, such
+    /// as `Host` or `Upgrade`, are an error of [`build`](Self::build).
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.settings.headers.append(name, value);
         self
     }
 
-    /// A further pair of the query, encoded as it has to be.
+    /// Adds a pair to the query of the handshake request. Name and value are percent-encoded.
     pub fn query(mut self, name: &str, value: &str) -> Self {
         let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
         let separator = if self.settings.query.is_empty() { "" } else { "&" };
@@ -82,63 +91,81 @@ impl RpcClientBuilder {
         self
     }
 
-    /// Times, limits and habits of the connection.
+    /// Sets the options of all connections. Default [`Options::client`].
+    ///
+    /// [`RpcClient::set_options`] changes them later.
     pub fn options(mut self, options: Options) -> Self {
         self.settings.options = options;
         self
     }
 
-    /// Answers the calls of the server. Handlers live on while the client reconnects.
+    /// Sets the router that handles the calls of the server. By default, every call is rejected with `NotImplemented`.
+    ///
+    /// Handlers continue while the client reconnects. [`RpcClient::set_router`] replaces the router later.
     pub fn router<S: Send + Sync + 'static>(mut self, router: RpcRouter<S>) -> Self {
         self.settings.dispatch = router.into_dispatch();
         self
     }
 
-    /// What becomes of a connection that is lost.
+    /// Sets the policy for connections that are lost. Default [`Reconnect::always`].
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.settings.reconnect = reconnect;
         self
     }
 
-    /// How long one attempt may take, from the look-up of the name to the end of the handshake.
-    pub fn connect_timeout(mut self, deadline: Duration) -> Self {
-        self.settings.connect_timeout = deadline;
+    /// Sets the timeout of one attempt to connect. Default 30 s.
+    ///
+    /// It runs from the start of the attempt to the end of the handshake, and includes DNS, TLS and redirects. An
+    /// attempt that takes longer fails with [`ConnectError::Timeout`]. Zero is an error of [`build`](Self::build).
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.connect_timeout = timeout;
         self
     }
 
-    /// How many redirects an attempt may follow; one more, or one that leads from `wss` to `ws`, is an error as any
-    /// other refusal is. Another host is sent none of the headers and no password. A reconnect begins at the
-    /// endpoint again.
+    /// Sets how many redirects one attempt follows.
+    ///
+    /// At most `redirects`; one more fails the attempt with [`ConnectError::Refused`]. Default 0.
+    ///
+    /// The client never follows a redirect from `wss` to `ws`. If a redirect leads to another host or port, the client
+    /// sends neither the password nor further headers except `User-Agent`. The next attempt starts at the endpoint
+    /// again.
     pub fn max_redirects(mut self, redirects: u32) -> Self {
         self.settings.max_redirects = redirects;
         self
     }
 
-    /// Dials over something else than TCP. For `wss://` endpoints TLS is spoken over it.
+    /// Sets the connector that opens the streams, in place of TCP.
+    ///
+    /// For `wss://` endpoints, the client adds TLS to the streams.
     pub fn connector(mut self, connector: impl Connector) -> Self {
-        self.settings.connector = Dialler::Plain(Arc::new(connector));
+        self.settings.connector = ConnectorKind::Plain(Arc::new(connector));
         self
     }
 
-    /// Dials over something else than TCP, which speaks TLS by itself where the
-    /// [target](super::Target::is_secure) wants it.
+    /// Sets a connector with TLS of its own, in place of TCP.
+    ///
+    /// If [`Target::is_secure`](super::Target::is_secure) returns `true`, the connector must return a TLS stream.
     pub fn secure_connector(mut self, connector: impl Connector) -> Self {
-        self.settings.connector = Dialler::Secure(Arc::new(connector));
+        self.settings.connector = ConnectorKind::Secure(Arc::new(connector));
         self
     }
 
-    /// The TLS of `wss://` endpoints, over whatever is dialled; without this, one that believes the
-    /// [system's authorities](RootCerts::native).
+    /// Sets the TLS settings of `wss://` endpoints.
+    ///
+    /// They hold for TCP and for a [`connector`](Self::connector), not for a
+    /// [`secure_connector`](Self::secure_connector). By default, the client trusts the root certificates of the
+    /// [operating system](crate::tls::RootCerts::native) and has no certificate.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: ClientTls) -> Self {
         self.settings.tls = Some(tls);
         self
     }
 
-    /// A client that is closed for now.
+    /// Creates a client that is closed until [`RpcClient::connect`].
     ///
     /// # Errors
-    /// When settings contradict each other or could never work.
+    ///
+    /// Returns an error if settings contradict each other or can never work.
     pub fn build(self) -> Result<RpcClient, BuildError> {
         self.settings.options.check_for(&self.settings.protocols)?;
         if let Some(why) = self.settings.reconnect.backoff.contradiction() {
@@ -148,13 +175,16 @@ impl RpcClientBuilder {
         Ok(RpcClient::new(self.settings))
     }
 
-    /// A client that is connected.
+    /// Creates a client and connects it.
     ///
     /// # Errors
-    /// When settings contradict each other, or the server cannot be reached or refuses.
+    ///
+    /// Returns an error if settings contradict each other, if the client cannot reach the server, or if the server
+    /// refuses the connection.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the client.
+    ///
+    /// If the future is dropped, the client is dropped and the attempt ends.
     pub async fn connect(self) -> Result<RpcClient, ConnectError> {
         let client = self.build().map_err(ConnectError::Settings)?;
         client.connect().await?;

@@ -1,4 +1,4 @@
-//! One attempt to connect: dial, ask for the upgrade, check the answer.
+//! One attempt to connect: open a stream, request the upgrade, check the response.
 
 use std::{borrow::Cow, io, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
@@ -16,78 +16,81 @@ use tokio::time::timeout;
 
 use crate::{
     client::{
-        connector::{AnyConnector, Target},
+        connector::{DynConnector, Target},
         error::ConnectError,
     },
     handshake,
     io::Io,
 };
 
-/// Everything that an attempt needs to know.
+/// The settings of an attempt, checked and encoded.
 #[derive(Clone)]
-pub(super) struct Plan {
-    pub(super) connector: Arc<dyn AnyConnector>,
+pub(super) struct ConnectPlan {
+    pub(super) connector: Arc<dyn DynConnector>,
     pub(super) target: Target,
     pub(super) authority: HeaderValue,
     pub(super) path: Uri,
-    /// The user's headers, and the credentials.
+    /// The headers of the application, `User-Agent` and the credentials.
     pub(super) headers: HeaderMap,
     pub(super) protocols: Arc<[Arc<str>]>,
     pub(super) max_redirects: u32,
     pub(super) connect_timeout: Duration,
 }
 
-/// A stream that became a WebSocket.
-pub(super) struct Dialled {
+/// A stream after the WebSocket handshake.
+pub(super) struct Connected {
     pub(super) io: Box<dyn Io>,
-    /// What came in behind the handshake.
+    /// The bytes that the server sent after its response.
     pub(super) read_buf: Bytes,
     pub(super) protocol: Option<Arc<str>>,
 }
 
-/// How much of the body of a refusal is kept.
+/// The bytes that are kept of the body of a refusal.
 const MAX_BODY: usize = 64 << 10;
 
-impl Plan {
-    pub(super) async fn dial(&self) -> Result<Dialled, ConnectError> {
-        timeout(self.connect_timeout, self.follow()).await.unwrap_or(Err(ConnectError::Timeout))
+impl ConnectPlan {
+    /// Connects within the timeout.
+    pub(super) async fn connect(&self) -> Result<Connected, ConnectError> {
+        timeout(self.connect_timeout, self.follow_redirects()).await.unwrap_or(Err(ConnectError::Timeout))
     }
 
-    async fn follow(&self) -> Result<Dialled, ConnectError> {
+    /// Connects, and follows as many redirects as allowed.
+    async fn follow_redirects(&self) -> Result<Connected, ConnectError> {
         let mut plan = Cow::Borrowed(self);
         for _ in 0..self.max_redirects {
-            let outcome = plan.try_dial().await;
+            let outcome = plan.try_connect().await;
             let Err(ConnectError::Refused { status, headers, .. }) = &outcome else { return outcome };
-            let Some(next) = plan.redirected(*status, headers) else { return outcome };
-            tracing::debug!(target = %next.target, "redirected");
+            let Some(next) = plan.redirect(*status, headers) else { return outcome };
+            tracing::debug!(target = %next.target, "following a redirect");
             plan = Cow::Owned(next);
         }
-        plan.try_dial().await
+        plan.try_connect().await
     }
 
-    async fn try_dial(&self) -> Result<Dialled, ConnectError> {
-        // A connector of the user's may panic, also before there is a future.
-        let dialling = AssertUnwindSafe(async { self.connector.dial(self.target.clone()).await }).catch_unwind();
-        let stream = dialling.await.unwrap_or_else(|_| Err(io::Error::other("the connector panicked")))?;
+    /// Connects without following redirects.
+    async fn try_connect(&self) -> Result<Connected, ConnectError> {
+        // A connector of the application may panic, even before it returns its future.
+        let opening = AssertUnwindSafe(async { self.connector.open(self.target.clone()).await }).catch_unwind();
+        let stream = opening.await.unwrap_or_else(|_| Err(io::Error::other("the connector panicked")))?;
         let (mut sender, mut connection) = http1::handshake(TokioIo::new(stream)).await?;
         let key = SecWebsocketKey::from(rand::random::<[u8; 16]>());
         let expected = SecWebsocketAccept::from(key.clone());
         let request = self.request(key);
-        // The connection is no task of its own: it is polled beside whatever waits for it.
+        // The attempt polls the HTTP connection itself, so that dropping the attempt leaves no task behind.
         let mut transfer = pin!(std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)));
-        let answer = pin!(async { judge(sender.send_request(request).await?).await });
-        let response = match select(answer, transfer.as_mut()).await {
+        let response = pin!(async { check_status(sender.send_request(request).await?).await });
+        let response = match select(response, transfer.as_mut()).await {
             Either::Left((response, _)) => response?,
-            Either::Right((_, answer)) => answer.await?,
+            Either::Right((_, response)) => response.await?,
         };
         let (parts, _) = response.into_parts();
         let protocol = handshake::check_response(&parts, &expected, &self.protocols)?.cloned();
         transfer.await?;
         let http1::Parts { io, read_buf, .. } = connection.into_parts();
-        Ok(Dialled { io: io.into_inner(), read_buf, protocol })
+        Ok(Connected { io: io.into_inner(), read_buf, protocol })
     }
 
-    /// RFC 6455 §4.1
+    /// Returns the request of the handshake (RFC 6455 §4.1).
     fn request(&self, key: SecWebsocketKey) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = self.path.clone();
@@ -106,14 +109,14 @@ impl Plan {
     }
 }
 
-/// A response that upgrades, or else the refusal that it is.
-async fn judge(response: Response<Incoming>) -> Result<Response<Incoming>, ConnectError> {
+/// Returns the response if it has the status of an upgrade, and an error with its head and body otherwise.
+async fn check_status(response: Response<Incoming>) -> Result<Response<Incoming>, ConnectError> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
     let (parts, mut body) = response.into_parts();
     let mut kept = Vec::new();
-    // What is longer is cut, what breaks off is taken as it is.
+    // The body only helps to explain the refusal, so an incomplete one will do.
     while let Some(Ok(frame)) = body.frame().await {
         if let Some(data) = frame.data_ref() {
             kept.extend_from_slice(&data[..data.len().min(MAX_BODY - kept.len())]);

@@ -1,4 +1,4 @@
-//! Makes the streams that a client dials over.
+//! The streams that a client connects over.
 
 use std::{error::Error as StdError, fmt, io, iter, pin::Pin};
 
@@ -12,7 +12,7 @@ use tower::ServiceExt;
 
 use crate::io::Io;
 
-/// Where a client dials.
+/// The host and the port that a client connects to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub(super) host: String,
@@ -21,40 +21,42 @@ pub struct Target {
 }
 
 impl Target {
-    /// A name or an address; an IPv6 address has no brackets.
+    /// Returns the host, a name or an address. An IPv6 address has no brackets.
     pub fn host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port: 80 for `ws` and 443 for `wss` where the endpoint names none.
+    /// Returns the port. If the endpoint has none, it is 80 for `ws` and 443 for `wss`.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether the endpoint is a `wss` one, so that the stream is to be TLS. A connector that TLS is put over is not
-    /// asked for that.
+    /// Returns whether the connector must return a TLS stream.
+    ///
+    /// This is the case for `wss` with a [`secure_connector`](super::RpcClientBuilder::secure_connector). Any other
+    /// connector gets `false`, because the client adds TLS itself.
     pub fn is_secure(&self) -> bool {
         self.secure
     }
 }
 
-/// Written as in a `Host` header, the port always there.
+/// Formats the target as `host:port`, with brackets around an IPv6 address.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
 }
 
-/// Makes streams to dial over: a proxy, a serial line. A closure will do.
+/// A source of streams for a client, such as a proxy or a serial line. Closures implement it.
 ///
-/// A client without one dials TCP: every address of the host with a head start for its preferred family (RFC 8305),
-/// Nagle off.
+/// A client without a connector uses TCP. It tries all addresses of the host, with a head start for the preferred
+/// address family (RFC 8305), and sets `TCP_NODELAY`.
 ///
 /// ```
 /// use ocpp_rpc::{RpcClient, client::Target};
 /// use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::TcpStream};
 ///
-/// /// Through an HTTP proxy (RFC 9110 §9.3.6).
+/// /// Connects through an HTTP proxy (RFC 9110 §9.3.6).
 /// async fn through_proxy(target: Target) -> std::io::Result<TcpStream> {
 ///     let mut stream = TcpStream::connect("proxy.example:3128").await?;
 ///     stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await?;
@@ -62,9 +64,10 @@ impl fmt::Display for Target {
 ///     while !head.ends_with(b"\r\n\r\n") && head.len() < 8192 {
 ///         head.push(stream.read_u8().await?);
 ///     }
-///     match head.starts_with(b"HTTP/1.1 200") {
-///         true => Ok(stream),
-///         false => Err(std::io::Error::other("the proxy refuses")),
+///     if head.starts_with(b"HTTP/1.1 200") {
+///         Ok(stream)
+///     } else {
+///         Err(std::io::Error::other("the proxy refused the connection"))
 ///     }
 /// }
 ///
@@ -72,15 +75,17 @@ impl fmt::Display for Target {
 /// # assert!(client.is_ok());
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot dial",
+    message = "`{Self}` is not a connector",
     note = "a connector implements `Connector`, or is a closure `Fn(Target) -> impl Future<Output = io::Result<T>> + Send` where `T: AsyncRead + AsyncWrite + Send + Unpin + 'static`"
 )]
 pub trait Connector: Send + Sync + 'static {
-    /// What it dials.
+    /// The type of the streams.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// Dials. The future is dropped when the client closes or the
-    /// [deadline](super::RpcClientBuilder::connect_timeout) has come.
+    /// Opens a stream to `target`.
+    ///
+    /// The client drops the future when it closes, or when the
+    /// [`connect_timeout`](super::RpcClientBuilder::connect_timeout) has passed.
     fn connect(&self, target: Target) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -97,7 +102,7 @@ where
     }
 }
 
-/// Dials TCP.
+/// The default connector.
 pub(super) struct Tcp;
 
 impl Connector for Tcp {
@@ -107,13 +112,13 @@ impl Connector for Tcp {
         let address = format!("http://{target}").parse::<Uri>().map_err(io::Error::other)?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        let stream = connector.oneshot(address).await.map_err(with_cause)?;
+        let stream = connector.oneshot(address).await.map_err(into_io_error)?;
         Ok(stream.into_inner())
     }
 }
 
-/// An error that says where something went wrong, with the system's words for what did.
-fn with_cause(error: impl StdError + Send + Sync + 'static) -> io::Error {
+/// Converts an error into an `io::Error`, with the kind and the text of the system's error if it has one.
+fn into_io_error(error: impl StdError + Send + Sync + 'static) -> io::Error {
     let mut causes = iter::successors(error.source(), |cause| (**cause).source());
     let kind_and_cause = causes.find_map(|cause| Some((cause.downcast_ref::<io::Error>()?.kind(), cause)));
     match kind_and_cause {
@@ -122,15 +127,16 @@ fn with_cause(error: impl StdError + Send + Sync + 'static) -> io::Error {
     }
 }
 
-/// A connector with its type forgotten.
-pub(super) trait AnyConnector: Send + Sync {
-    fn dial(&self, target: Target) -> Dialling<'_>;
+/// A [`Connector`] of any type.
+pub(super) trait DynConnector: Send + Sync {
+    /// Opens a stream to `target`.
+    fn open(&self, target: Target) -> Opening<'_>;
 }
 
-type Dialling<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
+type Opening<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
 
-impl<C: Connector> AnyConnector for C {
-    fn dial(&self, target: Target) -> Dialling<'_> {
+impl<C: Connector> DynConnector for C {
+    fn open(&self, target: Target) -> Opening<'_> {
         Box::pin(async move { Ok(Box::new(self.connect(target).await?) as Box<dyn Io>) })
     }
 }

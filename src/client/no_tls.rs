@@ -1,31 +1,34 @@
-//! The transport of a client without the feature `tls`.
+//! The connector of a client without the feature `tls`.
 
 use std::{io, sync::Arc};
 
 use crate::{
-    client::connector::{AnyConnector, Connector, Target},
+    client::connector::{Connector, DynConnector, Target},
     error::BuildError,
     io::Io,
 };
 
-/// Dials `ws` endpoints only: there is no TLS without the feature `tls`.
-pub(super) fn over(connector: Arc<dyn AnyConnector>, target: &Target) -> Result<Arc<dyn AnyConnector>, BuildError> {
+/// Returns a connector for `ws` targets. Returns an error if `target` needs TLS.
+pub(super) fn wrap(connector: Arc<dyn DynConnector>, target: &Target) -> Result<Arc<dyn DynConnector>, BuildError> {
     if target.is_secure() {
-        return Err(BuildError("a wss:// endpoint needs the feature `tls`, or a secure_connector".into()));
+        return Err(BuildError("a wss:// endpoint needs the feature `tls` or a `secure_connector`".into()));
     }
     Ok(Arc::new(WithoutTls(connector)))
 }
 
-/// Refuses to follow a redirect to a `wss` endpoint.
-struct WithoutTls(Arc<dyn AnyConnector>);
+/// A connector that fails if a redirect leads to a `wss` target.
+struct WithoutTls(Arc<dyn DynConnector>);
 
 impl Connector for WithoutTls {
     type Stream = Box<dyn Io>;
 
     async fn connect(&self, target: Target) -> io::Result<Self::Stream> {
         if target.is_secure() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS needs a connector that speaks it"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a redirect to wss:// needs the feature `tls` or a `secure_connector`",
+            ));
         }
-        self.0.dial(target).await
+        self.0.open(target).await
     }
 }

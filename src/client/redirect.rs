@@ -1,15 +1,15 @@
-//! Where a redirect leads, if it may be followed.
+//! Redirects: the next attempt, if the client may follow.
 
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
-use crate::client::{connect::Plan, connector::Target};
+use crate::client::{connect::ConnectPlan, connector::Target};
 
-impl Plan {
-    /// The attempt that a redirect asks for; none where the response is none, or one that is not followed: to what is
-    /// no WebSocket endpoint, or from `wss` to `ws`.
+impl ConnectPlan {
+    /// Returns the attempt that a redirect leads to.
     ///
-    /// Another host gets no header of the user's, for any may be a credential, but `User-Agent`.
-    pub(super) fn redirected(&self, status: StatusCode, headers: &HeaderMap) -> Option<Self> {
+    /// Returns `None` if the response is not a redirect, leads to no WebSocket endpoint, or leads from `wss` to `ws`.
+    /// Another host receives none of the headers but `User-Agent`, because any of them may be a credential.
+    pub(super) fn redirect(&self, status: StatusCode, headers: &HeaderMap) -> Option<Self> {
         if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
             return None;
         }
@@ -20,7 +20,7 @@ impl Plan {
             None => location.parse(),
         }
         .ok()?;
-        let (target, authority) = locate(&url).ok()?;
+        let (target, authority) = parse_target(&url).ok()?;
         if self.target.is_secure() && !target.is_secure() {
             return None;
         }
@@ -33,7 +33,7 @@ impl Plan {
         Some(next)
     }
 
-    /// Whether it is the same host; also one that has moved from `ws` to `wss`.
+    /// Returns whether the target is the same host and port, or the same host with `wss` instead of `ws`.
     fn is_trusted_with_secrets(&self, target: &Target) -> bool {
         let has_become_secure = target.is_secure() && !self.target.is_secure();
         self.target.host.eq_ignore_ascii_case(&target.host) && (self.target.port == target.port || has_become_secure)
@@ -44,18 +44,22 @@ impl Plan {
     }
 }
 
-/// Where a URL leads, and what its `Host` header says. HTTP and WebSocket schemes are the same here, as they are to
-/// a server.
-pub(super) fn locate(url: &Uri) -> Result<(Target, HeaderValue), &'static str> {
+/// Returns the target of a URL and the value of its `Host` header.
+///
+/// The schemes of HTTP are accepted like those of WebSocket, because servers use either in a redirect.
+pub(super) fn parse_target(url: &Uri) -> Result<(Target, HeaderValue), &'static str> {
     let secure = match url.scheme_str() {
         Some("ws" | "http") => false,
         Some("wss" | "https") => true,
-        _ => return Err("is neither ws:// nor wss://"),
+        _ => return Err("the scheme is neither ws:// nor wss://"),
     };
-    const NO_HOST: &str = "names no host, or a user";
+    const NO_HOST: &str = "it has no host";
     let authority = url.authority().ok_or(NO_HOST)?;
-    if authority.host().is_empty() || authority.as_str().contains('@') {
+    if authority.host().is_empty() {
         return Err(NO_HOST);
+    }
+    if authority.as_str().contains('@') {
+        return Err("it has a user; set an identity and a password instead");
     }
     let default_port = if secure { 443 } else { 80 };
     let target = Target { host: authority.host().to_owned(), port: url.port_u16().unwrap_or(default_port), secure };

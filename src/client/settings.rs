@@ -1,4 +1,4 @@
-//! The settings of a client, and what an attempt to connect makes of them.
+//! The settings of a client, and the plan of an attempt that follows from them.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,8 +10,8 @@ use crate::client::no_tls;
 use crate::client::tls;
 use crate::{
     client::{
-        connect::Plan,
-        connector::{AnyConnector, Tcp},
+        connect::ConnectPlan,
+        connector::{DynConnector, Tcp},
         reconnect::Reconnect,
         redirect,
     },
@@ -23,7 +23,7 @@ use crate::{
     options::{self, Options},
 };
 
-/// The settings of a client.
+/// The settings of a client, unchecked.
 #[derive(Clone)]
 pub(super) struct ClientSettings {
     pub(super) endpoint: String,
@@ -36,18 +36,20 @@ pub(super) struct ClientSettings {
     pub(super) options: Options,
     pub(super) dispatch: Arc<dyn Dispatch>,
     pub(super) reconnect: Reconnect,
-    pub(super) connector: Dialler,
+    pub(super) connector: ConnectorKind,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<tls::ClientTls>,
     pub(super) connect_timeout: Duration,
     pub(super) max_redirects: u32,
 }
 
-/// What makes streams, and whether it speaks TLS by itself.
+/// The connector of a client.
 #[derive(Clone)]
-pub(super) enum Dialler {
-    Plain(Arc<dyn AnyConnector>),
-    Secure(Arc<dyn AnyConnector>),
+pub(super) enum ConnectorKind {
+    /// The client adds TLS to its streams.
+    Plain(Arc<dyn DynConnector>),
+    /// Has TLS of its own.
+    Secure(Arc<dyn DynConnector>),
 }
 
 impl ClientSettings {
@@ -63,7 +65,7 @@ impl ClientSettings {
             options: Options::client(),
             dispatch: RpcRouter::new().into_dispatch(),
             reconnect: Reconnect::always(),
-            connector: Dialler::Plain(Arc::new(Tcp)),
+            connector: ConnectorKind::Plain(Arc::new(Tcp)),
             #[cfg(feature = "tls")]
             tls: None,
             connect_timeout: Duration::from_secs(30),
@@ -71,29 +73,29 @@ impl ClientSettings {
         }
     }
 
-    /// The endpoint without what may be a secret in it: a user, a query.
-    fn shown_endpoint(&self) -> &str {
+    /// Returns the endpoint without the parts that may be secret: a user and the query.
+    fn redacted_endpoint(&self) -> &str {
         let bare = self.endpoint.split(['?', '#']).next().unwrap_or_default();
-        if bare.contains('@') { "with a user in it" } else { bare }
+        if bare.contains('@') { "<redacted>" } else { bare }
     }
 
-    /// Everything that an attempt needs to know.
-    pub(super) fn plan(&self) -> Result<Plan, BuildError> {
+    /// Checks the settings and returns the plan of an attempt.
+    pub(super) fn plan(&self) -> Result<ConnectPlan, BuildError> {
         if self.identity.is_empty() || self.identity.chars().any(char::is_control) {
-            return Err(BuildError("the identity is empty or has control characters".into()));
+            return Err(BuildError("invalid identity: it is empty or has control characters".into()));
         }
-        let wrong = |why: &str| BuildError(format!("the endpoint {:?} {why}", self.shown_endpoint()));
-        let endpoint: Uri = self.endpoint.parse().map_err(|_| wrong("is no URL"))?;
+        let invalid = |why: &str| BuildError(format!("invalid endpoint {:?}: {why}", self.redacted_endpoint()));
+        let endpoint: Uri = self.endpoint.parse().map_err(|_| invalid("it is not a URL"))?;
         if !matches!(endpoint.scheme_str(), Some("ws" | "wss")) {
-            return Err(wrong("is neither ws:// nor wss://"));
+            return Err(invalid("the scheme is neither ws:// nor wss://"));
         }
-        let (target, authority) = redirect::locate(&endpoint).map_err(wrong)?;
+        let (target, authority) = redirect::parse_target(&endpoint).map_err(invalid)?;
         let connector = match &self.connector {
             #[cfg(feature = "tls")]
-            Dialler::Plain(connector) => tls::over(self.tls.clone(), connector.clone(), &target)?,
+            ConnectorKind::Plain(connector) => tls::wrap(self.tls.clone(), connector.clone(), &target)?,
             #[cfg(not(feature = "tls"))]
-            Dialler::Plain(connector) => no_tls::over(connector.clone(), &target)?,
-            Dialler::Secure(connector) => connector.clone(),
+            ConnectorKind::Plain(connector) => no_tls::wrap(connector.clone(), &target)?,
+            ConnectorKind::Secure(connector) => connector.clone(),
         };
 
         let mut path = handshake::path_of(endpoint.path(), &self.identity);
@@ -103,21 +105,21 @@ impl ClientSettings {
                 path.push_str(query);
             }
         }
-        let path = path.parse().map_err(|_| wrong("has a path or a query that is too long"))?;
+        let path = path.parse().map_err(|_| invalid("the path and the query are too long"))?;
 
         if !options::is_timeout(self.connect_timeout) {
-            return Err(BuildError("connect_timeout is zero or without end".into()));
+            return Err(BuildError("invalid connect_timeout: zero, or at least a hundred years".into()));
         }
         handshake::check_protocols(&self.protocols, &self.dialects)?;
         let mut headers = self.headers.clone();
-        if let Some(name) = headers.keys().find(|name| is_of_the_handshake(name)) {
-            return Err(BuildError(format!("the header {name} is the handshake's own")));
+        if let Some(name) = headers.keys().find(|name| is_reserved(name)) {
+            return Err(BuildError(format!("the header {name} cannot be set: the handshake sets it")));
         }
-        headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+        headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
         if let Some(password) = &self.password {
             headers.insert(header::AUTHORIZATION, handshake::basic_credentials(&self.identity, password)?);
         }
-        Ok(Plan {
+        Ok(ConnectPlan {
             connector,
             target,
             authority,
@@ -130,17 +132,18 @@ impl ClientSettings {
     }
 }
 
-fn is_of_the_handshake(name: &HeaderName) -> bool {
+/// Returns whether the handshake itself sets this header.
+fn is_reserved(name: &HeaderName) -> bool {
     [header::CONNECTION, header::HOST, header::UPGRADE].contains(name) || name.as_str().starts_with("sec-websocket-")
 }
 
-const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
-/// Says nothing of the password or of headers.
+/// Omits the password, the headers and the query, which may be secret.
 impl fmt::Debug for ClientSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientSettings")
-            .field("endpoint", &self.shown_endpoint())
+            .field("endpoint", &self.redacted_endpoint())
             .field("identity", &self.identity)
             .field("protocols", &self.protocols)
             .field("password", &self.password.is_some())

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     client::{
-        connect::{Dialled, Plan},
+        connect::{ConnectPlan, Connected},
         error::ConnectError,
         life::{ClientRun, ClientShared, ClientState},
         reconnect::Reconnect,
@@ -32,7 +32,7 @@ pub(super) struct Supervisor {
     pub(super) run: Arc<ClientRun>,
     pub(super) shared: Arc<ClientShared>,
     pub(super) driver: Box<Driver>,
-    pub(super) plan: Plan,
+    pub(super) plan: ConnectPlan,
     pub(super) dialects: Vec<(Arc<str>, Dialect)>,
     pub(super) reconnect: Reconnect,
     /// The failed attempts in a row.
@@ -96,8 +96,8 @@ impl Supervisor {
     async fn connect_loop(&mut self) -> Result<Infallible, End> {
         loop {
             self.shared.session.report(EventKind::Connecting);
-            match self.driver.run_offline(Box::pin(self.plan.dial())).await.map_err(End::CloseRequested)? {
-                Ok(dialled) => self.serve(dialled).await?,
+            match self.driver.run_offline(Box::pin(self.plan.connect())).await.map_err(End::CloseRequested)? {
+                Ok(connected) => self.serve(connected).await?,
                 Err(error) => self.on_failure(error)?,
             }
             if self.is_out_of_attempts() {
@@ -135,8 +135,8 @@ impl Supervisor {
     }
 
     /// Serves a connection to its end.
-    async fn serve(&mut self, dialled: Dialled) -> Result<(), End> {
-        let Dialled { io, read_buf, protocol } = dialled;
+    async fn serve(&mut self, connected: Connected) -> Result<(), End> {
+        let Connected { io, read_buf, protocol } = connected;
         let own = self.dialects.iter().find(|(name, _)| Some(name) == protocol.as_ref());
         let dialect = own.map_or_else(|| Dialect::of(protocol.as_deref()), |(_, dialect)| *dialect);
         let negotiated = Negotiated { protocol, dialect };

@@ -1,4 +1,4 @@
-//! TLS of a client: whom it believes, and the certificate that it shows.
+//! The TLS of a client: trusted root certificates, and the certificate of the client.
 
 use std::{
     fmt, io,
@@ -12,15 +12,18 @@ use tokio_rustls::{
 
 use crate::{
     certificate::{Certificate, RootCerts, provider, wrong},
-    client::connector::{AnyConnector, Connector, Target},
+    client::connector::{Connector, DynConnector, Target},
     error::BuildError,
     io::Io,
 };
 
-/// The client's side of TLS: versions 1.2 and 1.3 (OCPP security profiles 2 and 3).
+/// The TLS settings of a client: versions 1.2 and 1.3, and certificates (OCPP security profiles 2 and 3).
 ///
-/// A client of a `wss://` endpoint without one believes the [system's authorities](RootCerts::native) and shows no
-/// certificate. Cheap to clone; clients that share one resume each other's sessions.
+/// A client without these settings trusts the root certificates of the [operating system](RootCerts::native) and has no
+/// certificate.
+///
+/// Cheap to clone. All clones share one configuration, so clients with the same settings resume each other's TLS
+/// sessions.
 ///
 /// ```no_run
 /// use ocpp_rpc::{RpcClient, tls::{Certificate, ClientTls, RootCerts}};
@@ -41,12 +44,14 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// Puts one together.
+    /// Returns a builder with the default settings.
     pub fn builder() -> ClientTlsBuilder {
         ClientTlsBuilder { authorities: None, certificate: None, server_name: None }
     }
 
-    /// Takes a configuration of rustls as it is. It names no protocol by ALPN but `http/1.1`.
+    /// Creates TLS settings from a rustls configuration, without changes.
+    ///
+    /// The ALPN protocols must be `http/1.1` or none.
     pub fn from_config(config: impl Into<Arc<ClientConfig>>) -> Self {
         Self { config: config.into(), server_name: None }
     }
@@ -58,7 +63,7 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Puts a [`ClientTls`] together.
+/// Configures a [`ClientTls`], then creates it.
 #[must_use]
 #[derive(Debug)]
 pub struct ClientTlsBuilder {
@@ -68,25 +73,28 @@ pub struct ClientTlsBuilder {
 }
 
 impl ClientTlsBuilder {
-    /// Whom to believe; the [system's authorities](RootCerts::native) by default.
+    /// Sets the root certificates that the client trusts. Default [`RootCerts::native`].
     pub fn authorities(self, authorities: RootCerts) -> Self {
         Self { authorities: Some(authorities), ..self }
     }
 
-    /// The certificate to show where the server asks for one.
+    /// Sets the certificate that the client presents if the server requests one. Default none.
     pub fn certificate(self, certificate: Certificate) -> Self {
         Self { certificate: Some(certificate), ..self }
     }
 
-    /// The name that the server's certificate has to have, where it is not the host of the endpoint.
+    /// Sets the name that the server's certificate must be valid for. Default: the host of the endpoint.
+    ///
+    /// The client also sends it as the server name of the TLS handshake (SNI).
     pub fn server_name(self, name: impl Into<String>) -> Self {
         Self { server_name: Some(name.into()), ..self }
     }
 
-    /// The client's side of TLS.
+    /// Creates the TLS settings.
     ///
     /// # Errors
-    /// When there is nobody to believe, or the name is none.
+    ///
+    /// Returns an error if the operating system has no root certificates, or if the server name is invalid.
     pub fn build(self) -> Result<ClientTls, BuildError> {
         let RootCerts(roots) = self.authorities.map_or_else(RootCerts::native, Ok)?;
         let server_name = self.server_name.map(ServerName::try_from).transpose();
@@ -100,50 +108,53 @@ impl ClientTlsBuilder {
             None => config.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // A station has one server.
+        // A client has one server, or a few after redirects.
         config.resumption = Resumption::in_memory_sessions(8);
         Ok(ClientTls { config: Arc::new(config), server_name })
     }
 }
 
-/// A connector that speaks TLS over the streams of another where the target wants it, be it the endpoint or where a
-/// redirect leads.
-pub(super) fn over(
+/// Returns a connector that adds TLS to the streams of another one.
+///
+/// Returns an error if `target` needs the default settings and they cannot be created. A `ws` target gets the
+/// connector as well, because a redirect may lead to `wss`.
+pub(super) fn wrap(
     tls: Option<ClientTls>,
-    connector: Arc<dyn AnyConnector>,
+    connector: Arc<dyn DynConnector>,
     target: &Target,
-) -> Result<Arc<dyn AnyConnector>, BuildError> {
+) -> Result<Arc<dyn DynConnector>, BuildError> {
     if tls.is_none() && target.is_secure() {
         native()?;
     }
-    Ok(Arc::new(Over { tls, connector }))
+    Ok(Arc::new(WithTls { tls, connector }))
 }
 
-/// Set up once in the life of a process.
+/// Returns the default TLS settings, which are created once per process.
 fn native() -> Result<ClientTls, BuildError> {
     static SYSTEM: LazyLock<Result<ClientTls, BuildError>> = LazyLock::new(|| ClientTls::builder().build());
     SYSTEM.clone()
 }
 
-struct Over {
+/// A connector that adds TLS to the streams of another one, if the target is secure.
+struct WithTls {
     tls: Option<ClientTls>,
-    connector: Arc<dyn AnyConnector>,
+    connector: Arc<dyn DynConnector>,
 }
 
-impl Connector for Over {
+impl Connector for WithTls {
     type Stream = Box<dyn Io>;
 
     async fn connect(&self, target: Target) -> io::Result<Self::Stream> {
         if !target.is_secure() {
-            return self.connector.dial(target).await;
+            return self.connector.open(target).await;
         }
         let tls = self.tls.clone().map_or_else(native, Ok).map_err(io::Error::other)?;
         let name = match tls.server_name {
             Some(name) => name,
             None => ServerName::try_from(target.host().to_owned()).map_err(io::Error::other)?,
         };
-        // Whoever dials has no TLS to care for.
-        let stream = self.connector.dial(Target { secure: false, ..target }).await?;
+        // The inner connector must not add TLS as well.
+        let stream = self.connector.open(Target { secure: false, ..target }).await?;
         Ok(Box::new(TlsConnector::from(tls.config).connect(name, stream).await?))
     }
 }

@@ -191,7 +191,7 @@ fn b10_client_settings_that_could_never_work_are_refused() {
     for (endpoint, identity, why) in [
         ("http://csms.test", "CP", "neither ws:// nor wss://"),
         ("csms.test", "CP", "neither ws:// nor wss://"),
-        ("ws://", "CP", "is no URL"),
+        ("ws://", "CP", "not a URL"),
         ("ws://user:secret@csms.test", "CP", "a user"),
         ("ws://csms.test", "", "identity"),
         ("ws://csms.test", "C\nP", "identity"),
