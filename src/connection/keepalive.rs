@@ -1,38 +1,42 @@
-//! When to ping, and when to give a silent peer up.
+//! The schedule of pings, and the decision to give up on a silent peer.
 
 use std::time::{Duration, Instant};
 
-/// What is to be done now.
+/// The next step of the driver.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ping {
-    /// Nothing, until then.
+    /// Waits until this moment, or for ever.
     Wait(Option<Instant>),
-    /// Send a ping with this payload, and ask again.
+    /// Sends a ping with this payload. Another step follows at once.
     Send([u8; 4]),
-    /// Two intervals have passed without a sign of life.
+    /// Drops the connection: two intervals have passed without a sign of life.
     GiveUp,
 }
 
-/// Pings at an interval, and measures the answers.
+/// The pings of one connection, and the round-trip time of the latest one.
 #[derive(Debug)]
 pub(super) struct KeepAlive {
     interval: Option<Duration>,
     activity_counts: bool,
     next: Instant,
-    /// When the first ping went out that nothing has answered.
+    /// The moment of the first ping since the last sign of life.
     unanswered_since: Option<Instant>,
+    /// The number of the latest ping, which is its payload.
     number: u32,
     sent: Instant,
 }
 
-/// How many beats an interval has. Pings go out on one of them, so that of many connections several are woken at once,
-/// which costs less than to wake one after the other.
-const BEATS: u32 = 128;
+/// The beats of an interval, on which pings are sent.
+///
+/// Many connections share a beat and wake together, which costs less than to wake one after the other.
+const BEATS_PER_INTERVAL: u32 = 128;
 
 impl KeepAlive {
-    /// `jitter`, from 0 to 1, says when in the first interval the first ping goes out: connections that came in
-    /// together shall not all be pinged together. It goes out on a beat, which are counted from `origin`, and the others
-    /// do so after it.
+    /// Creates the schedule of a connection that opens `now`.
+    ///
+    /// `jitter`, from 0 to 1, sets the moment of the first ping within the first interval, so that connections that
+    /// open together are not pinged together. The moment is rounded up to a beat, counted from `origin`. Later pings
+    /// follow at the interval.
     pub(super) fn new(
         interval: Option<Duration>,
         activity_counts: bool,
@@ -41,13 +45,13 @@ impl KeepAlive {
         now: Instant,
     ) -> Self {
         let next = interval.map_or(now, |interval| {
-            let beat = interval / BEATS;
+            let beat = interval / BEATS_PER_INTERVAL;
             beat_after(now + (interval - beat).mul_f64(jitter), beat, origin)
         });
         Self { interval, activity_counts, next, unanswered_since: None, number: 0, sent: now }
     }
 
-    /// Another interval, from now on.
+    /// Sets the interval. If it changes, the next ping follows one interval from now.
     pub(super) fn set(&mut self, interval: Option<Duration>, activity_counts: bool, now: Instant) {
         if (self.interval, self.activity_counts) != (interval, activity_counts) {
             let next = now + interval.unwrap_or_default();
@@ -55,6 +59,7 @@ impl KeepAlive {
         }
     }
 
+    /// Returns the next step. It must be called again after each ping.
     pub(super) fn due(&mut self, now: Instant) -> Ping {
         let Some(interval) = self.interval else { return Ping::Wait(None) };
         if self.unanswered_since.is_some_and(|since| now >= since + 2 * interval) {
@@ -63,18 +68,18 @@ impl KeepAlive {
         if now < self.next {
             return Ping::Wait(Some(self.next));
         }
-        // On a beat again, unless this one was missed by more than a beat.
-        let is_late = now - self.next > interval / BEATS;
+        // The next ping stays on a beat, unless this one is more than a beat late.
+        let is_late = now - self.next > interval / BEATS_PER_INTERVAL;
         let beat = if is_late { now } else { self.next };
         self.next = beat + interval;
-        // However late a timer rings, two intervals are two.
+        // Counts from the planned moment, so that a late timer does not extend the two intervals.
         self.unanswered_since.get_or_insert(beat);
         self.sent = now;
         self.number = self.number.wrapping_add(1);
         Ping::Send(self.number.to_be_bytes())
     }
 
-    /// Something arrived.
+    /// Records input. If activity counts, it is a sign of life and defers the next ping.
     pub(super) fn activity(&mut self, now: Instant) {
         if self.activity_counts {
             self.unanswered_since = None;
@@ -82,19 +87,19 @@ impl KeepAlive {
         }
     }
 
-    /// A pong arrived; gives the round-trip time if it answers the latest ping.
+    /// Records a pong. Returns the round-trip time if it belongs to the latest ping.
     pub(super) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
         self.unanswered_since = None;
         (payload == self.number.to_be_bytes()).then(|| now.saturating_duration_since(self.sent))
     }
 }
 
-/// The first beat that is not before a moment.
+/// Returns the first beat at or after a moment.
 fn beat_after(moment: Instant, beat: Duration, origin: Instant) -> Instant {
     let since = moment.saturating_duration_since(origin).as_nanos();
     match since % beat.as_nanos().max(1) {
         0 => moment,
-        // Less than a beat, which is less than a year.
+        // It fits: less than a beat, which is less than a year.
         passed => moment + (beat - Duration::from_nanos(passed as u64)),
     }
 }
@@ -107,7 +112,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(30);
 
     #[test]
-    fn the_first_ping_is_jittered_and_the_others_follow_at_the_interval() {
+    fn first_ping_is_jittered_and_later_ones_follow_the_interval() {
         let start = Instant::now();
         let mut keepalive = KeepAlive::new(Some(INTERVAL), false, 0.5, start, start);
         let first = start + INTERVAL / 2;
@@ -119,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn two_silent_intervals_are_the_end() {
+    fn keepalive_after_two_silent_intervals_gives_up() {
         let start = Instant::now();
         let mut keepalive = KeepAlive::new(Some(INTERVAL), false, 0.0, start, start);
         assert!(matches!(keepalive.due(start), Ping::Send(_)));
@@ -129,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn two_silent_intervals_are_the_end_however_late_the_timer_rings() {
+    fn keepalive_with_late_timer_gives_up_after_two_intervals() {
         let start = Instant::now();
         let mut keepalive = KeepAlive::new(Some(INTERVAL), false, 0.0, start, start);
         for late in [0, 1] {
@@ -139,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_an_older_ping_is_a_sign_of_life_too() {
+    fn pong_to_an_older_ping_is_a_sign_of_life() {
         let start = Instant::now();
         let mut keepalive = KeepAlive::new(Some(INTERVAL), false, 0.0, start, start);
         let Ping::Send(first) = keepalive.due(start) else { panic!("no ping") };
@@ -149,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn activity_defers_pings_where_it_shall() {
+    fn activity_that_counts_defers_pings() {
         let start = Instant::now();
         let mut keepalive = KeepAlive::new(Some(INTERVAL), true, 0.0, start, start);
         keepalive.activity(start);
@@ -158,28 +163,28 @@ mod tests {
         assert_eq!(keepalive.due(start + INTERVAL), Ping::Wait(Some(start + 50 * SECOND)));
         assert!(matches!(keepalive.due(start + 50 * SECOND), Ping::Send(_)));
         keepalive.activity(start + 60 * SECOND);
-        assert!(matches!(keepalive.due(start + 120 * SECOND), Ping::Send(_)), "life is on record");
+        assert!(matches!(keepalive.due(start + 120 * SECOND), Ping::Send(_)), "the activity was a sign of life");
     }
 
     #[test]
-    fn connections_are_pinged_on_common_beats() {
+    fn pings_of_many_connections_share_beats() {
         let origin = Instant::now();
         for n in 1..100 {
             let opened = origin + n * SECOND / 7;
             let mut keepalive = KeepAlive::new(Some(INTERVAL), false, f64::from(n) / 100.0, origin, opened);
             for _ in 0..3 {
                 let Ping::Wait(Some(next)) = keepalive.due(opened) else { panic!("no ping is planned") };
-                assert_eq!((next - origin).as_nanos() % (INTERVAL / BEATS).as_nanos(), 0);
-                // A timer is a little late.
-                let rings = next + Duration::from_millis(1);
-                assert!(matches!(keepalive.due(rings), Ping::Send(_)));
-                keepalive.pong(&[], rings);
+                assert_eq!((next - origin).as_nanos() % (INTERVAL / BEATS_PER_INTERVAL).as_nanos(), 0);
+                // A timer is always a little late.
+                let fires = next + Duration::from_millis(1);
+                assert!(matches!(keepalive.due(fires), Ping::Send(_)));
+                keepalive.pong(&[], fires);
             }
         }
     }
 
     #[test]
-    fn no_interval_no_pings() {
+    fn keepalive_without_interval_never_pings() {
         let start = Instant::now();
         let mut keepalive = KeepAlive::new(None, false, 0.0, start, start);
         assert_eq!(keepalive.due(start + 1000 * INTERVAL), Ping::Wait(None));

@@ -1,4 +1,4 @@
-//! What holds in any order of calls, answers, drops, time, disconnects and reconnects.
+//! Properties of calling and responding that hold in any order of messages, drops, timeouts and reconnects.
 
 use std::time::Duration;
 
@@ -10,15 +10,18 @@ use crate::connection::{
     exchange::{receive::Received, *},
 };
 
+/// An event of a random history.
 #[derive(Debug, Clone)]
 enum Step {
-    /// The timeout and the deadline are in seconds; a timeout of zero is none.
+    /// Makes a call. The timeout and the deadline are in seconds; a timeout of zero never fires.
     Call(Kind, Option<u64>, Option<u64>),
-    /// Writes so many messages, if there are as many.
+    /// Writes at most this many messages.
     Write(usize),
-    /// Answers a call of any time with a result or an error, if it was ever written.
+    /// Responds to any earlier call with a result (`true`) or an error, if the call was written.
     Respond(Index, bool),
+    /// Drops any earlier call, if it has not ended.
     Drop(Index),
+    /// Lets this many seconds pass.
     Pass(u64),
     Disconnect,
     Reconnect,
@@ -39,36 +42,36 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(step, 0..80)
 }
 
-/// A call as its caller knows it.
-struct Made {
+/// A call from the view of its caller.
+struct MadeCall {
     id: MessageId,
     kind: Kind,
     timeout: Option<u64>,
     deadline: Option<Instant>,
     written: Option<Instant>,
-    /// It has ended, or was dropped.
+    /// Set when the call has ended or was dropped.
     is_over: bool,
 }
 
-impl Made {
-    /// When it is out of time.
-    fn due(&self) -> Option<Instant> {
+impl MadeCall {
+    /// Returns the moment at which the call must have ended.
+    fn expires(&self) -> Option<Instant> {
         let timeout = self.written.zip(self.timeout).map(|(written, timeout)| written + seconds(timeout));
         timeout.into_iter().chain(self.deadline).min()
     }
 
-    /// Whether it waits for its turn.
-    fn has_turn(&self) -> bool {
+    /// Returns whether the call waits for its turn.
+    fn waits_for_turn(&self) -> bool {
         matches!(self.kind, Kind::Call | Kind::FireAndForget)
     }
 
-    /// Whether it waits for its answer.
-    fn is_awaited(&self) -> bool {
+    /// Returns whether the call waits for its response.
+    fn expects_response(&self) -> bool {
         matches!(self.kind, Kind::Call | Kind::Immediate)
     }
 
     fn is_in_flight(&self) -> bool {
-        self.written.is_some() && !self.is_over && self.is_awaited()
+        self.written.is_some() && !self.is_over && self.expects_response()
     }
 }
 
@@ -78,15 +81,16 @@ fn seconds(seconds: u64) -> Duration {
 
 const TIMEOUT: u64 = 10;
 
-struct World {
+/// An exchange, and the calls that were made with it.
+struct Model {
     exchange: Exchange<usize>,
     concurrency: usize,
     now: Instant,
     is_connected: bool,
-    calls: Vec<Made>,
+    calls: Vec<MadeCall>,
 }
 
-impl World {
+impl Model {
     fn new(concurrency: usize) -> Self {
         let options = Options::server().call_concurrency(concurrency).call_timeout(seconds(TIMEOUT));
         let exchange = Exchange::new(None, Arc::new(options), 0, false);
@@ -94,17 +98,17 @@ impl World {
     }
 
     fn end(&mut self, call: usize) {
-        assert!(!self.calls[call].is_over, "call {call} ends a second time, or was dropped");
+        assert!(!self.calls[call].is_over, "call {call} ended twice, or was dropped");
         self.calls[call].is_over = true;
     }
 
-    fn take(&mut self, step: &Step) {
+    fn apply(&mut self, step: &Step) {
         match step {
             &Step::Call(kind, timeout, deadline) => self.call(kind, timeout, deadline),
             Step::Write(_) if !self.is_connected => {}
             Step::Write(messages) => _ = (0..*messages).take_while(|_| self.write()).count(),
             Step::Respond(which, is_result) if !self.calls.is_empty() => {
-                self.answer(which.index(self.calls.len()), *is_result);
+                self.respond(which.index(self.calls.len()), *is_result);
             }
             Step::Drop(which) if !self.calls.is_empty() => {
                 let call = which.index(self.calls.len());
@@ -129,57 +133,62 @@ impl World {
             Some(timeout) => (Timeout::After(seconds(timeout)), Some(timeout)),
         };
         let (key, action, params) = (CallKey(n as u64), n.to_string().into(), Payload::default());
-        self.calls.push(Made { id: id.clone(), kind, timeout, deadline, written: None, is_over: false });
+        self.calls.push(MadeCall { id: id.clone(), kind, timeout, deadline, written: None, is_over: false });
         let call = Box::new(Outgoing { key, id, action, params, kind, timeout: set, deadline, sender: n });
         assert!(self.exchange.submit(call).is_none(), "nothing is validated");
     }
 
-    /// Writes a message, if one may be written.
+    /// Writes the next message. Returns whether there was one.
     fn write(&mut self) -> bool {
         let Some((message, sender)) = self.exchange.next_write(self.now) else { return false };
         let (number, id, action, _): (u8, String, String, Value) = serde_json::from_str(&message.text).expect("a call");
         let call: usize = action.parse().expect("a number");
         let made = &self.calls[call];
-        assert!(!made.is_over, "call {call} was dropped or has ended, and is written");
-        assert!(made.written.is_none(), "the id of call {call} repeats");
+        assert!(!made.is_over, "call {call} was written after it ended or was dropped");
+        assert!(made.written.is_none(), "call {call} was written twice");
         assert_eq!((id.as_str(), number), (made.id.as_str(), if made.kind == Kind::Send { 6 } else { 2 }));
-        // All that are in the same queue and were made earlier have left it.
-        let has_waited = |earlier: &Made| earlier.has_turn() == made.has_turn() && earlier.written.is_none();
+        // Calls that wait for their turn have a queue of their own, and no call overtakes another in its queue.
+        let is_queued_with =
+            |earlier: &MadeCall| earlier.waits_for_turn() == made.waits_for_turn() && earlier.written.is_none();
         assert!(
-            !self.calls[..call].iter().any(|earlier| has_waited(earlier) && !earlier.is_over),
-            "{call} jumps the queue"
+            !self.calls[..call].iter().any(|earlier| is_queued_with(earlier) && !earlier.is_over),
+            "call {call} overtook an earlier call"
         );
         let in_flight = self.calls.iter().filter(|call| call.is_in_flight()).count();
-        assert!(!made.has_turn() || in_flight < self.concurrency, "call {call} goes out beside {in_flight} others");
+        assert!(
+            !made.waits_for_turn() || in_flight < self.concurrency,
+            "call {call} was written with {in_flight} others in flight"
+        );
         self.calls[call].written = Some(self.now);
-        assert_eq!(sender, (!self.calls[call].is_awaited()).then_some(call));
+        assert_eq!(sender, (!self.calls[call].expects_response()).then_some(call));
         if let Some(call) = sender {
             self.end(call);
         }
         true
     }
 
-    fn answer(&mut self, call: usize, is_result: bool) {
+    fn respond(&mut self, call: usize, is_result: bool) {
         let made = &self.calls[call];
         if made.written.is_none() || !self.is_connected {
             return;
         }
-        let text = match is_result {
-            true => format!(r#"[3,"{}",{{"to":{call}}}]"#, made.id),
-            false => format!(r#"[4,"{}","GenericError","{call}",{{}}]"#, made.id),
+        let text = if is_result {
+            format!(r#"[3,"{}",{{"to":{call}}}]"#, made.id)
+        } else {
+            format!(r#"[4,"{}","GenericError","{call}",{{}}]"#, made.id)
         };
-        let awaited = made.is_in_flight();
+        let in_flight = made.is_in_flight();
         match self.exchange.receive(&text.into(), self.now) {
             Received::Response(sender, outcome, None) => {
-                assert!(awaited && sender == call, "the response to {call} is given to {sender}");
+                assert!(in_flight && sender == call, "call {sender} received the response to call {call}");
                 match outcome {
-                    Ok(answered) => assert_eq!(answered.payload.as_str(), format!(r#"{{"to":{call}}}"#)),
+                    Ok(result) => assert_eq!(result.payload.as_str(), format!(r#"{{"to":{call}}}"#)),
                     Err(Error::Rejected(error)) => assert_eq!(error.description(), call.to_string()),
                     Err(other) => panic!("{other}"),
                 }
                 self.end(call);
             }
-            Received::Nothing => assert!(!awaited, "the answer to {call} is lost"),
+            Received::Nothing => assert!(!in_flight, "call {call} did not receive its response"),
             other => panic!("{other:?}"),
         }
     }
@@ -188,13 +197,13 @@ impl World {
         self.now += seconds(time);
         let next = self.exchange.calls_out.next_deadline();
         while let Some((call, error)) = self.exchange.calls_out.next_expired(self.now) {
-            assert!(self.calls[call].due().is_some_and(|due| due <= self.now), "call {call} ends before its time");
+            assert!(self.calls[call].expires().is_some_and(|at| at <= self.now), "call {call} expired too early");
             assert_eq!(matches!(error, Error::Timeout), self.calls[call].written.is_some(), "{error}");
-            assert!(next.is_some_and(|next| next <= self.now), "the alarm would have come too late");
+            assert!(next.is_some_and(|next| next <= self.now), "the next deadline is too late");
             self.end(call);
         }
         for (n, call) in self.calls.iter().enumerate() {
-            assert!(call.is_over || call.due().is_none_or(|due| due > self.now), "call {n} has outlived its time");
+            assert!(call.is_over || call.expires().is_none_or(|at| at > self.now), "call {n} did not expire");
         }
     }
 
@@ -204,7 +213,7 @@ impl World {
             assert!(self.calls[call].is_in_flight() && error.maybe_delivered());
             self.end(call);
         }
-        assert!(!self.calls.iter().any(Made::is_in_flight), "a call waits for an answer that cannot come");
+        assert!(!self.calls.iter().any(MadeCall::is_in_flight), "a call is in flight without a connection");
     }
 
     fn close(mut self) {
@@ -213,7 +222,7 @@ impl World {
             assert!(self.calls[call].written.is_none() && !error.maybe_delivered());
             self.end(call);
         }
-        assert!(self.calls.iter().all(|call| call.is_over), "a call never ends");
+        assert!(self.calls.iter().all(|call| call.is_over), "a call has not ended");
         assert!(self.exchange.is_settled() && !self.write());
     }
 }
@@ -221,28 +230,30 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Every call ends exactly once, nothing that was dropped is written, calls are written in the order in which
-    /// they were made, no more are in flight than may be, and no id is written twice.
+    /// Every call ends exactly once and is written at most once. Calls are written in the order in which they were
+    /// made, and never after they were dropped. The limit of calls in flight holds.
     #[test]
-    fn b24_calls_keep_their_promises_in_any_order_of_events(steps in steps(), concurrency in 1_usize..4) {
-        let mut world = World::new(concurrency);
+    fn b24_calls_in_any_order_of_events_end_exactly_once(steps in steps(), concurrency in 1_usize..4) {
+        let mut model = Model::new(concurrency);
         for step in &steps {
-            world.take(step);
+            model.apply(step);
         }
-        world.close();
+        model.close();
     }
 }
 
 /// A step of the peer or of a handler. Indices choose among the requests so far.
 #[derive(Debug, Clone)]
 enum Serving {
+    /// The peer sends a request with this id.
     Request(u8),
     /// The handler of a request responds before it finishes.
     RespondEarly(Index),
     /// The handler of a request finishes and returns a result, or nothing.
     Finish(Index, bool),
-    /// The socket takes what is queued.
+    /// The driver writes all queued messages.
     Write,
+    /// The connection is lost and another one follows.
     Reconnect,
 }
 
@@ -262,10 +273,11 @@ struct Request {
     head: RequestHead,
     generation: u32,
     is_running: bool,
-    /// The response was given, early or by the handler.
+    /// Set when the request has its response, early or at the end of the handler.
     has_response: bool,
 }
 
+/// An exchange, and the requests that it received.
 struct Server {
     exchange: Exchange<usize>,
     keep: bool,
@@ -281,7 +293,7 @@ impl Server {
         Self { exchange, keep, generation: 0, requests: Vec::new(), written: Vec::new() }
     }
 
-    fn take(&mut self, step: &Serving) {
+    fn apply(&mut self, step: &Serving) {
         match step {
             Serving::Request(id) => self.request(*id),
             Serving::RespondEarly(which) | Serving::Finish(which, _) if self.requests.is_empty() => _ = which,
@@ -348,13 +360,13 @@ impl Server {
         }
     }
 
-    /// Notes a response on the wire, which must be to a request of this connection unless responses are kept.
+    /// Checks a response that was written. It must belong to a request of this connection unless responses are kept.
     fn written(&mut self, text: &str) {
         let (number, id, _): (u8, String, Value) = serde_json::from_str(text).expect("a result");
         assert_eq!(number, 3);
         self.written.push(id);
         let of_this = self.requests.iter().filter(|request| request.generation == self.generation).count();
-        assert!(self.keep || self.written.len() <= of_this, "a response to an earlier connection is written");
+        assert!(self.keep || self.written.len() <= of_this, "a response was written for an earlier connection");
         assert!(self.written.len() <= self.requests.len(), "a request has two responses");
     }
 }
@@ -362,13 +374,13 @@ impl Server {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Every request gets at most one response, on its own connection unless responses are kept, and its id is taken
-    /// exactly until then. Handlers of earlier connections free no id and no place of the current one.
+    /// Every request gets at most one response, on its own connection unless responses are kept. Its id is reserved
+    /// exactly until then. Handlers of earlier connections release nothing of the current connection.
     #[test]
     fn b33_first_response_counts_in_any_order_of_events(steps in serving(), keep in any::<bool>()) {
         let mut server = Server::new(keep);
         for step in &steps {
-            server.take(step);
+            server.apply(step);
         }
         let running = server.requests.iter().filter(|request| request.is_running).map(|request| request.head.clone());
         for head in running.collect::<Vec<_>>() {
@@ -376,6 +388,6 @@ proptest! {
             server.exchange.respond(&head, &Response::Nothing);
         }
         while server.exchange.next_write(Instant::now()).is_some() {}
-        assert!(server.exchange.is_settled(), "a handler has taken a place of another connection");
+        assert!(server.exchange.is_settled(), "a handler counts as running after all have finished");
     }
 }

@@ -1,4 +1,4 @@
-//! Cases of the rules, one by one.
+//! The rules of calling and responding, one case each.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 
 fn exchange(options: Options) -> Exchange<u64> {
-    speaking("ocpp1.6", options)
+    exchange_with_protocol("ocpp1.6", options)
 }
 
-fn speaking(protocol: &str, options: Options) -> Exchange<u64> {
+fn exchange_with_protocol(protocol: &str, options: Options) -> Exchange<u64> {
     let negotiated = Negotiated { protocol: Some(protocol.into()), dialect: Dialect::of(Some(protocol)) };
     Exchange::new(Some(negotiated), Arc::new(options), 0, false)
 }
@@ -29,14 +29,14 @@ fn call(n: u64) -> Box<Outgoing<u64>> {
     Box::new(Outgoing { key, id, action, params, kind, timeout, deadline, sender: n })
 }
 
-/// The number of the call that is written next.
+/// Returns the number of the next call that is written.
 fn written(exchange: &mut Exchange<u64>, now: Instant) -> Option<u64> {
     let (message, _) = exchange.next_write(now)?;
     let action = message.text.split('"').nth(3).expect("an action");
     Some(action.strip_prefix("Call").expect("ours").parse().expect("a number"))
 }
 
-fn answer(exchange: &mut Exchange<u64>, id: &MessageId) -> Received<u64> {
+fn respond(exchange: &mut Exchange<u64>, id: &MessageId) -> Received<u64> {
     receive(exchange, &format!(r#"[3,"{id}",{{}}]"#))
 }
 
@@ -52,7 +52,7 @@ fn only_event(exchange: &mut Exchange<u64>) -> EventKind {
 }
 
 #[test]
-fn calls_go_out_in_order_and_one_at_a_time() {
+fn calls_are_written_in_order_and_one_at_a_time() {
     let now = Instant::now();
     let mut exchange = exchange(Options::server());
     let calls = [call(1), call(2), call(3)];
@@ -61,13 +61,13 @@ fn calls_go_out_in_order_and_one_at_a_time() {
     for (n, id) in (1..).zip(&ids) {
         assert_eq!(written(&mut exchange, now), Some(n));
         assert_eq!(written(&mut exchange, now), None, "one is in flight");
-        assert!(matches!(answer(&mut exchange, id), Received::Response(sender, Ok(_), None) if sender == n));
+        assert!(matches!(respond(&mut exchange, id), Received::Response(sender, Ok(_), None) if sender == n));
     }
     assert!(exchange.is_settled());
 }
 
 #[test]
-fn concurrency_lets_more_out() {
+fn calls_with_concurrency_are_written_up_to_the_limit() {
     let now = Instant::now();
     let mut exchange = exchange(Options::server().call_concurrency(2));
     (1..=3).for_each(|n| assert!(exchange.submit(call(n)).is_none()));
@@ -75,7 +75,7 @@ fn concurrency_lets_more_out() {
 }
 
 #[test]
-fn a_cancelled_call_leaves_no_trace_or_a_late_answer() {
+fn cancelled_call_is_not_written_or_gets_a_late_response() {
     let now = Instant::now();
     let mut exchange = exchange(Options::server());
     let calls = [call(1), call(2), call(3)];
@@ -85,15 +85,15 @@ fn a_cancelled_call_leaves_no_trace_or_a_late_answer() {
     exchange.calls_out.cancel(CallKey(2));
     exchange.calls_out.cancel(CallKey(1));
     assert_eq!(written(&mut exchange, now), Some(3));
-    answer(&mut exchange, &first);
+    respond(&mut exchange, &first);
     assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(id) if id == first));
-    answer(&mut exchange, &first);
-    let news = only_event(&mut exchange);
-    assert!(matches!(news, EventKind::BadMessage { fault: MessageError::UnknownMessageId, answer: None, .. }));
+    respond(&mut exchange, &first);
+    let event = only_event(&mut exchange);
+    assert!(matches!(event, EventKind::BadMessage { fault: MessageError::UnknownMessageId, answer: None, .. }));
 }
 
 #[test]
-fn the_timeout_starts_when_a_call_leaves_the_queue() {
+fn timeout_starts_when_the_call_is_written() {
     let start = Instant::now();
     let mut exchange = exchange(Options::server().call_timeout(10 * SECOND));
     exchange.submit(call(1));
@@ -113,7 +113,7 @@ fn the_timeout_starts_when_a_call_leaves_the_queue() {
 }
 
 #[test]
-fn a_call_can_wait_for_ever() {
+fn call_without_timeout_has_no_deadline() {
     let now = Instant::now();
     let mut exchange = exchange(Options::server());
     exchange.submit(Box::new(Outgoing { timeout: Timeout::Never, ..*call(1) }));
@@ -122,7 +122,7 @@ fn a_call_can_wait_for_ever() {
 }
 
 #[test]
-fn a_lost_connection_says_what_may_have_been_delivered() {
+fn lost_connection_tells_calls_if_they_may_be_delivered() {
     let mut exchange = exchange(Options::server());
     (1..=2).for_each(|n| assert!(exchange.submit(call(n)).is_none()));
     written(&mut exchange, Instant::now());
@@ -133,7 +133,7 @@ fn a_lost_connection_says_what_may_have_been_delivered() {
 }
 
 #[test]
-fn a_send_waits_for_nobody() {
+fn send_does_not_wait_for_calls() {
     let now = Instant::now();
     let mut exchange = exchange(Options::server());
     (1..=2).for_each(|n| assert!(exchange.submit(call(n)).is_none()));
@@ -144,18 +144,18 @@ fn a_send_waits_for_nobody() {
 }
 
 #[test]
-fn a_forgotten_call_is_done_when_written_and_answered_late() {
+fn fire_and_forget_call_ends_when_it_is_written() {
     let mut exchange = exchange(Options::server());
-    let forgotten = Box::new(Outgoing { kind: Kind::FireAndForget, ..*call(1) });
-    let id = forgotten.id.clone();
-    exchange.submit(forgotten);
+    let call = Box::new(Outgoing { kind: Kind::FireAndForget, ..*call(1) });
+    let id = call.id.clone();
+    exchange.submit(call);
     assert!(matches!(exchange.next_write(Instant::now()), Some((_, Some(1)))));
-    answer(&mut exchange, &id);
+    respond(&mut exchange, &id);
     assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(late) if late == id));
 }
 
 #[test]
-fn only_an_id_that_is_still_being_worked_on_is_a_duplicate() {
+fn id_of_an_active_request_is_a_duplicate() {
     let mut exchange = exchange(Options::server());
     let text = r#"[2,"1","A",{}]"#;
     let Received::Request(first) = receive(&mut exchange, text) else { panic!("a call") };
@@ -170,7 +170,7 @@ fn only_an_id_that_is_still_being_worked_on_is_a_duplicate() {
 }
 
 #[test]
-fn calls_wait_in_line_and_a_full_line_refuses() {
+fn requests_are_queued_and_rejected_if_the_queue_is_full() {
     let mut exchange = exchange(Options::server().handler_concurrency(1).handler_queue(1));
     let text = |n| format!(r#"[2,"{n}","A",{{}}]"#);
     let Received::Request(first) = receive(&mut exchange, &text(1)) else { panic!("a call") };
@@ -188,7 +188,7 @@ fn calls_wait_in_line_and_a_full_line_refuses() {
 }
 
 #[test]
-fn calls_beyond_the_rate_are_refused_until_time_has_passed() {
+fn requests_beyond_the_rate_are_rejected_for_a_time() {
     let start = Instant::now();
     let mut exchange = exchange(Options::server().call_rate(2, 10 * SECOND));
     let mut calls_at = |seconds| match exchange.receive(&r#"[2,"1","A",{}]"#.into(), start + seconds * SECOND) {
@@ -203,7 +203,7 @@ fn calls_beyond_the_rate_are_refused_until_time_has_passed() {
 }
 
 #[test]
-fn bad_messages_count_in_a_row() {
+fn bad_messages_in_a_row_are_counted() {
     let mut exchange = exchange(Options::server().max_bad_messages(1));
     let mut are_too_many = |text| matches!(receive(&mut exchange, text), Received::TooManyBadMessages(_));
     assert!(!are_too_many("bad"));
@@ -214,18 +214,18 @@ fn bad_messages_count_in_a_row() {
 }
 
 #[test]
-fn a_result_that_is_no_object_fails_its_call_and_is_complained_of_where_that_can_be() {
-    for (protocol, complaint) in [("ocpp1.6", None), ("ocpp2.1", Some("FormatViolation"))] {
-        let mut exchange = speaking(protocol, Options::server());
+fn result_that_is_no_object_fails_its_call() {
+    for (protocol, error_code) in [("ocpp1.6", None), ("ocpp2.1", Some("FormatViolation"))] {
+        let mut exchange = exchange_with_protocol(protocol, Options::server());
         let first = call(1);
         let id = first.id.clone();
         exchange.submit(first);
         exchange.next_write(Instant::now());
         match receive(&mut exchange, &format!(r#"[3,"{id}",["m"]]"#)) {
-            Received::Response(1, Err(Error::Decode(_)), told) => {
+            Received::Response(1, Err(Error::Decode(_)), to_peer) => {
                 let expected =
-                    complaint.map(|code| format!(r#"[5,"{id}","{code}","the payload is not an object",{{}}]"#));
-                assert_eq!(told.map(|told| told.text), expected);
+                    error_code.map(|code| format!(r#"[5,"{id}","{code}","the payload is not an object",{{}}]"#));
+                assert_eq!(to_peer.map(|message| message.text), expected);
             }
             other => panic!("{other:?}"),
         }
@@ -233,15 +233,15 @@ fn a_result_that_is_no_object_fails_its_call_and_is_complained_of_where_that_can
 }
 
 #[test]
-fn types_5_and_6_are_a_matter_of_dialect() {
+fn message_types_5_and_6_depend_on_the_dialect() {
     let (send, error) = (r#"[6,"1","A",{}]"#, r#"[5,"1","X","",{}]"#);
     let mut old = exchange(Options::server());
     for text in [send, error] {
         receive(&mut old, text);
-        let news = only_event(&mut old);
-        assert!(matches!(news, EventKind::BadMessage { fault: MessageError::UnknownMessageType, answer: None, .. }));
+        let event = only_event(&mut old);
+        assert!(matches!(event, EventKind::BadMessage { fault: MessageError::UnknownMessageType, answer: None, .. }));
     }
-    let mut new = speaking("ocpp2.1", Options::server());
+    let mut new = exchange_with_protocol("ocpp2.1", Options::server());
     assert!(matches!(
         receive(&mut new, send),
         Received::Request(IncomingRequest { head: RequestHead { expects_response: false, .. }, .. })
@@ -251,7 +251,7 @@ fn types_5_and_6_are_a_matter_of_dialect() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_read_ends_its_call_where_that_is_wanted() {
+fn unreadable_response_ends_its_call_if_permissive() {
     for (tolerance, ends) in [(Tolerance::Lenient, false), (Tolerance::Permissive, true)] {
         let mut exchange = exchange(Options::server().tolerance(tolerance).call_concurrency(2));
         let calls = [call(1), call(2)];
@@ -268,9 +268,9 @@ fn an_answer_that_cannot_be_read_ends_its_call_where_that_is_wanted() {
             if *error.code() == ErrorCode::NOT_SUPPORTED),
             ends
         );
-        receive(&mut exchange, r#"[3,"nobody",{"cut":["#);
+        receive(&mut exchange, r#"[3,"unknown",{"cut":["#);
         let deviations =
-            exchange.take_events().iter().filter(|news| matches!(news, EventKind::Deviation { .. })).count();
+            exchange.take_events().iter().filter(|event| matches!(event, EventKind::Deviation { .. })).count();
         assert_eq!(deviations, if ends { 2 } else { 0 });
     }
 }
