@@ -3,7 +3,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(all(feature = "client", feature = "server")),
-    allow(dead_code, reason = "each end uses its part of the engine that both share")
+    allow(dead_code, reason = "each end uses only a part of the shared code")
 )]
 
 mod action;
@@ -18,7 +18,7 @@ pub mod close;
 mod connection;
 mod error;
 pub mod event;
-// Documentation alone: other builds need none of it.
+// The guide has documentation only, which other builds do not need.
 #[cfg(all(any(doc, doctest), feature = "client", feature = "axum"))]
 pub mod guide;
 pub mod handler;
@@ -38,7 +38,7 @@ mod telemetry;
 pub mod unstable;
 pub mod validate;
 
-/// Extractors: the arguments that handlers may take.
+/// Extractors, the arguments of handlers.
 pub mod extract {
     pub use crate::handler::extract::{
         Action, CancellationToken, Extension, FromCall, FromRef, Params, Responder, State, Written,
@@ -48,7 +48,7 @@ pub mod extract {
 #[cfg_attr(all(feature = "tls", feature = "client", feature = "server"), doc = include_str!("docs/tls.md"))]
 #[cfg_attr(
     not(all(feature = "tls", feature = "client", feature = "server")),
-    doc = "What is known of TLS, and TLS by rustls."
+    doc = "TLS settings by rustls, and information on the TLS of a connection."
 )]
 pub mod tls {
     #[cfg(feature = "tls")]
@@ -74,7 +74,7 @@ pub use message::{
     payload::{MessageId, Payload},
     tolerance::Tolerance,
 };
-/// The payloads of OCPP 1.6, 2.0.1 and 2.1 as types: every request is an [`Action`], or a [`SendAction`].
+/// The payloads of OCPP 1.6, 2.0.1 and 2.1 as types. Each request type implements [`Action`] or [`SendAction`].
 #[cfg(feature = "ocpp-kit")]
 pub use ocpp_kit;
 pub use options::Options;
@@ -88,7 +88,7 @@ pub use server::{
 };
 pub use session::Session;
 
-/// The README's examples are tests.
+/// Tests the examples of the README.
 #[cfg(all(doctest, feature = "client", feature = "axum", feature = "server"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -2,7 +2,7 @@
 
 use crate::{error::CallError, message::payload::Payload};
 
-/// What a call is answered with.
+/// The response of a handler to a call.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Response {
@@ -10,14 +10,15 @@ pub enum Response {
     Result(Payload),
     /// A CALLERROR.
     Error(CallError),
-    /// No answer at all: the peer will run into its timeout.
+    /// No response: the call of the peer times out.
     Nothing,
-    /// No other answer than the one that was given already, by way of [`Responder`](crate::extract::Responder).
+    /// No further response: the handler gave one before it finished, through a
+    /// [`Responder`](crate::extract::Responder).
     Given,
 }
 
 impl Response {
-    /// A word for it: the code of an error.
+    /// Returns the outcome for the log: the code of a call error, or a word for any other response.
     pub(crate) fn outcome(&self) -> &str {
         match self {
             Self::Result(_) => "result",

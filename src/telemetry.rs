@@ -1,6 +1,6 @@
-//! The facts that others may want to know: one call per fact feeds events, metrics and the log.
+//! Telemetry: one call per fact feeds events, metrics and the log.
 //!
-//! No metric label is taken from what a peer sends, so the number of labels is small and known.
+//! No metric label comes from the input of a peer, so the number of label values is bounded.
 
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -14,7 +14,7 @@ use crate::{
     response::Response,
 };
 
-/// The facts of one server, or of one client.
+/// The telemetry of one server, or of one client.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     events: Arc<EventBus>,
@@ -60,7 +60,7 @@ impl Telemetry {
         self.events.emit(|| Event { at: SystemTime::now(), identity: identity.cloned(), remote_address, kind });
     }
 
-    /// Reports a handshake that was refused, or that the client gave up.
+    /// Reports a handshake that the server refused, or that the client abandoned.
     pub(crate) fn handshake_refused(
         &self,
         identity: Option<&Arc<str>>,
@@ -89,7 +89,7 @@ impl Telemetry {
     }
 }
 
-/// Measures one call.
+/// A timer of one call.
 #[derive(Debug, Clone)]
 pub(crate) struct CallTimer {
     #[cfg(feature = "metrics")]
@@ -99,7 +99,7 @@ pub(crate) struct CallTimer {
 }
 
 impl CallTimer {
-    /// Counts a call of the peer whose handler has ended.
+    /// Counts a call of the peer when its handler has ended.
     pub(crate) fn handled(&self, _response: &Response) {
         #[cfg(feature = "metrics")]
         self.telemetry.metrics.handled(_response, self.start.elapsed());
@@ -112,11 +112,12 @@ impl CallTimer {
     }
 }
 
-/// Counts a connection as open until it is dropped.
+/// A guard that counts a connection as open until it is dropped.
 #[derive(Debug)]
 pub(crate) struct OpenConnection(());
 
 impl OpenConnection {
+    /// Counts a connection as open.
     pub(crate) fn new() -> Self {
         #[cfg(feature = "metrics")]
         metrics::connection_opened();
@@ -133,6 +134,6 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         #[cfg(feature = "metrics")]
-        metrics::connection_gone();
+        metrics::connection_dropped();
     }
 }

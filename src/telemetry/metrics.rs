@@ -1,6 +1,7 @@
 //! Counters and histograms, through the `metrics` facade.
 //!
-//! What happens at every message is counted by handles that [`Metrics`] keeps; what is rare is looked up by name.
+//! [`Metrics`] keeps handles for the metrics of each message and call, because a look-up by name costs more. Rare
+//! metrics are looked up.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::{
     response::Response,
 };
 
-/// The handles of one server, or of one client.
+/// The metric handles of one server, or of one client.
 #[derive(Debug)]
 pub(super) struct Metrics {
     received: Messages,
@@ -22,13 +23,14 @@ pub(super) struct Metrics {
     called: Called,
 }
 
+/// The messages of one direction.
 #[derive(Debug)]
 struct Messages {
     count: Counter,
     bytes: Counter,
 }
 
-/// Calls of the peer, by their response.
+/// The calls of the peer, by their response.
 #[derive(Debug)]
 struct Handled {
     result: Counter,
@@ -38,7 +40,7 @@ struct Handled {
     seconds: Histogram,
 }
 
-/// Calls to the peer. Every other outcome than a result is rare.
+/// The calls to the peer. Outcomes other than a result are rare and have no handle.
 #[derive(Debug)]
 struct Called {
     result: Counter,
@@ -51,6 +53,7 @@ const CALLS: &str = "ocpp_rpc_calls_total";
 const SECONDS: &str = "ocpp_rpc_call_seconds";
 
 impl Metrics {
+    /// Creates the handles in the recorder that is installed now.
     pub(super) fn new() -> Self {
         let messages = |direction: &'static str| Messages {
             count: counter!(MESSAGES, "direction" => direction),
@@ -74,6 +77,7 @@ impl Metrics {
         }
     }
 
+    /// Counts a message and its bytes.
     pub(super) fn message(&self, direction: Direction, length: usize) {
         let Messages { count, bytes } = match direction {
             Direction::In => &self.received,
@@ -83,6 +87,7 @@ impl Metrics {
         bytes.increment(length as u64);
     }
 
+    /// Counts a call of the peer.
     pub(super) fn handled(&self, response: &Response, time: Duration) {
         let Handled { result, error, nothing, given, seconds } = &self.handled;
         let calls = match response {
@@ -95,6 +100,7 @@ impl Metrics {
         seconds.record(time);
     }
 
+    /// Counts a call to the peer.
     pub(super) fn called(&self, error: Option<&Error>, time: Duration) {
         match error {
             None => self.called.result.increment(1),
@@ -104,20 +110,23 @@ impl Metrics {
     }
 }
 
+/// Counts a connection that opens.
 pub(super) fn connection_opened() {
     counter!("ocpp_rpc_connections_opened_total").increment(1);
     gauge!("ocpp_rpc_connections").increment(1);
 }
 
+/// Counts a connection that closes, by its cause.
 pub(super) fn connection_closed(closed: &CloseInfo) {
     counter!("ocpp_rpc_connections_closed_total", "cause" => closed.cause.name()).increment(1);
 }
 
-pub(super) fn connection_gone() {
+/// Counts a connection as no longer open.
+pub(super) fn connection_dropped() {
     gauge!("ocpp_rpc_connections").decrement(1);
 }
 
-/// Counts the facts that are both rare and worth a metric.
+/// Counts an event if it has a metric.
 pub(super) fn event(kind: &EventKind) {
     match kind {
         EventKind::HandshakeRefused { status, .. } => {
