@@ -114,9 +114,11 @@ impl<R> Call<R> {
 
     /// Sends the call at once, although other calls may be in flight.
     ///
-    /// OCPP allows one call in flight (1.6 §4.1.1, 2.0.1 part 4 §4.1.1), and few stations support more. Use this in a
-    /// handler that calls back a peer whose own handler calls back in turn. One call back always gets its response. A
-    /// longer chain returns to an end whose call in flight waits for the chain, and times out in the queue.
+    /// OCPP allows one call in flight (1.6 §4.1.1, 2.0.1 part 4 §4.1.1), and few stations support more.
+    ///
+    /// Use this if handlers of both ends call each other. Suppose the server's call A is in flight, the station's
+    /// handler of A calls B, and the server's handler of B calls C. Without this, C waits in the queue behind A, and A
+    /// waits for C: both time out. A single call back, B, never needs it.
     pub fn bypass_queue(mut self) -> Self {
         if let State::Draft { call, .. } = &mut self.state
             && call.kind == Kind::Call
@@ -200,7 +202,7 @@ impl State {
     }
 }
 
-/// Reads a result. If it cannot be read, the peer gets a CALLRESULTERROR if its protocol has them (OCPP 2.1).
+/// Decodes a result. If that fails and the protocol is OCPP 2.1, a CALLRESULTERROR informs the peer.
 fn read<R: DeserializeOwned + 'static>(result: CallResult, shared: &Shared) -> Result<R, Error> {
     let CallResult { id, payload, valid } = result;
     if let Some(value) = valid.take() {

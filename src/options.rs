@@ -6,8 +6,8 @@ use crate::{error::BuildError, message::tolerance::Tolerance, validate::validati
 
 /// The timeouts, limits and policies of a connection.
 ///
-/// A duration that can be *never* takes `None` as well. A duration or limit of zero that could never work is an error
-/// when the options are used.
+/// `None` turns a timeout, an interval or a limit off. A value of zero that could never work is an error when the options
+/// are used.
 ///
 /// ```
 /// use std::time::Duration;
@@ -113,7 +113,7 @@ impl Options {
     /// Sets how many calls of the peer may wait for a handler. More are rejected with
     /// [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR). Default 256.
     ///
-    /// Their messages may have four times [`max_message_size`](Self::max_message_size) in all.
+    /// Their messages together may be at most four times [`max_message_size`](Self::max_message_size) long.
     #[must_use]
     pub fn handler_queue(self, calls: usize) -> Self {
         Self { handler_queue: calls, ..self }
@@ -149,8 +149,8 @@ impl Options {
         Self { max_unsent: bytes, ..self }
     }
 
-    /// Sets how many bad messages in a row are tolerated; `None` is no limit, and the default. One more closes the
-    /// connection with 1002. With 0, the first bad message closes it.
+    /// Sets how many bad messages in a row are tolerated. The next one closes the connection with 1002, so 0 tolerates
+    /// none. Default `None`: no limit.
     #[must_use]
     pub fn max_bad_messages(self, messages: impl Into<Option<u32>>) -> Self {
         Self { max_bad_messages: messages.into(), ..self }
@@ -194,7 +194,7 @@ impl Options {
         self.validation.as_ref().map_or(Ok(()), |validation| validation.check(protocols))
     }
 
-    /// Returns whether payloads of this protocol are validated, if all are to be.
+    /// Returns whether a session with this protocol is validated as far as the options require it.
     pub(crate) fn covers(&self, protocol: Option<&str>) -> bool {
         self.validation.as_ref().is_none_or(|validation| {
             validation.protocols.is_some() || protocol.is_some_and(|protocol| validation.applies_to(protocol))

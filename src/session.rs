@@ -45,8 +45,8 @@ impl Session {
     ///
     /// The call is made when the returned future is first polled. It waits for its turn
     /// ([`Options::call_concurrency`]), is written, and waits for its response. Parameters must serialize to a JSON
-    /// object; `&()` is the empty one. The response is read as `R`: `serde_json::Value` takes any, [`Payload`] leaves it
-    /// unread.
+    /// object; `&()` is the empty one. The response is decoded as `R`.
+    /// `serde_json::Value` decodes any response, and [`Payload`] keeps its text.
     ///
     /// ```no_run
     /// # async fn example(session: ocpp_rpc::Session) -> Result<(), ocpp_rpc::Error> {
@@ -69,7 +69,7 @@ impl Session {
         Call::new(&self.shared, Kind::Call, action, Payload::encode(params))
     }
 
-    /// Calls the action that `request` belongs to, and reads the response as that of the action.
+    /// Calls the action of a typed request, and returns the typed response.
     ///
     /// See [`Action`] for requests that know their action. Everything else is as for [`call`](Self::call).
     pub fn request<A: Action>(&self, request: A) -> Call<A::Response> {
@@ -83,7 +83,8 @@ impl Session {
     /// # Errors
     ///
     /// Returns [`Error::SendNotSupported`] if the [`Dialect`](crate::message::Dialect) of the connection has no SEND, or
-    /// if a client was never connected. The other errors are those of a call that is not written.
+    /// if a client was never connected. Otherwise returns an error if the message cannot be
+    /// encoded or written.
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
         let call = Call::<Payload>::new(&self.shared, Kind::Send, action, Payload::encode(params)).ignore_result();
         let run = self.shared.run();
@@ -101,7 +102,9 @@ impl Session {
         self.send(A::NAME, message.params())
     }
 
-    /// Replaces the options of this connection. Options that are not set have their default.
+    /// Replaces all options of this connection.
+    ///
+    /// An option that `options` does not set gets its default; it does not keep its value.
     ///
     /// [`max_message_size`](Options::max_message_size), [`max_unsent`](Options::max_unsent),
     /// [`call_queue`](Options::call_queue), [`tolerance`](Options::tolerance) and
@@ -128,7 +131,7 @@ impl Session {
         self.shared.closed().await
     }
 
-    /// Waits for the end of the connection, at a client for the end of reconnecting.
+    /// Waits for the end of the connection. At a client, this waits until the client is closed or gives up to reconnect.
     ///
     /// # Cancel safety
     ///
@@ -137,7 +140,7 @@ impl Session {
         self.shared.closed().await
     }
 
-    /// Returns whether calls are accepted. At a client they are while it reconnects.
+    /// Returns whether calls are accepted. A client also accepts calls while it reconnects.
     pub fn is_open(&self) -> bool {
         self.shared.is_open()
     }
@@ -186,7 +189,7 @@ impl Session {
         self.shared.run().extensions.get().cloned()
     }
 
-    /// Returns what is known of the connection.
+    /// Returns the facts about the connection: identity, subprotocol, address, TLS, extensions.
     pub fn info(&self) -> SessionInfo {
         SessionInfo { run: self.shared.run() }
     }

@@ -48,7 +48,7 @@ enum End {
     Failed(ConnectError),
 }
 
-/// If the task is dropped, no handle waits for it.
+/// Marks the client as closed, even if the task is dropped.
 struct CloseOnDrop {
     run: Arc<ClientRun>,
     shared: Arc<ClientShared>,

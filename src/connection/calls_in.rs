@@ -21,11 +21,11 @@ pub(crate) struct CallsIn {
     /// The ids of requests that wait for a handler or for their response.
     active_ids: HashSet<MessageId>,
     running: usize,
-    /// The moment up to which the requests so far would take at the highest allowed rate.
+    /// The theoretical arrival time of the next request at the highest allowed rate.
     theoretical_arrival: Option<Instant>,
 }
 
-/// The bytes of requests that may wait for a handler, in messages of the largest size.
+/// The bytes of messages that may wait for a handler, as a multiple of `max_message_size`.
 const QUEUE_BYTES_FACTOR: usize = 4;
 
 impl CallsIn {

@@ -86,7 +86,7 @@ pub(crate) struct CallsOut<T> {
     earliest: Option<Instant>,
 }
 
-/// The number of abandoned ids that tell a late response from one to an unknown id.
+/// The number of abandoned ids that are remembered. A response to one of them is late; any other id is unknown.
 const MAX_ABANDONED: usize = 16;
 
 impl<T> CallsOut<T> {
@@ -128,7 +128,7 @@ impl<T> CallsOut<T> {
         std::mem::take(&mut self.queue).into_iter().chain(std::mem::take(&mut self.immediate))
     }
 
-    /// Returns the next message to write, if one may be written, and the sender of a call that ends with that.
+    /// Returns the next message to write, if one may be written. A sender comes with it if the call ends when it is written.
     pub(super) fn next_write(
         &mut self,
         now: Instant,
@@ -169,7 +169,7 @@ impl<T> CallsOut<T> {
         Some((message, None))
     }
 
-    /// Returns the call that a response with this id belongs to. It does not wait for another one.
+    /// Removes and returns the call that a response with this id belongs to.
     pub(super) fn take_match(&mut self, id: &MessageId) -> ResponseMatch<T> {
         if let Some(at) = self.in_flight.iter().position(|flight| flight.call.id == *id) {
             return ResponseMatch::InFlight(self.in_flight.swap_remove(at).call);

@@ -48,10 +48,10 @@ pub(crate) struct Driver {
     exchange: Exchange<ResponseSender>,
     dispatch: Arc<dyn Dispatch>,
     handlers: HandlerSet,
-    /// Wakes the driver for its handlers, or is noted if a turn is under way.
+    /// The waker of the handlers. It wakes the driver; within a turn, the mailbox only records the wake-up.
     waker: Waker,
     commands: Vec<Command>,
-    /// The calls that the mailbox counts as queued, as far as the driver knows of them.
+    /// The calls that were taken out of the mailbox and not yet reported to it as written or ended.
     queued: usize,
     close_by: Option<Instant>,
     /// What waits for a message to be flushed.
@@ -63,7 +63,7 @@ pub(crate) struct Driver {
 
 enum Unflushed {
     Caller(ResponseSender),
-    /// Events are read, and the message responds to the request with this id.
+    /// The event that the response to this request is written.
     Event(MessageId),
 }
 
@@ -74,7 +74,7 @@ const READ_BATCH: usize = 32;
 const NEVER: Duration = Duration::MAX;
 
 impl Driver {
-    /// Creates a driver, boxed because every future that it moves into would have room for all of it.
+    /// Creates a driver. It is boxed, because every future that holds it would reserve space for all of it.
     pub(crate) fn new(
         shared: Arc<Shared>,
         run: Arc<Run>,
@@ -197,7 +197,7 @@ impl Driver {
         .await
     }
 
-    /// Polls the handlers of connections that are lost.
+    /// Polls handlers while no connection is served. Their responses are kept or dropped.
     fn poll_offline_handlers(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(Finished { request, response })) = self.handlers.poll_next(cx) {
             if let Some(message) = self.exchange.respond(&request, &response) {
@@ -217,7 +217,7 @@ impl Driver {
     ) -> Result<(), Disconnect> {
         let now = tokio::time::Instant::now();
         self.exchange.set_observed(self.shared.telemetry.is_observed());
-        // First, so that a command holds for all that is read after it was given.
+        // Commands come first: options and handlers that are set now apply to every message read in this turn.
         let begun = self.shared.mailbox().begin_turn(&mut self.commands);
         self.apply(&begun);
         self.abort_if_forced(&begun)?;
@@ -475,7 +475,7 @@ impl Driver {
     fn poll_close(&mut self, close: &Close, is_flushed: bool, now: Instant) -> Result<(), Disconnect> {
         let CloseMode::Drain(timeout) = close.mode() else { return Err(Disconnect::close(close)) };
         let close_by = *self.close_by.get_or_insert_with(|| now + timeout);
-        // If responses are kept, those of handlers of earlier connections are waited for as well.
+        // If responses are kept, the close also waits for handlers of earlier connections.
         let is_settled = self.exchange.is_settled() && (self.handlers.is_empty() || !self.exchange.keeps_responses());
         if now >= close_by || (is_flushed && is_settled) { Err(Disconnect::close(close)) } else { Ok(()) }
     }
@@ -524,7 +524,7 @@ impl Driver {
     }
 }
 
-/// If the task is dropped, no handle waits for it.
+/// Ends all calls and waiting handles, even if the task is dropped.
 impl Drop for Driver {
     fn drop(&mut self) {
         self.on_disconnect(AfterDisconnect::End);

@@ -1,8 +1,9 @@
 //! The rules of calling and responding, without a clock or a socket: what a message means, what may be written next,
 //! and which facts to report.
 //!
-//! An exchange outlives connections: a client keeps its exchange while it reconnects. `T` gives the outcome of a call
-//! to its caller. Every submitted call ends exactly once: it is [cancelled](CallsOut::cancel), or its `T` is returned.
+//! An exchange outlives connections: a client keeps its exchange while it reconnects. `T` is the
+//! sender that gives a call's outcome to its caller. Every submitted call ends exactly once: either it is
+//! [cancelled](CallsOut::cancel), or a method returns its sender.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -124,7 +125,7 @@ impl<T> Exchange<T> {
         self.responses.are_kept()
     }
 
-    /// Queues a call. Returns it if the protocol is known and does not allow it.
+    /// Queues a call. If validation fails, returns its sender and the error instead.
     pub(crate) fn submit(&mut self, call: Box<Outgoing<T>>) -> Option<(T, Error)> {
         match self.check(Direction::Out, PayloadKind::Request, &call.action, &call.id, &call.params) {
             Ok(_) => {
@@ -135,7 +136,7 @@ impl<T> Exchange<T> {
         }
     }
 
-    /// Returns the next message to write, and the sender that waits for it to be written.
+    /// Returns the next message to write. A sender comes with it if the caller waits for the message to be written.
     pub(crate) fn next_write(&mut self, now: Instant) -> Option<(Outbound, Option<T>)> {
         let response = self.responses.pop();
         response.or_else(|| self.calls_out.next_write(now, &self.options, self.is_observed))
@@ -182,7 +183,8 @@ impl<T> Exchange<T> {
         self.response(request, response).map(|(message, _)| message)
     }
 
-    /// Queues a response that a handler gives before it finishes. Returns the sender if it waits no longer.
+    /// Queues a response that a handler gives before it finishes. If the response is not queued, returns its sender and the
+    /// outcome.
     pub(crate) fn respond_early(
         &mut self,
         request: &RequestHead,
@@ -217,7 +219,7 @@ impl<T> Exchange<T> {
         if self.has_room_for_responses() { None } else { self.responses.pop().and_then(|(_, sender)| sender) }
     }
 
-    /// Returns whether no more responses wait than there can be requests.
+    /// Returns whether the number of queued responses is within the limits for requests.
     pub(crate) fn has_room_for_responses(&self) -> bool {
         self.responses.queued() <= self.options.handler_queue.saturating_add(self.options.handler_concurrency)
     }
@@ -243,7 +245,7 @@ impl<T> Exchange<T> {
         failed
     }
 
-    /// Returns the message of a response, if there is one, and an error if it is not the one that the handler meant.
+    /// Returns the message of a response, if it has one. The error says why a result became a CALLERROR.
     pub(crate) fn response(
         &mut self,
         request: &RequestHead,

@@ -22,16 +22,16 @@ pub(super) struct Mailbox<C> {
     queued: AtomicUsize,
 }
 
-/// What follows after a connection.
+/// The next phase after a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AfterDisconnect {
-    /// Another connection, if it can be had.
+    /// The client tries to connect again.
     Reconnect,
     /// The end of the session, or of this run of a client.
     End,
 }
 
-/// What becomes of calls that are made between two connections.
+/// The treatment of calls that are made between two connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OfflineCalls {
     /// They wait for the next connection.
@@ -40,14 +40,14 @@ pub(crate) enum OfflineCalls {
     Refuse,
 }
 
-/// How many calls may wait, and whether they may wait without a connection.
+/// The limits of the queue of calls.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueueRules {
     pub(crate) max_queued: usize,
     pub(crate) offline_calls: OfflineCalls,
 }
 
-/// What the driver took out of the mailbox besides commands.
+/// The contents of the mailbox besides commands.
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) close: Option<Close>,
@@ -173,7 +173,8 @@ impl<C> Mailbox<C> {
         token
     }
 
-    /// Begins a turn of the driver, in which nothing has to wake it: it [takes](Self::take) what comes before it ends.
+    /// Begins a turn of the driver. Commands that arrive within the turn do not wake it, because it
+    /// [takes](Self::take) them before the turn ends.
     pub(super) fn begin_turn(&self, commands: &mut Vec<C>) -> Inbox {
         let mut state = self.state();
         state.is_asleep = false;
@@ -196,14 +197,14 @@ impl<C> Mailbox<C> {
         std::mem::take(&mut self.state().handlers_woken)
     }
 
-    /// Wakes the driver for its handlers, unless its turn will come to them anyway.
+    /// Records that a handler can make progress, and wakes the driver if it is asleep.
     pub(super) fn wake_handlers(&self) {
         let mut state = self.state();
         state.handlers_woken = true;
         state.wake();
     }
 
-    /// Marks the connection as open. Its handlers, polled elsewhere until now, are polled in its turns.
+    /// Marks the connection as open. The first turn polls all handlers, because another waker polled them until now.
     pub(super) fn connected(&self) {
         let mut state = self.state();
         (state.is_connected, state.handlers_woken) = (true, true);

@@ -10,7 +10,7 @@ pub(super) struct Responses<T> {
     /// The number of the connection. A response goes out on the connection of its request, or is kept.
     generation: u32,
     seq: u64,
-    /// The requests whose handler is at work, which are few.
+    /// The requests whose handler is at work. There are at most as many as handlers may run.
     open: Vec<u64>,
     queued: VecDeque<(Outbound, Option<T>)>,
     /// Whether responses outlive the connection of their request.
@@ -19,7 +19,7 @@ pub(super) struct Responses<T> {
 
 impl<T> Responses<T> {
     pub(super) fn new(generation: u32, keep: bool) -> Self {
-        // No two connections of a session number their requests alike.
+        // The numbers of two connections never overlap, so a late response cannot meet a request of the next one.
         Self { generation, seq: u64::from(generation) << 32, open: Vec::new(), queued: VecDeque::new(), keep }
     }
 
@@ -55,7 +55,7 @@ impl<T> Responses<T> {
         self.keep
     }
 
-    /// Queues a response. The sender hears when it is written.
+    /// Queues a response. The sender gives its outcome to the handler.
     pub(super) fn push(&mut self, response: Outbound, sender: Option<T>) {
         self.queued.push_back((response, sender));
     }

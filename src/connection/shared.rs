@@ -56,12 +56,17 @@ impl fmt::Debug for dyn Dispatch {
 /// A command of a handle to the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
+    /// Queues a call.
     Call(Box<Outgoing<ResponseSender>>),
+    /// Cancels a call.
     Cancel(CallKey),
+    /// Responds to a request before its handler finishes.
     Respond(Box<EarlyResponse>),
     /// Tells the peer that its result cannot be used.
     SendResultError(Box<(MessageId, CallError)>),
+    /// Replaces the handlers.
     SetDispatch(Arc<dyn Dispatch>),
+    /// Replaces the options.
     SetOptions(Box<Options>),
 }
 
@@ -75,7 +80,7 @@ pub(crate) struct EarlyResponse {
 }
 
 impl Command {
-    /// Fails what waits for the command.
+    /// Fails the call or response that the command carries.
     pub(super) fn fail(self) {
         let sender = match self {
             Self::Call(call) => call.sender,
