@@ -1,5 +1,6 @@
 //! Whether payloads are what their action allows.
 
+mod adapter;
 pub(crate) mod decode_error;
 #[cfg(feature = "json-schema")]
 mod json_schemas;

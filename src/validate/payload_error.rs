@@ -1,6 +1,6 @@
 //! What a deserializer finds wrong with a payload, by kind and place: the error type of those that keep both.
 
-use std::{cell::Cell, fmt};
+use std::fmt;
 
 use serde::de::{self, Expected, Unexpected};
 
@@ -140,17 +140,4 @@ impl From<PayloadError> for Violation {
         };
         Self::new(code, pointer, fault.0.reason)
     }
-}
-
-/// Carries a fault past `serde_json`, whose own errors would keep nothing but its text.
-pub(super) type Failed = Cell<Option<PayloadError>>;
-
-pub(super) fn hide<E: de::Error>(failed: &Failed, fault: PayloadError) -> E {
-    failed.set(Some(fault));
-    E::custom("")
-}
-
-/// The fault that was hidden, or else what `serde_json` itself found.
-pub(super) fn find(failed: &Failed, error: impl fmt::Display) -> PayloadError {
-    failed.take().unwrap_or_else(|| PayloadError::new(Kind::NotJson, error.to_string()))
 }

@@ -13,6 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "validation",
         &[
             "validate/payload_error",
+            "validate/adapter",
             "validate/decode_error",
             "validate/validator",
             "validate/validation",
