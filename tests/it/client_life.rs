@@ -11,7 +11,11 @@ use ocpp_rpc::{
     handler::NoResponse,
 };
 use serde_json::{Value, json};
-use tokio::{io::AsyncReadExt, sync::{Notify, mpsc}, time::Instant};
+use tokio::{
+    io::AsyncReadExt,
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
 use crate::{
     csms::{Csms, UPGRADE, accept, becomes, client, connected, connected_once, connecting, reconnect},
