@@ -1,4 +1,4 @@
-//! Whether payloads are what their action allows.
+//! Validation of payloads, by the rules of their protocol and action.
 
 mod adapter;
 pub(crate) mod decode_error;

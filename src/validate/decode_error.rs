@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn each_misfit_has_its_code_and_its_place() {
+    fn each_decode_error_has_its_code_and_pointer() {
         for (json, code, pointer) in [
             ("7", FORMAT, ""),
             (r#"{"small":"x"}"#, TYPE, "/small"),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_serde_takes_is_taken_on_the_way_to_the_misfit() {
+    fn value_that_serde_accepts_is_accepted() {
         let taken = r#"{"small":1,"text":null,"list":[[1],{"id":1,"more":{}}],"pair":[1,2],"numbers":{"1":true},
             "kind":{"Named":{"at":1}},"wide":340282366920938463463374607431768211455,"wrapped":1,"either":{"on":true},
             "shape":{"type":"Round","radius":1},"raw":{"any":[]},"letter":"x","nothing":null"#;
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_the_wrong_type_is_not_quoted() {
+    fn value_of_the_wrong_type_is_not_quoted() {
         assert!(!violation(r#"{"small":"hunter2"}"#).to_string().contains("hunter2"));
     }
 }

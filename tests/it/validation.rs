@@ -220,8 +220,8 @@ fn b10_validation_that_could_never_be_is_refused_when_it_is_built() {
     };
     for (protocols, validation, why) in [
         (&[][..], Validation::new(Acme), "without a protocol"),
-        (&["acme1", "other"], Validation::new(Acme), "does not know the protocol \"other\""),
-        (&["acme1"], Validation::new(Acme).only(["other"]), "none of the protocols"),
+        (&["acme1", "other"], Validation::new(Acme), "does not support the protocol \"other\""),
+        (&["acme1"], Validation::new(Acme).only(["other"]), "not one of the protocols"),
         (&["acme1", "other"], Validation::new(Acme).only(["other"]), "does not know"),
     ] {
         let (server, client) = build(protocols, validation);
