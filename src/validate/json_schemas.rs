@@ -118,10 +118,10 @@ impl JsonSchemas {
         paths.iter().try_fold(self, |schemas, path| schemas.file(protocol.as_str(), path))
     }
 
-    /// Ignores the keyword `format`, so that dates, URIs and the like are not checked.
+    /// Sets if the keyword `format` is checked, for dates, URIs and the like. Default `true`.
     #[must_use]
-    pub fn without_formats(self) -> Self {
-        Self { formats: false, ..self }
+    pub fn check_formats(self, formats: bool) -> Self {
+        Self { formats, ..self }
     }
 
     /// Sets the codes for violations of keywords, such as `maxLength`.
@@ -390,7 +390,7 @@ mod tests {
     fn format_keyword_is_ignored_if_disabled() {
         let dated = || schemas(json!({"properties": {"date": {"type": "string", "format": "date-time"}}}));
         assert!(set(&dated(), r#"{"date":"tomorrow"}"#).is_err());
-        assert!(set(&dated().without_formats(), r#"{"date":"tomorrow"}"#).is_ok());
+        assert!(set(&dated().check_formats(false), r#"{"date":"tomorrow"}"#).is_ok());
     }
 
     #[test]

@@ -26,10 +26,10 @@ impl Validation {
         Self { protocols: Some(protocols), ..self }
     }
 
-    /// Reports violations by events only, and lets every payload pass.
+    /// Sets if violations are only reported by events, so that every payload passes. Default `false`.
     #[must_use]
-    pub fn report_only(self) -> Self {
-        Self { report_only: true, ..self }
+    pub fn report_only(self, report_only: bool) -> Self {
+        Self { report_only, ..self }
     }
 
     /// Returns `true` if payloads of this protocol must be checked.
