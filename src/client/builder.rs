@@ -141,7 +141,7 @@ impl RpcClientBuilder {
     /// When settings contradict each other or could never work.
     pub fn build(self) -> Result<RpcClient, BuildError> {
         self.settings.options.check_for(&self.settings.protocols)?;
-        if let Some(why) = self.settings.reconnect.backoff.contradiction() {
+        if let Some(why) = self.settings.reconnect.backoff.invalid_setting() {
             return Err(BuildError(why.into()));
         }
         self.settings.plan()?;

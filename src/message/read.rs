@@ -23,7 +23,7 @@ pub(crate) fn read(text: &ByteString, tolerance: Tolerance) -> (Result<Message, 
     }
 }
 
-/// Reads a call or a result without deviations whose strings have no escapes, as most have none.
+/// Reads a plain call or result, which has no deviations and no escapes in its strings. Most messages are plain.
 fn read_fast(text: &ByteString) -> Option<Message> {
     let is_plain = |id: &str, payload: &RawValue| id.len() <= MAX_ID_LEN && payload.get().starts_with('{');
     let payload_of = |raw: &RawValue| Payload(text.slice_ref(raw.get()));
