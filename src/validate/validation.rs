@@ -41,7 +41,7 @@ impl Validation {
     /// Checks that the validation covers some of `protocols`, and all that [`only`](Self::only) names.
     pub(crate) fn check(&self, protocols: &[Arc<str>]) -> Result<(), BuildError> {
         if protocols.is_empty() {
-            return Err(BuildError("validation needs a protocol, because the rules depend on it".into()));
+            return Err(BuildError("cannot validate payloads without a protocol: set the protocols".into()));
         }
         let named = self.protocols.as_deref().unwrap_or(protocols);
         if let Some(unknown) = named.iter().find(|name| !protocols.contains(name)) {
