@@ -1,4 +1,4 @@
-//! What reading and writing a frame costs, by itself.
+//! Measures the reading and writing of a single message.
 //!
 //!     cargo bench --features unstable --bench wire
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 const ID: &str = "6f1c1f0e-31a5-4a53-9f0b-0d6c4f6b8a11";
 
-/// MeterValues of a station that charges on three phases: so many readings, one of which has some 600 bytes.
+/// Returns the MeterValues of a station that charges on three phases. Each reading has about 600 bytes.
 fn meter_values(readings: usize) -> Payload {
     let sample = |measurand: &str, phase: &str, value: &str| json!({"value": value, "context": "Sample.Periodic", "measurand": measurand, "phase": phase, "unit": "A"});
     let reading = json!({

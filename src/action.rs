@@ -1,4 +1,4 @@
-//! Actions as types: a request that knows its name and what answers it.
+//! Actions as types, which bind a request to its name and its response.
 
 #[cfg(feature = "ocpp-kit")]
 mod kit;
@@ -9,23 +9,23 @@ use serde::{Serialize, de::DeserializeOwned};
 
 #[doc = include_str!("docs/types.md")]
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not the request of an action that is answered",
+    message = "`{Self}` is not the request of an action with a response",
     note = "`ocpp_rpc::action!` binds a request to its action and its response",
-    note = "the request of a SEND has no answer: it is sent with `send_action` and handled with `on_send_action`"
+    note = "the request of a SEND has no response: send it with `send_action` and handle it with `on_send_action`"
 )]
 pub trait Action {
-    /// The action's name on the wire.
+    /// The action's name in messages.
     const NAME: &'static str;
-    /// What is sent.
+    /// The parameters of the call.
     type Request: Serialize + DeserializeOwned + Send + 'static;
-    /// What is answered.
+    /// The result of the call.
     type Response: Serialize + DeserializeOwned + Send + 'static;
 
-    /// What is sent.
+    /// Returns the parameters.
     fn params(&self) -> &Self::Request;
 }
 
-/// A request that is sent to many need not be cloned.
+/// Lets an application send one request to many stations without cloning it.
 #[diagnostic::do_not_recommend]
 impl<A: Action> Action for &A {
     const NAME: &'static str = A::NAME;
@@ -37,7 +37,7 @@ impl<A: Action> Action for &A {
     }
 }
 
-/// A message that is never answered, as a type: an action of OCPP 2.1's SEND. Else it is as an [`Action`].
+/// A SEND as a type (OCPP 2.1), which never gets a response. Otherwise it works as an [`Action`].
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -62,17 +62,17 @@ impl<A: Action> Action for &A {
 /// # }
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a message that is never answered",
-    note = "`ocpp_rpc::send_action!` binds one to its action",
-    note = "the request of an action that is answered goes out with `request` and is handled with `on_action`"
+    message = "`{Self}` is not the request of a SEND",
+    note = "`ocpp_rpc::send_action!` binds a request to its action",
+    note = "the request of an action with a response is sent with `request` and handled with `on_action`"
 )]
 pub trait SendAction {
-    /// The action's name on the wire.
+    /// The action's name in messages.
     const NAME: &'static str;
-    /// What is sent.
+    /// The parameters of the message.
     type Request: Serialize + DeserializeOwned + Send + 'static;
 
-    /// What is sent.
+    /// Returns the parameters.
     fn params(&self) -> &Self::Request;
 }
 
@@ -86,10 +86,10 @@ impl<A: SendAction> SendAction for &A {
     }
 }
 
-/// Binds a request to its action and its response: see [`Action`].
+/// Implements [`Action`], which binds a request to its name and its response.
 ///
-/// With a name of its own, it makes a type around the request, which may be anybody's; without one, the request itself
-/// becomes the action and must be a type of yours.
+/// With a name, the macro creates a type around the request, which may come from another crate. Without a name, the
+/// request itself implements [`Action`] and must be a type of your crate.
 ///
 /// ```
 /// # mod payloads {
@@ -137,7 +137,7 @@ macro_rules! action {
     };
 }
 
-/// Binds a message that is never answered to its action: see [`SendAction`], and [`action!`] for the two ways.
+/// Implements [`SendAction`], which binds the request of a SEND to its name. See [`action!`] for the two forms.
 #[macro_export]
 macro_rules! send_action {
     ($name:literal: $request:ty $(;)?) => {

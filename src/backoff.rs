@@ -1,15 +1,15 @@
-//! How long to wait before the next attempt to connect.
+//! The time between attempts to connect.
 
 use std::time::Duration;
 
-/// Waits that grow from one failed attempt to the next.
+/// A schedule of waits that grow with each failed attempt.
 ///
 /// ```
 /// use std::time::Duration;
 /// use ocpp_rpc::client::Backoff;
 ///
-/// let patient = Backoff::exponential().max(Duration::from_secs(60));
-/// // RetryBackOffWaitMinimum, -RandomRange and -RepeatTimes of OCPP 2.x.
+/// let slow = Backoff::exponential().max(Duration::from_secs(60));
+/// // RetryBackOffWaitMinimum, RetryBackOffRandomRange and RetryBackOffRepeatTimes of OCPP 2.x.
 /// let standard = Backoff::ocpp2(Duration::from_secs(30), Duration::from_secs(10), 5);
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -22,19 +22,23 @@ enum Scheme {
 }
 
 impl Backoff {
-    /// 1 s, then twice as long each time, up to 10 s; each wait is up to a quarter shorter or longer, by chance.
+    /// Creates an exponential back-off: 1 s, then twice as long after each failure, at most 10 s.
+    ///
+    /// Each wait is randomly up to a quarter shorter or longer.
     pub fn exponential() -> Self {
         let (min, max) = (Duration::from_secs(1), Duration::from_secs(10));
         Self(Scheme::Exponential { min, max, factor: 2.0, jitter: 0.25 })
     }
 
-    /// The scheme of OCPP 2.1 part 4 §5.4 (2.0.1 part 4 §5.3): `wait`, doubled after each failure but `times` times
-    /// at most, and each time a fresh random share of `range` on top.
+    /// Creates the back-off of OCPP 2.1 part 4 §5.4 and 2.0.1 part 4 §5.3.
+    ///
+    /// The first wait is `wait`. It doubles after each failure, at most `times` times. Each wait is longer by a new random
+    /// share of `range`.
     pub fn ocpp2(wait: Duration, range: Duration, times: u32) -> Self {
         Self(Scheme::Ocpp2 { wait, range, times })
     }
 
-    /// The first wait of an exponential back-off; no other scheme is changed by it.
+    /// Sets the first wait of an exponential back-off. Default 1 s. Ignored by [`ocpp2`](Self::ocpp2).
     #[must_use]
     pub fn min(mut self, wait: Duration) -> Self {
         if let Scheme::Exponential { min, .. } = &mut self.0 {
@@ -43,7 +47,8 @@ impl Backoff {
         self
     }
 
-    /// The longest wait of an exponential back-off, but for the jitter.
+    /// Sets the longest wait of an exponential back-off, without the jitter. Default 10 s. Ignored by
+    /// [`ocpp2`](Self::ocpp2).
     #[must_use]
     pub fn max(mut self, wait: Duration) -> Self {
         if let Scheme::Exponential { max, .. } = &mut self.0 {
@@ -52,7 +57,7 @@ impl Backoff {
         self
     }
 
-    /// By how much a wait of an exponential back-off is longer than the one before.
+    /// Sets the factor between two waits of an exponential back-off. Default 2. Ignored by [`ocpp2`](Self::ocpp2).
     #[must_use]
     pub fn factor(mut self, by: f64) -> Self {
         if let Scheme::Exponential { factor, .. } = &mut self.0 {
@@ -61,7 +66,8 @@ impl Backoff {
         self
     }
 
-    /// Which share of a wait of an exponential back-off is left to chance, from 0 to 1.
+    /// Sets the largest random change of a wait of an exponential back-off, as a share of the wait from 0 to 1. Default
+    /// 0.25. Ignored by [`ocpp2`](Self::ocpp2).
     #[must_use]
     pub fn jitter(mut self, share: f64) -> Self {
         if let Scheme::Exponential { jitter, .. } = &mut self.0 {
@@ -70,7 +76,8 @@ impl Backoff {
         self
     }
 
-    /// The wait after so many failures since the last success, counted from 0. `random` is from 0 to 1.
+    /// Returns the wait after a failed attempt. `failures` is the number of failures before it since the last success.
+    /// `random` must be from 0 to 1.
     pub(crate) fn wait(&self, failures: u32, random: f64) -> Duration {
         match self.0 {
             Scheme::Exponential { min, max, factor, jitter } => {
@@ -85,20 +92,20 @@ impl Backoff {
         }
     }
 
-    /// What is wrong with it, if something is.
-    pub(crate) fn contradiction(&self) -> Option<&'static str> {
+    /// Returns the error of settings that contradict each other.
+    pub(crate) fn invalid_setting(&self) -> Option<&'static str> {
         const LONG: Duration = Duration::from_secs(365 * 86_400);
         match self.0 {
             Scheme::Exponential { min, max, .. } if min > max || max > LONG => {
-                Some("the shortest wait of the back-off is longer than the longest, or the longest than a year")
+                Some("the back-off's min is longer than its max, or its max is longer than a year")
             }
             Scheme::Exponential { factor, jitter, .. }
                 if !((1.0..=1e6).contains(&factor) && (0.0..=1.0).contains(&jitter)) =>
             {
-                Some("the factor of the back-off is below 1 or the jitter is not between 0 and 1")
+                Some("the back-off's factor is not between 1 and 1000000, or its jitter is not between 0 and 1")
             }
             Scheme::Ocpp2 { wait, range, times } if wait > LONG || range > LONG || times > 20 => {
-                Some("a wait of the back-off is longer than a year, or it doubles more than 20 times")
+                Some("the back-off's wait or range is longer than a year, or its times exceed 20")
             }
             _ => None,
         }
@@ -120,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn exponential_waits_double_up_to_the_longest() {
+    fn exponential_wait_doubles_up_to_the_maximum() {
         let backoff = Backoff::exponential();
         assert_eq!(seconds(&backoff, 0.5), [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]);
         assert_eq!(seconds(&backoff, 0.0)[0], 0.75);
@@ -129,23 +136,23 @@ mod tests {
     }
 
     #[test]
-    fn changing_one_field_keeps_the_others() {
+    fn setting_one_field_keeps_the_others() {
         let backoff = Backoff::exponential().max(Duration::from_secs(3));
         assert_eq!(seconds(&backoff, 0.5), [1.0, 2.0, 3.0, 3.0, 3.0, 3.0]);
         assert_eq!(seconds(&backoff.factor(1.0), 1.0), [1.25; 6]);
     }
 
     #[test]
-    fn the_scheme_of_ocpp_2_doubles_so_many_times_and_adds_chance_each_time() {
+    fn ocpp2_wait_doubles_at_most_the_given_times() {
         let backoff = Backoff::ocpp2(Duration::from_secs(4), Duration::from_secs(2), 3);
         assert_eq!(seconds(&backoff, 0.0), [4.0, 8.0, 16.0, 32.0, 32.0, 32.0]);
         assert_eq!(seconds(&backoff, 0.5), [5.0, 9.0, 17.0, 33.0, 33.0, 33.0]);
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_setting_is_rejected() {
         let second = Duration::from_secs(1);
-        for nonsense in [
+        for backoff in [
             Backoff::exponential().max(Duration::from_millis(1)),
             Backoff::exponential().factor(0.5),
             Backoff::exponential().factor(f64::NAN),
@@ -154,8 +161,8 @@ mod tests {
             Backoff::ocpp2(Duration::MAX, second, 1),
             Backoff::ocpp2(second, second, 99),
         ] {
-            assert!(nonsense.contradiction().is_some(), "{nonsense:?}");
+            assert!(backoff.invalid_setting().is_some(), "{backoff:?}");
         }
-        assert_eq!(Backoff::default().contradiction(), None);
+        assert_eq!(Backoff::default().invalid_setting(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The end of connections: how it is asked for, and how it was.
+//! The end of a connection: the request to close, and the information after it.
 
 pub(crate) mod info;
 pub(crate) mod intent;

@@ -19,7 +19,7 @@ use crate::{
     close::info::CloseInfo,
     error::{CallError, ErrorCode, Violation},
     message::{
-        frame::{Frame, MessageError},
+        kinds::{Message, MessageError},
         payload::{MessageId, Payload},
         tolerance::Deviation,
     },
@@ -179,13 +179,17 @@ pub enum EventKind {
 
 impl EventKind {
     /// What a message says.
-    pub(crate) fn of(frame: Frame, direction: Direction) -> Self {
-        match frame {
-            Frame::Call { id, action, payload } => Self::Call { direction, id, action: Text(action), params: payload },
-            Frame::CallResult { id, payload } => Self::CallResult { direction, id, result: payload },
-            Frame::CallError { id, error } => Self::CallError { direction, id, error },
-            Frame::CallResultError { id, error } => Self::CallResultError { direction, id, error },
-            Frame::Send { id, action, payload } => Self::Send { direction, id, action: Text(action), params: payload },
+    pub(crate) fn of(message: Message, direction: Direction) -> Self {
+        match message {
+            Message::Call { id, action, payload } => {
+                Self::Call { direction, id, action: Text(action), params: payload }
+            }
+            Message::CallResult { id, payload } => Self::CallResult { direction, id, result: payload },
+            Message::CallError { id, error } => Self::CallError { direction, id, error },
+            Message::CallResultError { id, error } => Self::CallResultError { direction, id, error },
+            Message::Send { id, action, payload } => {
+                Self::Send { direction, id, action: Text(action), params: payload }
+            }
         }
     }
 }

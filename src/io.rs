@@ -1,8 +1,8 @@
-//! The streams that connections run over.
+//! The byte streams under a connection.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Any stream of bytes.
+/// A bidirectional stream of bytes.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}

@@ -1,9 +1,10 @@
-//! Messages of OCPP-J as text and as values: frames, ids, payloads, and what differs between versions. Pure.
+//! OCPP-J messages as text and as values: message kinds, ids, payloads and the differences between versions.
 
 pub(crate) mod dialect;
-pub(crate) mod frame;
+pub(crate) mod kinds;
 pub(crate) mod payload;
 pub(crate) mod read;
 pub(crate) mod tolerance;
+pub(crate) mod write;
 
-pub use self::{dialect::Dialect, frame::MessageError, payload::EncodeError, tolerance::Deviation};
+pub use self::{dialect::Dialect, kinds::MessageError, payload::EncodeError, tolerance::Deviation};

@@ -1,31 +1,32 @@
-//! The inside of this crate, for its own benches: no part of what it promises.
+//! Internals of the crate for its own benchmarks, without any stability promise.
 
 use bytestring::ByteString;
 
 use crate::message::{
-    frame::{self, Frame, Unreadable},
+    kinds::{Message, UnreadableMessage},
     payload::{MessageId, Payload},
     read,
     tolerance::{Deviations, Tolerance},
+    write,
 };
 
-/// A message that was read, which nobody can look into but by `Debug`.
+/// The result of reading a message, opaque but for `Debug`.
 #[derive(Debug)]
-#[expect(dead_code, reason = "dropped by whoever measures the reading of it")]
-pub struct Message(Result<Frame, Unreadable>, Deviations);
+#[expect(dead_code, reason = "benchmarks only drop it")]
+pub struct ReadMessage(Result<Message, UnreadableMessage>, Deviations);
 
-/// Reads a message, by the default tolerance.
-pub fn read(text: &ByteString) -> Message {
-    let (frame, deviations) = read::read(text, Tolerance::default());
-    Message(frame, deviations)
+/// Reads a message with the default tolerance.
+pub fn read(text: &ByteString) -> ReadMessage {
+    let (message, deviations) = read::read(text, Tolerance::default());
+    ReadMessage(message, deviations)
 }
 
-/// The text of a CALL.
+/// Returns the text of a CALL.
 pub fn write_call(id: &str, action: &str, params: &Payload) -> String {
-    frame::call(&MessageId::new(id), action, params)
+    write::call(&MessageId::new(id), action, params)
 }
 
-/// The text of a CALLRESULT.
+/// Returns the text of a CALLRESULT.
 pub fn write_call_result(id: &str, payload: &Payload) -> String {
-    frame::call_result(&MessageId::new(id), payload)
+    write::call_result(&MessageId::new(id), payload)
 }

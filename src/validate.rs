@@ -1,5 +1,6 @@
-//! Whether payloads are what their action allows.
+//! Validation of payloads, by the rules of their protocol and action.
 
+mod adapter;
 pub(crate) mod decode_error;
 #[cfg(feature = "json-schema")]
 mod json_schemas;

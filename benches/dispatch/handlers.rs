@@ -1,4 +1,4 @@
-//! Typed handlers, as a backend would have them.
+//! Typed handlers, as in a backend.
 
 use std::convert::Infallible;
 
@@ -29,7 +29,7 @@ struct Heartbeat {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(dead_code, reason = "read in full, as a backend would")]
+#[expect(dead_code, reason = "decoded in full, as in a backend")]
 struct MeterValues {
     connector_id: u32,
     transaction_id: Option<i64>,
@@ -38,14 +38,14 @@ struct MeterValues {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(dead_code, reason = "read in full, as a backend would")]
+#[expect(dead_code, reason = "decoded in full, as in a backend")]
 struct MeterValue {
     timestamp: String,
     sampled_value: Vec<SampledValue>,
 }
 
 #[derive(Deserialize)]
-#[expect(dead_code, reason = "read in full, as a backend would")]
+#[expect(dead_code, reason = "decoded in full, as in a backend")]
 struct SampledValue {
     value: String,
     context: Option<String>,

@@ -1,4 +1,4 @@
-//! What a call costs on its way through a whole session, in memory: WebSocket frame, JSON, router, handler, and back.
+//! Measures a call through a whole session in memory: WebSocket frame, JSON, router, handler and response.
 //!
 //!     cargo bench --bench dispatch
 
@@ -18,7 +18,7 @@ use tokio::{
     runtime::Runtime,
 };
 
-/// A station at the other end of a connection in memory, which costs next to nothing itself.
+/// A station at the other end of an in-memory connection, with almost no cost of its own.
 struct Station {
     stream: DuplexStream,
     buffer: Vec<u8>,
@@ -35,20 +35,20 @@ impl Station {
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
             Sec-WebSocket-Protocol: ocpp1.6\r\n\r\n";
         stream.write_all(head.as_bytes()).await.expect("open");
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            answer.push(stream.read_u8().await.expect("open"));
+        let mut response = Vec::new();
+        while !response.ends_with(b"\r\n\r\n") {
+            response.push(stream.read_u8().await.expect("open"));
         }
-        assert!(answer.starts_with(b"HTTP/1.1 101 "));
+        assert!(response.starts_with(b"HTTP/1.1 101 "));
         Self { stream, buffer: vec![0; 64 * 1024] }
     }
 
-    /// Sends what `frame` made.
+    /// Sends a frame that [`frame`] created.
     async fn send(&mut self, frame: &[u8]) {
         self.stream.write_all(frame).await.expect("open");
     }
 
-    /// Receives a text of less than 64 KiB.
+    /// Receives a text frame of less than 64 KiB.
     async fn receive(&mut self) -> &[u8] {
         let mut head = [0; 2];
         self.stream.read_exact(&mut head).await.expect("open");
@@ -63,30 +63,31 @@ impl Station {
     }
 }
 
-/// A text as a client sends it, masked with zeros (RFC 6455 §5.3).
+/// Returns the frame of a text as a client sends it, masked with zeros (RFC 6455 §5.3).
 fn frame(text: &[u8]) -> Vec<u8> {
     let length = u16::try_from(text.len()).expect("less than 64 KiB");
-    let mut frame = match length {
-        0..126 => vec![0x81, 0x80 | length as u8],
-        _ => [[0x81, 0x80 | 126], length.to_be_bytes()].concat(),
+    let mut frame = if length < 126 {
+        vec![0x81, 0x80 | length as u8]
+    } else {
+        [[0x81, 0x80 | 126], length.to_be_bytes()].concat()
     };
     frame.extend([0; 4]);
     frame.extend(text);
     frame
 }
 
-async fn noted() -> Result<(), Infallible> {
+async fn ignore() -> Result<(), Infallible> {
     Ok(())
 }
 
-/// A server that knows so many actions; all of OCPP 2.1 are 91.
+/// Creates a server with handlers for this number of actions. OCPP 2.1 has 91.
 fn server(actions: usize) -> RpcServer {
     let others = 2..actions;
-    let router = others.fold(handlers::router(), |router, number| router.on(&format!("Action{number}"), noted));
+    let router = others.fold(handlers::router(), |router, number| router.on(&format!("Action{number}"), ignore));
     RpcServer::builder(router).protocols(["ocpp1.6"]).build().expect("sound")
 }
 
-/// The time that so many rounds take, in one go: entering the runtime is not what is measured.
+/// Measures many rounds in one go, because entering the runtime should not count.
 fn rounds(bencher: &mut Bencher<'_>, runtime: &Runtime, mut round: impl AsyncFnMut()) {
     bencher.iter_custom(|count| -> Duration {
         runtime.block_on(async {
@@ -128,14 +129,14 @@ fn outbound(criterion: &mut Criterion) {
     let reset = Payload::encode(&serde_json::json!({"type": "Soft"})).expect("an object");
     criterion.bench_function("outbound/Reset", |bencher| {
         rounds(bencher, &runtime, async || {
-            let answering = async {
+            let respond = async {
                 let call = station.receive().await;
-                // `[2,"<id>",…`, in which an id is a UUID.
-                let answer = frame(&[b"[3,\"", &call[4..40], b"\",{\"status\":\"Accepted\"}]"].concat());
-                station.send(&answer).await;
+                // The message begins with `[2,"<id>",`, and the id is a UUID.
+                let response = frame(&[b"[3,\"", &call[4..40], b"\",{\"status\":\"Accepted\"}]"].concat());
+                station.send(&response).await;
             };
-            let (answer, ()) = tokio::join!(session.call::<IgnoredAny>("Reset", &reset), answering);
-            answer.expect("an answer");
+            let (result, ()) = tokio::join!(session.call::<IgnoredAny>("Reset", &reset), respond);
+            result.expect("a result");
         });
     });
 }

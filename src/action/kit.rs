@@ -1,4 +1,4 @@
-//! The requests of the crate `ocpp-kit` are actions.
+//! The actions of the requests of the crate `ocpp-kit`.
 
 use crate::action::table;
 

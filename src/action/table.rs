@@ -1,7 +1,6 @@
-//! The actions of each version of OCPP with the types of their payloads: name, request, response. A SEND has no
-//! response.
+//! The actions of each version of OCPP, with the types of their requests and responses. A SEND has no response.
 //!
-//! A table is handed to a macro that makes something of it:
+//! Each table calls another macro with its rows:
 //!
 //! ```text
 //! macro_rules! requests {

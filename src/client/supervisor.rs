@@ -138,7 +138,7 @@ impl Supervisor {
     async fn serve(&mut self, connected: Connected) -> Result<(), End> {
         let Connected { io, read_buf, protocol } = connected;
         let own = self.dialects.iter().find(|(name, _)| Some(name) == protocol.as_ref());
-        let dialect = own.map_or_else(|| Dialect::of(protocol.as_deref()), |(_, dialect)| *dialect);
+        let dialect = own.map_or_else(|| Dialect::for_protocol(protocol.as_deref()), |(_, dialect)| *dialect);
         let negotiated = Negotiated { protocol, dialect };
         // From now on no other protocol will do: queued calls are encoded for this one.
         self.plan.protocols = negotiated.protocol.iter().cloned().collect();

@@ -1,17 +1,19 @@
-//! How a connection ended.
+//! Information on the end of a connection.
 
 use std::fmt;
 
-/// How a connection ended.
+/// Information on the end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseInfo {
-    /// The close code: that of the side that closed first; 1005 where the peer sent none, 1006 where there was no
-    /// close frame, and 1008 where there was none because the peer [does not read](CloseCause::NotReading).
+    /// The close code of the side that closed first.
+    ///
+    /// The code is 1005 if the peer's close frame has none, and 1006 if there was no close frame. It is 1008 if there was
+    /// no close frame because the peer [does not read](CloseCause::NotReading).
     pub code: u16,
-    /// The reason that came with the code, perhaps empty.
+    /// The reason in the close frame, which may be empty.
     pub reason: String,
-    /// Who or what ended it.
+    /// The cause of the end.
     pub cause: CloseCause,
 }
 
@@ -20,7 +22,7 @@ impl CloseInfo {
         Self { code, reason, cause: CloseCause::Remote }
     }
 
-    /// Ended without a close frame.
+    /// Creates the information on an end without a close frame.
     pub(crate) fn abnormal(cause: CloseCause) -> Self {
         let code = if cause == CloseCause::NotReading { 1008 } else { 1006 };
         Self { code, reason: String::new(), cause }
@@ -33,27 +35,27 @@ impl fmt::Display for CloseInfo {
     }
 }
 
-/// Who or what ended a connection.
+/// The cause of the end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseCause {
-    /// This side asked for it.
+    /// This side closed the connection.
     Local,
-    /// The peer closed, with or without a close frame.
+    /// The peer closed the connection, with or without a close frame.
     Remote,
-    /// The peer answered no ping for two intervals.
+    /// The peer did not respond to pings for two intervals.
     PingTimeout,
-    /// The peer broke the WebSocket protocol or sent too many bad messages in a row.
+    /// The peer violated the WebSocket protocol or sent too many bad messages in a row.
     ProtocolError,
-    /// A newer connection of the same identity took its place.
+    /// A newer connection of the same identity replaced the connection.
     Replaced,
     /// The peer sent a message over the size limit.
     TooLarge,
-    /// The peer does not read what it is sent.
+    /// The peer does not read, and more than [`Options::max_unsent`](crate::Options::max_unsent) was unsent.
     NotReading,
     /// The transport failed.
     Transport,
-    /// A client gave up to reconnect; the reason says why.
+    /// The client gave up reconnecting. The reason contains the error.
     GaveUp,
 }
 
@@ -64,7 +66,7 @@ impl fmt::Display for CloseCause {
 }
 
 impl CloseCause {
-    /// A word for it.
+    /// Returns the name of the cause, for logs and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Local => "local",

@@ -1,4 +1,4 @@
-//! How a connection is asked to end.
+//! The request to close a connection.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -7,7 +7,9 @@ use crate::{
     options,
 };
 
-/// A wish to close: code, reason, and what becomes of calls under way.
+/// A request to close a connection, with its code, its reason and its treatment of pending calls.
+///
+/// OCPP defines no codes of its own. The codes are those of RFC 6455 §7.4.
 ///
 /// ```
 /// use std::time::Duration;
@@ -15,11 +17,9 @@ use crate::{
 ///
 /// let later = Close::going_away().reason("maintenance").drain(Duration::from_secs(10));
 /// assert_eq!((later.code(), later.reason_text()), (1001, "maintenance"));
-/// // Codes that may not be sent become 1000, long reasons are cut.
+/// // A code that must not be sent becomes 1000.
 /// assert_eq!(Close::new(1005).code(), 1000);
 /// ```
-///
-/// OCPP defines no codes of its own; those of RFC 6455 §7.4 hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Close {
     code: u16,
@@ -28,19 +28,19 @@ pub struct Close {
     pub(crate) cause: CloseCause,
 }
 
-/// What becomes of calls under way.
+/// The treatment of pending calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CloseMode {
-    /// They fail, and the close frame goes out.
+    /// Pending calls fail, and the close frame is sent at once.
     Immediate,
-    /// They are waited for, so long at most.
+    /// The close frame is sent when no call is pending, or after this timeout.
     Drain(Duration),
-    /// The socket is dropped without a close frame.
+    /// The socket is closed without a close frame.
     Forced,
 }
 
 impl Close {
-    /// A close with this code: 1000 to 1003, 1007 to 1014 or 3000 to 4999. Any other becomes 1000.
+    /// Creates a request with this code: 1000 to 1003, 1007 to 1014 or 3000 to 4999. Any other code becomes 1000.
     pub fn new(code: u16) -> Self {
         let code = match code {
             1000..=1003 | 1007..=1014 | 3000..=4999 => code,
@@ -49,27 +49,27 @@ impl Close {
         Self { code, reason: Cow::Borrowed(""), mode: CloseMode::Immediate, cause: CloseCause::Local }
     }
 
-    /// 1000: the purpose is fulfilled.
+    /// Creates a request with code 1000, *normal closure*.
     pub fn normal() -> Self {
         Self::new(1000)
     }
 
-    /// 1001: this side is going away.
+    /// Creates a request with code 1001, *going away*.
     pub fn going_away() -> Self {
         Self::new(1001)
     }
 
-    /// 1012: this side restarts; come back.
+    /// Creates a request with code 1012, *service restart*, so that the peer should reconnect.
     pub fn restart() -> Self {
         Self::new(1012)
     }
 
-    /// No close frame: the socket is dropped, and both sides see 1006.
+    /// Creates a request to close the socket without a close frame. Both sides see code 1006.
     pub fn forced() -> Self {
         Self { code: 1006, mode: CloseMode::Forced, ..Self::normal() }
     }
 
-    /// Sets the reason; it is cut to 123 bytes, at the end of a character.
+    /// Sets the reason. At most 123 bytes; a longer one is cut after a whole character. Default empty.
     #[must_use]
     pub fn reason(self, reason: impl Into<Cow<'static, str>>) -> Self {
         let mut reason = reason.into();
@@ -80,22 +80,24 @@ impl Close {
         Self { reason, ..self }
     }
 
-    /// Lets pending calls of both directions end first, queued ones included, for at most `timeout`. New calls are
-    /// refused meanwhile. A [forced](Self::forced) close waits for nothing.
+    /// Waits for pending and queued calls of both directions before the close frame is sent, at most for `timeout`.
+    ///
+    /// New calls fail meanwhile. A [forced](Self::forced) close does not wait.
     #[must_use]
     pub fn drain(self, timeout: Duration) -> Self {
-        match self.mode {
-            CloseMode::Forced => self,
-            _ => Self { mode: CloseMode::Drain(options::finite(timeout)), ..self },
+        if self.mode == CloseMode::Forced {
+            self
+        } else {
+            Self { mode: CloseMode::Drain(options::finite(timeout)), ..self }
         }
     }
 
-    /// The code.
+    /// Returns the code.
     pub fn code(&self) -> u16 {
         self.code
     }
 
-    /// The reason, perhaps empty.
+    /// Returns the reason, which may be empty.
     pub fn reason_text(&self) -> &str {
         &self.reason
     }
@@ -108,13 +110,13 @@ impl Close {
         Self { cause, ..self }
     }
 
-    /// The outcome, once the close frame went out.
+    /// Returns the information to report when the close frame was sent.
     pub(crate) fn outcome(&self) -> CloseInfo {
         CloseInfo { code: self.code, reason: self.reason.to_string(), cause: self.cause }
     }
 }
 
-/// A close frame's payload is at most 125 bytes (RFC 6455 §5.5), two of which are the code.
+/// The payload of a close frame has at most 125 bytes, and the code takes two of them (RFC 6455 §5.5).
 const MAX_REASON: usize = 123;
 
 #[cfg(test)]
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_that_may_not_be_sent_become_1000() {
+    fn code_that_must_not_be_sent_becomes_1000() {
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
             assert_eq!(Close::new(code).code(), 1000, "{code}");
         }
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_cut_between_characters() {
+    fn reason_too_long_is_cut_between_characters() {
         let close = Close::normal().reason("é".repeat(100));
         assert_eq!(close.reason_text(), "é".repeat(61));
         assert_eq!(Close::normal().reason("x".repeat(123)).reason_text().len(), 123);

@@ -12,8 +12,8 @@ use crate::{
     error::Error,
     event::{Direction, EventKind, Text},
     message::{
-        frame,
         payload::{MessageId, Payload},
+        write,
     },
     options::Options,
 };
@@ -145,8 +145,8 @@ impl<T> CallsOut<T> {
         // A call in flight keeps no parameters.
         let params = std::mem::take(&mut call.params);
         let text = match call.kind {
-            Kind::Send => frame::send(&call.id, &call.action, &params),
-            _ => frame::call(&call.id, &call.action, &params),
+            Kind::Send => write::send(&call.id, &call.action, &params),
+            _ => write::call(&call.id, &call.action, &params),
         };
         let event = describe.then(|| Box::new(describe_call(&call, params)));
         let message = Outbound { text, event };

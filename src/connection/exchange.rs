@@ -28,9 +28,9 @@ use crate::{
     event::{Direction, EventKind, Text},
     message::{
         dialect::Dialect,
-        frame::{self},
         payload::{EncodeError, MessageId, Payload},
         tolerance::Deviation,
+        write,
     },
     options::Options,
     response::Response,
@@ -87,7 +87,7 @@ impl<T> Exchange<T> {
     }
 
     fn dialect(&self) -> Dialect {
-        self.negotiated.as_ref().map_or(Dialect::of(None), |negotiated| negotiated.dialect)
+        self.negotiated.as_ref().map_or(Dialect::for_protocol(None), |negotiated| negotiated.dialect)
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -271,7 +271,7 @@ impl<T> Exchange<T> {
         let RequestHead { id, action, .. } = request;
         let error = match self.check(Direction::Out, PayloadKind::Response, action, id, payload) {
             Ok(_) if payload.is_object() => {
-                let text = frame::call_result(id, payload);
+                let text = write::call_result(id, payload);
                 let event = self.is_observed.then(|| {
                     let (direction, id, result) = (Direction::Out, id.clone(), payload.clone());
                     Box::new(EventKind::CallResult { direction, id, result })
@@ -287,9 +287,9 @@ impl<T> Exchange<T> {
     /// Returns a CALLERROR.
     #[cold]
     fn call_error(&self, id: Option<&MessageId>, error: &CallError) -> Outbound {
-        let code = self.dialect().spell(error.code());
+        let code = self.dialect().code_name(error.code());
         let description = error.told(self.options.detailed_errors);
-        let text = frame::call_error(id, code, &description, error.details());
+        let text = write::call_error(id, code, &description, error.details());
         let event = self.is_observed.then(|| {
             let (direction, error) = (Direction::Out, error.as_sent(code, &description));
             let id = id.cloned().unwrap_or(MessageId::from_static("-1"));
@@ -304,8 +304,8 @@ impl<T> Exchange<T> {
         if !dialect.has_call_result_error() {
             return None;
         }
-        let (code, description) = (dialect.spell(error.code()), error.description());
-        let text = frame::call_result_error(id, code, description, error.details());
+        let (code, description) = (dialect.code_name(error.code()), error.description());
+        let text = write::call_result_error(id, code, description, error.details());
         let event = self.is_observed.then(|| {
             let (direction, id, error) = (Direction::Out, id.clone(), error.as_sent(code, description));
             Box::new(EventKind::CallResultError { direction, id, error })

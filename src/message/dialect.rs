@@ -1,20 +1,19 @@
-//! What differs between the versions of OCPP-J: spellings, and what becomes of messages that cannot be served.
+//! Differences between the versions of OCPP-J: spellings of codes, message types, and responses to unreadable messages.
 
 use crate::{
     error::ErrorCode,
-    message::frame::{MessageError, SEND, Unreadable},
+    message::kinds::{CALL, CALL_ERROR, CALL_RESULT, CALL_RESULT_ERROR, MessageError, SEND, UnreadableMessage},
 };
 
-/// The rules that a subprotocol has of its own.
+/// The rules that are specific to a subprotocol.
 ///
-/// Known subprotocols have theirs; an unknown one, or none, is served by the rules of OCPP 2.0.1. A private
-/// protocol starts from one of the constants:
+/// An unknown subprotocol, or none, has the rules of OCPP 2.0.1. A private protocol starts from one of the constants:
 ///
 /// ```
 /// use ocpp_rpc::message::Dialect;
 ///
 /// let mine = Dialect::OCPP_1_6.with_send().with_call_result_error();
-/// assert_ne!(mine, Dialect::of(Some("ocpp1.6")));
+/// assert_ne!(mine, Dialect::for_protocol(Some("ocpp1.6")));
 /// ```
 ///
 /// | Rule | 1.6 and older | 2.0.1 (2.0) | 2.1 |
@@ -22,14 +21,14 @@ use crate::{
 /// | *syntactically wrong* | `FormationViolation` | `FormatViolation` | `FormatViolation` |
 /// | cardinality | `OccurenceConstraintViolation` | `OccurrenceConstraintViolation` | same |
 /// | unknown message type | ignored (§4.1.3) | `MessageTypeNotSupported` (§4.4) | ignored (§4.4) |
-/// | a call that cannot be read, with an id | `FormationViolation` | `RpcFrameworkError` | `RpcFrameworkError` |
-/// | anything else that cannot be read | not answered | `RpcFrameworkError` to id `"-1"` | same |
-/// | id of a call still being worked on | `GenericError` | `RpcFrameworkError` | same |
+/// | unreadable call with an id | `FormationViolation` | `RpcFrameworkError` | `RpcFrameworkError` |
+/// | any other unreadable message | no response | `RpcFrameworkError` to id `"-1"` | same |
+/// | id of a call in progress | `GenericError` | `RpcFrameworkError` | same |
 /// | message types 5 and 6 | no | no | yes |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dialect {
-    framework_errors: bool,
-    answers_unknown_types: bool,
+    has_framework_errors: bool,
+    rejects_unknown_types: bool,
     send: bool,
     call_result_error: bool,
 }
@@ -37,17 +36,17 @@ pub struct Dialect {
 impl Dialect {
     /// OCPP 1.6, and 1.2 and 1.5 over JSON.
     pub const OCPP_1_6: Self =
-        Self { framework_errors: false, answers_unknown_types: false, send: false, call_result_error: false };
+        Self { has_framework_errors: false, rejects_unknown_types: false, send: false, call_result_error: false };
 
-    /// OCPP 2.0.1, 2.0, and every protocol that is not known.
-    pub const OCPP_2_0_1: Self = Self { framework_errors: true, answers_unknown_types: true, ..Self::OCPP_1_6 };
+    /// OCPP 2.0.1 and 2.0, and every unknown protocol.
+    pub const OCPP_2_0_1: Self = Self { has_framework_errors: true, rejects_unknown_types: true, ..Self::OCPP_1_6 };
 
     /// OCPP 2.1.
     pub const OCPP_2_1: Self =
-        Self { framework_errors: true, answers_unknown_types: false, send: true, call_result_error: true };
+        Self { has_framework_errors: true, rejects_unknown_types: false, send: true, call_result_error: true };
 
-    /// The rules of a subprotocol.
-    pub fn of(protocol: Option<&str>) -> Self {
+    /// Returns the rules of a subprotocol.
+    pub fn for_protocol(protocol: Option<&str>) -> Self {
         match protocol {
             Some("ocpp1.2" | "ocpp1.5" | "ocpp1.6") => Self::OCPP_1_6,
             Some("ocpp2.1") => Self::OCPP_2_1,
@@ -55,62 +54,57 @@ impl Dialect {
         }
     }
 
-    /// Switches message type 6, SEND, on.
+    /// Enables message type 6, SEND.
     #[must_use]
     pub const fn with_send(self) -> Self {
         Self { send: true, ..self }
     }
 
-    /// Switches message type 5, CALLRESULTERROR, on.
+    /// Enables message type 5, CALLRESULTERROR.
     #[must_use]
     pub const fn with_call_result_error(self) -> Self {
         Self { call_result_error: true, ..self }
     }
 
-    /// Whether message type 6, SEND, exists.
+    /// Returns `true` if message type 6, SEND, is enabled.
     pub const fn has_send(&self) -> bool {
         self.send
     }
 
-    /// Whether message type 5, CALLRESULTERROR, exists.
+    /// Returns `true` if message type 5, CALLRESULTERROR, is enabled.
     pub const fn has_call_result_error(&self) -> bool {
         self.call_result_error
     }
 
-    /// The code as this dialect writes it.
-    pub(crate) fn spell<'a>(&self, code: &'a ErrorCode) -> &'a str {
-        match (code.canonical(), self.framework_errors) {
-            ("FormatViolation", false) => "FormationViolation",
-            ("OccurrenceConstraintViolation", false) => "OccurenceConstraintViolation",
-            (canonical, _) => canonical,
+    /// Returns the code in the spelling of this dialect.
+    pub(crate) fn code_name<'a>(&self, code: &'a ErrorCode) -> &'a str {
+        match code.canonical() {
+            "FormatViolation" if !self.has_framework_errors => "FormationViolation",
+            "OccurrenceConstraintViolation" if !self.has_framework_errors => "OccurenceConstraintViolation",
+            canonical => canonical,
         }
     }
 
-    /// What a message that cannot be read is answered with, if it is answered at all.
-    pub(crate) fn answer_to(&self, message: &Unreadable) -> Option<ErrorCode> {
-        // What reads as an answer, or as a SEND, is never answered, whatever else is wrong with it.
-        if matches!(message.kind, Some(3..=5)) || (message.kind == Some(SEND) && self.send) {
-            return None;
-        }
-        match message.fault {
-            _ if message.kind == Some(SEND) => {
-                self.answers_unknown_types.then_some(ErrorCode::MESSAGE_TYPE_NOT_SUPPORTED)
+    /// Returns the code of the response to an unreadable message, or `None` if the message must not get a response.
+    pub(crate) fn response_code(&self, message: &UnreadableMessage) -> Option<ErrorCode> {
+        let UnreadableMessage { message_type, id, error, .. } = message;
+        match (*message_type, error) {
+            // A response or a SEND never gets a response, whatever its error is.
+            (Some(CALL_RESULT | CALL_ERROR | CALL_RESULT_ERROR), _) => None,
+            (Some(SEND), _) if self.send => None,
+            (Some(SEND), _) | (_, MessageError::UnknownMessageType) => {
+                self.rejects_unknown_types.then_some(ErrorCode::MESSAGE_TYPE_NOT_SUPPORTED)
             }
-            MessageError::UnknownMessageType => {
-                self.answers_unknown_types.then_some(ErrorCode::MESSAGE_TYPE_NOT_SUPPORTED)
-            }
-            MessageError::PayloadNotAnObject if message.id.is_some() => Some(ErrorCode::FORMAT_VIOLATION),
-            _ if self.framework_errors => Some(ErrorCode::RPC_FRAMEWORK_ERROR),
-            _ => (message.kind == Some(2) && message.id.is_some()).then_some(ErrorCode::FORMAT_VIOLATION),
+            (_, MessageError::PayloadNotAnObject) if id.is_some() => Some(ErrorCode::FORMAT_VIOLATION),
+            _ if self.has_framework_errors => Some(ErrorCode::RPC_FRAMEWORK_ERROR),
+            (Some(CALL), _) if id.is_some() => Some(ErrorCode::FORMAT_VIOLATION),
+            _ => None,
         }
     }
 
-    /// What a call is answered with whose id is that of a call still being worked on.
-    pub(crate) fn duplicate(&self) -> ErrorCode {
-        match self.framework_errors {
-            true => ErrorCode::RPC_FRAMEWORK_ERROR,
-            false => ErrorCode::GENERIC_ERROR,
-        }
+    /// Returns the code of the response to a call with the id of a call in progress.
+    pub(crate) fn duplicate_id_code(&self) -> ErrorCode {
+        if self.has_framework_errors { ErrorCode::RPC_FRAMEWORK_ERROR } else { ErrorCode::GENERIC_ERROR }
     }
 }
 
@@ -120,7 +114,7 @@ mod tests {
     use crate::message::tolerance::Tolerance;
 
     #[test]
-    fn unreadable_messages_get_the_answer_of_their_dialect() {
+    fn unreadable_message_gets_the_response_of_its_dialect() {
         let rpc = Some("RpcFrameworkError");
         let formation = Some("FormationViolation");
         // message, 1.6, 2.0.1, 2.1
@@ -148,14 +142,14 @@ mod tests {
             let message = crate::message::read::read(&json.into(), Tolerance::Lenient).0.expect_err(json);
             for (dialect, expected) in [(Dialect::OCPP_1_6, v16), (Dialect::OCPP_2_0_1, v201), (Dialect::OCPP_2_1, v21)]
             {
-                let code = dialect.answer_to(&message);
-                assert_eq!(code.as_ref().map(|code| dialect.spell(code)), expected, "{json} {dialect:?}");
+                let code = dialect.response_code(&message);
+                assert_eq!(code.as_ref().map(|code| dialect.code_name(code)), expected, "{json} {dialect:?}");
             }
         }
     }
 
     #[test]
-    fn protocols_have_their_dialects() {
+    fn protocol_has_its_dialect() {
         for (protocol, dialect) in [
             (Some("ocpp1.5"), Dialect::OCPP_1_6),
             (Some("ocpp1.6"), Dialect::OCPP_1_6),
@@ -165,12 +159,12 @@ mod tests {
             (Some("acme7"), Dialect::OCPP_2_0_1),
             (None, Dialect::OCPP_2_0_1),
         ] {
-            assert_eq!(Dialect::of(protocol), dialect, "{protocol:?}");
+            assert_eq!(Dialect::for_protocol(protocol), dialect, "{protocol:?}");
         }
     }
 
     #[test]
-    fn codes_are_spelled_as_the_dialect_does_and_unknown_ones_kept() {
+    fn code_is_written_in_the_spelling_of_the_dialect() {
         for (code, v16, v2) in [
             ("FormatViolation", "FormationViolation", "FormatViolation"),
             ("FormationViolation", "FormationViolation", "FormatViolation"),
@@ -179,8 +173,8 @@ mod tests {
             ("Teapot", "Teapot", "Teapot"),
         ] {
             let code = ErrorCode::new(code);
-            assert_eq!(Dialect::OCPP_1_6.spell(&code), v16);
-            assert_eq!(Dialect::OCPP_2_1.spell(&code), v2);
+            assert_eq!(Dialect::OCPP_1_6.code_name(&code), v16);
+            assert_eq!(Dialect::OCPP_2_1.code_name(&code), v2);
         }
     }
 }

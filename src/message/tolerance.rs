@@ -1,41 +1,41 @@
-//! How far a peer may stray from the standards, and in which ways peers do.
+//! Deviations of peers from the standards, and how many of them a connection tolerates.
 
 use std::fmt;
 
-/// How much is put up with from a peer that strays from the standards.
+/// The deviations from the standards that a connection tolerates. Default [`Lenient`](Self::Lenient).
 ///
-/// Whatever is put up with is told by an [event](crate::event::EventKind::Deviation). See [`Deviation`] for what each of
-/// these takes in.
+/// Each tolerated deviation creates an [event](crate::event::EventKind::Deviation). [`Deviation`] lists the deviations
+/// that each of these levels tolerates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tolerance {
-    /// Nothing: a message that deviates is a bad message, and a handshake that deviates is refused. For
-    /// certification.
+    /// Tolerates nothing, for certification. A message that deviates is a bad message, and a handshake that deviates is
+    /// refused.
     Strict,
-    /// What does no harm. The default.
+    /// Tolerates harmless deviations. The default.
     #[default]
     Lenient,
-    /// What can be made sense of at all. For charging stations that would not work otherwise.
+    /// Tolerates every deviation that still makes sense, for charging stations that would not work otherwise.
     Permissive,
 }
 
 macro_rules! deviations {
     ($($name:ident $from:ident $display:literal $doc:literal)*) => {
-        /// A way in which peers stray from the standards.
+        /// A deviation of a peer from the standards.
         ///
-        /// | Deviation | Put up with from | What is done |
+        /// | Deviation | Tolerated from | Handling |
         /// |---|---|---|
         $(#[doc = concat!("| [`", stringify!($name), "`](Self::", stringify!($name), ") | [`", stringify!($from),
             "`](Tolerance::", stringify!($from), ") | ", $doc, " |")])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Deviation {
-            $(#[doc = concat!("It has ", $display, ".")] $name,)*
+            $(#[doc = concat!("The message or the handshake has ", $display, ".")] $name,)*
         }
 
         impl Deviation {
             const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// Who puts up with it.
+            /// Returns `true` if `tolerance` allows the deviation.
             pub(crate) fn is_allowed_by(self, tolerance: Tolerance) -> bool {
                 tolerance >= match self {
                     $(Self::$name => Tolerance::$from,)*
@@ -56,21 +56,21 @@ macro_rules! deviations {
 deviations! {
     EmptyMessage Lenient "no text at all" "ignored"
     ByteOrderMark Lenient "a byte order mark" "stripped"
-    MissingPayload Lenient "no payload, or null for one" "read as `{}`"
-    LongMessageId Lenient "a message id of more than 36 characters" "used as it is"
-    ExtraElements Lenient "more elements than an answer has" "left aside"
-    IncompleteError Lenient "an error without code, description or details" "read as `GenericError`, as empty"
-    DetailsNotAnObject Lenient "error details that are no object" "kept as they are"
-    NumericMessageId Permissive "a number for a message id" "echoed as a number"
-    ControlCharacters Permissive "control characters that JSON does not allow" "read as if they were escaped, or left out between strings"
-    UnreadableResponse Permissive "an id that can be read, of an answer that cannot" "the call fails at once"
+    MissingPayload Lenient "no payload, or null as its payload" "read as `{}`"
+    LongMessageId Lenient "a message id of more than 36 characters" "used unchanged"
+    ExtraElements Lenient "more elements than a response has" "ignored"
+    IncompleteError Lenient "an error without code, description or details" "read as `GenericError` or as empty"
+    DetailsNotAnObject Lenient "error details that are not an object" "kept unchanged"
+    NumericMessageId Permissive "a number as its message id" "echoed as a number"
+    ControlCharacters Permissive "control characters that JSON does not allow" "read as if escaped in strings, ignored between them"
+    UnreadableResponse Permissive "a readable id in an unreadable response" "the call fails at once"
     BinaryMessage Permissive "a binary frame" "read as text"
-    EmptyProtocolElement Lenient "an empty element among the subprotocols it offers" "skipped"
-    MissingProtocol Lenient "no subprotocols to offer" "the server's default one is spoken, where it has one"
+    EmptyProtocolElement Lenient "an empty element in its list of subprotocols" "skipped"
+    MissingProtocol Lenient "no subprotocols" "the server's default protocol applies, if it has one"
     ExtraSlashes Lenient "doubled or trailing slashes in its path" "the last segment that is not empty is the identity"
 }
 
-/// Some deviations.
+/// A set of deviations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Deviations(u16);
 
@@ -80,7 +80,7 @@ impl Deviations {
     }
 
     pub(crate) fn iter(mut self) -> impl Iterator<Item = Deviation> {
-        // Most messages have none: no time is spent on those that are not there.
+        // Most messages have no deviation, so this must not test each of them.
         std::iter::from_fn(move || {
             let deviation = *Deviation::ALL.get(self.0.trailing_zeros() as usize)?;
             self.0 &= self.0 - 1;
@@ -88,8 +88,8 @@ impl Deviations {
         })
     }
 
-    /// One that goes too far, if there is one.
-    pub(crate) fn beyond(self, tolerance: Tolerance) -> Option<Deviation> {
+    /// Returns the first deviation that `tolerance` does not allow.
+    pub(crate) fn first_rejected_by(self, tolerance: Tolerance) -> Option<Deviation> {
         self.iter().find(|deviation| !deviation.is_allowed_by(tolerance))
     }
 }
@@ -99,13 +99,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_presets_are_in_order() {
+    fn tolerance_permissive_allows_more_than_lenient() {
         let mut deviations = Deviations::default();
-        assert_eq!(deviations.beyond(Tolerance::Strict), None);
+        assert_eq!(deviations.first_rejected_by(Tolerance::Strict), None);
         deviations.add(Deviation::MissingPayload);
         deviations.add(Deviation::BinaryMessage);
-        assert_eq!(deviations.beyond(Tolerance::Strict), Some(Deviation::MissingPayload));
-        assert_eq!(deviations.beyond(Tolerance::Lenient), Some(Deviation::BinaryMessage));
-        assert_eq!(deviations.beyond(Tolerance::Permissive), None);
+        assert_eq!(deviations.first_rejected_by(Tolerance::Strict), Some(Deviation::MissingPayload));
+        assert_eq!(deviations.first_rejected_by(Tolerance::Lenient), Some(Deviation::BinaryMessage));
+        assert_eq!(deviations.first_rejected_by(Tolerance::Permissive), None);
     }
 }

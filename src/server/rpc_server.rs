@@ -180,7 +180,7 @@ impl Inner {
 
     pub(crate) fn dialect(&self, protocol: Option<&str>) -> Dialect {
         let own = self.dialects.iter().find(|(name, _)| Some(&**name) == protocol);
-        own.map_or_else(|| Dialect::of(protocol), |(_, dialect)| *dialect)
+        own.map_or_else(|| Dialect::for_protocol(protocol), |(_, dialect)| *dialect)
     }
 }
 

@@ -1,334 +1,35 @@
-//! Why serde does not take a payload for a type: a second reading, by a deserializer around that of `serde_json`.
+//! Explains why serde rejected a payload, by reading it a second time.
 //!
-//! It asks for all that the type asks for and refuses nothing that serde takes. It only listens: to what kind of fault
-//! there is, and to the members and items that lead there.
+//! The second reading accepts what serde accepts. It only records the kind of the error and the path to it.
 
-use std::{cell::Cell, fmt};
+use std::borrow::Cow;
 
-use serde::{
-    Deserializer,
-    de::{
-        self, DeserializeOwned, DeserializeSeed, EnumAccess, Expected, IgnoredAny, MapAccess, SeqAccess, VariantAccess,
-        Visitor,
-    },
-};
+use serde::de::DeserializeOwned;
 
 use crate::{
     error::{ErrorCode, Violation},
     message::payload::Payload,
-    validate::payload_error::{Failed, Kind, PayloadError, Step, find, hide},
+    validate::adapter::{self, Hint, Mode},
 };
 
-/// What is wrong with a payload that was not decoded as a `T`, because of `error`.
+/// Returns the violation for a payload that did not decode as a `T` because of `error`.
 #[cold]
 pub(crate) fn explain_decode_error<T: DeserializeOwned>(payload: &Payload, error: &serde_json::Error) -> Violation {
-    let failed = Cell::new(None);
-    let mut json = serde_json::Deserializer::from_str(payload.as_str());
-    match T::deserialize(Listening { json: &mut json, name: None, failed: &failed }) {
-        Err(fault) => fault.into(),
-        // A type that does not say the same twice.
+    match adapter::read::<Lenient, T>(&mut serde_json::Deserializer::from_str(payload.as_str())) {
+        Err(error) => error.into(),
+        // The type decodes differently from one time to the next.
         Ok(_) => Violation::new(ErrorCode::FORMAT_VIOLATION, "", error.to_string()),
     }
 }
 
-/// The deserializer of one value.
-struct Listening<'a, D> {
-    json: D,
-    /// Takes the value down, where it is the name of a member.
-    name: Option<&'a Cell<String>>,
-    failed: &'a Failed,
-}
+/// Accepts what serde accepts.
+struct Lenient;
 
-impl<'a, D> Listening<'a, D> {
-    fn split<V>(self, visitor: V) -> (D, Ear<'a, V>) {
-        let Self { json, name, failed } = self;
-        (json, Ear { visitor, name, failed })
-    }
-}
+impl Mode for Lenient {
+    const IS_STRICT: bool = false;
 
-/// JSON says what it is, and then it is the visitor that finds it wrong; `serde_json` would do so by its text alone.
-/// Names of members are all strings, and have to be asked for numbers.
-macro_rules! any {
-    ($($method:ident($($argument:ident: $type:ty),*);)*) => {
-        $(fn $method<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, PayloadError> {
-            let is_name = self.name.is_some();
-            let (json, ear) = self.split(visitor);
-            let failed = ear.failed;
-            match is_name {
-                true => json.$method($($argument,)* ear),
-                false => json.deserialize_any(ear),
-            }
-            .map_err(|error| find(failed, error))
-        })*
-    };
-}
-
-/// Here JSON alone does not say what is wanted.
-macro_rules! asked {
-    ($($method:ident($($argument:ident: $type:ty),*);)*) => {
-        $(fn $method<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, PayloadError> {
-            let reason = format!("is not {}", &visitor as &dyn Expected);
-            let (json, ear) = self.split(visitor);
-            let failed = ear.failed;
-            json.$method($($argument,)* ear)
-                .map_err(|_| failed.take().unwrap_or_else(|| PayloadError::new(Kind::Type, reason)))
-        })*
-    };
-}
-
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Listening<'_, D> {
-    type Error = PayloadError;
-
-    any! {
-        deserialize_any();
-        deserialize_bool();
-        deserialize_i8();
-        deserialize_i16();
-        deserialize_i32();
-        deserialize_i64();
-        deserialize_u8();
-        deserialize_u16();
-        deserialize_u32();
-        deserialize_u64();
-        deserialize_f32();
-        deserialize_f64();
-        deserialize_char();
-        deserialize_str();
-        deserialize_string();
-        deserialize_unit();
-        deserialize_unit_struct(name: &'static str);
-        deserialize_seq();
-        deserialize_tuple(len: usize);
-        deserialize_tuple_struct(name: &'static str, len: usize);
-        deserialize_map();
-        deserialize_struct(name: &'static str, fields: &'static [&'static str]);
-        deserialize_identifier();
-    }
-
-    asked! {
-        deserialize_i128();
-        deserialize_u128();
-        deserialize_bytes();
-        deserialize_byte_buf();
-        deserialize_option();
-        deserialize_newtype_struct(name: &'static str);
-        deserialize_enum(name: &'static str, variants: &'static [&'static str]);
-        deserialize_ignored_any();
-    }
-}
-
-/// A visitor that gets what `serde_json` found.
-struct Ear<'a, V> {
-    visitor: V,
-    name: Option<&'a Cell<String>>,
-    failed: &'a Failed,
-}
-
-impl<V> Ear<'_, V> {
-    fn take_down(&self, name: impl fmt::Display) {
-        if let Some(taken) = self.name {
-            taken.set(name.to_string());
-        }
-    }
-}
-
-macro_rules! visit {
-    ($($method:ident: $type:ty;)*) => {
-        $(fn $method<E: de::Error>(self, value: $type) -> Result<V::Value, E> {
-            self.take_down(value);
-            self.visitor.$method(value).map_err(|fault| hide(self.failed, fault))
-        })*
-    };
-}
-
-impl<'de, V: Visitor<'de>> Visitor<'de> for Ear<'_, V> {
-    type Value = V::Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.visitor.expecting(f)
-    }
-
-    visit! {
-        visit_bool: bool;
-        visit_i64: i64;
-        visit_i128: i128;
-        visit_u64: u64;
-        visit_u128: u128;
-        visit_f64: f64;
-        visit_str: &str;
-        visit_borrowed_str: &'de str;
-    }
-
-    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<V::Value, E> {
-        self.visitor.visit_bytes(bytes).map_err(|fault| hide(self.failed, fault))
-    }
-
-    fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<V::Value, E> {
-        self.visitor.visit_borrowed_bytes(bytes).map_err(|fault| hide(self.failed, fault))
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<V::Value, E> {
-        self.visitor.visit_unit().map_err(|fault| hide(self.failed, fault))
-    }
-
-    fn visit_none<E: de::Error>(self) -> Result<V::Value, E> {
-        self.visitor.visit_none().map_err(|fault| hide(self.failed, fault))
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, json: D) -> Result<V::Value, D::Error> {
-        let Self { visitor, name, failed } = self;
-        visitor.visit_some(Listening { json, name, failed }).map_err(|fault| hide(failed, fault))
-    }
-
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, json: D) -> Result<V::Value, D::Error> {
-        let Self { visitor, name, failed } = self;
-        visitor.visit_newtype_struct(Listening { json, name, failed }).map_err(|fault| hide(failed, fault))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, json: A) -> Result<V::Value, A::Error> {
-        let Self { visitor, failed, .. } = self;
-        let too_many = format!("has more items than {}", &visitor as &dyn Expected);
-        let mut items = Items { json, index: 0, failed };
-        let value = visitor.visit_seq(&mut items).map_err(|fault| hide(failed, fault))?;
-        match items.json.next_element::<IgnoredAny>()? {
-            Some(_) => Err(hide(failed, PayloadError::new(Kind::Length, too_many))),
-            None => Ok(value),
-        }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, json: A) -> Result<V::Value, A::Error> {
-        let Self { visitor, failed, .. } = self;
-        visitor.visit_map(Members { json, name: Cell::default(), failed }).map_err(|fault| hide(failed, fault))
-    }
-
-    fn visit_enum<A: EnumAccess<'de>>(self, json: A) -> Result<V::Value, A::Error> {
-        let Self { visitor, failed, .. } = self;
-        visitor.visit_enum(Variants { json, failed }).map_err(|fault| hide(failed, fault))
-    }
-}
-
-/// The items of an array.
-struct Items<'a, A> {
-    json: A,
-    index: usize,
-    failed: &'a Failed,
-}
-
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Items<'_, A> {
-    type Error = PayloadError;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, PayloadError> {
-        let item = self.json.next_element_seed(Nested { seed, name: None, failed: self.failed });
-        let item = item.map_err(|error| find(self.failed, error).within(Step::Item(self.index)))?;
-        self.index += 1;
-        Ok(item)
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        self.json.size_hint()
-    }
-}
-
-/// The members of an object.
-struct Members<'a, A> {
-    json: A,
-    /// Of the member that is being read.
-    name: Cell<String>,
-    failed: &'a Failed,
-}
-
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<'_, A> {
-    type Error = PayloadError;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, PayloadError> {
-        let name = Nested { seed, name: Some(&self.name), failed: self.failed };
-        self.json.next_key_seed(name).map_err(|error| find(self.failed, error))
-    }
-
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, PayloadError> {
-        let value = self.json.next_value_seed(Nested { seed, name: None, failed: self.failed });
-        value.map_err(|error| find(self.failed, error).within(Step::Member(self.name.take())))
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        self.json.size_hint()
-    }
-}
-
-/// The variants of an enumeration: a text, or an object with one member.
-struct Variants<'a, A> {
-    json: A,
-    failed: &'a Failed,
-}
-
-impl<'a, 'de, A: EnumAccess<'de>> EnumAccess<'de> for Variants<'a, A> {
-    type Error = PayloadError;
-    type Variant = Content<'a, A::Variant>;
-
-    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self::Variant), PayloadError> {
-        let Self { json, failed } = self;
-        let name = Cell::default();
-        let variant = json.variant_seed(Nested { seed, name: Some(&name), failed });
-        let (variant, json) = variant.map_err(|error| find(failed, error))?;
-        Ok((variant, Content { json, name: name.take(), failed }))
-    }
-}
-
-/// What a variant holds.
-struct Content<'a, A> {
-    json: A,
-    name: String,
-    failed: &'a Failed,
-}
-
-impl<A> Content<'_, A> {
-    fn fault(failed: &Failed, name: String) -> PayloadError {
-        let other = || PayloadError::new(Kind::Type, "does not hold what the variant does");
-        failed.take().unwrap_or_else(other).within(Step::Member(name))
-    }
-}
-
-impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Content<'_, A> {
-    type Error = PayloadError;
-
-    fn unit_variant(self) -> Result<(), PayloadError> {
-        let Self { json, name, failed } = self;
-        json.unit_variant().map_err(|_| Self::fault(failed, name))
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, PayloadError> {
-        let Self { json, name, failed } = self;
-        json.newtype_variant_seed(Nested { seed, name: None, failed }).map_err(|_| Self::fault(failed, name))
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, PayloadError> {
-        let Self { json, name, failed } = self;
-        json.tuple_variant(len, Ear { visitor, name: None, failed }).map_err(|_| Self::fault(failed, name))
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, PayloadError> {
-        let Self { json, name, failed } = self;
-        json.struct_variant(fields, Ear { visitor, name: None, failed }).map_err(|_| Self::fault(failed, name))
-    }
-}
-
-/// What is read of a member or an item.
-struct Nested<'a, T> {
-    seed: T,
-    name: Option<&'a Cell<String>>,
-    failed: &'a Failed,
-}
-
-impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Nested<'_, T> {
-    type Value = T::Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<T::Value, D::Error> {
-        let Self { seed, name, failed } = self;
-        seed.deserialize(Listening { json, name, failed }).map_err(|fault| hide(failed, fault))
+    fn text(_: Hint, text: &str) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed(text))
     }
 }
 
@@ -421,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn each_misfit_has_its_code_and_its_place() {
+    fn each_decode_error_has_its_code_and_pointer() {
         for (json, code, pointer) in [
             ("7", FORMAT, ""),
             (r#"{"small":"x"}"#, TYPE, "/small"),
@@ -463,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_serde_takes_is_taken_on_the_way_to_the_misfit() {
+    fn value_that_serde_accepts_is_accepted() {
         let taken = r#"{"small":1,"text":null,"list":[[1],{"id":1,"more":{}}],"pair":[1,2],"numbers":{"1":true},
             "kind":{"Named":{"at":1}},"wide":340282366920938463463374607431768211455,"wrapped":1,"either":{"on":true},
             "shape":{"type":"Round","radius":1},"raw":{"any":[]},"letter":"x","nothing":null"#;
@@ -473,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_the_wrong_type_is_not_quoted() {
+    fn value_of_the_wrong_type_is_not_quoted() {
         assert!(!violation(r#"{"small":"hunter2"}"#).to_string().contains("hunter2"));
     }
 }

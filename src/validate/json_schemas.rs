@@ -1,4 +1,4 @@
-//! JSON Schemas for protocols that are not built in, or in place of those that are.
+//! Validation by JSON Schemas, for private protocols or instead of the built-in schemas.
 
 pub(crate) mod error;
 
@@ -15,11 +15,12 @@ use crate::{
     },
 };
 
-/// Checks payloads against JSON Schemas of draft 4, 6 or 7 (or later ones), by protocol and action.
+/// A validator that checks payloads against JSON Schemas of draft 4, 6, 7 or later, by protocol and action.
 ///
-/// A payload without a schema is refused with [`ErrorCode::NOT_IMPLEMENTED`]. A schema says itself which draft it is
-/// written in; without `$schema`, it is draft 7. It stands alone: a `$ref` leads to places within it. What is read of a
-/// payload that passes is a [`Value`], and a handler that takes one gets it.
+/// A payload without a schema is rejected with [`ErrorCode::NOT_IMPLEMENTED`]. The `$schema` of a schema sets its draft.
+/// Default draft 7. A `$ref` must point to a place in the same schema.
+///
+/// A valid payload is decoded as a [`Value`]. A handler that takes a [`Value`] gets it without decoding it again.
 ///
 /// ```
 /// use ocpp_rpc::{ErrorCode, Payload, validate::{JsonSchemas, PayloadContext, PayloadKind, Validator}};
@@ -33,8 +34,8 @@ use crate::{
 /// let schemas = JsonSchemas::new().schema("acme1", "SetLevel", PayloadKind::Request, schema)?;
 ///
 /// let payload = Payload::encode(&json!({"level": 8}))?;
-/// let subject = PayloadContext::new("acme1", "SetLevel", PayloadKind::Request, &payload);
-/// let violation = schemas.validate(&subject).expect_err("too high");
+/// let context = PayloadContext::new("acme1", "SetLevel", PayloadKind::Request, &payload);
+/// let violation = schemas.validate(&context).expect_err("too high");
 /// assert_eq!(*violation.code(), ErrorCode::PROPERTY_CONSTRAINT_VIOLATION);
 /// assert_eq!(violation.pointer(), "/level");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -42,21 +43,22 @@ use crate::{
 pub struct JsonSchemas {
     protocols: HashMap<String, HashMap<String, Action>>,
     formats: bool,
-    codes: Box<Codes>,
+    codes: Box<CodeOf>,
 }
 
-type Codes = dyn Fn(&str) -> Option<ErrorCode> + Send + Sync;
+type CodeOf = dyn Fn(&str) -> Option<ErrorCode> + Send + Sync;
 
 impl JsonSchemas {
-    /// No schema, of no protocol.
+    /// Creates a validator without schemas.
     pub fn new() -> Self {
         Self { protocols: HashMap::new(), formats: true, codes: Box::new(|_| None) }
     }
 
-    /// Adds the schema of one payload, in place of one that was there.
+    /// Sets the schema of one payload.
     ///
     /// # Errors
-    /// When it is not a schema of its draft. What shows only when it is [compiled](Self::compile) is not found yet.
+    /// Returns an error if the schema violates its draft. Other errors appear when the schema is
+    /// [compiled](Self::compile).
     pub fn schema(
         mut self,
         protocol: impl Into<String>,
@@ -65,28 +67,26 @@ impl JsonSchemas {
         schema: Value,
     ) -> Result<Self, SchemaError> {
         let (protocol, action) = (protocol.into(), action.into());
-        let unfit =
-            |error: ValidationError<'_>| SchemaError::unfit(&protocol, &action, kind, error.masked().to_string());
-        let known = schema.get("$schema").is_some();
-        match known {
-            true => jsonschema::meta::validate(&schema),
-            false => jsonschema::draft7::meta::validate(&schema),
-        }
-        .map_err(unfit)?;
+        let names_draft = schema.get("$schema").is_some();
+        let validate = if names_draft { jsonschema::meta::validate } else { jsonschema::draft7::meta::validate };
+        validate(&schema)
+            .map_err(|error| SchemaError::invalid(&protocol, &action, kind, error.masked().to_string()))?;
         let action = self.protocols.entry(protocol).or_default().entry(action).or_default();
-        *action.of(kind) = Some(Schema { source: schema, compiled: OnceLock::new() });
+        *action.schema_mut(kind) = Some(Schema { source: schema, compiled: OnceLock::new() });
         Ok(self)
     }
 
-    /// Adds the schema of a file, whose name says what it is of: `<Action>Request.json` or `<Action>.json`, and
-    /// `<Action>Response.json`.
+    /// Adds the schema of a file.
+    ///
+    /// The name of the file determines the payload: `<Action>Request.json` or `<Action>.json` for a request, and
+    /// `<Action>Response.json` for a response.
     ///
     /// # Errors
-    /// When the file cannot be read, has another name, is not JSON or not a schema.
+    /// Returns an error if reading the file fails, if its name does not end in `.json`, or if it is not a schema.
     pub fn file(self, protocol: impl Into<String>, path: impl AsRef<Path>) -> Result<Self, SchemaError> {
         let path = path.as_ref();
         let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
-        let name = name.ok_or_else(|| SchemaError::Name(path.to_owned()))?;
+        let name = name.ok_or_else(|| SchemaError::FileName(path.to_owned()))?;
         let (action, kind) = match (name.strip_suffix("Response"), name.strip_suffix("Request")) {
             (Some(action), _) => (action, PayloadKind::Response),
             (None, Some(action)) => (action, PayloadKind::Request),
@@ -98,32 +98,36 @@ impl JsonSchemas {
         self.schema(protocol, action, kind, schema)
     }
 
-    /// Adds the schemas of a folder, as the Open Charge Alliance publishes them: see [`file`](Self::file). Files that do
-    /// not end in `.json`, and folders inside, are left out.
+    /// Adds the schemas of a folder, as the Open Charge Alliance publishes them.
+    ///
+    /// The names of the files must be as in [`file`](Self::file). Names that do not end in `.json` and inner folders are
+    /// ignored.
     ///
     /// # Errors
-    /// As with [`file`](Self::file), and when there is no schema in it.
+    /// Returns an error if the folder contains no schema, or if adding one of its [files](Self::file) fails.
     pub fn folder(self, protocol: impl Into<String>, path: impl AsRef<Path>) -> Result<Self, SchemaError> {
         let (protocol, folder) = (protocol.into(), path.as_ref());
-        let unread = |error| SchemaError::Read(folder.to_owned(), error);
-        let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(unread)?;
+        let failed = |error| SchemaError::Read(folder.to_owned(), error);
+        let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
         let mut paths: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
         paths.retain(|path| path.is_file() && path.extension().is_some_and(|extension| extension == "json"));
         if paths.is_empty() {
-            return Err(SchemaError::Empty(folder.to_owned()));
+            return Err(SchemaError::EmptyFolder(folder.to_owned()));
         }
         paths.sort();
         paths.iter().try_fold(self, |schemas, path| schemas.file(protocol.as_str(), path))
     }
 
-    /// Lets `format` be a remark: dates, URIs and the like are not looked at.
+    /// Sets if the keyword `format` is checked, for dates, URIs and the like. Default `true`.
     #[must_use]
-    pub fn without_formats(self) -> Self {
-        Self { formats: false, ..self }
+    pub fn check_formats(self, formats: bool) -> Self {
+        Self { formats, ..self }
     }
 
-    /// Sets the code for a violation of a keyword, such as `maxLength`. Where `codes` has none, the code is that of the
-    /// table in [`Validation`](crate::validate::Validation).
+    /// Sets the codes for violations of keywords, such as `maxLength`.
+    ///
+    /// If `codes` returns `None` for a keyword, the table in [`Validation`](crate::validate::Validation) determines the
+    /// code.
     ///
     /// ```
     /// use ocpp_rpc::{ErrorCode, validate::JsonSchemas};
@@ -136,11 +140,13 @@ impl JsonSchemas {
         Self { codes: Box::new(codes), ..self }
     }
 
-    /// Compiles every schema now. Without it, each is compiled by the first connection that needs it, which takes some
-    /// milliseconds, and one that does not compile lets nothing pass.
+    /// Compiles every schema now.
+    ///
+    /// Otherwise each schema is compiled when a connection needs it for the first time, which takes some milliseconds. A
+    /// schema that does not compile rejects every payload then.
     ///
     /// # Errors
-    /// When a schema does not compile: a `$ref` that leads nowhere, or a pattern that is none.
+    /// Returns an error if a schema does not compile, for example because of a dangling `$ref` or an invalid pattern.
     pub fn compile(&self) -> Result<(), SchemaError> {
         for (protocol, actions) in &self.protocols {
             for (name, action) in actions {
@@ -150,7 +156,7 @@ impl JsonSchemas {
                     let Some(Err(reason)) = schema.as_ref().map(|schema| schema.compiled(self.formats)) else {
                         continue;
                     };
-                    return Err(SchemaError::unfit(protocol, name, kind, reason.clone()));
+                    return Err(SchemaError::invalid(protocol, name, kind, reason.clone()));
                 }
             }
         }
@@ -159,25 +165,25 @@ impl JsonSchemas {
 
     fn violation(&self, error: &ValidationError<'_>, payload: &Value) -> Violation {
         let mut pointer = error.instance_path().as_str().to_owned();
-        // The member itself, not the object that lacks it or has it.
+        // The pointer should name the member, not the object around it.
         let (keyword, member) = match error.kind() {
             ValidationErrorKind::Required { property } => ("required", property.as_str()),
             ValidationErrorKind::AdditionalProperties { unexpected }
             | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
                 (error.kind().keyword(), unexpected.first().map(String::as_str))
             }
-            // An object that may have no members at all: any of them is one too many.
+            // The object must not have members, so the first one is the violation.
             ValidationErrorKind::FalseSchema if error.schema_path().as_str().ends_with("/additionalProperties") => {
                 let object = payload.pointer(&pointer).and_then(Value::as_object);
                 ("additionalProperties", object.and_then(|object| object.keys().next().map(String::as_str)))
             }
             kind => (kind.keyword(), None),
         };
-        let code = (self.codes)(keyword).unwrap_or_else(|| code(keyword, &pointer));
+        let code = (self.codes)(keyword).unwrap_or_else(|| default_code(keyword, &pointer));
         if let Some(member) = member {
             pointer = format!("{pointer}/{}", member.replace('~', "~0").replace('/', "~1"));
         }
-        // Without the value: it may be long, or a secret.
+        // Masks the value, which may be long or a secret.
         Violation::new(code, pointer, error.masked().to_string())
     }
 }
@@ -193,20 +199,20 @@ impl Validator for JsonSchemas {
         self.protocols.contains_key(protocol)
     }
 
-    fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation> {
-        let action = self.protocols.get(subject.protocol).and_then(|actions| actions.get(subject.action));
-        let schema = action.and_then(|action| match subject.kind {
+    fn validate(&self, context: &PayloadContext<'_>) -> Result<Valid, Violation> {
+        let action = self.protocols.get(context.protocol).and_then(|actions| actions.get(context.action));
+        let schema = action.and_then(|action| match context.kind {
             PayloadKind::Request => action.request.as_ref(),
             PayloadKind::Response => action.response.as_ref(),
         });
         let Some(schema) = schema else {
-            return Err(Violation::new(ErrorCode::NOT_IMPLEMENTED, "", "there is no schema for it"));
+            return Err(Violation::new(ErrorCode::NOT_IMPLEMENTED, "", "has no schema"));
         };
         let validator = schema.compiled(self.formats).as_ref().map_err(|reason| {
             Violation::new(ErrorCode::INTERNAL_ERROR, "", format!("the schema does not compile: {reason}"))
         })?;
-        let unreadable = |error: serde_json::Error| Violation::new(ErrorCode::FORMAT_VIOLATION, "", error.to_string());
-        let value: Value = subject.payload.decode().map_err(unreadable)?;
+        let not_json = |error: serde_json::Error| Violation::new(ErrorCode::FORMAT_VIOLATION, "", error.to_string());
+        let value: Value = context.payload.decode().map_err(not_json)?;
         validator.validate(&value).map_err(|error| self.violation(&error, &value))?;
         Ok(Valid::with_value(value))
     }
@@ -230,7 +236,7 @@ struct Action {
 }
 
 impl Action {
-    fn of(&mut self, kind: PayloadKind) -> &mut Option<Schema> {
+    fn schema_mut(&mut self, kind: PayloadKind) -> &mut Option<Schema> {
         match kind {
             PayloadKind::Request => &mut self.request,
             PayloadKind::Response => &mut self.response,
@@ -256,10 +262,10 @@ impl Schema {
     }
 }
 
-/// Which code says that a keyword was violated at a place.
-fn code(keyword: &str, pointer: &str) -> ErrorCode {
+/// Returns the code for a violation of a keyword.
+fn default_code(keyword: &str, pointer: &str) -> ErrorCode {
     match keyword {
-        // The payload itself is no object.
+        // The payload itself is not an object.
         "type" if pointer.is_empty() => ErrorCode::FORMAT_VIOLATION,
         "type" => ErrorCode::TYPE_CONSTRAINT_VIOLATION,
         "additionalProperties" | "unevaluatedProperties" | "propertyNames" | "falseSchema" => {
@@ -293,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_names_its_code_and_its_place() {
+    fn violation_has_its_code_and_pointer() {
         let schemas = schemas(json!({
             "type": "object",
             "properties": {
@@ -341,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_may_have_no_members_has_one_too_many() {
+    fn member_of_an_object_without_members_is_the_violation() {
         let none = || json!({"type": "object", "additionalProperties": false});
         let schemas = schemas(json!({"properties": {"list": {"items": none()}}}));
         let violation = set(&schemas, r#"{"list":[{},{"a":1}]}"#).expect_err("a member");
@@ -349,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn tenths_are_not_fooled_by_floating_point() {
+    fn multiple_of_a_tenth_is_exact() {
         let schemas = schemas(json!({"properties": {"limit": {"type": "number", "multipleOf": 0.1}}}));
         for number in ["0.1", "0.3", "21.4", "1e-1", "100000000.1", "-0.7", "16", "0"] {
             assert!(set(&schemas, &format!(r#"{{"limit":{number}}}"#)).is_ok(), "{number}");
@@ -361,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_of_the_draft_that_it_names() {
+    fn schema_keyword_sets_the_draft() {
         let draft = |number: &str, rule: &Value| {
             let name = format!("http://json-schema.org/draft-{number}/schema#");
             schemas(json!({"$schema": name, "properties": {"level": rule}}))
@@ -381,14 +387,14 @@ mod tests {
     }
 
     #[test]
-    fn formats_can_be_a_remark() {
+    fn format_keyword_is_ignored_if_disabled() {
         let dated = || schemas(json!({"properties": {"date": {"type": "string", "format": "date-time"}}}));
         assert!(set(&dated(), r#"{"date":"tomorrow"}"#).is_err());
-        assert!(set(&dated().without_formats(), r#"{"date":"tomorrow"}"#).is_ok());
+        assert!(set(&dated().check_formats(false), r#"{"date":"tomorrow"}"#).is_ok());
     }
 
     #[test]
-    fn codes_can_be_others() {
+    fn codes_replace_the_default_codes() {
         let codes = |keyword: &str| (keyword == "required").then_some(ErrorCode::PROTOCOL_ERROR);
         let schemas = schemas(json!({"type": "object", "required": ["a"]})).codes(codes);
         assert_eq!(*set(&schemas, "{}").expect_err("missing").code(), ErrorCode::PROTOCOL_ERROR);
@@ -396,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_without_a_schema_is_not_implemented() {
+    fn payload_without_a_schema_is_not_implemented() {
         let schemas = schemas(json!({}));
         assert!(schemas.supports("acme1") && !schemas.supports("acme2"));
         let payload = Payload::default();
@@ -412,27 +418,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schema_is_found_at_once_or_when_it_is_compiled() {
+    fn invalid_schema_fails_when_added_or_compiled() {
         let schema = |schema| JsonSchemas::new().schema("acme1", "Set", PayloadKind::Response, schema);
         let error = schema(json!({"type": "text"})).expect_err("no type").to_string();
-        assert!(error.starts_with("the schema of the response of Set (acme1) is none: "), "{error}");
+        assert!(error.starts_with("invalid schema of the response of Set (acme1): "), "{error}");
 
         for nowhere in ["#/definitions/a", "other.json", "http://127.0.0.1:9/schema.json"] {
             let schemas = schemas(json!({"$ref": nowhere}));
-            assert!(matches!(schemas.compile(), Err(SchemaError::Unfit { .. })), "{nowhere}");
+            assert!(matches!(schemas.compile(), Err(SchemaError::Invalid { .. })), "{nowhere}");
             assert_eq!(*set(&schemas, "{}").expect_err("not compiled").code(), ErrorCode::INTERNAL_ERROR);
         }
         assert!(schemas(json!({"$ref": "#"})).compile().is_ok());
     }
 
     #[test]
-    fn files_are_named_after_what_they_are_of() {
+    fn file_name_determines_the_payload() {
         let folder = std::env::temp_dir().join(format!("ocpp-rpc-schemas-{}", std::process::id()));
         fs::create_dir_all(folder.join("inside.json")).expect("a folder");
         let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("written");
         let read = || JsonSchemas::new().folder("acme1", &folder);
 
-        assert!(matches!(read(), Err(SchemaError::Empty(path)) if path == folder));
+        assert!(matches!(read(), Err(SchemaError::EmptyFolder(path)) if path == folder));
         write("readme.txt", "no schema");
         write("Set.json", "\u{feff}{\"required\": [\"a\"]}");
         write("SetResponse.json", "{\"required\": [\"b\"]}");
@@ -443,8 +449,8 @@ mod tests {
             ("Set", PayloadKind::Response, "/b"),
             ("Get", PayloadKind::Request, "/c"),
         ] {
-            let subject = PayloadContext::new("acme1", action, kind, &empty);
-            assert_eq!(schemas.validate(&subject).expect_err("missing").pointer(), pointer);
+            let context = PayloadContext::new("acme1", action, kind, &empty);
+            assert_eq!(schemas.validate(&context).expect_err("missing").pointer(), pointer);
         }
 
         write("Broken.json", "{");
@@ -452,12 +458,12 @@ mod tests {
         fs::remove_dir_all(&folder).expect("removed");
         assert!(matches!(read(), Err(SchemaError::Read(path, _)) if path == folder));
         let file = |path: &str| JsonSchemas::new().file("acme1", path);
-        assert!(matches!(file("Set.yaml"), Err(SchemaError::Name(_))));
+        assert!(matches!(file("Set.yaml"), Err(SchemaError::FileName(_))));
         assert!(matches!(file("Set.json"), Err(SchemaError::Read(..))));
     }
 
     #[test]
-    fn the_value_goes_along() {
+    fn valid_payload_has_its_value() {
         let valid = set(&schemas(json!({})), r#"{"a":1}"#).expect("valid");
         assert_eq!(valid.take::<Value>(), Some(json!({"a": 1})));
     }

@@ -1,7 +1,7 @@
-//! OCPP 1.6, 2.0.1 and 2.1 to the letter of their schemas, without a schema file.
+//! Validation by the official schemas of OCPP 1.6, 2.0.1 and 2.1, without schema files.
 //!
-//! A payload is read once, as the type of its action, by a [reader] that is as strict as a schema. What the types know
-//! of lengths, ranges and enumerations is checked on the value, and the value goes along with the verdict.
+//! A [reader] as strict as a schema decodes each payload once, as the type of its action. The type then checks lengths,
+//! ranges and enumerations on the value, and the handler gets the same value.
 
 mod formats;
 mod reader;
@@ -22,11 +22,11 @@ use crate::{
     validate::validator::{PayloadContext, PayloadKind, Valid, Validator},
 };
 
-/// Checks the payloads of `ocpp1.6` (with its security extensions), `ocpp2.0.1` and `ocpp2.1` against their official
-/// schemas, which are built in: see [`Validation`](crate::validate::Validation).
+/// A validator with the official schemas of `ocpp1.6` (with its security extensions), `ocpp2.0.1` and `ocpp2.1`.
 ///
-/// A payload that passes is read as the type that the crate `ocpp-kit` (0.3) has for it; a handler, or a call, that asks
-/// for that type gets the value without a second reading.
+/// See [`Validation`](crate::validate::Validation) for its codes and limits. A valid payload is decoded as the type that
+/// the crate `ocpp-kit` (0.3) has for it. If a handler or a call takes this type, it gets the value without decoding the
+/// payload again.
 ///
 /// ```
 /// # #[cfg(feature = "server")] {
@@ -40,15 +40,15 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It can be asked by itself as well:
+/// A validator can also check a single payload:
 ///
 /// ```
 /// use ocpp_rpc::{ErrorCode, Payload, validate::{OcppSchemas, PayloadContext, PayloadKind, Validator}};
 /// use serde_json::json;
 ///
 /// let payload = Payload::encode(&json!({"idTag": "a tag of more than twenty characters"}))?;
-/// let subject = PayloadContext::new("ocpp1.6", "Authorize", PayloadKind::Request, &payload);
-/// let violation = OcppSchemas.validate(&subject).expect_err("too long");
+/// let context = PayloadContext::new("ocpp1.6", "Authorize", PayloadKind::Request, &payload);
+/// let violation = OcppSchemas.validate(&context).expect_err("too long");
 /// assert_eq!(*violation.code(), ErrorCode::PROPERTY_CONSTRAINT_VIOLATION);
 /// assert_eq!(violation.pointer(), "/idTag");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -58,28 +58,28 @@ pub struct OcppSchemas;
 
 impl Validator for OcppSchemas {
     fn supports(&self, protocol: &str) -> bool {
-        actions_of(protocol).is_some()
+        actions_for(protocol).is_some()
     }
 
-    fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation> {
-        let unknown = |what| Err(Violation::new(ErrorCode::NOT_IMPLEMENTED, "", what));
-        let Some(actions) = actions_of(subject.protocol) else { return unknown("the protocol is unknown") };
-        let Ok(at) = actions.binary_search_by_key(&subject.action, |action| action.name) else {
-            return unknown("the action is unknown");
+    fn validate(&self, context: &PayloadContext<'_>) -> Result<Valid, Violation> {
+        let not_implemented = |reason| Err(Violation::new(ErrorCode::NOT_IMPLEMENTED, "", reason));
+        let Some(actions) = actions_for(context.protocol) else { return not_implemented("the protocol is unknown") };
+        let Ok(index) = actions.binary_search_by_key(&context.action, |action| action.name) else {
+            return not_implemented("the action is unknown");
         };
-        match (subject.kind, actions[at].response) {
-            (PayloadKind::Request, _) => (actions[at].request)(subject.payload),
-            (PayloadKind::Response, Some(response)) => response(subject.payload),
-            (PayloadKind::Response, None) => unknown("the action has no response"),
+        match (context.kind, actions[index].response) {
+            (PayloadKind::Request, _) => (actions[index].request)(context.payload),
+            (PayloadKind::Response, Some(response)) => response(context.payload),
+            (PayloadKind::Response, None) => not_implemented("the action has no response"),
         }
     }
 }
 
-/// How the payloads of an action are checked.
+/// The checks of the payloads of an action.
 struct Action {
     name: &'static str,
     request: Check,
-    /// A SEND has none.
+    /// `None` for a SEND.
     response: Option<Check>,
 }
 
@@ -97,8 +97,8 @@ macro_rules! checks {
     (@optional $check:expr) => { Some($check) };
 }
 
-/// Sorted by name.
-fn actions_of(protocol: &str) -> Option<&'static [Action]> {
+/// Returns the actions of a protocol, sorted by name.
+fn actions_for(protocol: &str) -> Option<&'static [Action]> {
     const OCPP_1_6: &[Action] = table::ocpp1_6!(checks);
     const OCPP_2_0_1: &[Action] = table::ocpp2_0_1!(checks);
     const OCPP_2_1: &[Action] = table::ocpp2_1!(checks);
@@ -117,7 +117,7 @@ fn check<T: DeserializeOwned + Validate + Send + 'static>(payload: &Payload) -> 
     {
         return Err(first.into());
     }
-    match beyond_the_types(&value) {
+    match check_untyped_rules(&value) {
         Some(violation) => Err(violation),
         None => Ok(Valid::with_value(value)),
     }
@@ -135,26 +135,26 @@ impl From<ocpp_kit::validate::Violation> for Violation {
     }
 }
 
-/// What the schemas of OCPP 1.6 ask for and the types do not know: limits in tenths, and URIs.
-fn beyond_the_types(value: &dyn Any) -> Option<Violation> {
+/// Checks the rules of the OCPP 1.6 schemas that the types do not have: numbers in tenths, and URIs.
+fn check_untyped_rules(value: &dyn Any) -> Option<Violation> {
     if let Some(request) = value.downcast_ref::<v1_6::SetChargingProfileRequest>() {
-        tenths(&request.cs_charging_profiles.charging_schedule, "/csChargingProfiles/chargingSchedule")
+        check_tenths(&request.cs_charging_profiles.charging_schedule, "/csChargingProfiles/chargingSchedule")
     } else if let Some(request) = value.downcast_ref::<v1_6::RemoteStartTransactionRequest>() {
-        tenths(&request.charging_profile.as_ref()?.charging_schedule, "/chargingProfile/chargingSchedule")
+        check_tenths(&request.charging_profile.as_ref()?.charging_schedule, "/chargingProfile/chargingSchedule")
     } else if let Some(response) = value.downcast_ref::<v1_6::GetCompositeScheduleResponse>() {
-        tenths(response.charging_schedule.as_ref()?, "/chargingSchedule")
+        check_tenths(response.charging_schedule.as_ref()?, "/chargingSchedule")
     } else if let Some(request) = value.downcast_ref::<v1_6::GetDiagnosticsRequest>() {
-        uri(&request.location)
+        check_uri(&request.location)
     } else if let Some(request) = value.downcast_ref::<v1_6::UpdateFirmwareRequest>() {
-        uri(&request.location)
+        check_uri(&request.location)
     } else {
         None
     }
 }
 
-fn tenths(schedule: &v1_6::ChargingSchedule, pointer: &str) -> Option<Violation> {
+fn check_tenths(schedule: &v1_6::ChargingSchedule, pointer: &str) -> Option<Violation> {
     let is_tenths = |number: &Decimal| number.rescale(1).is_some();
-    let wrong = |pointer| {
+    let violation = |pointer| {
         Some(Violation::new(
             ErrorCode::PROPERTY_CONSTRAINT_VIOLATION,
             pointer,
@@ -162,15 +162,15 @@ fn tenths(schedule: &v1_6::ChargingSchedule, pointer: &str) -> Option<Violation>
         ))
     };
     if schedule.min_charging_rate.is_some_and(|rate| !is_tenths(&rate)) {
-        return wrong(format!("{pointer}/minChargingRate"));
+        return violation(format!("{pointer}/minChargingRate"));
     }
     let period = schedule.charging_schedule_period.iter().position(|period| !is_tenths(&period.limit))?;
-    wrong(format!("{pointer}/chargingSchedulePeriod/{period}/limit"))
+    violation(format!("{pointer}/chargingSchedulePeriod/{period}/limit"))
 }
 
-fn uri(location: &str) -> Option<Violation> {
-    let wrong = || Violation::new(ErrorCode::PROPERTY_CONSTRAINT_VIOLATION, "/location", "is not a URI (RFC 3986)");
-    (!formats::is_uri(location)).then(wrong)
+fn check_uri(location: &str) -> Option<Violation> {
+    let violation = || Violation::new(ErrorCode::PROPERTY_CONSTRAINT_VIOLATION, "/location", "is not a URI (RFC 3986)");
+    (!formats::is_uri(location)).then(violation)
 }
 
 #[cfg(test)]
@@ -192,12 +192,12 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(result: Result<Valid, Violation>, code: &ErrorCode, pointer: &str) {
-        let violation = result.expect_err("refused");
+    fn assert_rejected(result: Result<Valid, Violation>, code: &ErrorCode, pointer: &str) {
+        let violation = result.expect_err("rejected");
         assert_eq!((violation.code(), violation.pointer()), (code, pointer), "{violation}");
     }
 
-    /// OCPP 1.6's MeterValues, with these members of its second sampled value.
+    /// Returns a MeterValues request of OCPP 1.6 with these members in its second sampled value.
     fn meter_values(sampled: &str) -> String {
         format!(
             r#"{{"connectorId":1,"meterValue":[{{"timestamp":"2026-01-01T00:00:00Z","sampledValue":[{{"value":"1"}},{{{sampled}}}]}}]}}"#
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_names_its_code_and_its_place() {
+    fn violation_has_its_code_and_pointer() {
         for (json, code, pointer) in [
             ("[]", FORMAT, ""),
             (r#"["tag"]"#, FORMAT, ""),
@@ -223,15 +223,15 @@ mod tests {
             (r#"{"idTag":"tag","a/b~c":1}"#, FORMAT, "/a~1b~0c"),
             (r#"{"idTag":"tag","a\u0062":1}"#, FORMAT, "/ab"),
         ] {
-            refused(request("ocpp1.6", "Authorize", json), &code, pointer);
+            assert_rejected(request("ocpp1.6", "Authorize", json), &code, pointer);
         }
-        // Characters are counted, not bytes.
+        // The limit is 20 characters, not bytes.
         assert!(request("ocpp1.6", "Authorize", r#"{"idTag":"ÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄÄ"}"#).is_ok());
         assert!(request("ocpp1.6", "Authorize", r#" { "\u0069dTag" : "t\u0061g" } "#).is_ok());
     }
 
     #[test]
-    fn a_violation_deep_inside_names_its_place() {
+    fn nested_violation_has_its_pointer() {
         let value = "/meterValue/0/sampledValue/1";
         for (sampled, code, member) in [
             ("", OCCURRENCE, "/value"),
@@ -242,15 +242,15 @@ mod tests {
             (r#""value":"1","units":"Wh""#, FORMAT, "/units"),
         ] {
             let json = meter_values(sampled);
-            refused(request("ocpp1.6", "MeterValues", &json), &code, &format!("{value}{member}"));
+            assert_rejected(request("ocpp1.6", "MeterValues", &json), &code, &format!("{value}{member}"));
         }
         let array = r#"{"connectorId":1,"meterValue":[{"timestamp":"2026-01-01T00:00:00Z","sampledValue":[["1"]]}]}"#;
-        refused(request("ocpp1.6", "MeterValues", array), &TYPE, "/meterValue/0/sampledValue/0");
+        assert_rejected(request("ocpp1.6", "MeterValues", array), &TYPE, "/meterValue/0/sampledValue/0");
         assert!(request("ocpp1.6", "MeterValues", &meter_values(r#""value":"1","unit":"kWh""#)).is_ok());
     }
 
     #[test]
-    fn whole_numbers_are_whole_and_of_32_bits() {
+    fn integer_with_a_fraction_or_over_32_bits_is_rejected() {
         let reset = |evse| request("ocpp2.0.1", "Reset", &format!(r#"{{"type":"Immediate","evseId":{evse}}}"#));
         for whole in ["0", "-1", "1.0", "1e2", "2147483647", "-2147483648"] {
             assert!(reset(whole).is_ok(), "{whole}");
@@ -263,13 +263,13 @@ mod tests {
             ("-2147483649.0", PROPERTY),
             ("1e300", PROPERTY),
         ] {
-            refused(reset(number), &code, "/evseId");
+            assert_rejected(reset(number), &code, "/evseId");
         }
-        refused(reset("1e999"), &FORMAT, "/evseId");
+        assert_rejected(reset("1e999"), &FORMAT, "/evseId");
     }
 
     #[test]
-    fn tenths_are_not_fooled_by_floating_point() {
+    fn number_in_tenths_is_exact() {
         let profile = |limit: &str, rate: &str| {
             let schedule = format!(
                 r#"{{"chargingRateUnit":"A","minChargingRate":{rate},"chargingSchedulePeriod":[{{"startPeriod":0,"limit":1}},{{"startPeriod":9,"limit":{limit}}}]}}"#
@@ -293,21 +293,21 @@ mod tests {
         }
         for number in ["0.15", "21.45", "1e-2", "0.1000000001"] {
             for (result, schedule) in profile(number, "1") {
-                refused(result, &PROPERTY, &format!("{schedule}/chargingSchedulePeriod/1/limit"));
+                assert_rejected(result, &PROPERTY, &format!("{schedule}/chargingSchedulePeriod/1/limit"));
             }
             for (result, schedule) in profile("1", number) {
-                refused(result, &PROPERTY, &format!("{schedule}/minChargingRate"));
+                assert_rejected(result, &PROPERTY, &format!("{schedule}/minChargingRate"));
             }
         }
         for (number, code) in [("\"16\"", TYPE), ("null", TYPE), ("[16]", TYPE), ("1e30", PROPERTY)] {
             for (result, schedule) in profile(number, "1") {
-                refused(result, &code, &format!("{schedule}/chargingSchedulePeriod/1/limit"));
+                assert_rejected(result, &code, &format!("{schedule}/chargingSchedulePeriod/1/limit"));
             }
         }
     }
 
     #[test]
-    fn dates_and_uris_are_checked() {
+    fn invalid_date_or_uri_is_rejected() {
         for action in ["GetDiagnostics", "UpdateFirmware"] {
             let json = |location, date| format!(r#"{{"location":"{location}","retrieveDate":"{date}"}}"#);
             let json = |location, date| match action {
@@ -316,15 +316,15 @@ mod tests {
             };
             let date = if action == "GetDiagnostics" { "/startTime" } else { "/retrieveDate" };
             assert!(request("ocpp1.6", action, &json("ftp://a/b", "2026-01-01T00:00:00.5+01:00")).is_ok());
-            refused(request("ocpp1.6", action, &json("a b", "2026-01-01T00:00:00Z")), &PROPERTY, "/location");
+            assert_rejected(request("ocpp1.6", action, &json("a b", "2026-01-01T00:00:00Z")), &PROPERTY, "/location");
             for wrong in ["tomorrow", "", "2026-01-01", "2026-01-01 00:00:00Z", "2026-01-01T00:00:00"] {
-                refused(request("ocpp1.6", action, &json("ftp://a/b", wrong)), &PROPERTY, date);
+                assert_rejected(request("ocpp1.6", action, &json("ftp://a/b", wrong)), &PROPERTY, date);
             }
         }
     }
 
     #[test]
-    fn what_the_schemas_leave_open_is_open() {
+    fn member_without_a_schema_takes_any_value() {
         for json in [
             r#"{"vendorId":"acme","data":null}"#,
             r#"{"vendorId":"acme","data":[1,{"a":null}]}"#,
@@ -335,45 +335,49 @@ mod tests {
             }
         }
         let inside = |data| request("ocpp2.1", "Heartbeat", &format!(r#"{{"customData":{data}}}"#));
-        refused(inside("{}"), &OCCURRENCE, "/customData/vendorId");
-        refused(inside(r#"{"x":1,"vendorId":1}"#), &TYPE, "/customData/vendorId");
-        refused(inside("[]"), &TYPE, "/customData");
-        refused(inside("null"), &TYPE, "/customData");
-        refused(request("ocpp1.6", "Heartbeat", r#"{"customData":{"vendorId":"acme"}}"#), &FORMAT, "/customData");
+        assert_rejected(inside("{}"), &OCCURRENCE, "/customData/vendorId");
+        assert_rejected(inside(r#"{"x":1,"vendorId":1}"#), &TYPE, "/customData/vendorId");
+        assert_rejected(inside("[]"), &TYPE, "/customData");
+        assert_rejected(inside("null"), &TYPE, "/customData");
+        assert_rejected(
+            request("ocpp1.6", "Heartbeat", r#"{"customData":{"vendorId":"acme"}}"#),
+            &FORMAT,
+            "/customData",
+        );
     }
 
     #[test]
-    fn an_action_that_the_version_lacks_is_not_implemented() {
+    fn unknown_action_of_a_version_is_not_implemented() {
         for (protocol, action) in [("ocpp1.6", "TransactionEvent"), ("ocpp2.0.1", "AFRRSignal"), ("ocpp1.5", "Reset")] {
-            refused(request(protocol, action, "{}"), &ErrorCode::NOT_IMPLEMENTED, "");
+            assert_rejected(request(protocol, action, "{}"), &ErrorCode::NOT_IMPLEMENTED, "");
         }
         let (stream, kind) = ("NotifyPeriodicEventStream", PayloadKind::Response);
-        refused(validate("ocpp2.1", stream, kind, "{}"), &ErrorCode::NOT_IMPLEMENTED, "");
-        refused(request("ocpp2.1", stream, "{}"), &OCCURRENCE, "/data");
+        assert_rejected(validate("ocpp2.1", stream, kind, "{}"), &ErrorCode::NOT_IMPLEMENTED, "");
+        assert_rejected(request("ocpp2.1", stream, "{}"), &OCCURRENCE, "/data");
         assert!(!OcppSchemas.supports("ocpp1.5"));
     }
 
     #[test]
-    fn every_action_is_found_by_its_name() {
+    fn every_action_has_its_checks() {
         for (protocol, count) in [("ocpp1.6", 39), ("ocpp2.0.1", 64), ("ocpp2.1", 91)] {
             assert!(OcppSchemas.supports(protocol));
-            let actions = actions_of(protocol).expect("known");
+            let actions = actions_for(protocol).expect("known");
             assert_eq!(actions.len(), count);
             for action in actions {
                 let result = request(protocol, action.name, "[]");
-                refused(result, &FORMAT, "");
+                assert_rejected(result, &FORMAT, "");
             }
         }
     }
 
     #[test]
-    fn the_value_goes_along() {
+    fn valid_payload_has_its_value() {
         let valid = request("ocpp1.6", "Authorize", r#"{"idTag":"tag"}"#).expect("valid");
         assert_eq!(valid.take::<v1_6::AuthorizeRequest>().expect("read").id_tag, "tag");
     }
 
     #[test]
-    fn a_value_of_the_wrong_type_is_not_told() {
+    fn value_of_the_wrong_type_is_not_quoted() {
         let violation = request("ocpp2.0.1", "Reset", r#"{"type":"Immediate","evseId":"hunter2"}"#).expect_err("text");
         assert_eq!(violation.to_string(), "/evseId: is a string, not i32");
     }

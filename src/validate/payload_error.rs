@@ -1,12 +1,12 @@
-//! What a deserializer finds wrong with a payload, by kind and place: the error type of those that keep both.
+//! The error of a deserializer that keeps the kind of the error and the path to it.
 
-use std::{cell::Cell, fmt};
+use std::fmt;
 
 use serde::de::{self, Expected, Unexpected};
 
 use crate::error::{ErrorCode, Violation};
 
-/// Why a payload is not what it should be, and where.
+/// An error in a payload.
 #[derive(Debug)]
 pub(super) struct PayloadError(Box<Inner>);
 
@@ -14,25 +14,25 @@ pub(super) struct PayloadError(Box<Inner>);
 struct Inner {
     kind: Kind,
     reason: String,
-    /// The way there, from the inside out.
+    /// The path to the error, innermost step first.
     path: Vec<Step>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It is no JSON, or its numbers are too large for anything.
+    /// The text is not JSON, or a number exceeds every type.
     NotJson,
-    /// A member that must be there is not.
+    /// A required member is missing.
     Missing,
-    /// A member that may not be there is.
+    /// A member is not allowed.
     Unknown,
-    /// A member is there twice.
+    /// A member appears twice.
     Repeated,
-    /// There are too few or too many items.
+    /// An array has too few or too many items.
     Length,
-    /// It is of another JSON type.
+    /// A value has the wrong JSON type.
     Type,
-    /// It is of the right type, but not a value that is allowed.
+    /// A value has the right type, but is not allowed.
     Value,
 }
 
@@ -47,12 +47,13 @@ impl PayloadError {
         Self(Box::new(Inner { kind, reason: reason.into(), path: Vec::new() }))
     }
 
+    /// Adds the step that leads to the path so far.
     pub(super) fn within(mut self, step: Step) -> Self {
         self.0.path.push(step);
         self
     }
 
-    /// Where it happened, as a JSON pointer (RFC 6901).
+    /// Returns the path as a JSON pointer (RFC 6901).
     fn pointer(&self) -> String {
         let mut pointer = String::new();
         for step in self.0.path.iter().rev() {
@@ -74,15 +75,14 @@ impl fmt::Display for PayloadError {
 
 impl std::error::Error for PayloadError {}
 
-/// What serde says of a value, kept apart.
 impl de::Error for PayloadError {
-    /// What the types say of dates and numbers.
+    // The types use this for dates and numbers.
     fn custom<T: fmt::Display>(reason: T) -> Self {
         Self::new(Kind::Value, reason.to_string())
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        // Without the value: what stands in the wrong place may be a secret.
+        // Leaves the value out, because a value in the wrong place may be a secret.
         let found = match found {
             Unexpected::Bool(_) => "a boolean",
             Unexpected::Unsigned(_) | Unexpected::Signed(_) => "a number",
@@ -117,40 +117,27 @@ impl de::Error for PayloadError {
     }
 
     fn duplicate_field(name: &'static str) -> Self {
-        Self::new(Kind::Repeated, "is there twice").within(Step::Member(name.to_owned()))
+        Self::new(Kind::Repeated, "appears twice").within(Step::Member(name.to_owned()))
     }
 }
 
 impl PayloadError {
     pub(super) fn unknown_member() -> Self {
-        Self::new(Kind::Unknown, "is not a member that is known here")
+        Self::new(Kind::Unknown, "is not a known member")
     }
 }
 
 impl From<PayloadError> for Violation {
-    fn from(fault: PayloadError) -> Self {
-        let pointer = fault.pointer();
-        let code = match fault.0.kind {
-            // The payload itself is no object.
+    fn from(error: PayloadError) -> Self {
+        let pointer = error.pointer();
+        let code = match error.0.kind {
+            // The payload itself is not an object.
             Kind::Type if pointer.is_empty() => ErrorCode::FORMAT_VIOLATION,
             Kind::NotJson | Kind::Unknown | Kind::Repeated => ErrorCode::FORMAT_VIOLATION,
             Kind::Missing | Kind::Length => ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION,
             Kind::Type => ErrorCode::TYPE_CONSTRAINT_VIOLATION,
             Kind::Value => ErrorCode::PROPERTY_CONSTRAINT_VIOLATION,
         };
-        Self::new(code, pointer, fault.0.reason)
+        Self::new(code, pointer, error.0.reason)
     }
-}
-
-/// Carries a fault past `serde_json`, whose own errors would keep nothing but its text.
-pub(super) type Failed = Cell<Option<PayloadError>>;
-
-pub(super) fn hide<E: de::Error>(failed: &Failed, fault: PayloadError) -> E {
-    failed.set(Some(fault));
-    E::custom("")
-}
-
-/// The fault that was hidden, or else what `serde_json` itself found.
-pub(super) fn find(failed: &Failed, error: impl fmt::Display) -> PayloadError {
-    failed.take().unwrap_or_else(|| PayloadError::new(Kind::NotJson, error.to_string()))
 }

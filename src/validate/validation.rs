@@ -1,4 +1,4 @@
-//! What of a connection is validated.
+//! The choice of payloads to validate.
 
 use std::{fmt, sync::Arc};
 
@@ -8,53 +8,53 @@ use crate::{error::BuildError, validate::validator::Validator};
 #[derive(Clone)]
 pub struct Validation {
     pub(crate) validator: Arc<dyn Validator>,
-    /// None are all.
+    /// The protocols to validate, or `None` for all.
     pub(crate) protocols: Option<Vec<Arc<str>>>,
     pub(crate) report_only: bool,
 }
 
 impl Validation {
-    /// Checks the payloads of every protocol.
+    /// Creates a validation of the payloads of every protocol.
     pub fn new(validator: impl Validator) -> Self {
         Self { validator: Arc::new(validator), protocols: None, report_only: false }
     }
 
-    /// Checks the payloads of these protocols only.
+    /// Limits the validation to these protocols.
     #[must_use]
     pub fn only<P: AsRef<str>>(self, protocols: impl IntoIterator<Item = P>) -> Self {
         let protocols = protocols.into_iter().map(|protocol| protocol.as_ref().into()).collect();
         Self { protocols: Some(protocols), ..self }
     }
 
-    /// Lets everything pass, and tells of violations by events alone.
+    /// Sets if violations are only reported by events, so that every payload passes. Default `false`.
     #[must_use]
-    pub fn report_only(self) -> Self {
-        Self { report_only: true, ..self }
+    pub fn report_only(self, report_only: bool) -> Self {
+        Self { report_only, ..self }
     }
 
-    /// Whether payloads of this protocol are checked.
+    /// Returns `true` if payloads of this protocol must be checked.
     pub(crate) fn applies_to(&self, protocol: &str) -> bool {
         let is_named = |names: &Vec<Arc<str>>| names.iter().any(|name| **name == *protocol);
         self.protocols.as_ref().is_none_or(is_named) && self.validator.supports(protocol)
     }
 
-    /// Refuses what checks nothing, or not all that it is asked to.
+    /// Checks that the validation covers some of `protocols`, and all that [`only`](Self::only) names.
     pub(crate) fn check(&self, protocols: &[Arc<str>]) -> Result<(), BuildError> {
         if protocols.is_empty() {
-            return Err(BuildError("validation without a protocol: nobody could say what is valid".into()));
+            return Err(BuildError("cannot validate payloads without a protocol: set the protocols".into()));
         }
         let named = self.protocols.as_deref().unwrap_or(protocols);
         if let Some(unknown) = named.iter().find(|name| !protocols.contains(name)) {
-            return Err(BuildError(format!("validation of {unknown:?}, which is none of the protocols")));
+            return Err(BuildError(format!("validation is limited to {unknown:?}, which is not one of the protocols")));
         }
         match named.iter().find(|name| !self.validator.supports(name)) {
-            Some(unknown) => Err(BuildError(format!("the validator does not know the protocol {unknown:?}"))),
+            Some(unknown) => Err(BuildError(format!("the validator does not support the protocol {unknown:?}"))),
             None => Ok(()),
         }
     }
 }
 
-/// Two are equal that have the same validator, not one that is like it.
+/// Compares validators by identity: two are equal only if they share one.
 impl PartialEq for Validation {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.validator, &other.validator)

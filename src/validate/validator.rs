@@ -1,4 +1,4 @@
-//! The trait of those that know what payloads must look like.
+//! The trait of validators, with its arguments and results.
 
 use std::{
     any::Any,
@@ -8,14 +8,15 @@ use std::{
 
 use crate::{error::Violation, message::payload::Payload};
 
-/// Knows what the payloads of protocols must look like.
+/// The rules for the payloads of some protocols.
 ///
-/// It is asked by the task of a connection, about each payload once: it should be quick and must not block.
+/// The task of a connection calls the validator once for each payload. The validator should return quickly and must not
+/// block.
 ///
 /// ```
 /// use ocpp_rpc::{ErrorCode, validate::{PayloadContext, PayloadKind, Valid, Validator, Violation}};
 ///
-/// /// A private protocol, in which every request is dated.
+/// /// A private protocol in which every request must have a timestamp.
 /// struct Dated;
 ///
 /// #[derive(serde::Deserialize)]
@@ -28,14 +29,14 @@ use crate::{error::Violation, message::payload::Payload};
 ///         protocol == "acme1"
 ///     }
 ///
-///     fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation> {
-///         if subject.kind == PayloadKind::Response {
+///     fn validate(&self, context: &PayloadContext<'_>) -> Result<Valid, Violation> {
+///         if context.kind == PayloadKind::Response {
 ///             return Ok(Valid::without_value());
 ///         }
 ///         let wrong = |error: serde_json::Error| {
 ///             Violation::new(ErrorCode::TYPE_CONSTRAINT_VIOLATION, "/timestamp", error.to_string())
 ///         };
-///         match subject.payload.decode::<Request>().map_err(wrong)?.timestamp {
+///         match context.payload.decode::<Request>().map_err(wrong)?.timestamp {
 ///             Some(_) => Ok(Valid::without_value()),
 ///             None => Err(Violation::new(ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION, "/timestamp", "is missing")),
 ///         }
@@ -43,33 +44,30 @@ use crate::{error::Violation, message::payload::Payload};
 /// }
 /// ```
 pub trait Validator: Send + Sync + 'static {
-    /// Whether there are rules for this subprotocol. Settings that ask for validation where there are none are
-    /// refused.
+    /// Returns `true` if there are rules for this subprotocol. `build` returns an error if it must validate a protocol
+    /// without rules.
     fn supports(&self, protocol: &str) -> bool;
 
-    /// Checks one payload. An action that the protocol does not have is a violation with
-    /// [`ErrorCode::NOT_IMPLEMENTED`].
+    /// Checks one payload.
     ///
     /// # Errors
-    /// What is wrong with it, and which code says so.
-    fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation>;
+    /// Returns the violation and its code. If the protocol does not have the action, the code should be
+    /// [`ErrorCode::NOT_IMPLEMENTED`].
+    fn validate(&self, context: &PayloadContext<'_>) -> Result<Valid, Violation>;
 }
 
-/// For each protocol the first of the two that knows it.
+/// Uses the first of the two validators that supports the protocol.
 impl<A: Validator, B: Validator> Validator for (A, B) {
     fn supports(&self, protocol: &str) -> bool {
         self.0.supports(protocol) || self.1.supports(protocol)
     }
 
-    fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation> {
-        match self.0.supports(subject.protocol) {
-            true => self.0.validate(subject),
-            false => self.1.validate(subject),
-        }
+    fn validate(&self, context: &PayloadContext<'_>) -> Result<Valid, Violation> {
+        if self.0.supports(context.protocol) { self.0.validate(context) } else { self.1.validate(context) }
     }
 }
 
-/// What is to be checked.
+/// A payload to check, with its protocol and action.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct PayloadContext<'a> {
@@ -77,47 +75,49 @@ pub struct PayloadContext<'a> {
     pub protocol: &'a str,
     /// The action of the call.
     pub action: &'a str,
-    /// Which of the action's payloads it is.
+    /// The kind of the payload.
     pub kind: PayloadKind,
-    /// The payload, a JSON object.
+    /// The JSON object to check.
     pub payload: &'a Payload,
 }
 
 impl<'a> PayloadContext<'a> {
-    /// A payload of this action.
+    /// Creates the context of a payload.
     pub fn new(protocol: &'a str, action: &'a str, kind: PayloadKind, payload: &'a Payload) -> Self {
         Self { protocol, action, kind, payload }
     }
 }
 
-/// Which of an action's payloads.
+/// The kind of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PayloadKind {
-    /// That of a CALL, or of OCPP 2.1's SEND.
+    /// The payload of a CALL, or of a SEND (OCPP 2.1).
     Request,
-    /// That of a CALLRESULT.
+    /// The payload of a CALLRESULT.
     Response,
 }
 
-/// A payload that passed, with what it was read as: whoever wants it as that very type need not read it again.
+/// A valid payload, with the value that the validator decoded.
+///
+/// A handler or a caller that takes a value of the same type gets this value, and the payload is not decoded again.
 #[derive(Default)]
 pub struct Valid {
-    /// Locked only to be taken out of what is shared.
+    /// Behind a lock only because the value is taken out of shared state.
     value: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 impl Valid {
-    /// It passed without being read as a type.
+    /// Creates a result without a decoded value.
     pub fn without_value() -> Self {
         Self::default()
     }
 
-    /// It passed, and is this value.
+    /// Creates a result with the decoded value.
     pub fn with_value<T: Send + 'static>(value: T) -> Self {
         Self { value: Mutex::new(Some(Box::new(value))) }
     }
 
-    /// Takes the value out, where it is of this type.
+    /// Takes the value if it has the type `T`.
     pub(crate) fn take<T: 'static>(&self) -> Option<T> {
         let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         let value = value.take_if(|value| value.is::<T>())?;
@@ -136,10 +136,10 @@ mod tests {
     use super::*;
     use crate::error::ErrorCode;
 
-    /// Knows one protocol, and lets nothing of it pass.
-    struct Refuses(&'static str, ErrorCode);
+    /// Supports one protocol, and rejects all of its payloads.
+    struct Rejects(&'static str, ErrorCode);
 
-    impl Validator for Refuses {
+    impl Validator for Rejects {
         fn supports(&self, protocol: &str) -> bool {
             protocol == self.0
         }
@@ -150,15 +150,15 @@ mod tests {
     }
 
     #[test]
-    fn of_two_validators_the_first_that_knows_the_protocol_is_asked() {
-        let a = Refuses("a", ErrorCode::FORMAT_VIOLATION);
-        let b = (Refuses("a", ErrorCode::SECURITY_ERROR), Refuses("b", ErrorCode::GENERIC_ERROR));
+    fn pair_uses_the_first_validator_that_supports_the_protocol() {
+        let a = Rejects("a", ErrorCode::FORMAT_VIOLATION);
+        let b = (Rejects("a", ErrorCode::SECURITY_ERROR), Rejects("b", ErrorCode::GENERIC_ERROR));
         let all = (a, b);
         let payload = Payload::default();
         for (protocol, code) in [("a", ErrorCode::FORMAT_VIOLATION), ("b", ErrorCode::GENERIC_ERROR)] {
             assert!(all.supports(protocol));
             let violation = all.validate(&PayloadContext::new(protocol, "Reset", PayloadKind::Request, &payload));
-            assert_eq!(*violation.expect_err("refused").code(), code);
+            assert_eq!(*violation.expect_err("rejected").code(), code);
         }
         assert!(!all.supports("c"));
     }

@@ -7,12 +7,23 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("values", &["backoff", "info", "io", "message/payload", "error", "message/tolerance"]),
     (
         "messages",
-        &["message/frame", "message/read", "message/dialect", "message", "action", "action/table", "action/kit"],
+        &[
+            "message/kinds",
+            "message/write",
+            "message/read/lenient",
+            "message/read",
+            "message/dialect",
+            "message",
+            "action",
+            "action/table",
+            "action/kit",
+        ],
     ),
     (
         "validation",
         &[
             "validate/payload_error",
+            "validate/adapter",
             "validate/decode_error",
             "validate/validator",
             "validate/validation",

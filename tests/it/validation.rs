@@ -150,7 +150,7 @@ async fn b41_a_validator_that_panics_refuses_and_ends_nothing() {
 async fn b43_validation_holds_for_named_protocols_or_only_reports() {
     let named = Validation::new(Acme).only(["acme1"]);
     for (validation, protocol, reports) in
-        [(named.clone(), "other", false), (named.clone().report_only(), "acme1", true)]
+        [(named.clone(), "other", false), (named.clone().report_only(true), "acme1", true)]
     {
         let (server, calls) = server(validation);
         let (mut station, session) = connected(&server, protocol).await;
@@ -220,9 +220,9 @@ fn b10_validation_that_could_never_be_is_refused_when_it_is_built() {
     };
     for (protocols, validation, why) in [
         (&[][..], Validation::new(Acme), "without a protocol"),
-        (&["acme1", "other"], Validation::new(Acme), "does not know the protocol \"other\""),
-        (&["acme1"], Validation::new(Acme).only(["other"]), "none of the protocols"),
-        (&["acme1", "other"], Validation::new(Acme).only(["other"]), "does not know"),
+        (&["acme1", "other"], Validation::new(Acme), "does not support the protocol \"other\""),
+        (&["acme1"], Validation::new(Acme).only(["other"]), "not one of the protocols"),
+        (&["acme1", "other"], Validation::new(Acme).only(["other"]), "does not support"),
     ] {
         let (server, client) = build(protocols, validation);
         assert_eq!(server, client);
@@ -298,7 +298,7 @@ async fn b43_where_all_is_to_be_checked_nobody_comes_in_whom_nobody_can_check() 
 #[tokio::test(start_paused = true)]
 async fn b41_a_call_that_waits_over_reconnects_is_checked_once() {
     let (builder, mut dials) = client();
-    let options = Options::client().validation(Validation::new(Acme).report_only());
+    let options = Options::client().validation(Validation::new(Acme).report_only(true));
     let (client, attempt) = connecting(builder.protocols(["acme1"]).options(options));
     let mut events = client.events();
     let mut csms = dials.accept("acme1").await;

@@ -1,4 +1,4 @@
-//~ `Reset` is not the request of an action that is answered
+//~ `Reset` is not the request of an action with a response
 //~ `ocpp_rpc::action!` binds a request to its action and its response
 
 use ocpp_rpc::{Call, Session};

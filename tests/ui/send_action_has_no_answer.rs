@@ -1,5 +1,5 @@
-//~ `Stream` is not the request of an action that is answered
-//~ the request of a SEND has no answer
+//~ `Stream` is not the request of an action with a response
+//~ the request of a SEND has no response
 
 use ocpp_rpc::Session;
 use serde::{Deserialize, Serialize};

@@ -16,7 +16,7 @@ use crate::{
     error::{CallError, Error, ErrorCode},
     event::{Direction, EventKind, Text},
     message::{
-        frame::{CALL_ERROR, CALL_RESULT, Frame, MessageError, Unreadable},
+        kinds::{CALL_ERROR, CALL_RESULT, Message, MessageError, UnreadableMessage},
         payload::{MessageId, Payload},
         read,
         tolerance::Deviation,
@@ -46,15 +46,15 @@ impl<T> Exchange<T> {
             self.tolerate(Deviation::EmptyMessage, text);
             return Received::Nothing;
         }
-        let (frame, deviations) = read::read(text, self.options.tolerance);
-        let received = frame.and_then(|frame| {
+        let (message, deviations) = read::read(text, self.options.tolerance);
+        let received = message.and_then(|message| {
             if self.is_observed {
-                self.events.push(EventKind::of(frame.clone(), Direction::In));
+                self.events.push(EventKind::of(message.clone(), Direction::In));
             }
             for deviation in deviations.iter() {
                 self.tolerate(deviation, text);
             }
-            self.serve(frame, text.len(), now)
+            self.serve(message, text.len(), now)
         });
         match received {
             Ok(received) => {
@@ -65,28 +65,30 @@ impl<T> Exchange<T> {
         }
     }
 
-    fn serve(&mut self, frame: Frame, message_len: usize, now: Instant) -> Result<Received<T>, Unreadable> {
+    fn serve(&mut self, message: Message, message_len: usize, now: Instant) -> Result<Received<T>, UnreadableMessage> {
         let dialect = self.dialect();
-        let error = match &frame {
-            Frame::Call { id, .. } if self.calls_in.is_active(id) => Some(MessageError::DuplicateMessageId),
-            Frame::Send { .. } if !dialect.has_send() => Some(MessageError::UnknownMessageType),
-            Frame::CallResultError { .. } if !dialect.has_call_result_error() => Some(MessageError::UnknownMessageType),
+        let error = match &message {
+            Message::Call { id, .. } if self.calls_in.is_active(id) => Some(MessageError::DuplicateMessageId),
+            Message::Send { .. } if !dialect.has_send() => Some(MessageError::UnknownMessageType),
+            Message::CallResultError { .. } if !dialect.has_call_result_error() => {
+                Some(MessageError::UnknownMessageType)
+            }
             _ => None,
         };
         if let Some(error) = error {
-            return Err(Unreadable::new(Some(frame.kind()), Some(frame.id().clone()), error));
+            return Err(UnreadableMessage::new(Some(message.message_type()), Some(message.id().clone()), error));
         }
-        match frame {
-            Frame::Call { id, action, payload } => {
+        match message {
+            Message::Call { id, action, payload } => {
                 Ok(self.admit(IncomingRequest::new(id, action, payload, true, message_len), now))
             }
-            Frame::Send { id, action, payload } => {
+            Message::Send { id, action, payload } => {
                 Ok(self.admit(IncomingRequest::new(id, action, payload, false, message_len), now))
             }
-            Frame::CallResult { id, payload } => self.complete(CALL_RESULT, id, Ok(payload)),
-            Frame::CallError { id, error } => self.complete(CALL_ERROR, id, Err(Error::Rejected(error))),
+            Message::CallResult { id, payload } => self.complete(CALL_RESULT, id, Ok(payload)),
+            Message::CallError { id, error } => self.complete(CALL_ERROR, id, Err(Error::Rejected(error))),
             // An event like every message. No caller waits for it.
-            Frame::CallResultError { .. } => Ok(Received::Nothing),
+            Message::CallResultError { .. } => Ok(Received::Nothing),
         }
     }
 
@@ -121,7 +123,7 @@ impl<T> Exchange<T> {
         kind: u64,
         id: MessageId,
         outcome: Result<Payload, Error>,
-    ) -> Result<Received<T>, Unreadable> {
+    ) -> Result<Received<T>, UnreadableMessage> {
         let call = match self.calls_out.take_match(&id) {
             ResponseMatch::InFlight(call) => call,
             ResponseMatch::Late => {
@@ -129,7 +131,7 @@ impl<T> Exchange<T> {
                 return Ok(Received::Nothing);
             }
             ResponseMatch::Unknown => {
-                return Err(Unreadable::new(Some(kind), Some(id), MessageError::UnknownMessageId));
+                return Err(UnreadableMessage::new(Some(kind), Some(id), MessageError::UnknownMessageId));
             }
         };
         let payload = match outcome {
@@ -152,19 +154,23 @@ impl<T> Exchange<T> {
     }
 
     #[cold]
-    fn on_unreadable(&mut self, unreadable: Unreadable, text: &ByteString) -> Received<T> {
+    fn on_unreadable(&mut self, unreadable: UnreadableMessage, text: &ByteString) -> Received<T> {
         let completed = self.complete_unreadable(unreadable, text);
         completed.unwrap_or_else(|unreadable| self.reject_malformed(unreadable, text))
     }
 
     /// Ends the call whose response cannot be read, if its id can and the tolerance allows it.
-    fn complete_unreadable(&mut self, unreadable: Unreadable, text: &ByteString) -> Result<Received<T>, Unreadable> {
+    fn complete_unreadable(
+        &mut self,
+        unreadable: UnreadableMessage,
+        text: &ByteString,
+    ) -> Result<Received<T>, UnreadableMessage> {
         let is_allowed = Deviation::UnreadableResponse.is_allowed_by(self.options.tolerance);
         let (outcome, id) = match &unreadable {
-            Unreadable { kind: Some(CALL_RESULT), id: Some(id), fault, .. } if is_allowed => {
-                (serde_json::Error::custom(*fault).into(), id)
+            UnreadableMessage { message_type: Some(CALL_RESULT), id: Some(id), error, .. } if is_allowed => {
+                (serde_json::Error::custom(*error).into(), id)
             }
-            Unreadable { kind: Some(CALL_ERROR), id: Some(id), code, .. } if is_allowed => {
+            UnreadableMessage { message_type: Some(CALL_ERROR), id: Some(id), code, .. } if is_allowed => {
                 let code = code.clone().unwrap_or(ErrorCode::GENERIC_ERROR);
                 (Error::Rejected(CallError::new(code, "the rest of the error cannot be read")), id)
             }
@@ -177,13 +183,13 @@ impl<T> Exchange<T> {
         self.complete(CALL_ERROR, id.clone(), Err(outcome))
     }
 
-    fn reject_malformed(&mut self, unreadable: Unreadable, text: &ByteString) -> Received<T> {
+    fn reject_malformed(&mut self, unreadable: UnreadableMessage, text: &ByteString) -> Received<T> {
         let dialect = self.dialect();
-        let code = match unreadable.fault {
-            MessageError::DuplicateMessageId => Some(dialect.duplicate()),
-            _ => dialect.answer_to(&unreadable),
+        let code = match unreadable.error {
+            MessageError::DuplicateMessageId => Some(dialect.duplicate_id_code()),
+            _ => dialect.response_code(&unreadable),
         };
-        let Unreadable { id, fault, .. } = unreadable;
+        let UnreadableMessage { id, error: fault, .. } = unreadable;
         let response = code.clone().map(|code| self.call_error(id.as_ref(), &CallError::new(code, fault.to_string())));
         self.events.push(EventKind::BadMessage { text: Text(text.clone()), fault, answer: code });
         self.bad_messages = self.bad_messages.saturating_add(1);

@@ -8,7 +8,7 @@ use crate::{
         calls_out::{CallKey, Kind, Timeout},
         request::IncomingRequest,
     },
-    message::{frame::MessageError, tolerance::Tolerance},
+    message::{kinds::MessageError, tolerance::Tolerance},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ fn exchange(options: Options) -> Exchange<u64> {
 }
 
 fn exchange_with_protocol(protocol: &str, options: Options) -> Exchange<u64> {
-    let negotiated = Negotiated { protocol: Some(protocol.into()), dialect: Dialect::of(Some(protocol)) };
+    let negotiated = Negotiated { protocol: Some(protocol.into()), dialect: Dialect::for_protocol(Some(protocol)) };
     Exchange::new(Some(negotiated), Arc::new(options), 0, false)
 }
 

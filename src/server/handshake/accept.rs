@@ -154,7 +154,7 @@ impl Inner {
         if let Agreement::Silent(Some(_)) = agreement {
             deviations.add(Deviation::MissingProtocol);
         }
-        if let Some(deviation) = deviations.beyond(options.tolerance) {
+        if let Some(deviation) = deviations.first_rejected_by(options.tolerance) {
             return Err(Reject::new(StatusCode::BAD_REQUEST).body(format!("the handshake has {deviation}")));
         }
         let mut response = Response::new(B::from(Bytes::new()));

@@ -18,7 +18,7 @@ pub enum NoCommonProtocol {
     Close,
     /// The handshake is refused with 400.
     Refuse,
-    /// It is served without a protocol, by the rules of [`Dialect::of`](crate::message::Dialect::of) for none.
+    /// It is served without a protocol, by the rules of [`Dialect::for_protocol`](crate::message::Dialect::for_protocol) for none.
     Serve,
 }
 

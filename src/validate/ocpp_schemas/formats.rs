@@ -1,9 +1,11 @@
-//! The formats that the official schemas name.
+//! The string formats in the official schemas.
 
 use std::borrow::Cow;
 
-/// A date and time of RFC 3339 §5.6, in which the offset may not be missing: as it stands, or else as near to it as a
-/// timestamp of nanoseconds before the year 10,000 can be.
+/// Checks a date and time of RFC 3339 §5.6, which must have an offset.
+///
+/// Returns the text, or the nearest one that a timestamp with nanoseconds before the year 10,000 can represent. Returns
+/// `None` if the text is invalid.
 pub(super) fn date_time(text: &str) -> Option<Cow<'_, str>> {
     let bytes = text.as_bytes();
     let (date, rest) = bytes.split_at_checked(10)?;
@@ -20,7 +22,7 @@ pub(super) fn date_time(text: &str) -> Option<Cow<'_, str>> {
         },
         _ => (0, rest),
     };
-    // The minutes by which local time is ahead of UTC.
+    // Minutes of local time ahead of UTC.
     let ahead = match offset {
         [b'Z' | b'z'] => 0,
         [sign @ (b'+' | b'-'), offset @ ..] => {
@@ -33,24 +35,24 @@ pub(super) fn date_time(text: &str) -> Option<Cow<'_, str>> {
     };
 
     let utc = hour * 60 + minute - ahead;
-    // A leap second is the last of a day in UTC.
+    // A leap second must be the last second of a day in UTC.
     let is_leap = second == 60 && utc.rem_euclid(24 * 60) == 24 * 60 - 1;
     let is_time = hour < 24 && minute < 60 && (second < 60 || is_leap);
     let is_date = (1..=12).contains(&month) && (1..=days(year, month)).contains(&day);
     if !is_time || !is_date {
         return None;
     }
-    // What never ends is often said to end with the year 9999, which is a little too late for the timestamp.
-    let (_, last) = LAST;
+    // Peers often send the end of the year 9999 for *never*, which exceeds a timestamp.
+    let (latest, latest_minute) = LATEST;
     Some(match (year, month) {
-        (9999, 12) if day * 24 * 60 + utc >= last => Cow::Borrowed(LAST.0),
+        (9999, 12) if day * 24 * 60 + utc >= latest_minute => Cow::Borrowed(latest),
         _ if digits > 9 => Cow::Owned([&text[..29], &text[20 + digits..]].concat()),
         _ => Cow::Borrowed(text),
     })
 }
 
-/// The last moment of a timestamp, and its minute in that month.
-const LAST: (&str, i32) = ("9999-12-30T22:00:00Z", (30 * 24 + 22) * 60);
+/// The latest timestamp, and its minute in the month.
+const LATEST: (&str, i32) = ("9999-12-30T22:00:00Z", (30 * 24 + 22) * 60);
 
 fn number(digits: &[u8]) -> Option<i32> {
     digits.iter().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + i32::from(byte - b'0')))
@@ -65,7 +67,7 @@ fn days(year: i32, month: i32) -> i32 {
     }
 }
 
-/// A URI of RFC 3986, which begins with its scheme.
+/// Returns `true` if the text is a URI of RFC 3986 with a scheme.
 pub(super) fn is_uri(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once(':') else { return false };
     let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
@@ -84,7 +86,7 @@ pub(super) fn is_uri(text: &str) -> bool {
 
 fn is_authority(authority: &str) -> bool {
     let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    // The colon before a port is outside of the brackets around an address.
+    // The colon of a port comes after the brackets around an address.
     let (host, port) = match host.rfind(':') {
         Some(colon) if !host[colon..].contains(']') => (&host[..colon], &host[colon + 1..]),
         _ => (host, ""),
@@ -96,7 +98,7 @@ fn is_authority(authority: &str) -> bool {
     is_host && consists_of(user, b":") && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// An address of a version yet to come: `v1.fe80`.
+/// Returns `true` for an address of a future version, such as `v1.fe80`.
 fn is_future_address(address: &str) -> bool {
     let Some((version, address)) = address.strip_prefix(['v', 'V']).and_then(|rest| rest.split_once('.')) else {
         return false;
@@ -105,7 +107,7 @@ fn is_future_address(address: &str) -> bool {
     is_version && !address.is_empty() && !address.contains('%') && consists_of(address, b":")
 }
 
-/// Whether there are only unreserved characters, sub-delims, percent-encoded bytes, and `others`.
+/// Returns `true` if the text contains only unreserved characters, sub-delims, percent-encoded bytes, and `others`.
 fn consists_of(text: &str, others: &[u8]) -> bool {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_and_times_are_those_of_rfc_3339() {
+    fn date_time_follows_rfc_3339() {
         for text in [
             "2024-02-29T12:00:00Z",
             "2023-01-01t00:00:00z",
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn uris_are_those_of_rfc_3986() {
+    fn uri_follows_rfc_3986() {
         for text in [
             "ftp://user:secret@example.com:21/in/firmware%20a.bin",
             "https://example.com",
