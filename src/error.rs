@@ -1,17 +1,21 @@
-//! The two kinds of failure: [`CallError`] is what travels in a CALLERROR, [`Error`] is what came of a call that
-//! this side made. [`ErrorCode`] is the word that both share.
+//! Errors: a [`CallError`] travels in a CALLERROR, an [`Error`] is the failure of a call that this side made. An
+//! [`ErrorCode`] is the code of either.
+//!
+//! The text of an error names its causes, so that one line of a log is enough. `source()` returns a cause only if its
+//! text is not part of that line: an error that is printed with its sources says nothing twice. A cause that a program
+//! may want to match is a field of its variant.
 
-use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt, hash, sync::Arc};
+use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt, hash, io, path::PathBuf, sync::Arc};
 
 use serde::Serialize;
 
 use crate::message::payload::{EncodeError, Payload};
 
-/// The code of a CALLERROR, kept as it was spelled.
+/// The code of a CALLERROR, in its original spelling.
 ///
 /// OCPP 1.6 and 2.x spell two codes differently (`FormationViolation` and `FormatViolation`,
-/// `OccurenceConstraintViolation` and `OccurrenceConstraintViolation`). Both spellings are equal here and are
-/// written as the connection's protocol spells them. Codes that no standard knows are kept verbatim.
+/// `OccurenceConstraintViolation` and `OccurrenceConstraintViolation`). Both spellings are equal here. A code is sent
+/// in the spelling of the connection's protocol. Codes of no standard are kept verbatim.
 ///
 /// ```
 /// use ocpp_rpc::ErrorCode;
@@ -35,37 +39,37 @@ macro_rules! codes {
 }
 
 codes! {
-    FORMAT_VIOLATION "FormatViolation" "The payload is syntactically wrong; 1.6 spells it `FormationViolation`."
-    GENERIC_ERROR "GenericError" "Any error that no other code covers."
-    INTERNAL_ERROR "InternalError" "The receiver failed while it processed the action."
-    MESSAGE_TYPE_NOT_SUPPORTED "MessageTypeNotSupported" "A message type number that is not supported (2.x)."
-    NOT_IMPLEMENTED "NotImplemented" "The action is not known to the receiver."
-    NOT_SUPPORTED "NotSupported" "The action is known but not supported."
-    OCCURRENCE_CONSTRAINT_VIOLATION "OccurrenceConstraintViolation" "A member is missing or there are too few or too many items; 1.6 spells it with one r."
-    PROPERTY_CONSTRAINT_VIOLATION "PropertyConstraintViolation" "A member has a value that is not allowed."
-    PROTOCOL_ERROR "ProtocolError" "The payload is not conform to the protocol."
-    RPC_FRAMEWORK_ERROR "RpcFrameworkError" "The message is not a valid RPC request (2.x)."
-    SECURITY_ERROR "SecurityError" "A security issue prevented the action."
-    TYPE_CONSTRAINT_VIOLATION "TypeConstraintViolation" "A member has a value of the wrong type."
+    FORMAT_VIOLATION "FormatViolation" "Code of a payload with wrong syntax; 1.6 spells it `FormationViolation`."
+    GENERIC_ERROR "GenericError" "Code of an error that no other code covers."
+    INTERNAL_ERROR "InternalError" "Code of a failure while the receiver processed the action."
+    MESSAGE_TYPE_NOT_SUPPORTED "MessageTypeNotSupported" "Code of a message type number that is not supported (2.x)."
+    NOT_IMPLEMENTED "NotImplemented" "Code of an action that the receiver does not know."
+    NOT_SUPPORTED "NotSupported" "Code of an action that the receiver knows but does not support."
+    OCCURRENCE_CONSTRAINT_VIOLATION "OccurrenceConstraintViolation" "Code of a missing member, or of too few or too many items; 1.6 spells it `OccurenceConstraintViolation`."
+    PROPERTY_CONSTRAINT_VIOLATION "PropertyConstraintViolation" "Code of a member whose value is not allowed."
+    PROTOCOL_ERROR "ProtocolError" "Code of a payload that does not conform to the protocol."
+    RPC_FRAMEWORK_ERROR "RpcFrameworkError" "Code of a message that is not a valid RPC request (2.x)."
+    SECURITY_ERROR "SecurityError" "Code of an action that a security issue prevented."
+    TYPE_CONSTRAINT_VIOLATION "TypeConstraintViolation" "Code of a member whose value has the wrong type."
 }
 
 impl ErrorCode {
-    /// A code of any spelling, kept verbatim.
+    /// Creates a code of any spelling, kept verbatim.
     pub fn new(code: impl Into<Cow<'static, str>>) -> Self {
         let code = code.into();
-        // A code that is known needs no memory of its own.
+        // A known code needs no memory of its own.
         match KNOWN.iter().find(|known| **known == code) {
             Some(known) => Self(Cow::Borrowed(known)),
             None => Self(code),
         }
     }
 
-    /// The code as it was spelled.
+    /// Returns the code in its original spelling.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The code as OCPP 2.x spells it: what two spellings are compared by.
+    /// Returns the code in the spelling of OCPP 2.x, by which codes are compared.
     pub(crate) fn canonical(&self) -> &str {
         match self.as_str() {
             "FormationViolation" => "FormatViolation",
@@ -227,7 +231,7 @@ impl From<Error> for CallError {
     }
 }
 
-/// What came of a call that this side made.
+/// The failure of a call that this side made.
 ///
 /// ```
 /// use ocpp_rpc::{CallError, Error, ErrorCode};
@@ -244,48 +248,61 @@ impl From<Error> for CallError {
 /// assert_eq!(report(&Error::QueueFull), "try again");
 /// assert_eq!(report(&Error::Timeout), "ask the station before trying again");
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The peer answered with a CALLERROR.
+    /// The peer responded with a CALLERROR.
+    #[error("rejected by the peer: {0}")]
     Rejected(CallError),
-    /// No answer came in time; the call may have been carried out.
+    /// No response came in time; the peer may have carried out the call.
+    #[error("no response in time: the peer may have carried out the call")]
     Timeout,
-    /// The total deadline passed while the call still waited for its turn: it was never sent.
+    /// The total timeout passed while the call was queued: it was never sent.
+    #[error("no response in time: the call was never sent")]
     NeverSent,
-    /// The connection went away.
+    /// The connection was lost or closed before the response came.
+    #[error("disconnected: {}", if *.maybe_delivered { "the peer may have carried out the call" } else { "the call was never sent" })]
     Disconnected {
-        /// Whether the call had been written, so that the peer may have carried it out.
+        /// True if the call had been written, so that the peer may have carried it out.
         maybe_delivered: bool,
     },
     /// A client has no connection, and its calls [do not wait](crate::client::Reconnect::refuse_calls) for one.
+    #[error("not connected")]
     NotConnected,
-    /// The connection is being closed and takes no more calls.
+    /// The connection is closing and accepts no more calls.
+    #[error("the connection is closing")]
     Closing,
     /// The connection is closed.
+    #[error("the connection is closed")]
     Closed,
-    /// The call was taken back by its [token](crate::Call::cancel_on); it may have been written.
+    /// The call was cancelled by its [token](crate::Call::cancel_on); it may have been written.
+    #[error("cancelled: the peer may have carried out the call")]
     Cancelled,
-    /// Too many calls wait for their turn on this connection.
+    /// Too many calls are queued on this connection.
+    #[error("too many calls are queued on this connection")]
     QueueFull,
     /// The connection's protocol has no SEND.
+    #[error("the protocol of this connection has no SEND")]
     SendNotSupported,
-    /// The parameters are not an object or do not serialize; nothing was sent.
+    /// The parameters do not serialize to a JSON object; nothing was sent.
+    #[error("cannot encode the parameters: {0}")]
     Encode(Arc<EncodeError>),
-    /// The answer is not what the caller's type wants.
+    /// The response does not deserialize as the caller's type.
+    #[error("cannot decode the response: {0}")]
     Decode(Arc<serde_json::Error>),
-    /// Parameters or answer did not pass [validation](crate::validate::Validation).
+    /// Parameters or response did not pass [validation](crate::validate::Validation).
+    #[error("invalid payload: {0}")]
     Invalid(Arc<Violation>),
 }
 
 impl Error {
-    /// Whether the peer had its time and did not answer.
+    /// Returns true if the response did not come in time.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout | Self::NeverSent)
     }
 
-    /// Whether the same call may be made again without risk: it was certainly not carried out, and nothing says
-    /// that it will fail again.
+    /// Returns true if the call can be made again without risk: the peer certainly did not carry it out, and it may
+    /// succeed the next time.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
@@ -298,14 +315,12 @@ impl Error {
         )
     }
 
-    /// Whether the peer may have carried the call out although no answer says so.
+    /// Returns true if the peer may have carried out the call although no response says so.
     pub fn maybe_delivered(&self) -> bool {
         matches!(self, Self::Timeout | Self::Cancelled | Self::Disconnected { maybe_delivered: true })
     }
-}
 
-impl Error {
-    /// A word for what came of the call: the code where the peer rejected it.
+    /// Returns the outcome of the call for metrics and spans: its code if the peer rejected it.
     pub(crate) fn outcome(&self) -> &str {
         match self {
             Self::Rejected(error) => error.code().as_str(),
@@ -313,7 +328,7 @@ impl Error {
         }
     }
 
-    /// A word for the kind of failure.
+    /// Returns the kind of failure for metrics and spans.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Rejected(_) => "rejected",
@@ -333,30 +348,6 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Rejected(error) => write!(f, "rejected by the peer: {error}"),
-            Self::Timeout => f.write_str("no answer in time"),
-            Self::NeverSent => f.write_str("the deadline passed before the call was sent"),
-            Self::Disconnected { maybe_delivered: true } => f.write_str("disconnected before the answer came"),
-            Self::Disconnected { maybe_delivered: false } => f.write_str("disconnected before the call was sent"),
-            Self::NotConnected => f.write_str("there is no connection"),
-            Self::Closing => f.write_str("the connection is closing"),
-            Self::Closed => f.write_str("the connection is closed"),
-            Self::Cancelled => f.write_str("taken back"),
-            Self::QueueFull => f.write_str("too many calls wait on this connection"),
-            Self::SendNotSupported => f.write_str("the protocol of this connection has no SEND"),
-            Self::Encode(error) => write!(f, "the parameters cannot be sent: {error}"),
-            Self::Decode(error) => write!(f, "the answer cannot be read: {error}"),
-            Self::Invalid(violation) => write!(f, "invalid: {violation}"),
-        }
-    }
-}
-
-/// What it holds is a part of the message already.
-impl StdError for Error {}
-
 impl From<EncodeError> for Error {
     fn from(error: EncodeError) -> Self {
         Self::Encode(Arc::new(error))
@@ -375,8 +366,9 @@ impl From<serde_json::Error> for Error {
     }
 }
 
-/// What is wrong with a payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A violation of a schema, a type or a rule by a payload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{pointer}{}{reason}", if .pointer.is_empty() { "" } else { ": " })]
 pub struct Violation {
     code: ErrorCode,
     pointer: String,
@@ -384,37 +376,104 @@ pub struct Violation {
 }
 
 impl Violation {
-    /// A violation at the place that a JSON pointer (RFC 6901) names: `""` is the whole payload.
+    /// Creates a violation at the place that a JSON pointer (RFC 6901) names; `""` is the whole payload.
     pub fn new(code: ErrorCode, pointer: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { code, pointer: pointer.into(), reason: reason.into() }
     }
 
-    /// The code that the payload's sender is told.
+    /// Returns the code of the CALLERROR or CALLRESULTERROR that reports the violation to the payload's sender.
     pub fn code(&self) -> &ErrorCode {
         &self.code
     }
 
-    /// Where, as a JSON pointer (RFC 6901).
+    /// Returns the place of the violation, as a JSON pointer (RFC 6901).
     pub fn pointer(&self) -> &str {
         &self.pointer
     }
 
-    /// What is wrong there.
+    /// Returns the reason, a description of the wrong value.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 }
 
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.pointer() {
-            "" => f.write_str(&self.reason),
-            pointer => write!(f, "{pointer}: {}", self.reason),
-        }
+/// An error of settings: they contradict each other, can never work, or need a file that cannot be read.
+///
+/// ```
+/// use std::{error::Error, io};
+/// use ocpp_rpc::BuildError;
+///
+/// /// A certificate that does not exist yet is no reason to stop.
+/// fn is_missing_file(error: &BuildError) -> bool {
+///     matches!(error, BuildError::File { error, .. } if error.kind() == io::ErrorKind::NotFound)
+/// }
+///
+/// // The same by way of the source, as it works with `anyhow::Error` and boxed errors:
+/// fn has_missing_file(error: &(dyn Error + 'static)) -> bool {
+///     let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+///     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::NotFound)
+/// }
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Settings contradict each other or can never work. The text names them.
+    #[error("{0}")]
+    Settings(String),
+    /// A file cannot be read. The error itself is the `source()` as well.
+    #[non_exhaustive]
+    #[error("cannot read {}: {}", path.display(), kind_of(error))]
+    File {
+        /// The path of the file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        error: io::Error,
+    },
+    /// A certificate, a key or another setting of TLS cannot be used.
+    #[non_exhaustive]
+    #[error("{subject}: {}", WithSources(&**cause))]
+    Tls {
+        /// The setting, with its file if it was read from one.
+        subject: String,
+        /// The cause: an error of `rustls` or of its PEM reader.
+        cause: Box<dyn StdError + Send + Sync>,
+    },
+}
+
+impl BuildError {
+    pub(crate) fn settings(text: impl Into<String>) -> Self {
+        Self::Settings(text.into())
     }
 }
 
-impl StdError for Violation {}
+/// Names the kind of an I/O error whose text is that of a `source()`.
+pub(crate) fn kind_of(error: &io::Error) -> Cow<'static, str> {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".into(),
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
+        kind => kind.to_string().into(),
+    }
+}
+
+/// Displays an error and its sources in one line, without a source whose text is part of the line already.
+pub(crate) struct WithSources<'a>(pub(crate) &'a (dyn StdError + 'static));
+
+impl fmt::Display for WithSources<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = self.0.to_string();
+        let mut next = self.0.source();
+        while let Some(source) = next {
+            let text = source.to_string();
+            if !line.contains(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+            next = source.source();
+        }
+        f.write_str(&line)
+    }
+}
 
 /// The pointer is in the details as well.
 impl From<Violation> for CallError {
@@ -428,18 +487,6 @@ impl From<Violation> for CallError {
         error.with_details(&Details { pointer: &violation.pointer })
     }
 }
-
-/// Settings that contradict each other or could never work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildError(pub(crate) String);
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BuildError {}
 
 #[cfg(test)]
 mod tests {

@@ -142,7 +142,7 @@ impl RpcClientBuilder {
     pub fn build(self) -> Result<RpcClient, BuildError> {
         self.settings.options.check_for(&self.settings.protocols)?;
         if let Some(why) = self.settings.reconnect.backoff.contradiction() {
-            return Err(BuildError(why.into()));
+            return Err(BuildError::settings(why));
         }
         self.settings.plan()?;
         Ok(RpcClient::new(self.settings))
@@ -156,7 +156,7 @@ impl RpcClientBuilder {
     /// # Cancel safety
     /// Dropping the future drops the client.
     pub async fn connect(self) -> Result<RpcClient, ConnectError> {
-        let client = self.build().map_err(ConnectError::Settings)?;
+        let client = self.build()?;
         client.connect().await?;
         Ok(client)
     }

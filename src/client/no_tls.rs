@@ -11,7 +11,7 @@ use crate::{
 /// Dials `ws` endpoints only: there is no TLS without the feature `tls`.
 pub(super) fn over(connector: Arc<dyn AnyConnector>, target: &Target) -> Result<Arc<dyn AnyConnector>, BuildError> {
     if target.is_secure() {
-        return Err(BuildError("a wss:// endpoint needs the feature `tls`, or a secure_connector".into()));
+        return Err(BuildError::settings("a wss:// endpoint needs the feature `tls`, or a secure_connector"));
     }
     Ok(Arc::new(WithoutTls(connector)))
 }

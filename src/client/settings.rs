@@ -80,9 +80,9 @@ impl ClientSettings {
     /// Everything that an attempt needs to know.
     pub(super) fn plan(&self) -> Result<Plan, BuildError> {
         if self.identity.is_empty() || self.identity.chars().any(char::is_control) {
-            return Err(BuildError("the identity is empty or has control characters".into()));
+            return Err(BuildError::settings("the identity is empty or has control characters"));
         }
-        let wrong = |why: &str| BuildError(format!("the endpoint {:?} {why}", self.shown_endpoint()));
+        let wrong = |why: &str| BuildError::settings(format!("the endpoint {:?} {why}", self.shown_endpoint()));
         let endpoint: Uri = self.endpoint.parse().map_err(|_| wrong("is no URL"))?;
         if !matches!(endpoint.scheme_str(), Some("ws" | "wss")) {
             return Err(wrong("is neither ws:// nor wss://"));
@@ -106,12 +106,12 @@ impl ClientSettings {
         let path = path.parse().map_err(|_| wrong("has a path or a query that is too long"))?;
 
         if !options::is_timeout(self.connect_timeout) {
-            return Err(BuildError("connect_timeout is zero or without end".into()));
+            return Err(BuildError::settings("connect_timeout is zero or without end"));
         }
         handshake::check_protocols(&self.protocols, &self.dialects)?;
         let mut headers = self.headers.clone();
         if let Some(name) = headers.keys().find(|name| is_of_the_handshake(name)) {
-            return Err(BuildError(format!("the header {name} is the handshake's own")));
+            return Err(BuildError::settings(format!("the header {name} is the handshake's own")));
         }
         headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
         if let Some(password) = &self.password {

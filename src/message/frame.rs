@@ -4,7 +4,7 @@
 //! Whether a frame is *allowed* depends on the [dialect](crate::dialect), and whether it *fits* on the exchange:
 //! neither is known here.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use bytestring::ByteString;
 
@@ -49,50 +49,43 @@ impl Unreadable {
     }
 }
 
-/// What is wrong with a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The fault of a message that cannot be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// It is not JSON.
+    /// The message is not JSON.
+    #[error("the message is not JSON")]
     NotJson,
-    /// It is JSON, but not an array.
+    /// The message is JSON, but not an array.
+    #[error("the message is not a JSON array")]
     NotAnArray,
-    /// Its first element is not a whole number.
+    /// The first element is not a whole number.
+    #[error("the message type is not a number")]
     NoMessageType,
-    /// Its message type number is not one that the protocol has.
+    /// The protocol has no such message type number.
+    #[error("the message type is unknown")]
     UnknownMessageType,
-    /// Its second element is not a string.
+    /// The second element is not a string.
+    #[error("the message id is not a string")]
     NoMessageId,
-    /// Its third element is not a string.
+    /// The third element is not a string.
+    #[error("the action is not a string")]
     NoAction,
-    /// Its payload is not an object.
+    /// The payload is not an object.
+    #[error("the payload is not an object")]
     PayloadNotAnObject,
-    /// It has more elements than a call has.
+    /// The message has more elements than a call has.
+    #[error("the message has too many elements")]
     TooManyElements,
-    /// It answers no call of ours.
+    /// The response belongs to no pending call.
+    #[error("no pending call has this message id")]
     UnknownMessageId,
-    /// It is a call whose id is that of a call still being worked on.
+    /// The call has the id of another that is still pending.
+    #[error("a call with this message id is still pending")]
     DuplicateMessageId,
-    /// It strays from the standard in a way that the connection does not [put up with](crate::Tolerance).
+    /// The message deviates from the standard in a way that the connection does not [tolerate](crate::Tolerance).
+    #[error("the message has {0}")]
     Deviation(Deviation),
-}
-
-impl fmt::Display for MessageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Deviation(deviation) => return write!(f, "the message has {deviation}"),
-            Self::NotJson => "the message is not JSON",
-            Self::NotAnArray => "the message is not a JSON array",
-            Self::NoMessageType => "the message type is not a number",
-            Self::UnknownMessageType => "the message type is unknown",
-            Self::NoMessageId => "the message id is not a string",
-            Self::NoAction => "the action is not a string",
-            Self::PayloadNotAnObject => "the payload is not an object",
-            Self::TooManyElements => "the message has too many elements",
-            Self::UnknownMessageId => "no call with this message id is under way",
-            Self::DuplicateMessageId => "a call with this message id is still being worked on",
-        })
-    }
 }
 
 impl Frame {

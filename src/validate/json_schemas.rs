@@ -66,7 +66,7 @@ impl JsonSchemas {
     ) -> Result<Self, SchemaError> {
         let (protocol, action) = (protocol.into(), action.into());
         let unfit =
-            |error: ValidationError<'_>| SchemaError::unfit(&protocol, &action, kind, error.masked().to_string());
+            |error: ValidationError<'_>| SchemaError::invalid(&protocol, &action, kind, error.masked().to_string());
         let known = schema.get("$schema").is_some();
         match known {
             true => jsonschema::meta::validate(&schema),
@@ -150,7 +150,7 @@ impl JsonSchemas {
                     let Some(Err(reason)) = schema.as_ref().map(|schema| schema.compiled(self.formats)) else {
                         continue;
                     };
-                    return Err(SchemaError::unfit(protocol, name, kind, reason.clone()));
+                    return Err(SchemaError::invalid(protocol, name, kind, reason.clone()));
                 }
             }
         }
@@ -415,11 +415,11 @@ mod tests {
     fn what_is_no_schema_is_found_at_once_or_when_it_is_compiled() {
         let schema = |schema| JsonSchemas::new().schema("acme1", "Set", PayloadKind::Response, schema);
         let error = schema(json!({"type": "text"})).expect_err("no type").to_string();
-        assert!(error.starts_with("the schema of the response of Set (acme1) is none: "), "{error}");
+        assert!(error.starts_with("invalid schema: response of Set (acme1): "), "{error}");
 
         for nowhere in ["#/definitions/a", "other.json", "http://127.0.0.1:9/schema.json"] {
             let schemas = schemas(json!({"$ref": nowhere}));
-            assert!(matches!(schemas.compile(), Err(SchemaError::Unfit { .. })), "{nowhere}");
+            assert!(matches!(schemas.compile(), Err(SchemaError::Invalid { .. })), "{nowhere}");
             assert_eq!(*set(&schemas, "{}").expect_err("not compiled").code(), ErrorCode::INTERNAL_ERROR);
         }
         assert!(schemas(json!({"$ref": "#"})).compile().is_ok());

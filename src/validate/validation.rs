@@ -41,14 +41,14 @@ impl Validation {
     /// Refuses what checks nothing, or not all that it is asked to.
     pub(crate) fn check(&self, protocols: &[Arc<str>]) -> Result<(), BuildError> {
         if protocols.is_empty() {
-            return Err(BuildError("validation without a protocol: nobody could say what is valid".into()));
+            return Err(BuildError::settings("validation without a protocol: nobody could say what is valid"));
         }
         let named = self.protocols.as_deref().unwrap_or(protocols);
         if let Some(unknown) = named.iter().find(|name| !protocols.contains(name)) {
-            return Err(BuildError(format!("validation of {unknown:?}, which is none of the protocols")));
+            return Err(BuildError::settings(format!("validation of {unknown:?}, which is none of the protocols")));
         }
         match named.iter().find(|name| !self.validator.supports(name)) {
-            Some(unknown) => Err(BuildError(format!("the validator does not know the protocol {unknown:?}"))),
+            Some(unknown) => Err(BuildError::settings(format!("the validator does not know the protocol {unknown:?}"))),
             None => Ok(()),
         }
     }

@@ -1,57 +1,48 @@
-//! What can be wrong with a schema.
+//! The error of loading a JSON Schema.
 
-use std::{error::Error as StdError, fmt, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
-use crate::validate::validator::PayloadKind;
+use crate::{error::kind_of, validate::validator::PayloadKind};
 
-/// Why something is not a schema that can be used.
-#[derive(Debug)]
+/// The failure to load a JSON Schema.
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaError {
-    /// The file or folder cannot be read.
-    Read(PathBuf, io::Error),
+    /// The file or folder cannot be read. The I/O error is the `source()` as well.
+    #[error("cannot read {}: {}", .0.display(), kind_of(.1))]
+    Read(PathBuf, #[source] io::Error),
     /// The file is not JSON.
+    #[error("not JSON: {path}: {1}", path = .0.display())]
     NotJson(PathBuf, serde_json::Error),
     /// The file's name does not end in `.json`.
+    #[error("not the name of a schema, which ends in .json: {}", .0.display())]
     Name(PathBuf),
-    /// There is no schema in the folder.
+    /// The folder contains no schema.
+    #[error("no schema in the folder: {}", .0.display())]
     Empty(PathBuf),
-    /// It is JSON, but not a schema of its draft, or leads nowhere.
-    Unfit {
-        /// The subprotocol that it was given for.
+    /// The JSON is not a schema of its draft, or has a reference that leads nowhere.
+    #[error("invalid schema: {kind} of {action} ({protocol}): {reason}", kind = name_of(*kind))]
+    Invalid {
+        /// The subprotocol of the schema.
         protocol: String,
-        /// The action that it was given for.
+        /// The action of the schema.
         action: String,
-        /// The payload that it was given for.
+        /// The payload of the schema.
         kind: PayloadKind,
-        /// What is wrong with it.
+        /// The fault of the schema.
         reason: String,
     },
 }
 
 impl SchemaError {
-    pub(super) fn unfit(protocol: &str, action: &str, kind: PayloadKind, reason: String) -> Self {
-        Self::Unfit { protocol: protocol.to_owned(), action: action.to_owned(), kind, reason }
+    pub(super) fn invalid(protocol: &str, action: &str, kind: PayloadKind, reason: String) -> Self {
+        Self::Invalid { protocol: protocol.to_owned(), action: action.to_owned(), kind, reason }
     }
 }
 
-impl fmt::Display for SchemaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Read(path, error) => write!(f, "{} cannot be read: {error}", path.display()),
-            Self::NotJson(path, error) => write!(f, "{} is not JSON: {error}", path.display()),
-            Self::Name(path) => write!(f, "{} is not named like a schema", path.display()),
-            Self::Empty(path) => write!(f, "there is no schema in {}", path.display()),
-            Self::Unfit { protocol, action, kind, reason } => {
-                let kind = match kind {
-                    PayloadKind::Request => "request",
-                    PayloadKind::Response => "response",
-                };
-                write!(f, "the schema of the {kind} of {action} ({protocol}) is none: {reason}")
-            }
-        }
+fn name_of(kind: PayloadKind) -> &'static str {
+    match kind {
+        PayloadKind::Request => "request",
+        PayloadKind::Response => "response",
     }
 }
-
-/// What it holds is a part of the message already.
-impl StdError for SchemaError {}
