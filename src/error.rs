@@ -5,7 +5,7 @@
 //! text is not part of that line: an error that is printed with its sources says nothing twice. A cause that a program
 //! may want to match is a field of its variant.
 
-use std::{borrow::Cow, convert::Infallible, error::Error as StdError, fmt, hash, io, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, error::Error as StdError, fmt, hash, io, path::PathBuf, sync::Arc};
 
 use serde::Serialize;
 
@@ -46,11 +46,11 @@ codes! {
     NOT_IMPLEMENTED "NotImplemented" "Code of an action that the receiver does not know."
     NOT_SUPPORTED "NotSupported" "Code of an action that the receiver knows but does not support."
     OCCURRENCE_CONSTRAINT_VIOLATION "OccurrenceConstraintViolation" "Code of a missing member, or of too few or too many items; 1.6 spells it `OccurenceConstraintViolation`."
-    PROPERTY_CONSTRAINT_VIOLATION "PropertyConstraintViolation" "Code of a member whose value is not allowed."
+    PROPERTY_CONSTRAINT_VIOLATION "PropertyConstraintViolation" "Code of a member with a value that is not allowed."
     PROTOCOL_ERROR "ProtocolError" "Code of a payload that does not conform to the protocol."
     RPC_FRAMEWORK_ERROR "RpcFrameworkError" "Code of a message that is not a valid RPC request (2.x)."
     SECURITY_ERROR "SecurityError" "Code of an action that a security issue prevented."
-    TYPE_CONSTRAINT_VIOLATION "TypeConstraintViolation" "Code of a member whose value has the wrong type."
+    TYPE_CONSTRAINT_VIOLATION "TypeConstraintViolation" "Code of a member with a value of the wrong type."
 }
 
 impl ErrorCode {
@@ -105,23 +105,35 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// A refusal: code, description and details of a CALLERROR.
+/// The code, description and details of a CALLERROR.
 ///
-/// Handlers return it to refuse a call; [`Error::Rejected`] carries the one that the peer sent. Any error that
-/// converts into it works with `?` in a handler. Errors that the crate does not know become
-/// [`ErrorCode::INTERNAL_ERROR`] and keep their text to themselves: it reaches the log as
-/// [`source`](StdError::source), and the peer only where
-/// [`Options::detailed_errors`](crate::Options::detailed_errors) is on.
+/// A handler returns a call error to reject a call; [`Error::Rejected`] carries the call error that the peer sent.
+///
+/// In a handler, `?` converts any error into a call error: those of the standard library and of other crates,
+/// `anyhow::Error`, boxed errors, texts, and the errors of this crate. A [`Violation`] keeps its code and pointer. Any
+/// other error becomes an [`ErrorCode::INTERNAL_ERROR`] with a private text: it is logged as
+/// [`source`](Self::source), and is sent only with [`Options::detailed_errors`](crate::Options::detailed_errors). For
+/// another code, create the call error by [`CallError::new`], or implement `From<YourError> for CallError` for a type
+/// that does not implement [`std::error::Error`].
 ///
 /// ```
-/// use ocpp_rpc::{CallError, ErrorCode};
+/// use ocpp_rpc::{CallError, ErrorCode, extract::Params};
+/// use serde_json::{Value, json};
 ///
-/// let error = CallError::new(ErrorCode::NOT_SUPPORTED, "no such connector");
-/// assert_eq!(error.to_string(), "NotSupported: no such connector");
+/// async fn authorize(Params(params): Params<Value>) -> Result<Value, CallError> {
+///     let tags = std::fs::read_to_string("tags.txt")?;
+///     let Some(tag) = params["idTag"].as_str() else {
+///         return Err(CallError::new(ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION, "idTag is missing"));
+///     };
+///     let status = if tags.lines().any(|known| known == tag) { "Accepted" } else { "Invalid" };
+///     Ok(json!({"idTagInfo": {"status": status}}))
+/// }
 /// ```
 ///
-/// Standard: OCPP-J 1.6 §4.2.3, OCPP 2.0.1 part 4 §4.2.3. The description is cut to 255 characters when it is
-/// sent.
+/// For this to work, a call error itself is no [`std::error::Error`]. It converts neither into `anyhow::Error` nor into
+/// a boxed error, which would lose its code: a function between that rejects calls returns `Result<_, CallError>`, too.
+///
+/// Standard: OCPP-J 1.6 §4.2.3, OCPP 2.0.1 part 4 §4.2.3. The description is cut to 255 characters when it is sent.
 #[derive(Debug, Clone)]
 pub struct CallError {
     code: ErrorCode,
@@ -131,12 +143,19 @@ pub struct CallError {
 }
 
 impl CallError {
-    /// An error with this code and description, and no details.
+    /// Creates a call error without details.
+    ///
+    /// ```
+    /// use ocpp_rpc::{CallError, ErrorCode};
+    ///
+    /// let error = CallError::new(ErrorCode::NOT_SUPPORTED, "no such connector");
+    /// assert_eq!(error.to_string(), "NotSupported: no such connector");
+    /// ```
     pub fn new(code: ErrorCode, description: impl Into<Cow<'static, str>>) -> Self {
         Self { code, description: description.into(), details: None, source: None }
     }
 
-    /// An [`ErrorCode::INTERNAL_ERROR`] that keeps `source` to itself.
+    /// Creates an [`ErrorCode::INTERNAL_ERROR`] that keeps the text of `source` private.
     pub fn internal(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let mut error = Self::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred");
         error.source = Some(Arc::from(source.into()));
@@ -150,23 +169,24 @@ impl CallError {
         self
     }
 
-    /// Details as a peer sent them, of any shape.
+    /// Sets details of any shape, as a peer sent them.
     pub(crate) fn with_raw_details(mut self, details: Payload) -> Self {
         self.details = Some(details);
         self
     }
 
-    /// The code.
+    /// Returns the code.
     pub fn code(&self) -> &ErrorCode {
         &self.code
     }
 
-    /// The description, perhaps empty.
+    /// Returns the description, which may be empty.
     pub fn description(&self) -> &str {
         &self.description
     }
 
-    /// The details where there are any: an object by the standard, but peers send whatever they like.
+    /// Returns the details, if there are any. They are an object by the standard, but may be any JSON if a peer sent
+    /// them.
     pub fn details(&self) -> Option<&Payload> {
         self.details.as_ref()
     }
@@ -179,8 +199,24 @@ impl CallError {
         sent
     }
 
-    /// What a peer is told: with `detailed`, the description names the source.
-    pub(crate) fn told(&self, detailed: bool) -> Cow<'_, str> {
+    /// Returns the error that caused this one, for the log. A call error that came from a peer has none.
+    pub fn source(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
+        self.source.as_deref()
+    }
+
+    /// Creates the call error that reports a violation. Its details have the pointer, as its description has.
+    fn from_violation(violation: &Violation) -> Self {
+        #[derive(Serialize)]
+        struct Details<'a> {
+            pointer: &'a str,
+        }
+
+        let error = Self::new(violation.code.clone(), violation.to_string());
+        error.with_details(&Details { pointer: &violation.pointer })
+    }
+
+    /// Returns the description to send. With `detailed`, it includes the text of the source.
+    pub(crate) fn sent_description(&self, detailed: bool) -> Cow<'_, str> {
         match &self.source {
             Some(source) if detailed => Cow::Owned(format!("{}: {source}", self.description)),
             _ => Cow::Borrowed(&self.description),
@@ -198,36 +234,19 @@ impl fmt::Display for CallError {
     }
 }
 
-impl StdError for CallError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
-}
-
 impl From<ErrorCode> for CallError {
     fn from(code: ErrorCode) -> Self {
         Self::new(code, "")
     }
 }
 
-impl From<Infallible> for CallError {
-    fn from(never: Infallible) -> Self {
-        match never {}
-    }
-}
-
-impl From<Box<dyn StdError + Send + Sync>> for CallError {
-    fn from(error: Box<dyn StdError + Send + Sync>) -> Self {
-        match error.downcast::<Self>() {
-            Ok(error) => *error,
+/// Converts any error: a [`Violation`] keeps its code and pointer, others become an [`ErrorCode::INTERNAL_ERROR`].
+impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for CallError {
+    fn from(error: E) -> Self {
+        match error.into().downcast::<Violation>() {
+            Ok(violation) => Self::from_violation(&violation),
             Err(error) => Self::internal(error),
         }
-    }
-}
-
-impl From<Error> for CallError {
-    fn from(error: Error) -> Self {
-        Self::internal(error)
     }
 }
 
@@ -447,7 +466,7 @@ impl BuildError {
     }
 }
 
-/// Names the kind of an I/O error whose text is that of a `source()`.
+/// Names the kind of an I/O error. Its text is left to the `source()`.
 pub(crate) fn kind_of(error: &io::Error) -> Cow<'static, str> {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file".into(),
@@ -456,7 +475,7 @@ pub(crate) fn kind_of(error: &io::Error) -> Cow<'static, str> {
     }
 }
 
-/// Displays an error and its sources in one line, without a source whose text is part of the line already.
+/// Displays an error and its sources in one line, without sources that the line names already.
 pub(crate) struct WithSources<'a>(pub(crate) &'a (dyn StdError + 'static));
 
 impl fmt::Display for WithSources<'_> {
@@ -475,36 +494,17 @@ impl fmt::Display for WithSources<'_> {
     }
 }
 
-/// The pointer is in the details as well.
-impl From<Violation> for CallError {
-    fn from(violation: Violation) -> Self {
-        #[derive(Serialize)]
-        struct Details<'a> {
-            pointer: &'a str,
-        }
-
-        let error = Self::new(violation.code.clone(), violation.to_string());
-        error.with_details(&Details { pointer: &violation.pointer })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_boxed_call_error_keeps_its_code() {
-        let boxed: Box<dyn StdError + Send + Sync> = Box::new(CallError::from(ErrorCode::SECURITY_ERROR));
-        assert_eq!(*CallError::from(boxed).code(), ErrorCode::SECURITY_ERROR);
-    }
-
-    #[test]
     fn an_unknown_error_keeps_its_text_private_unless_details_are_wanted() {
         let error = CallError::from(Box::<dyn StdError + Send + Sync>::from("password is hunter2"));
         assert_eq!(*error.code(), ErrorCode::INTERNAL_ERROR);
-        assert!(!error.told(false).contains("hunter2"));
+        assert!(!error.sent_description(false).contains("hunter2"));
         assert!(!error.to_string().contains("hunter2"));
-        assert!(error.told(true).contains("hunter2"));
+        assert!(error.sent_description(true).contains("hunter2"));
     }
 
     #[test]
