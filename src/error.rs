@@ -5,8 +5,12 @@
 //! text is not part of that line: an error that is printed with its sources says nothing twice. A cause that a program
 //! may want to match is a field of its variant.
 
+#[cfg(feature = "axum")]
+mod axum;
+
 use std::{borrow::Cow, error::Error as StdError, fmt, hash, io, path::PathBuf, sync::Arc};
 
+use http::StatusCode;
 use serde::Serialize;
 
 use crate::message::payload::{EncodeError, Payload};
@@ -337,6 +341,37 @@ impl Error {
     /// Returns true if the peer may have carried out the call although no response says so.
     pub fn maybe_delivered(&self) -> bool {
         matches!(self, Self::Timeout | Self::Cancelled | Self::Disconnected { maybe_delivered: true })
+    }
+
+    /// Returns the status for an HTTP response to the request that led to the call, as of a REST backend.
+    ///
+    /// | Error | Status |
+    /// |---|---|
+    /// | [`Encode`](Self::Encode) | 400 Bad Request |
+    /// | [`Invalid`](Self::Invalid) | 422 Unprocessable Content |
+    /// | [`SendNotSupported`](Self::SendNotSupported) | 501 Not Implemented |
+    /// | [`Rejected`](Self::Rejected), [`Decode`](Self::Decode) | 502 Bad Gateway |
+    /// | [`Disconnected`](Self::Disconnected), [`NotConnected`](Self::NotConnected), [`Closing`](Self::Closing), [`Closed`](Self::Closed), [`Cancelled`](Self::Cancelled), [`QueueFull`](Self::QueueFull) | 503 Service Unavailable |
+    /// | [`Timeout`](Self::Timeout), [`NeverSent`](Self::NeverSent) | 504 Gateway Timeout |
+    ///
+    /// `Encode` and `Invalid` assume that the parameters came with the request. A status does not tell if the peer may
+    /// have carried out the call: see [`maybe_delivered`](Self::maybe_delivered).
+    ///
+    /// With the feature `axum`, an error is a response of this status with a JSON body.
+    pub fn http_status(&self) -> StatusCode {
+        match self {
+            Self::Encode(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::SendNotSupported => StatusCode::NOT_IMPLEMENTED,
+            Self::Rejected(_) | Self::Decode(_) => StatusCode::BAD_GATEWAY,
+            Self::Disconnected { .. }
+            | Self::NotConnected
+            | Self::Closing
+            | Self::Closed
+            | Self::Cancelled
+            | Self::QueueFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout | Self::NeverSent => StatusCode::GATEWAY_TIMEOUT,
+        }
     }
 
     /// Returns the outcome of the call for metrics and spans: its code if the peer rejected it.
