@@ -56,6 +56,22 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Returns true if the connection was not established in time, by the client's
+    /// [timeout](super::RpcClientBuilder::connect_timeout) or that of the operating system.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Timeout => true,
+            Self::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+            _ => false,
+        }
+    }
+
+    /// Returns true if the server refused with an HTTP response, see [`status`](Self::status). A TCP connection
+    /// that nothing accepts is an [`Io`](Self::Io) error instead.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
     /// Returns the HTTP status if the server refused.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
