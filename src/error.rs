@@ -13,19 +13,24 @@ use std::{borrow::Cow, error::Error as StdError, fmt, hash, io, path::PathBuf, s
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::message::payload::{EncodeError, Payload};
+use crate::{
+    message::payload::{EncodeError, Payload},
+    text::impl_text,
+};
 
 /// The code of a CALLERROR, in its original spelling.
 ///
 /// OCPP 1.6 and 2.x spell two codes differently (`FormationViolation` and `FormatViolation`,
 /// `OccurenceConstraintViolation` and `OccurrenceConstraintViolation`). Both spellings are equal here. A code is sent
-/// in the spelling of the connection's protocol. Codes of no standard are kept verbatim.
+/// in the spelling of the connection's protocol. Codes of no standard are kept verbatim. Equality with a `str` ignores the
+/// spelling, too; `as_str` and all else that reads the text does not.
 ///
 /// ```
 /// use ocpp_rpc::ErrorCode;
 ///
 /// let code = ErrorCode::new("FormationViolation");
 /// assert_eq!(code, ErrorCode::FORMAT_VIOLATION);
+/// assert_eq!(code, "FormatViolation");
 /// assert_eq!(code.as_str(), "FormationViolation");
 /// ```
 ///
@@ -75,11 +80,15 @@ impl ErrorCode {
 
     /// Returns the code in the spelling of OCPP 2.x, by which codes are compared.
     pub(crate) fn canonical(&self) -> &str {
-        match self.as_str() {
-            "FormationViolation" => "FormatViolation",
-            "OccurenceConstraintViolation" => "OccurrenceConstraintViolation",
-            other => other,
-        }
+        canonical(self.as_str())
+    }
+}
+
+fn canonical(code: &str) -> &str {
+    match code {
+        "FormationViolation" => "FormatViolation",
+        "OccurenceConstraintViolation" => "OccurrenceConstraintViolation",
+        other => other,
     }
 }
 
@@ -103,11 +112,7 @@ impl fmt::Debug for ErrorCode {
     }
 }
 
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+impl_text!(ErrorCode, |code: &ErrorCode, text: &str| code.canonical() == canonical(text));
 
 /// The code, description and details of a CALLERROR.
 ///
@@ -549,9 +554,14 @@ mod tests {
             ("OccurenceConstraintViolation", ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION),
         ] {
             assert_eq!(ErrorCode::new(old), new);
+            assert_eq!(ErrorCode::new(old), new.as_str());
+            assert_eq!(new, *old);
+            assert_eq!(*old, new);
+            assert_eq!(serde_json::to_string(&ErrorCode::new(old)).expect("a string"), format!("{old:?}"));
             assert_eq!(ErrorCode::new(old).as_str(), old);
         }
         assert_ne!(ErrorCode::new("Teapot"), ErrorCode::GENERIC_ERROR);
+        assert_ne!(ErrorCode::new("Teapot"), "teapot");
         assert_eq!(ErrorCode::new("Teapot".to_owned()).as_str(), "Teapot");
     }
 }

@@ -23,6 +23,7 @@ use crate::{
         payload::{MessageId, Payload},
         tolerance::Deviation,
     },
+    text::impl_text,
     validate::validator::PayloadKind,
 };
 
@@ -199,12 +200,12 @@ pub enum Direction {
     Out,
 }
 
-/// A text off the wire; cheap to clone.
-#[derive(Clone, PartialEq, Eq)]
+/// A text of a message: an action, or the whole message. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Text(pub(crate) ByteString);
 
 impl Text {
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -216,11 +217,7 @@ impl std::fmt::Debug for Text {
     }
 }
 
-impl std::fmt::Display for Text {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+impl_text!(Text);
 
 /// A reader of events: those that happen from its making on.
 ///

@@ -27,6 +27,7 @@ use crate::{
     message::payload::{MessageId, Payload},
     response::Response,
     session::Session,
+    text::impl_text,
     validate::decode_error::explain_decode_error,
 };
 
@@ -134,7 +135,7 @@ impl<T: Clone + Send + Sync + 'static, S: Sync> FromCall<S> for Extension<T> {
 }
 
 /// The action that was called.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Action(ByteString);
 
 impl Action {
@@ -150,11 +151,7 @@ impl fmt::Debug for Action {
     }
 }
 
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+impl_text!(Action);
 
 impl<S: Sync> FromCall<S> for Action {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {

@@ -6,9 +6,11 @@ use bytestring::ByteString;
 use serde::{Deserialize, Serialize, Serializer, de, ser::Error as _};
 use serde_json::value::RawValue;
 
+use crate::text::impl_text;
+
 /// The id that pairs a call with its response: a string of at most 36 characters by the standard.
 ///
-/// Cheap to clone: a received id is a slice of its message.
+/// Cheap to clone: a received id is a slice of its message. It serializes as a string, even if the peer sent a number.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct MessageId {
     text: ByteString,
@@ -53,11 +55,7 @@ impl fmt::Debug for MessageId {
     }
 }
 
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+impl_text!(MessageId);
 
 /// Unread JSON: the parameters of a call, a result, or the details of an error.
 ///
@@ -109,6 +107,12 @@ impl Payload {
     /// Returns true if the payload is a JSON object. Serde alone would read an array into a struct.
     pub(crate) fn is_object(&self) -> bool {
         self.0.starts_with('{')
+    }
+}
+
+impl AsRef<str> for Payload {
+    fn as_ref(&self) -> &str {
+        self.as_str()
     }
 }
 

@@ -29,7 +29,8 @@ async fn b32_handlers_get_what_they_ask_for() {
         payload: Payload,
         gone: CancellationToken,
     ) -> Result<Value, Infallible> {
-        Ok(json!([greeting, action.as_str(), id.as_str(), session.identity(), peer.protocol(), payload])
+        assert!(action == "Any" && "7" == id && action.len() == 3 && AsRef::<str>::as_ref(&payload).starts_with('{'));
+        Ok(json!([greeting, action, id, session.identity(), peer.protocol(), payload])
             .as_array()
             .map(|seen| json!({"seen": seen, "gone": gone.is_cancelled()}))
             .unwrap_or_default())
