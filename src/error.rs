@@ -143,11 +143,12 @@ impl_text!(ErrorCode, |code: &ErrorCode, text: &str| code.canonical() == canonic
 /// a boxed error, which would lose its code: a function between that rejects calls returns `Result<_, CallError>`, too.
 ///
 /// Standard: OCPP-J 1.6 §4.2.3, OCPP 2.0.1 part 4 §4.2.3. The description is cut to 255 characters when it is sent.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct CallError {
     code: ErrorCode,
     description: Cow<'static, str>,
     details: Option<Payload>,
+    #[serde(skip)]
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -426,7 +427,7 @@ impl From<serde_json::Error> for Error {
 }
 
 /// A violation of a schema, a type or a rule by a payload.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{pointer}{}{reason}", if .pointer.is_empty() { "" } else { ": " })]
 pub struct Violation {
     code: ErrorCode,

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// How a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CloseInfo {
     /// The close code: that of the side that closed first; 1005 where the peer sent none, 1006 where there was no
@@ -34,7 +36,8 @@ impl fmt::Display for CloseInfo {
 }
 
 /// Who or what ended a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CloseCause {
     /// This side asked for it.

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use bytestring::ByteString;
+use serde::Serialize;
 
 use crate::{
     error::{CallError, ErrorCode},
@@ -50,7 +51,8 @@ impl Unreadable {
 }
 
 /// The fault of a message that cannot be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum MessageError {
     /// The message is not JSON.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// How much is put up with from a peer that strays from the standards.
 ///
 /// Whatever is put up with is told by an [event](crate::event::EventKind::Deviation). See [`Deviation`] for what each of
@@ -26,7 +28,8 @@ macro_rules! deviations {
         /// |---|---|---|
         $(#[doc = concat!("| [`", stringify!($name), "`](Self::", stringify!($name), ") | [`", stringify!($from),
             "`](Tolerance::", stringify!($from), ") | ", $doc, " |")])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+        #[serde(rename_all = "snake_case")]
         #[non_exhaustive]
         pub enum Deviation {
             $(#[doc = concat!("It has ", $display, ".")] $name,)*

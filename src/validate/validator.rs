@@ -6,6 +6,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use serde::Serialize;
+
 use crate::{error::Violation, message::payload::Payload};
 
 /// Knows what the payloads of protocols must look like.
@@ -91,7 +93,8 @@ impl<'a> PayloadContext<'a> {
 }
 
 /// Which of an action's payloads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PayloadKind {
     /// That of a CALL, or of OCPP 2.1's SEND.
     Request,
