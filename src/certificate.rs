@@ -3,21 +3,22 @@
 //! Nothing here prints a key.
 
 use std::{
+    error::Error as StdError,
     fmt,
     path::Path,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use tokio_rustls::rustls::{
     RootCertStore,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
     sign::CertifiedKey,
 };
 
 use crate::error::BuildError;
 
-/// A certificate, those that lead from it to an authority, and its private key.
+/// A certificate with the chain to its authority, and its private key.
 #[derive(Clone)]
 pub struct Certificate(pub(crate) Arc<CertifiedKey>);
 
@@ -25,26 +26,33 @@ impl Certificate {
     /// Reads PEM files: the chain with the certificate itself first, and the key as PKCS#8, PKCS#1 or SEC1.
     ///
     /// # Errors
-    /// When a file cannot be read, or the key is not that of the certificate.
+    /// Fails if a file cannot be read ([`BuildError::File`], with the [`std::io::Error`]), is not PEM, or if the key
+    /// does not match the certificate.
     pub fn from_pem_files(chain: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, BuildError> {
         let (chain, key) = (chain.as_ref(), key.as_ref());
-        Self::new(certificates(chain)?, PrivateKeyDer::from_pem_file(key).map_err(|error| in_file(key, &error))?)
-            .map_err(|error| in_file(chain, &error))
+        let certificates = certificates(chain)?;
+        let key = PrivateKeyDer::from_pem_file(key).map_err(|error| in_file(key, "private key", error))?;
+        Self::new(certificates, key, &format!("certificate and key: {}", chain.display()))
     }
 
-    /// Reads PEM texts, of the same contents.
+    /// Reads PEM texts: the chain with the certificate itself first, and the key as PKCS#8, PKCS#1 or SEC1.
     ///
     /// # Errors
-    /// When they cannot be read, or the key is not that of the certificate.
+    /// Fails if a text is not PEM, or if the key does not match the certificate.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, BuildError> {
         let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|error| wrong("a certificate", &error))?;
-        Self::new(chain, PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("a private key", &error))?)
+        let chain = chain.map_err(|error| BuildError::tls("a certificate", error))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| BuildError::tls("a private key", error))?;
+        Self::new(chain, key, "a certificate and its key")
     }
 
-    fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, BuildError> {
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        subject: &str,
+    ) -> Result<Self, BuildError> {
         let certified = CertifiedKey::from_der(chain, key, &provider());
-        Ok(Self(Arc::new(certified.map_err(|error| wrong("a certificate and its key", &error))?)))
+        Ok(Self(Arc::new(certified.map_err(|error| BuildError::tls(subject, error))?)))
     }
 }
 
@@ -54,7 +62,7 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// The authorities whose certificates are believed.
+/// The trusted authorities.
 #[derive(Clone)]
 pub struct RootCerts(pub(crate) Arc<RootCertStore>);
 
@@ -62,50 +70,54 @@ impl RootCerts {
     /// Reads a PEM file of certificates.
     ///
     /// # Errors
-    /// When it cannot be read, or has no certificate in it.
+    /// Fails if the file cannot be read ([`BuildError::File`], with the [`std::io::Error`]), is not PEM, or contains
+    /// no certificate.
     pub fn from_pem_file(path: impl AsRef<Path>) -> Result<Self, BuildError> {
         let path = path.as_ref();
-        Self::new(certificates(path)?).map_err(|error| in_file(path, &error))
+        Self::new(certificates(path)?, &format!("an authority: {}", path.display()))
     }
 
     /// Reads a PEM text of certificates.
     ///
     /// # Errors
-    /// When it cannot be read, or has no certificate in it.
+    /// Fails if the text is not PEM, or contains no certificate.
     pub fn from_pem(text: &[u8]) -> Result<Self, BuildError> {
         let certificates = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
-        Self::new(certificates.map_err(|error| wrong("a certificate", &error))?)
+        Self::new(certificates.map_err(|error| BuildError::tls("a certificate", error))?, "an authority")
     }
 
-    /// Those that the operating system trusts, or the files that `SSL_CERT_FILE` and `SSL_CERT_DIR` name. They are
-    /// read once in the life of a process.
+    /// Returns the authorities that the operating system trusts, or those in the files of `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR`. They are read once in the life of a process.
     ///
     /// # Errors
-    /// When there are none.
+    /// Fails if there are none.
     pub fn native() -> Result<Self, BuildError> {
-        static SYSTEM: LazyLock<Result<RootCerts, BuildError>> = LazyLock::new(|| {
-            let found = rustls_native_certs::load_native_certs();
-            let mut roots = RootCertStore::empty();
-            // Systems have certificates that nobody can read any more; the others will do.
-            roots.add_parsable_certificates(found.certs);
-            match (roots.is_empty(), found.errors.first()) {
-                (false, _) => Ok(RootCerts(Arc::new(roots))),
-                (true, Some(error)) => Err(wrong("the system's certificates", error)),
-                (true, None) => Err(BuildError("the system has no certificates".into())),
-            }
-        });
-        SYSTEM.clone()
+        static NATIVE: OnceLock<RootCerts> = OnceLock::new();
+        if let Some(roots) = NATIVE.get() {
+            return Ok(roots.clone());
+        }
+        let mut found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        // Systems have certificates that can no longer be parsed; the others suffice.
+        roots.add_parsable_certificates(found.certs);
+        if !roots.is_empty() {
+            return Ok(NATIVE.get_or_init(|| Self(Arc::new(roots))).clone());
+        }
+        match found.errors.pop() {
+            Some(error) => Err(BuildError::tls("the system's certificates", error)),
+            None => Err(BuildError::settings("the system has no certificates")),
+        }
     }
 
-    fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, BuildError> {
+    fn new(certificates: Vec<CertificateDer<'static>>, subject: &str) -> Result<Self, BuildError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates {
-            roots.add(certificate).map_err(|error| wrong("an authority", &error))?;
+            roots.add(certificate).map_err(|error| BuildError::tls(subject, error))?;
         }
-        match roots.is_empty() {
-            true => Err(BuildError("there is no certificate of an authority".into())),
-            false => Ok(Self(Arc::new(roots))),
+        if roots.is_empty() {
+            return Err(BuildError::settings(format!("{subject}: no certificate of an authority")));
         }
+        Ok(Self(Arc::new(roots)))
     }
 }
 
@@ -115,22 +127,28 @@ impl fmt::Debug for RootCerts {
     }
 }
 
-/// The cryptography of all that this crate sets up: handed over each time, so that it does not depend on what else in
-/// the program uses rustls.
+/// Returns the cryptography of all TLS of this crate. It is passed on explicitly, so that it does not depend on what
+/// else in the program uses rustls.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     static RING: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
     RING.clone()
 }
 
-pub(crate) fn wrong(what: &str, error: &impl fmt::Display) -> BuildError {
-    BuildError(format!("{what}: {error}"))
+impl BuildError {
+    /// Creates the error of a setting that TLS does not accept.
+    pub(crate) fn tls(subject: impl Into<String>, cause: impl StdError + Send + Sync + 'static) -> Self {
+        Self::Tls { subject: subject.into(), cause: Box::new(cause) }
+    }
 }
 
-fn in_file(path: &Path, error: &impl fmt::Display) -> BuildError {
-    wrong(&path.display().to_string(), error)
+fn in_file(path: &Path, subject: &str, error: pem::Error) -> BuildError {
+    match error {
+        pem::Error::Io(error) => BuildError::File { path: path.to_owned(), error },
+        error => BuildError::tls(format!("{subject}: {}", path.display()), error),
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BuildError> {
     let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    certificates.map_err(|error| in_file(path, &error))
+    certificates.map_err(|error| in_file(path, "certificate", error))
 }

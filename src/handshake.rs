@@ -131,7 +131,7 @@ pub(crate) fn path_of(endpoint: &str, identity: &str) -> String {
 pub(crate) fn basic_credentials(identity: &str, password: &[u8]) -> Result<HeaderValue, BuildError> {
     let encoded = BASE64_STANDARD.encode([identity.as_bytes(), b":", password].concat());
     let credentials = HeaderValue::try_from(format!("Basic {encoded}"));
-    let mut credentials = credentials.map_err(|_| BuildError("the password is too long for a header".into()))?;
+    let mut credentials = credentials.map_err(|_| BuildError::settings("the password is too long for a header"))?;
     credentials.set_sensitive(true);
     Ok(credentials)
 }
@@ -240,18 +240,20 @@ fn key(password: &[u8]) -> Cow<'_, [u8]> {
 pub(crate) fn check_protocols(protocols: &[Arc<str>], dialects: &[(Arc<str>, Dialect)]) -> Result<(), BuildError> {
     for (at, protocol) in protocols.iter().enumerate() {
         if !is_token(protocol) {
-            return Err(BuildError(format!("the protocol {protocol:?} is not a token (RFC 9110 §5.6.2)")));
+            return Err(BuildError::settings(format!("the protocol {protocol:?} is not a token (RFC 9110 §5.6.2)")));
         }
         if protocols[..at].contains(protocol) {
-            return Err(BuildError(format!("the protocol {protocol:?} is named twice")));
+            return Err(BuildError::settings(format!("the protocol {protocol:?} is named twice")));
         }
     }
     for (at, (protocol, _)) in dialects.iter().enumerate() {
         if !protocols.contains(protocol) {
-            return Err(BuildError(format!("there is a dialect for {protocol:?}, which is none of the protocols")));
+            return Err(BuildError::settings(format!(
+                "there is a dialect for {protocol:?}, which is none of the protocols"
+            )));
         }
         if dialects[..at].iter().any(|(earlier, _)| earlier == protocol) {
-            return Err(BuildError(format!("there are two dialects for {protocol:?}")));
+            return Err(BuildError::settings(format!("there are two dialects for {protocol:?}")));
         }
     }
     Ok(())

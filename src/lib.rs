@@ -33,6 +33,7 @@ mod response;
 pub mod server;
 mod session;
 mod telemetry;
+mod text;
 #[cfg(feature = "unstable")]
 #[doc(hidden)]
 pub mod unstable;

@@ -219,7 +219,7 @@ impl Options {
         ]
         .into_iter()
         .find_map(|(wrong, why)| wrong.then_some(why));
-        wrong.map_or(Ok(()), |why| Err(BuildError(why.into())))
+        wrong.map_or(Ok(()), |why| Err(BuildError::settings(why)))
     }
 }
 

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 /// The dependencies of the cases beside the crate, at the versions of `Cargo.lock`.
 const DEPENDENCIES: &str = r#"
+anyhow = "1"
 serde = { version = "1", features = ["derive"] }
 serde_json = "1"
 "#;

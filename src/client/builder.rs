@@ -169,7 +169,7 @@ impl RpcClientBuilder {
     pub fn build(self) -> Result<RpcClient, BuildError> {
         self.settings.options.check_for(&self.settings.protocols)?;
         if let Some(why) = self.settings.reconnect.backoff.invalid_setting() {
-            return Err(BuildError(why.into()));
+            return Err(BuildError::settings(why));
         }
         self.settings.plan()?;
         Ok(RpcClient::new(self.settings))
@@ -186,7 +186,7 @@ impl RpcClientBuilder {
     ///
     /// If the future is dropped, the client is dropped and the attempt ends.
     pub async fn connect(self) -> Result<RpcClient, ConnectError> {
-        let client = self.build().map_err(ConnectError::Settings)?;
+        let client = self.build()?;
         client.connect().await?;
         Ok(client)
     }

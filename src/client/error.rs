@@ -1,24 +1,31 @@
-//! Why a client did not get a connection.
+//! The error of a client's attempt to connect.
 
-use std::{error::Error as StdError, fmt, io, sync::Arc};
+use std::{error::Error as StdError, io, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::{error::BuildError, handshake::Unfit};
+use crate::{
+    error::{BuildError, WithSources},
+    handshake::Unfit,
+};
 
-/// Why a client did not get a connection.
-#[derive(Debug, Clone)]
+/// The failure of a client's attempt to connect.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The client's settings contradict each other or could never work.
-    Settings(BuildError),
-    /// Nobody answers at the address, or the connection broke.
+    /// The client's settings contradict each other or can never work.
+    #[error(transparent)]
+    Settings(Arc<BuildError>),
+    /// The connection could not be established, or broke during the handshake. Errors of TLS are found here as well.
+    #[error("cannot connect: {}", WithSources(&**.0))]
     Io(Arc<io::Error>),
-    /// The [deadline](super::RpcClientBuilder::connect_timeout) passed.
+    /// The [timeout](super::RpcClientBuilder::connect_timeout) passed.
+    #[error("no connection in time")]
     Timeout,
-    /// The server refuses over HTTP.
+    /// The server refused with an HTTP response.
     #[non_exhaustive]
+    #[error("refused with HTTP status {status}")]
     Refused {
         /// The status.
         status: StatusCode,
@@ -27,24 +34,45 @@ pub enum ConnectError {
         /// The body, or its first 64 KiB.
         body: Bytes,
     },
-    /// What answers does not speak HTTP.
+    /// The server does not speak HTTP.
+    #[error("the server does not speak HTTP: {}", WithSources(&**.0))]
     Http(Arc<dyn StdError + Send + Sync>),
-    /// The server upgrades in a way that RFC 6455 does not know.
+    /// The server's handshake violates RFC 6455.
+    #[error("the server does not speak WebSocket: {0}")]
     Handshake(&'static str),
-    /// The server named no subprotocol, one that was not offered, or another than at the first connect.
+    /// The server chose no subprotocol, one that the client did not offer, or another than at the first connect.
     #[non_exhaustive]
+    #[error("{}", protocol_text(named.as_deref()))]
     Protocol {
-        /// What it named.
+        /// The subprotocol that the server named.
         named: Option<String>,
     },
-    /// The client was closed meanwhile.
+    /// The client was closed while it connected.
+    #[error("closed while connecting")]
     Aborted,
-    /// The client is closing, and can connect again when it has closed.
+    /// The client is closing. It can connect again when it is closed.
+    #[error("the client is closing")]
     Closing,
 }
 
 impl ConnectError {
-    /// The HTTP status, where the server refused.
+    /// Returns true if the connection was not established in time, by the client's
+    /// [timeout](super::RpcClientBuilder::connect_timeout) or that of the operating system.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Timeout => true,
+            Self::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+            _ => false,
+        }
+    }
+
+    /// Returns true if the server refused with an HTTP response, see [`status`](Self::status). A TCP connection
+    /// that nothing accepts is an [`Io`](Self::Io) error instead.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
+    /// Returns the HTTP status if the server refused.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { status, .. } => Some(*status),
@@ -53,31 +81,16 @@ impl ConnectError {
     }
 }
 
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Settings(error) => error.fmt(f),
-            Self::Io(error) => write!(f, "cannot connect: {error}"),
-            Self::Timeout => f.write_str("no connection in time"),
-            Self::Refused { status, .. } => write!(f, "refused with HTTP status {status}"),
-            Self::Http(error) => write!(f, "the server does not speak HTTP: {error}"),
-            Self::Handshake(why) => write!(f, "the server does not speak WebSocket: {why}"),
-            Self::Protocol { named: Some(named) } => write!(f, "the server chose the subprotocol {named:?}"),
-            Self::Protocol { named: None } => f.write_str("the server agreed to no subprotocol"),
-            Self::Aborted => f.write_str("closed while connecting"),
-            Self::Closing => f.write_str("the client is closing"),
-        }
+fn protocol_text(named: Option<&str>) -> String {
+    match named {
+        Some(named) => format!("the server chose an unexpected subprotocol: {named:?}"),
+        None => "the server chose no subprotocol".to_owned(),
     }
 }
 
-/// What is within is a part of the message already, so that the source is what caused that.
-impl StdError for ConnectError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Io(error) => error.source(),
-            Self::Http(error) => error.source(),
-            _ => None,
-        }
+impl From<BuildError> for ConnectError {
+    fn from(error: BuildError) -> Self {
+        Self::Settings(Arc::new(error))
     }
 }
 

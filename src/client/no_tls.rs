@@ -11,7 +11,7 @@ use crate::{
 /// Returns a connector for `ws` targets. Returns an error if `target` needs TLS.
 pub(super) fn wrap(connector: Arc<dyn DynConnector>, target: &Target) -> Result<Arc<dyn DynConnector>, BuildError> {
     if target.is_secure() {
-        return Err(BuildError("a wss:// endpoint needs the feature `tls` or a `secure_connector`".into()));
+        return Err(BuildError::settings("a wss:// endpoint needs the feature `tls` or a `secure_connector`"));
     }
     Ok(Arc::new(WithoutTls(connector)))
 }

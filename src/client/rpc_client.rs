@@ -124,7 +124,7 @@ impl RpcClient {
     /// Starts a new run with the current settings.
     fn start_run(&self, current: &mut Current) -> Result<Arc<ClientRun>, ConnectError> {
         let ClientSettings { identity, dialects, options, dispatch, reconnect, .. } = current.settings.clone();
-        let plan = current.settings.plan().map_err(ConnectError::Settings)?;
+        let plan = current.settings.plan()?;
         let shared = self.owner.shared.clone();
         let rules = QueueRules { max_queued: options.call_queue, offline_calls: reconnect.offline_calls };
         let run = shared.session.start_run(Run::new(identity.into()), rules);

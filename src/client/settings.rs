@@ -82,9 +82,10 @@ impl ClientSettings {
     /// Checks the settings and returns the plan of an attempt.
     pub(super) fn plan(&self) -> Result<ConnectPlan, BuildError> {
         if self.identity.is_empty() || self.identity.chars().any(char::is_control) {
-            return Err(BuildError("invalid identity: it is empty or has control characters".into()));
+            return Err(BuildError::settings("invalid identity: it is empty or has control characters"));
         }
-        let invalid = |why: &str| BuildError(format!("invalid endpoint {:?}: {why}", self.redacted_endpoint()));
+        let invalid =
+            |why: &str| BuildError::settings(format!("invalid endpoint {:?}: {why}", self.redacted_endpoint()));
         let endpoint: Uri = self.endpoint.parse().map_err(|_| invalid("it is not a URL"))?;
         if !matches!(endpoint.scheme_str(), Some("ws" | "wss")) {
             return Err(invalid("the scheme is neither ws:// nor wss://"));
@@ -108,12 +109,12 @@ impl ClientSettings {
         let path = path.parse().map_err(|_| invalid("the path and the query are too long"))?;
 
         if !options::is_timeout(self.connect_timeout) {
-            return Err(BuildError("invalid connect_timeout: zero, or at least a hundred years".into()));
+            return Err(BuildError::settings("invalid connect_timeout: zero, or at least a hundred years"));
         }
         handshake::check_protocols(&self.protocols, &self.dialects)?;
         let mut headers = self.headers.clone();
         if let Some(name) = headers.keys().find(|name| is_reserved(name)) {
-            return Err(BuildError(format!("the header {name} cannot be set: the handshake sets it")));
+            return Err(BuildError::settings(format!("the header {name} cannot be set: the handshake sets it")));
         }
         headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
         if let Some(password) = &self.password {

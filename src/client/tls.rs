@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    sync::{Arc, LazyLock},
+    sync::{Arc, OnceLock},
 };
 
 use tokio_rustls::{
@@ -11,7 +11,7 @@ use tokio_rustls::{
 };
 
 use crate::{
-    certificate::{Certificate, RootCerts, provider, wrong},
+    certificate::{Certificate, RootCerts, provider},
     client::connector::{Connector, DynConnector, Target},
     error::BuildError,
     io::Io,
@@ -98,10 +98,10 @@ impl ClientTlsBuilder {
     pub fn build(self) -> Result<ClientTls, BuildError> {
         let RootCerts(roots) = self.authorities.map_or_else(RootCerts::native, Ok)?;
         let server_name = self.server_name.map(ServerName::try_from).transpose();
-        let server_name = server_name.map_err(|error| wrong("the server name", &error))?;
+        let server_name = server_name.map_err(|error| BuildError::tls("the server name", error))?;
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| wrong("TLS", &error))?
+            .map_err(|error| BuildError::tls("TLS", error))?
             .with_root_certificates(roots);
         let mut config = match self.certificate {
             Some(Certificate(key)) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
@@ -131,8 +131,12 @@ pub(super) fn wrap(
 
 /// Returns the default TLS settings, which are created once per process.
 fn native() -> Result<ClientTls, BuildError> {
-    static SYSTEM: LazyLock<Result<ClientTls, BuildError>> = LazyLock::new(|| ClientTls::builder().build());
-    SYSTEM.clone()
+    static NATIVE: OnceLock<ClientTls> = OnceLock::new();
+    if let Some(tls) = NATIVE.get() {
+        return Ok(tls.clone());
+    }
+    let tls = ClientTls::builder().build()?;
+    Ok(NATIVE.get_or_init(|| tls).clone())
 }
 
 /// A connector that adds TLS to the streams of another one, if the target is secure.

@@ -252,8 +252,9 @@ impl<T> Exchange<T> {
         response: &Response,
     ) -> Option<(Outbound, Result<(), Error>)> {
         if let Response::Error(error) = response
-            && let Some(source) = std::error::Error::source(error)
+            && let Some(source) = error.source()
         {
+            let source: &(dyn std::error::Error + 'static) = source;
             tracing::warn!(action = &*request.action, id = %request.id, error = source, "a handler failed");
         }
         if !request.expects_response {
@@ -288,7 +289,7 @@ impl<T> Exchange<T> {
     #[cold]
     fn call_error(&self, id: Option<&MessageId>, error: &CallError) -> Outbound {
         let code = self.dialect().code_name(error.code());
-        let description = error.told(self.options.detailed_errors);
+        let description = error.sent_description(self.options.detailed_errors);
         let text = write::call_error(id, code, &description, error.details());
         let event = self.is_observed.then(|| {
             let (direction, error) = (Direction::Out, error.as_sent(code, &description));

@@ -1,4 +1,4 @@
-//! What handlers can ask for: each argument of a handler is made out of the call by its type.
+//! Extractors: each argument of a handler is made from the call, by its type.
 
 use std::{
     any::type_name,
@@ -27,22 +27,23 @@ use crate::{
     message::payload::{MessageId, Payload},
     response::Response,
     session::Session,
+    text::impl_text,
     validate::decode_error::explain_decode_error,
 };
 
-/// A type that a handler may have as an argument.
+/// An extractor: a type that can be an argument of a handler.
 ///
 /// ```
 /// use ocpp_rpc::{CallError, ErrorCode, extract::FromCall, handler::IncomingCall};
 ///
-/// /// The identity, where it belongs to this tenant.
+/// /// The identity of a station of this tenant.
 /// struct OurStation(String);
 ///
 /// impl<S: Sync> FromCall<S> for OurStation {
 ///     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
 ///         match call.session().identity().strip_prefix("acme-") {
 ///             Some(name) => Ok(Self(name.to_owned())),
-///             None => Err(CallError::new(ErrorCode::SECURITY_ERROR, "not one of ours")),
+///             None => Err(CallError::new(ErrorCode::SECURITY_ERROR, "not a station of this tenant")),
 ///         }
 ///     }
 /// }
@@ -53,17 +54,17 @@ use crate::{
     note = "extractors are `Params<T>` where `T: DeserializeOwned`, `State<T>` where `T: FromRef<{S}>`, `Extension<T>`, `Session`, `Responder`, `Action`, `MessageId`, `Payload` and `CancellationToken`, see `ocpp_rpc::extract`"
 )]
 pub trait FromCall<S>: Sized {
-    /// Makes the argument, or the answer to a call that lacks what it takes.
+    /// Makes the argument from a call, or rejects the call.
     fn from_call(call: &IncomingCall, state: &S) -> impl Future<Output = Result<Self, CallError>> + Send;
 }
 
 /// A part of a router's state.
 #[diagnostic::on_unimplemented(
-    message = "the router's state `{S}` holds no `{Self}`",
-    note = "implement `FromRef<{S}> for {Self}`, or make the router `with_state` of a `{Self}`"
+    message = "the router's state `{S}` contains no `{Self}`",
+    note = "implement `FromRef<{S}> for {Self}`, or create the router by `with_state` of a `{Self}`"
 )]
 pub trait FromRef<S> {
-    /// Takes the part out of the whole.
+    /// Clones the part out of the state.
     fn from_ref(state: &S) -> Self;
 }
 
@@ -73,17 +74,17 @@ impl<T: Clone> FromRef<T> for T {
     }
 }
 
-/// The parameters of the call, read as a `T`.
+/// The parameters of the call, deserialized as a `T`.
 ///
-/// Parameters that are no `T` are answered with what is wrong with them, and a JSON pointer (RFC 6901) to it in the
-/// details:
+/// Parameters that do not deserialize reject the call. The CALLERROR describes the fault and has its JSON pointer
+/// (RFC 6901) in the details:
 ///
-/// | What is wrong | Code |
+/// | Fault | Code |
 /// |---|---|
-/// | a member is missing, there are too few or too many items | [`ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION`](crate::ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION) |
-/// | a value is of another JSON type | [`ErrorCode::TYPE_CONSTRAINT_VIOLATION`](crate::ErrorCode::TYPE_CONSTRAINT_VIOLATION) |
-/// | a value is not one that is allowed: out of range, no variant, whatever else the type says | [`ErrorCode::PROPERTY_CONSTRAINT_VIOLATION`](crate::ErrorCode::PROPERTY_CONSTRAINT_VIOLATION) |
-/// | a member is there twice, or refused by `deny_unknown_fields`; `T` is not read from an object | [`ErrorCode::FORMAT_VIOLATION`](crate::ErrorCode::FORMAT_VIOLATION) |
+/// | a member is missing, or there are too few or too many items | [`ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION`](crate::ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION) |
+/// | a value has another JSON type | [`ErrorCode::TYPE_CONSTRAINT_VIOLATION`](crate::ErrorCode::TYPE_CONSTRAINT_VIOLATION) |
+/// | a value is not allowed: out of range, an unknown variant, or an error of the type's own | [`ErrorCode::PROPERTY_CONSTRAINT_VIOLATION`](crate::ErrorCode::PROPERTY_CONSTRAINT_VIOLATION) |
+/// | a member is repeated, or denied by `deny_unknown_fields`; `T` is not read from an object | [`ErrorCode::FORMAT_VIOLATION`](crate::ErrorCode::FORMAT_VIOLATION) |
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Params<T>(pub T);
 
@@ -117,10 +118,10 @@ impl<T: FromRef<S> + Send, S: Sync> FromCall<S> for State<T> {
     }
 }
 
-/// What the application said of the connection when it was accepted.
+/// A value that the application attached to the connection when it accepted it.
 ///
-/// A handler that asks for something that was not said answers [`ErrorCode::INTERNAL_ERROR`](crate::ErrorCode::INTERNAL_ERROR), and the log says what
-/// is missing.
+/// If the connection has no such value, the call is rejected with
+/// [`ErrorCode::INTERNAL_ERROR`](crate::ErrorCode::INTERNAL_ERROR), and the log names the missing type.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extension<T>(pub T);
 
@@ -133,12 +134,12 @@ impl<T: Clone + Send + Sync + 'static, S: Sync> FromCall<S> for Extension<T> {
     }
 }
 
-/// The action that was called.
-#[derive(Clone, PartialEq, Eq)]
+/// The action of the call.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Action(ByteString);
 
 impl Action {
-    /// The action's name.
+    /// Returns the name of the action.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -150,11 +151,7 @@ impl fmt::Debug for Action {
     }
 }
 
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+impl_text!(Action);
 
 impl<S: Sync> FromCall<S> for Action {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
@@ -168,23 +165,25 @@ impl<S: Sync> FromCall<S> for MessageId {
     }
 }
 
-/// Who calls; a handler may call back, and await the answer.
+/// The session of the caller. A handler may call back and await the response.
 impl<S: Sync> FromCall<S> for Session {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
         Ok(call.session().clone())
     }
 }
 
-/// Answers the call before its handler ends: the handler can go on working, and can do what is to come after the
-/// answer. What it returns in the end, [`NoResponse`](crate::handler::NoResponse) by custom, is then not sent.
+/// The right to respond before the handler ends: the handler can go on working, and do what must follow the response.
+///
+/// If a response was given this way, the result that the handler returns in the end is not sent; return
+/// [`NoResponse`](crate::handler::NoResponse).
 ///
 /// ```
 /// use ocpp_rpc::{CallError, RpcRouter, Session, extract::Responder, handler::NoResponse};
 /// use serde_json::{Value, json};
 ///
-/// /// Some stations lose a call that reaches them before the answer to their BootNotification.
-/// async fn boot(answer: Responder, session: Session) -> Result<NoResponse, CallError> {
-///     answer.send(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"})).await?;
+/// /// Some stations lose a call that reaches them before the response to their BootNotification.
+/// async fn boot(responder: Responder, session: Session) -> Result<NoResponse, CallError> {
+///     responder.send(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"})).await?;
 ///     let configuration: Value = session.call("GetConfiguration", &()).await?;
 ///     println!("{configuration}");
 ///     Ok(NoResponse)
@@ -200,24 +199,25 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Answers with a result. The future is done when the answer has been written; dropping it takes nothing back.
+    /// Responds with a result. The future ends when the response was written; dropping it does not cancel the
+    /// response.
     ///
-    /// The first answer to a call is the only one: what comes later, of the handler, of a layer that ran out of
-    /// patience or of another `Responder`, is dropped.
+    /// Only the first response to a call is sent: a later one is dropped, be it of the handler, of a layer with a
+    /// timeout, or of another `Responder`.
     ///
     /// # Errors
-    /// The future fails with [`Error::Disconnected`] when the answer can no longer be written or there is one already,
-    /// and with [`Error::Invalid`] when the result did not pass validation and was replaced by an error.
+    /// The future fails with [`Error::Disconnected`] if the response can no longer be written, or the call has one
+    /// already. It fails with [`Error::Invalid`] if the result did not pass validation and was replaced by an error.
     pub fn send(self, result: impl IntoResponse) -> Written {
-        self.give(result.into_response())
+        self.respond(result.into_response())
     }
 
-    /// Answers with an error; see [`send`](Self::send).
-    pub fn refuse(self, error: impl Into<CallError>) -> Written {
-        self.give(Response::Error(error.into()))
+    /// Rejects the call with an error; see [`send`](Self::send).
+    pub fn reject(self, error: impl Into<CallError>) -> Written {
+        self.respond(Response::Error(error.into()))
     }
 
-    fn give(self, response: Response) -> Written {
+    fn respond(self, response: Response) -> Written {
         let Self { session, request, given } = self;
         let (sender, written) = oneshot::channel();
         given.store(true, Ordering::Relaxed);
@@ -241,7 +241,7 @@ impl<S: Sync> FromCall<S> for Responder {
     }
 }
 
-/// The future of an answer that is being written, made by [`Responder::send`].
+/// The future of [`Responder::send`] and [`Responder::reject`], which ends when the response was written.
 #[derive(Debug)]
 pub struct Written(oneshot::Receiver<Result<CallResult, Error>>);
 
@@ -250,20 +250,20 @@ impl Future for Written {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let written = std::task::ready!(Pin::new(&mut self.0).poll(cx));
-        // Without an outcome, the connection's task was dropped with the answer in its hands.
+        // The sender is dropped if the connection's task was dropped before the response was written.
         Poll::Ready(written.unwrap_or(Err(Error::Disconnected { maybe_delivered: false })).map(drop))
     }
 }
 
-/// Fires when the connection is lost, or closed without waiting for calls under way. The handler goes on all the
-/// same; what it answers is dropped.
+/// A token that is cancelled when the connection is lost, or closed without waiting for pending calls. The handler goes
+/// on nevertheless; its response is dropped.
 impl<S: Sync> FromCall<S> for CancellationToken {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
         Ok(call.session().shared().disconnect_token())
     }
 }
 
-/// All arguments of a handler, in order.
+/// Implements the extraction of all arguments of a handler, in order.
 macro_rules! arguments {
     ($($argument:ident)*) => {
         impl<S: Sync, $($argument: FromCall<S> + Send,)*> FromCall<S> for ($($argument,)*) {

@@ -1,39 +1,43 @@
-//! Functions that answer calls.
+//! Functions that handle calls.
 
 use serde::Serialize;
 
 use crate::{error::CallError, message::payload::Payload, response::Response};
 
-/// An async function, by its arguments `A`.
+/// An async function that handles calls, by its arguments `A`.
 ///
-/// A function is a handler when each of its at most twelve arguments is an [extractor](FromCall) and it returns a
-/// `Result<R, E>`, where `R` is anything that serializes to a JSON object (or [`NoResponse`]) and `E` converts into a
-/// [`CallError`]: see [`RpcRouter::on`](super::RpcRouter::on).
+/// A function is a handler if each of its at most twelve arguments is an [extractor](crate::extract::FromCall) and it
+/// returns a `Result<R, E>`. `R` is any type that serializes to a JSON object, or [`NoResponse`]. `E` converts into a
+/// [`CallError`], as any error does. See [`RpcRouter::on`](crate::RpcRouter::on).
 ///
-/// Handlers run as a part of their connection's task: work that keeps a processor busy belongs in
+/// Handlers run in the task of their connection: work that keeps a processor busy belongs in
 /// `tokio::task::spawn_blocking`.
+///
+/// The trait is implemented for functions and closures, and is sealed.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no handler",
+    message = "`{Self}` is not a handler",
     label = "not an async function of at most twelve arguments",
     note = "a handler is an `async fn` that returns `Result<R, E>` where `R: Serialize` and `E: Into<CallError>`"
 )]
-pub trait Handler<A>: Clone + Send + Sync + 'static {
-    /// What comes of it.
+pub trait Handler<A>: sealed::Handler<A> + Clone + Send + Sync + 'static {
+    /// The output of the function.
     type Output;
-    /// Its future.
+    /// The future of the function.
     type Future: Future<Output = Self::Output>;
 
     /// Calls the function.
     fn call(&self, arguments: A) -> Self::Future;
 }
 
-/// What a handler returns: a `Result`.
+/// The output of a handler: a `Result`.
+///
+/// The trait is implemented for results, and is sealed.
 #[diagnostic::on_unimplemented(
     message = "a handler returns a `Result`, not `{Self}`",
-    note = "where nothing can fail, the error is `std::convert::Infallible`"
+    note = "if nothing can fail, the error is `std::convert::Infallible`"
 )]
-pub trait HandlerOutput {
-    /// The reply to send.
+pub trait HandlerOutput: sealed::HandlerOutput {
+    /// Converts the output into the response to send.
     fn into_response(self) -> Response;
 }
 
@@ -46,13 +50,16 @@ impl<R: IntoResponse, E: Into<CallError>> HandlerOutput for Result<R, E> {
     }
 }
 
-/// What a handler may return for success.
+/// The successful result of a handler.
+///
+/// It is implemented for all that serializes. Implement it for a type of your own that is sometimes no result, such as
+/// one that converts into [`Response::Nothing`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the result of a call",
-    note = "a result is anything that implements `serde::Serialize` and becomes a JSON object, or `NoResponse`"
+    note = "a result is any type that implements `serde::Serialize` and becomes a JSON object, or `NoResponse`"
 )]
 pub trait IntoResponse {
-    /// The reply to send.
+    /// Converts the result into the response to send.
     fn into_response(self) -> Response;
 }
 
@@ -65,7 +72,7 @@ impl<T: Serialize> IntoResponse for T {
     }
 }
 
-/// Returned by a handler that does not answer: the caller will run into its timeout.
+/// The result of a handler that does not respond: the caller runs into its timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoResponse;
 
@@ -75,8 +82,26 @@ impl IntoResponse for NoResponse {
     }
 }
 
+/// Traits that only this crate can implement.
+pub(super) mod sealed {
+    pub trait Handler<A> {}
+
+    pub trait HandlerOutput {}
+
+    impl<R, E> HandlerOutput for Result<R, E> {}
+
+    pub trait ArgumentsFor<R> {}
+}
+
 macro_rules! handler {
     ($($argument:ident)*) => {
+        impl<F, Fut, $($argument,)*> sealed::Handler<($($argument,)*)> for F
+        where
+            F: Fn($($argument,)*) -> Fut,
+            Fut: Future,
+        {
+        }
+
         impl<F, Fut, $($argument,)*> Handler<($($argument,)*)> for F
         where
             F: Fn($($argument,)*) -> Fut + Clone + Send + Sync + 'static,
@@ -90,7 +115,6 @@ macro_rules! handler {
                 self($($argument,)*)
             }
         }
-
     };
 }
 

@@ -1,6 +1,6 @@
 //! Which handler answers which action.
 
-use std::{collections::HashMap, convert::Infallible, error::Error as StdError, fmt, marker::PhantomData, pin::Pin};
+use std::{collections::HashMap, convert::Infallible, fmt, marker::PhantomData, pin::Pin};
 use std::{
     future,
     sync::{Arc, atomic::Ordering},
@@ -157,10 +157,11 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         self
     }
 
-    /// Wraps a tower layer around every handler that there is so far, the fallback included.
+    /// Wraps a tower layer around every handler that the router has so far, including the fallback.
     ///
-    /// A layer sees an [`IncomingCall`] and gives a [`Response`]; it may be any that is generic over the request, such
-    /// as those of `tower` itself. An error of the layer becomes a [`CallError`].
+    /// The layer's service takes an [`IncomingCall`] and returns a [`Response`]. Layers that are generic over the
+    /// request work, such as those of `tower` itself. An error of the service rejects the call: it converts into a
+    /// [`CallError`], as `?` converts it in a handler.
     ///
     /// ```
     /// use std::{convert::Infallible, time::Duration};
@@ -178,7 +179,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     where
         L: Layer<Route>,
         L::Service: Service<IncomingCall, Response = Response> + Clone + Send + Sync + 'static,
-        <L::Service as Service<IncomingCall>>::Error: Into<Box<dyn StdError + Send + Sync>>,
+        <L::Service as Service<IncomingCall>>::Error: Into<CallError>,
         <L::Service as Service<IncomingCall>>::Future: Send,
     {
         Arc::make_mut(&mut self.table)
@@ -340,7 +341,7 @@ struct Layered<T>(Arc<T>);
 impl<T> Endpoint for Layered<T>
 where
     T: Service<IncomingCall, Response = Response> + Clone + Send + Sync + 'static,
-    T::Error: Into<Box<dyn StdError + Send + Sync>>,
+    T::Error: Into<CallError>,
     T::Future: Send,
 {
     fn answer(&self, call: IncomingCall) -> Answering {
@@ -349,7 +350,7 @@ where
             // A clone of its own, as tower wants it; made here, where a panic is caught.
             match T::clone(&service).oneshot(call).await {
                 Ok(reply) => reply,
-                Err(error) => Response::Error(CallError::from(error.into())),
+                Err(error) => Response::Error(error.into()),
             }
         })
     }

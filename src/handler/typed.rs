@@ -1,41 +1,45 @@
-//! Handlers of typed actions: what such a handler takes and gives is checked where it is put into a router.
+//! Handlers of typed actions. The router checks their arguments and output at compile time.
 
 use crate::{
     action::{Action, SendAction},
     error::CallError,
     handler::{
         extract::{FromCall, Params},
-        function::{Handler, HandlerOutput, IntoResponse},
+        function::{Handler, HandlerOutput, IntoResponse, sealed},
         router::RpcRouter,
     },
 };
 
-/// The arguments of a handler whose action has the request `R`: first [`Params<R>`](Params), then any extractors.
+/// The arguments of a handler for the request `R`: first [`Params<R>`](Params), then any extractors.
+///
+/// The trait is implemented for tuples, and is sealed.
 #[diagnostic::on_unimplemented(
     message = "the handler of this action takes `Params<{R}>` first, not `{Self}`",
     label = "does not take the request of its action",
     note = "after its request, a handler may take any extractors, see `ocpp_rpc::extract`"
 )]
-pub trait ArgumentsFor<R> {}
+pub trait ArgumentsFor<R>: sealed::ArgumentsFor<R> {}
 
-/// What a handler returns whose action has the response `R`: `Result<R, E>`, where `E` converts into a [`CallError`].
+/// The output of a handler with the response `R`: `Result<R, E>`, where `E` converts into a [`CallError`].
+///
+/// The trait is implemented for results, and is sealed.
 #[diagnostic::on_unimplemented(
     message = "the handler of this action returns `Result<{R}, _>`, not `{Self}`",
     label = "does not return the response of its action",
-    note = "the error is any that converts into a `CallError`; where nothing can fail, `std::convert::Infallible`"
+    note = "the error is any that converts into a `CallError`; if nothing can fail, `std::convert::Infallible`"
 )]
 pub trait OutputFor<R>: HandlerOutput {}
 
 impl<R: IntoResponse, E: Into<CallError>> OutputFor<R> for Result<R, E> {}
 
 impl<S: Send + Sync + 'static> RpcRouter<S> {
-    /// Answers an action with a handler of its own types: an async function whose first argument is [`Params`] of the
-    /// action's request, and whose result is its response. See [`Action`].
+    /// Adds the handler of a typed [`Action`]: an async function from [`Params`] of the action's request,
+    /// and any further extractors, to the action's response.
     ///
-    /// A handler that answers early or not at all has no response to return, and goes to [`on`](Self::on).
+    /// A handler that responds early or not at all has no response to return: add it by [`on`](Self::on).
     ///
     /// # Panics
-    /// When the action has a handler already.
+    /// Panics if the action has a handler already.
     #[must_use]
     #[track_caller]
     pub fn on_action<A: Action, Arguments>(
@@ -48,11 +52,11 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         self.on(A::NAME, handler)
     }
 
-    /// Handles a message that is never answered with a handler of its own type: an async function whose first argument
-    /// is [`Params`] of the message, and whose result is `()`. See [`SendAction`].
+    /// Adds the handler of a typed [`SendAction`], which has no response: an async function from [`Params`] of the
+    /// message, and any further extractors, to `()`.
     ///
     /// # Panics
-    /// When the action has a handler already.
+    /// Panics if the action has a handler already.
     #[must_use]
     #[track_caller]
     pub fn on_send_action<A: SendAction, Arguments>(
@@ -68,6 +72,8 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
 
 macro_rules! arguments {
     ($($argument:ident)*) => {
+        impl<R, $($argument,)*> sealed::ArgumentsFor<R> for (Params<R>, $($argument,)*) {}
+
         #[diagnostic::do_not_recommend]
         impl<R, $($argument,)*> ArgumentsFor<R> for (Params<R>, $($argument,)*) {}
     };

@@ -3,9 +3,8 @@
 //! A message is parsed once. Its payload stays a slice of the received text until a handler or a caller decodes it.
 //! The [dialect](crate::message::Dialect) decides if a message is allowed, and the exchange decides if it is expected.
 
-use std::fmt;
-
 use bytestring::ByteString;
+use serde::Serialize;
 
 use crate::{
     error::{CallError, ErrorCode},
@@ -78,47 +77,41 @@ impl UnreadableMessage {
 }
 
 /// The error of a bad message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum MessageError {
     /// The message is not JSON.
+    #[error("the message is not JSON")]
     NotJson,
     /// The message is JSON, but not an array.
+    #[error("the message is not a JSON array")]
     NotAnArray,
     /// The first element is not a whole number.
+    #[error("the message type is not a number")]
     NoMessageType,
     /// The protocol does not have the message type number.
+    #[error("the message type is unknown")]
     UnknownMessageType,
     /// The second element is not a string.
+    #[error("the message id is not a string")]
     NoMessageId,
     /// The third element is not a string.
+    #[error("the action is not a string")]
     NoAction,
     /// The payload is not an object.
+    #[error("the payload is not an object")]
     PayloadNotAnObject,
     /// The message has more elements than a call has.
+    #[error("the message has too many elements")]
     TooManyElements,
     /// The message is a response, and no pending call has its id.
+    #[error("no pending call has this message id")]
     UnknownMessageId,
     /// The message is a call with the id of a call that a handler still works on.
+    #[error("a call with this message id is still in progress")]
     DuplicateMessageId,
     /// The message deviates from the standard, and the connection's [`Tolerance`](crate::Tolerance) does not allow it.
+    #[error("the message has {0}")]
     Deviation(Deviation),
-}
-
-impl fmt::Display for MessageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Deviation(deviation) => return write!(f, "the message has {deviation}"),
-            Self::NotJson => "the message is not JSON",
-            Self::NotAnArray => "the message is not a JSON array",
-            Self::NoMessageType => "the message type is not a number",
-            Self::UnknownMessageType => "the message type is unknown",
-            Self::NoMessageId => "the message id is not a string",
-            Self::NoAction => "the action is not a string",
-            Self::PayloadNotAnObject => "the payload is not an object",
-            Self::TooManyElements => "the message has too many elements",
-            Self::UnknownMessageId => "no pending call has this message id",
-            Self::DuplicateMessageId => "a call with this message id is still in progress",
-        })
-    }
 }

@@ -1,14 +1,16 @@
-//! What messages carry: ids and payloads, as slices of the text that they came in.
+//! Ids and payloads of messages, as slices of the received text.
 
-use std::{error::Error as StdError, fmt};
+use std::fmt;
 
 use bytestring::ByteString;
 use serde::{Deserialize, Serialize, Serializer, de, ser::Error as _};
 use serde_json::value::RawValue;
 
-/// The id that pairs a call with its answer: a string of at most 36 characters by the standard.
+use crate::text::impl_text;
+
+/// The id that pairs a call with its response: a string of at most 36 characters by the standard.
 ///
-/// Cheap to clone; an id that was received is a slice of its message.
+/// Cheap to clone: a received id is a slice of its message. It serializes as a string, even if the peer sent a number.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct MessageId {
     text: ByteString,
@@ -24,24 +26,24 @@ impl MessageId {
         Self { text: ByteString::from_static(text), is_number: false }
     }
 
-    /// An id of the wrong type, which is written as it came.
+    /// Creates an id from a JSON number, a deviation that is written back unchanged.
     pub(crate) fn number(json: impl Into<ByteString>) -> Self {
         Self { text: json.into(), is_number: true }
     }
 
-    /// A new id, as random as a version 4 UUID.
+    /// Creates a random id, a version 4 UUID.
     pub(crate) fn random() -> Self {
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
         Self::new(&*uuid::Uuid::new_v4().as_hyphenated().encode_lower(&mut text))
     }
 
-    /// The id's text.
+    /// Returns the id's text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether it is a number, which is an id only where the peer's deviations are
-    /// [salvaged](crate::Tolerance::Permissive).
+    /// Returns true if the id is a number, a deviation that only [`Permissive`](crate::Tolerance::Permissive)
+    /// tolerates.
     pub fn is_number(&self) -> bool {
         self.is_number
     }
@@ -53,15 +55,11 @@ impl fmt::Debug for MessageId {
     }
 }
 
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+impl_text!(MessageId);
 
-/// JSON that nobody has read yet: the parameters of a call, a result, the details of an error.
+/// Unread JSON: the parameters of a call, a result, or the details of an error.
 ///
-/// It is a counted slice of the message that carried it: cheap to clone, and it keeps that message in memory.
+/// A payload is a counted slice of the message that carried it: it is cheap to clone, and keeps that message in memory.
 ///
 /// ```
 /// use ocpp_rpc::Payload;
@@ -80,10 +78,10 @@ impl fmt::Display for MessageId {
 pub struct Payload(pub(crate) ByteString);
 
 impl Payload {
-    /// Serializes `value`, which must become a JSON object; `null` (as of `()` or `None`) becomes `{}`.
+    /// Serializes `value`, which must become a JSON object. `null`, the JSON of `()` and `None`, becomes `{}`.
     ///
     /// # Errors
-    /// When serializing fails, or when an array, a text, a number or a truth value comes of it.
+    /// Fails if `value` does not serialize, or becomes an array, a string, a number or a boolean.
     pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self, EncodeError> {
         let text = serde_json::to_string(value).map_err(EncodeError::Serialize)?;
         match text.as_bytes() {
@@ -93,27 +91,32 @@ impl Payload {
         }
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Reads the payload as `T`, which may borrow from it.
+    /// Deserializes the payload as a `T`, which may borrow from it.
     ///
     /// # Errors
-    /// When the payload is not a `T`.
+    /// Fails if the payload does not deserialize as a `T`.
     pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.0)
     }
 
-    /// The payload of a call, where anything but an object is refused before a type sees it: serde would read an
-    /// array into a struct.
+    /// Returns true if the payload is a JSON object. Serde alone would read an array into a struct.
     pub(crate) fn is_object(&self) -> bool {
         self.0.starts_with('{')
     }
 }
 
-/// The empty object.
+impl AsRef<str> for Payload {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+/// Returns the empty object.
 impl Default for Payload {
     fn default() -> Self {
         Self(ByteString::from_static("{}"))
@@ -126,14 +129,14 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// Passes the JSON through as it is. Only `serde_json` can do that.
+/// Writes the JSON unchanged. Only `serde_json` supports this.
 impl Serialize for Payload {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serde_json::from_str::<&RawValue>(&self.0).map_err(S::Error::custom)?.serialize(serializer)
     }
 }
 
-/// Reads any JSON as it is. Only `serde_json` can do that.
+/// Keeps any JSON unread. Only `serde_json` supports this.
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
@@ -141,26 +144,17 @@ impl<'de> Deserialize<'de> for Payload {
     }
 }
 
-/// Why a value cannot be a payload.
-#[derive(Debug)]
+/// An error of [`Payload::encode`].
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// Serializing it failed.
+    /// The value does not serialize.
+    #[error("cannot serialize the value: {0}")]
     Serialize(serde_json::Error),
-    /// It is JSON, but not an object.
+    /// The value serializes to JSON that is not an object.
+    #[error("not a JSON object")]
     NotAnObject,
 }
-
-impl fmt::Display for EncodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Serialize(error) => error.fmt(f),
-            Self::NotAnObject => f.write_str("not a JSON object"),
-        }
-    }
-}
-
-impl StdError for EncodeError {}
 
 #[cfg(test)]
 mod tests {

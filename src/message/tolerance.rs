@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// The deviations from the standards that a connection tolerates. Default [`Lenient`](Self::Lenient).
 ///
 /// Each tolerated deviation creates an [event](crate::event::EventKind::Deviation). [`Deviation`] lists the deviations
@@ -26,7 +28,8 @@ macro_rules! deviations {
         /// |---|---|---|
         $(#[doc = concat!("| [`", stringify!($name), "`](Self::", stringify!($name), ") | [`", stringify!($from),
             "`](Tolerance::", stringify!($from), ") | ", $doc, " |")])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+        #[serde(rename_all = "snake_case")]
         #[non_exhaustive]
         pub enum Deviation {
             $(#[doc = concat!("The message or the handshake has ", $display, ".")] $name,)*

@@ -234,10 +234,10 @@ impl RpcServerBuilder {
         options.check_for(&negotiation.protocols)?;
         if let Some(default) = negotiation.default.as_ref().filter(|&default| !negotiation.protocols.contains(default))
         {
-            return Err(BuildError(format!("the default protocol {default:?} is none of the protocols")));
+            return Err(BuildError::settings(format!("the default protocol {default:?} is none of the protocols")));
         }
         if !options::is_timeout(http.handshake_timeout) {
-            return Err(BuildError("handshake_timeout is zero or without end".into()));
+            return Err(BuildError::settings("handshake_timeout is zero or without end"));
         }
         let zero = [
             (self.max_pending_handshakes, "max_pending_handshakes"),
@@ -248,10 +248,10 @@ impl RpcServerBuilder {
             (http.max_connections, "max_connections"),
         ];
         if let Some((_, name)) = zero.into_iter().find(|(limit, _)| *limit == 0) {
-            return Err(BuildError(format!("{name} is zero: nobody could ever come in")));
+            return Err(BuildError::settings(format!("{name} is zero: nobody could ever come in")));
         }
         if http.max_head_size < 8 << 10 {
-            return Err(BuildError("max_head_size is less than 8 KiB".into()));
+            return Err(BuildError::settings("max_head_size is less than 8 KiB"));
         }
         http.max_connections = http.max_connections.min(Semaphore::MAX_PERMITS);
         let inner = Inner {

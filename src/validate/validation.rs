@@ -41,14 +41,18 @@ impl Validation {
     /// Checks that the validation covers some of `protocols`, and all that [`only`](Self::only) names.
     pub(crate) fn check(&self, protocols: &[Arc<str>]) -> Result<(), BuildError> {
         if protocols.is_empty() {
-            return Err(BuildError("cannot validate payloads without a protocol: set the protocols".into()));
+            return Err(BuildError::settings("cannot validate payloads without a protocol: set the protocols"));
         }
         let named = self.protocols.as_deref().unwrap_or(protocols);
         if let Some(unknown) = named.iter().find(|name| !protocols.contains(name)) {
-            return Err(BuildError(format!("validation is limited to {unknown:?}, which is not one of the protocols")));
+            return Err(BuildError::settings(format!(
+                "validation is limited to {unknown:?}, which is not one of the protocols"
+            )));
         }
         match named.iter().find(|name| !self.validator.supports(name)) {
-            Some(unknown) => Err(BuildError(format!("the validator does not support the protocol {unknown:?}"))),
+            Some(unknown) => {
+                Err(BuildError::settings(format!("the validator does not support the protocol {unknown:?}")))
+            }
             None => Ok(()),
         }
     }

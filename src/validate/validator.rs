@@ -6,6 +6,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use serde::Serialize;
+
 use crate::{error::Violation, message::payload::Payload};
 
 /// The rules for the payloads of some protocols.
@@ -89,7 +91,8 @@ impl<'a> PayloadContext<'a> {
 }
 
 /// The kind of a payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PayloadKind {
     /// The payload of a CALL, or of a SEND (OCPP 2.1).
     Request,

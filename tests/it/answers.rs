@@ -77,7 +77,7 @@ async fn b33_what_comes_after_the_answer_is_done_when_the_answer_was_written() {
 #[tokio::test]
 async fn b33_a_handler_refuses_early() {
     async fn refuse(answer: Responder) -> Result<(), Error> {
-        answer.refuse(ErrorCode::SECURITY_ERROR).await
+        answer.reject(ErrorCode::SECURITY_ERROR).await
     }
     let (_server, mut station, _) = connected(RpcRouter::new().on("Any", refuse), "ocpp1.6").await;
     assert_eq!(station.ask(r#"[2,"1","Any",{}]"#).await, r#"[4,"1","SecurityError","",{}]"#);

@@ -92,6 +92,7 @@ async fn b53_what_is_no_websocket_server_is_an_error_and_not_dialled_again() {
         let error = attempt.await.expect("no panic").expect_err(answer);
         assert!(error.to_string().contains(expected), "{answer:?}: {error}");
         let due = if expected.contains("in time") { 30 } else { 0 };
+        assert_eq!((error.is_timeout(), error.is_refused()), (due > 0, expected.starts_with("refused")), "{answer:?}");
         assert_eq!(start.elapsed().as_secs(), due, "{answer:?}");
         assert_eq!(client.state(), ClientState::Closed);
         assert_eq!(stream.read(&mut [0; 1]).await.expect("an end"), 0, "the socket is closed");
@@ -251,6 +252,7 @@ async fn tcp_is_dialled_straight_or_through_a_proxy() {
     let error = base().connect().await.expect_err("nobody there");
     assert!(matches!(&error, ConnectError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused), "{error:?}");
     assert!(error.to_string().contains("refused"), "{error}");
+    assert!(!error.is_refused() && !error.is_timeout(), "by the operating system, not by a server");
     says_nothing_twice(&error);
 }
 

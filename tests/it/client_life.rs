@@ -74,7 +74,7 @@ async fn b55_reconnecting_is_given_up_where_it_cannot_help() {
     for (answer, reason) in [
         (Some(unauthorized), "refused with HTTP status 401 Unauthorized"),
         (Some(&*wrong), "the Sec-WebSocket-Accept does not fit the key"),
-        (None, "the server chose the subprotocol \"ocpp2.0.1\""),
+        (None, "the server chose an unexpected subprotocol: \"ocpp2.0.1\""),
     ] {
         let (builder, mut dials) = client();
         let (client, csms) = connected(builder, &mut dials).await;

@@ -1,13 +1,14 @@
 //! Handlers: what they get, what they give, and what becomes of them when their connection goes.
 
-use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll};
+use std::{convert::Infallible, future::poll_fn, io, sync::Arc, task::Poll};
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
-    CallError, Close, ErrorCode, MessageId, Options, Payload, RpcRouter, Session,
+    CallError, Close, Error, ErrorCode, MessageId, Options, Payload, RpcRouter, Session,
     event::EventKind,
     extract::{Action, CancellationToken, Params, State},
     handler::NoResponse,
+    validate::Violation,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -28,7 +29,8 @@ async fn b32_handlers_get_what_they_ask_for() {
         payload: Payload,
         gone: CancellationToken,
     ) -> Result<Value, Infallible> {
-        Ok(json!([greeting, action.as_str(), id.as_str(), session.identity(), peer.protocol(), payload])
+        assert!(action == "Any" && "7" == id && action.len() == 3 && AsRef::<str>::as_ref(&payload).starts_with('{'));
+        Ok(json!([greeting, action, id, session.identity(), peer.protocol(), payload])
             .as_array()
             .map(|seen| json!({"seen": seen, "gone": gone.is_cancelled()}))
             .unwrap_or_default())
@@ -193,7 +195,7 @@ async fn b34_any_error_that_becomes_a_call_error_works_with_a_question_mark() {
         Ok(json!({"port": port}))
     }
     async fn boxed() -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
-        Err(CallError::new(ErrorCode::NOT_SUPPORTED, "not here"))?
+        Err(Violation::new(ErrorCode::TYPE_CONSTRAINT_VIOLATION, "/port", "is a string"))?
     }
     let router = RpcRouter::new().on("Own", own).on("OwnType", own_type).on("Anything", anything).on("Boxed", boxed);
     let server = server(router);
@@ -202,10 +204,66 @@ async fn b34_any_error_that_becomes_a_call_error_works_with_a_question_mark() {
         ("Own", r#"[4,"1","PropertyConstraintViolation","no such tag",{"tag":"A1"}]"#),
         ("OwnType", r#"[4,"1","PropertyConstraintViolation","no such tag",{"tag":"A2"}]"#),
         ("Anything", r#"[4,"1","InternalError","An internal error occurred",{}]"#),
-        ("Boxed", r#"[4,"1","NotSupported","not here",{}]"#),
+        ("Boxed", r#"[4,"1","TypeConstraintViolation","/port: is a string",{"pointer":"/port"}]"#),
     ] {
         assert_eq!(station.ask(format!(r#"[2,"1","{action}",{{}}]"#)).await, answer);
     }
+}
+
+#[tokio::test]
+async fn b34_question_mark_takes_the_errors_of_others() {
+    async fn handler(Params(params): Params<Value>) -> Result<Value, CallError> {
+        let secret = "hunter2";
+        match params["error"].as_str() {
+            Some("io") => Err(io::Error::new(io::ErrorKind::NotFound, secret))?,
+            Some("parse") => drop(secret.parse::<u16>()?),
+            Some("anyhow") => Err(anyhow::Error::msg(secret).context("cannot open the door"))?,
+            Some("anyhow around io") => Err(anyhow::Error::from(io::Error::other(secret)))?,
+            Some("boxed") => Err(Box::<dyn std::error::Error + Send + Sync>::from(secret))?,
+            Some("text") => Err(secret)?,
+            Some("string") => Err(secret.to_owned())?,
+            Some("own") => Err(Error::Rejected(CallError::new(ErrorCode::SECURITY_ERROR, secret)))?,
+            Some("code") => Err(ErrorCode::NOT_SUPPORTED)?,
+            Some("violation") => Err(Violation::new(ErrorCode::PROPERTY_CONSTRAINT_VIOLATION, "/a", "is too long"))?,
+            _ => {}
+        }
+        Ok(json!({}))
+    }
+    async fn anyhow_result() -> anyhow::Result<Value> {
+        anyhow::bail!("hunter2")
+    }
+    let router = RpcRouter::new().on("Any", handler).on("Anyhow", anyhow_result);
+    let server = server(router.clone());
+    let open = server_with(router, Options::server().detailed_errors(true));
+    let mut station = Station::connect(&server, "CP-1", "ocpp2.0.1").await;
+    let mut detailed = Station::connect(&open, "CP-1", "ocpp2.0.1").await;
+    let internal = r#"[4,"1","InternalError","An internal error occurred",{}]"#;
+    let cases = ["io", "parse", "anyhow", "anyhow around io", "boxed", "text", "string", "own"];
+    for call in cases
+        .map(|case| format!(r#"[2,"1","Any",{{"error":"{case}"}}]"#))
+        .iter()
+        .chain([&r#"[2,"1","Anyhow",{}]"#.to_owned()])
+    {
+        assert_eq!(station.ask(call).await, internal, "{call}");
+        let told = detailed.ask(call).await;
+        let secret = ["hunter2", "invalid digit", "cannot open the door"].iter().any(|text| told.contains(text));
+        assert!(told.starts_with(r#"[4,"1","InternalError","An internal error occurred: "#) && secret, "{told}");
+    }
+    for (case, answer) in [
+        ("code", r#"[4,"1","NotSupported","",{}]"#),
+        ("violation", r#"[4,"1","PropertyConstraintViolation","/a: is too long",{"pointer":"/a"}]"#),
+    ] {
+        assert_eq!(station.ask(format!(r#"[2,"1","Any",{{"error":"{case}"}}]"#)).await, answer);
+    }
+}
+
+#[test]
+fn b34_call_error_keeps_its_source() {
+    let error = CallError::from(io::Error::from(io::ErrorKind::NotFound));
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>()).expect("the error");
+    assert_eq!(source.kind(), io::ErrorKind::NotFound);
+    assert!(CallError::new(ErrorCode::GENERIC_ERROR, "").source().is_none());
+    assert!(std::error::Error::source(&Error::Rejected(error)).is_none());
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs, path::Path};
 
 /// The layers from the bottom up. A file may import those of the layers below it, and those before it in its own layer.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("values", &["backoff", "info", "io", "message/payload", "error", "message/tolerance"]),
+    ("values", &["backoff", "info", "io", "text", "message/payload", "error", "error/axum", "message/tolerance"]),
     (
         "messages",
         &[
@@ -131,6 +131,7 @@ const PURE: &[&str] = &[
     "message",
     "options",
     "response",
+    "text",
     "validate",
 ];
 

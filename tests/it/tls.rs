@@ -2,7 +2,10 @@
 
 use std::{
     convert::Infallible,
+    error::Error as _,
+    io,
     net::SocketAddr,
+    path::Path,
     process::Command,
     sync::{Arc, Mutex},
     time::Duration,
@@ -595,6 +598,33 @@ fn what_cannot_work_is_said_when_it_is_set_up() {
     says(ServerTls::builder().build().expect_err("wrong"), "needs a certificate");
     let named = ClientTls::builder().authorities(authority.authorities()).server_name("not a name");
     says(named.build().expect_err("wrong"), "the server name");
+}
+
+#[test]
+fn missing_pem_file_is_an_io_error_of_kind_not_found() {
+    for error in [
+        Certificate::from_pem_files("/nowhere/at.all", "/nowhere").expect_err("no file"),
+        RootCerts::from_pem_file("/nowhere/at.all").expect_err("no file"),
+    ] {
+        assert_eq!(error.to_string(), "cannot read /nowhere/at.all: no such file");
+        says_nothing_twice(&error);
+        let source = error.source().and_then(|source| source.downcast_ref::<io::Error>()).expect("a source");
+        assert_eq!(source.kind(), io::ErrorKind::NotFound);
+        let BuildError::File { path, error, .. } = &error else { panic!("another kind: {error:?}") };
+        assert_eq!((path.as_path(), error.kind()), (Path::new("/nowhere/at.all"), io::ErrorKind::NotFound));
+        let error = ConnectError::from(RootCerts::from_pem_file("/nowhere").expect_err("no file"));
+        assert!(error.source().is_some_and(|source| source.is::<io::Error>()), "{error:?}");
+    }
+}
+
+#[test]
+fn errors_of_tls_keep_the_error_of_rustls() {
+    let authority = Authority::new();
+    let (one, other) = (authority.issue("one"), authority.issue("other"));
+    let error = Certificate::from_pem(one.chain.as_bytes(), other.key.as_bytes()).expect_err("another key");
+    says_nothing_twice(&error);
+    let BuildError::Tls { cause, .. } = &error else { panic!("another kind: {error:?}") };
+    assert!(cause.is::<rustls::Error>(), "{cause:?}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //~ error[E0277]
-//~ From<Broken>
+//~ is not implemented for `Broken`
 
 use ocpp_rpc::RpcRouter;
 

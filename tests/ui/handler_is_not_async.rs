@@ -1,4 +1,4 @@
-//~ is no handler
+//~ is not a handler
 //~ not an async function of at most twelve arguments
 //~ a handler is an `async fn` that returns `Result<R, E>`
 

@@ -1,5 +1,5 @@
 //~ a handler returns a `Result`, not `Value`
-//~ where nothing can fail, the error is `std::convert::Infallible`
+//~ if nothing can fail, the error is `std::convert::Infallible`
 
 use ocpp_rpc::RpcRouter;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//~ the router's state `App` holds no `Database`
+//~ the router's state `App` contains no `Database`
 //~ implement `FromRef<App> for Database`
 
 use std::convert::Infallible;

@@ -90,7 +90,7 @@ pub async fn run(settings: Settings, tally: Arc<Tally>) -> Result<Infallible, Co
     let shared = Arc::new(Shared::new(sender));
     let backoff = Backoff::exponential().max(Duration::from_secs(10));
     let reconnect = Reconnect::always().backoff(backoff).retry_first_connect(true);
-    let client = client.router(router(shared.clone())).reconnect(reconnect).build().map_err(ConnectError::Settings)?;
+    let client = client.router(router(shared.clone())).reconnect(reconnect).build()?;
     let _counter =
         tokio_util::task::AbortOnDropHandle::new(tokio::spawn(count_connected(client.clone(), tally.clone())));
     let station = Station { client, shared, tally, interval };

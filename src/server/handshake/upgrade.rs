@@ -137,7 +137,8 @@ impl fmt::Debug for RpcUpgrade {
 }
 
 /// A request that is no handshake of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .refusal.reason)]
 pub struct UpgradeError {
     refusal: Refusal,
     remote_address: Option<SocketAddr>,
@@ -173,14 +174,6 @@ impl UpgradeError {
         reject.into_response()
     }
 }
-
-impl fmt::Display for UpgradeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.refusal.reason)
-    }
-}
-
-impl std::error::Error for UpgradeError {}
 
 /// The stream below an upgraded connection, and what was read of it already.
 ///

@@ -76,7 +76,7 @@ impl TrustedProxies {
         let network = |text: N| {
             let text = text.as_ref();
             let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            parsed.map_err(|_| BuildError(format!("the proxy {text:?} is no address and no network")))
+            parsed.map_err(|_| BuildError::settings(format!("the proxy {text:?} is no address and no network")))
         };
         let networks = networks.into_iter().map(network).collect::<Result<_, _>>()?;
         Ok(Self { networks, headers, certificate: None })

@@ -31,7 +31,7 @@ use tokio_rustls::{
 use tower::Service;
 
 use crate::{
-    certificate::{Certificate, RootCerts, provider, wrong},
+    certificate::{Certificate, RootCerts, provider},
     error::BuildError,
     info::{TlsInfo, TlsVersion},
     server::{
@@ -177,10 +177,10 @@ impl ServerTlsBuilder {
     /// When there is no certificate.
     pub fn build(self) -> Result<ServerTls, BuildError> {
         if self.certificates.is_empty() {
-            return Err(BuildError("a server of TLS needs a certificate".into()));
+            return Err(BuildError::settings("a server of TLS needs a certificate"));
         }
         let verify = |authorities: RootCerts| WebPkiClientVerifier::builder_with_provider(authorities.0, provider());
-        let unfit = |error| wrong("client certificates", &error);
+        let unfit = |error| BuildError::tls("client certificates", error);
         let verifier = match self.clients {
             Clients::Unasked => None,
             Clients::Asked(authorities) => Some(verify(authorities).allow_unauthenticated().build().map_err(unfit)?),
@@ -190,7 +190,7 @@ impl ServerTlsBuilder {
         let asks = verifier.is_some();
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| wrong("TLS", &error))?
+            .map_err(|error| BuildError::tls("TLS", error))?
             .with_client_cert_verifier(verifier.unwrap_or_else(|| Arc::new(NoClientAuth)))
             .with_cert_resolver(Arc::new(Resolver(self.certificates)));
         config.alpn_protocols = ALPN.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
@@ -198,7 +198,7 @@ impl ServerTlsBuilder {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         if !asks {
-            config.ticketer = Ticketer::new().map_err(|error| wrong("TLS tickets", &error))?;
+            config.ticketer = Ticketer::new().map_err(|error| BuildError::tls("TLS tickets", error))?;
             config.send_tls13_tickets = 1;
         }
         Ok(ServerTls::from_config(config))

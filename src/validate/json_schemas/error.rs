@@ -1,22 +1,27 @@
-//! The error of a schema.
+//! The error of loading a JSON Schema.
 
-use std::{error::Error as StdError, fmt, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
-use crate::validate::validator::PayloadKind;
+use crate::{error::kind_of, validate::validator::PayloadKind};
 
-/// An error of a schema, or of the file that should contain it.
-#[derive(Debug)]
+/// The failure to load a JSON Schema.
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaError {
-    /// Reading the file or folder failed.
-    Read(PathBuf, io::Error),
+    /// The file or folder cannot be read. The I/O error is the `source()` as well.
+    #[error("cannot read {}: {}", .0.display(), kind_of(.1))]
+    Read(PathBuf, #[source] io::Error),
     /// The file is not JSON.
+    #[error("not JSON: {path}: {1}", path = .0.display())]
     NotJson(PathBuf, serde_json::Error),
     /// The file's name does not end in `.json`.
+    #[error("not the name of a schema, which ends in .json: {}", .0.display())]
     FileName(PathBuf),
     /// The folder contains no schema.
+    #[error("no schema in the folder: {}", .0.display())]
     EmptyFolder(PathBuf),
-    /// The schema violates its draft, or contains a `$ref` or a pattern that does not compile.
+    /// The JSON is not a schema of its draft, or has a reference that leads nowhere.
+    #[error("invalid schema of the {kind} of {action} ({protocol}): {reason}", kind = name_of(*kind))]
     Invalid {
         /// The subprotocol of the schema.
         protocol: String,
@@ -24,7 +29,7 @@ pub enum SchemaError {
         action: String,
         /// The payload of the schema.
         kind: PayloadKind,
-        /// The reason of the error.
+        /// The fault of the schema.
         reason: String,
     },
 }
@@ -35,30 +40,9 @@ impl SchemaError {
     }
 }
 
-impl fmt::Display for SchemaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Read(path, error) => write!(f, "cannot read {}: {error}", path.display()),
-            Self::NotJson(path, error) => write!(f, "{} is not JSON: {error}", path.display()),
-            Self::FileName(path) => write!(f, "the name of the schema file {} does not end in .json", path.display()),
-            Self::EmptyFolder(path) => write!(f, "the folder {} contains no schema", path.display()),
-            Self::Invalid { protocol, action, kind, reason } => {
-                let kind = match kind {
-                    PayloadKind::Request => "request",
-                    PayloadKind::Response => "response",
-                };
-                write!(f, "invalid schema of the {kind} of {action} ({protocol}): {reason}")
-            }
-        }
-    }
-}
-
-impl StdError for SchemaError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Read(_, error) => Some(error),
-            Self::NotJson(_, error) => Some(error),
-            Self::FileName(_) | Self::EmptyFolder(_) | Self::Invalid { .. } => None,
-        }
+fn name_of(kind: PayloadKind) -> &'static str {
+    match kind {
+        PayloadKind::Request => "request",
+        PayloadKind::Response => "response",
     }
 }

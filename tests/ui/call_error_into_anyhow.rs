@@ -1,0 +1,21 @@
+//~ error[E0277]
+//~ `?` couldn't convert the error
+//~ anyhow::Error
+
+use ocpp_rpc::{CallError, ErrorCode};
+
+fn check(tag: &str) -> Result<(), CallError> {
+    match tag {
+        "A1" => Ok(()),
+        _ => Err(CallError::new(ErrorCode::SECURITY_ERROR, "unknown tag")),
+    }
+}
+
+fn start() -> anyhow::Result<()> {
+    check("A2")?;
+    Ok(())
+}
+
+fn main() {
+    let _ = start();
+}
