@@ -11,7 +11,9 @@ pub(crate) mod handshake {
     pub(crate) mod auth;
     #[cfg(feature = "axum")]
     mod axum;
+    pub(crate) mod credentials;
     pub(crate) mod protocol;
+    pub(crate) mod request;
     pub(crate) mod service;
     pub(crate) mod upgrade;
 }

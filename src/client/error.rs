@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, io, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::{error::BuildError, handshake::Unfit};
+use crate::{client::handshake::Unfit, error::BuildError};
 
 /// Why a client did not get a connection.
 #[derive(Debug, Clone)]

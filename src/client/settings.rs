@@ -12,13 +12,14 @@ use crate::{
     client::{
         connect::ConnectPlan,
         connector::{DynConnector, Tcp},
+        handshake,
         reconnect::Reconnect,
         redirect,
     },
     connection::shared::Dispatch,
     error::BuildError,
     handler::router::RpcRouter,
-    handshake,
+    handshake::check_protocols,
     message::dialect::Dialect,
     options::{self, Options},
 };
@@ -110,7 +111,7 @@ impl ClientSettings {
         if !options::is_timeout(self.connect_timeout) {
             return Err(BuildError("invalid connect_timeout: zero, or at least a hundred years".into()));
         }
-        handshake::check_protocols(&self.protocols, &self.dialects)?;
+        check_protocols(&self.protocols, &self.dialects)?;
         let mut headers = self.headers.clone();
         if let Some(name) = headers.keys().find(|name| is_reserved(name)) {
             return Err(BuildError(format!("the header {name} cannot be set: the handshake sets it")));

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, net::SocketAddr, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 
-use crate::{handshake, info::TlsInfo, options::Options};
+use crate::{info::TlsInfo, options::Options, server::handshake::credentials};
 
 /// A request that wants to become a session, as the [hook](Authenticate) sees it. Cheap to clone.
 ///
@@ -76,7 +76,7 @@ impl Handshake {
     ///
     /// Standard: OCPP 1.6 security whitepaper §2.3, OCPP 2.0.1 part 2 A00.
     pub fn password(&self) -> Option<Vec<u8>> {
-        handshake::basic_password(self.headers(), self.identity())
+        credentials::basic_password(self.headers(), self.identity())
     }
 
     /// Whether this is the password that was sent, which takes as long for a wrong one as for the right one.
@@ -95,7 +95,7 @@ impl Handshake {
     /// }
     /// ```
     pub fn password_is(&self, password: &[u8]) -> bool {
-        self.password().is_some_and(|sent| handshake::is_same_password(&sent, password))
+        self.password().is_some_and(|sent| credentials::is_same_password(&sent, password))
     }
 
     /// The address at the other end, where it is known: the built-in listener knows it, and axum where the

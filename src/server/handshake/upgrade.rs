@@ -10,11 +10,14 @@ use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::net::TcpStream;
 
 use crate::{
-    handshake::{self, Refusal},
+    handshake::wants_upgrade,
     io::Io,
     message::tolerance::Deviations,
     server::{
-        handshake::auth::{Handshake, Reject, Upgrading},
+        handshake::{
+            auth::{Handshake, Reject, Upgrading},
+            request::{self, Refusal},
+        },
         http::info::{self, Identity, RemoteAddress},
     },
 };
@@ -53,23 +56,23 @@ impl RpcUpgrade {
         let remote_address = known.or_else(|| info::connect_info(&parts.extensions));
         let fail = |refusal| UpgradeError { refusal, remote_address };
         let opening = match info::connect_protocol(&parts.extensions) {
-            Some(protocol) => handshake::check_connect(&parts, protocol).map(|()| Opening::Connected),
-            None => handshake::check(&parts).map(Opening::Upgraded),
+            Some(protocol) => request::check_connect(&parts, protocol).map(|()| Opening::Connected),
+            None => request::check(&parts).map(Opening::Upgraded),
         }
         .map_err(fail)?;
         let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
         let path = info::original_uri(&parts.extensions).unwrap_or(&parts.uri).path();
         let mut deviations = Deviations::default();
         let (endpoint, identity) = match parts.extensions.get() {
-            Some(Identity(identity)) => handshake::check_identity(identity).map(|()| (path, identity.clone())),
+            Some(Identity(identity)) => request::check_identity(identity).map(|()| (path, identity.clone())),
             None => {
-                handshake::note_untidiness(path, &mut deviations);
-                handshake::identity(path)
+                request::note_untidiness(path, &mut deviations);
+                request::identity(path)
             }
         }
         .map_err(fail)?;
         let (endpoint, identity) = (endpoint.trim_end_matches('/').to_owned(), identity.into());
-        let protocols = handshake::offered_protocols(&parts.headers, &mut deviations).map_err(fail)?;
+        let protocols = request::offered_protocols(&parts.headers, &mut deviations).map_err(fail)?;
         let handshake = Handshake::new(Upgrading { parts, identity, endpoint, protocols }, remote_address);
         Ok(Self { handshake, deviations, opening, on_upgrade })
     }
@@ -116,7 +119,7 @@ enum Opening {
 
 /// Whether a request asks for a WebSocket, or for something like it.
 pub(crate) fn is_asked_for(headers: &HeaderMap, extensions: &Extensions) -> bool {
-    handshake::wants_upgrade(headers) || info::connect_protocol(extensions).is_some()
+    wants_upgrade(headers) || info::connect_protocol(extensions).is_some()
 }
 
 /// Reads the handshake out of a request of any body.
@@ -165,7 +168,7 @@ impl UpgradeError {
                 .header(header::UPGRADE, HeaderValue::from_static("websocket"))
                 .header(header::CONNECTION, HeaderValue::from_static("Upgrade"))
                 .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
-            _ if self.refusal == handshake::OTHER_VERSION => {
+            _ if self.refusal == request::OTHER_VERSION => {
                 reject.header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
             }
             _ => reject,

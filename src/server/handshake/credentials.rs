@@ -1,0 +1,108 @@
+//! Reads the Basic credentials of a handshake, and compares passwords.
+
+use std::borrow::Cow;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{HeaderMap, header};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
+
+/// The password of Basic credentials whose user name is the identity (OCPP-J 1.6 security whitepaper §2.3).
+///
+/// The user name is a literal prefix, so that colons are safe on both sides; the password is bytes. Anything else
+/// is no password, and never an error.
+pub(crate) fn basic_password(headers: &HeaderMap, identity: &str) -> Option<Vec<u8>> {
+    let credentials = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, encoded) = credentials.split_at_checked("Basic ".len())?;
+    if !scheme.eq_ignore_ascii_case(b"Basic ") {
+        return None;
+    }
+    let decoded = BASE64_STANDARD.decode(encoded.trim_ascii()).ok()?;
+    Some(decoded.strip_prefix(identity.as_bytes())?.strip_prefix(b":")?.to_vec())
+}
+
+/// Whether two passwords are the same, either as bytes or as the forty hexadecimal digits of twenty bytes.
+///
+/// How long that takes tells no more than their lengths, and whether they are such digits.
+pub(crate) fn is_same_password(one: &[u8], other: &[u8]) -> bool {
+    key(one).ct_eq(&key(other)).into()
+}
+
+/// The bytes that a password stands for.
+fn key(password: &[u8]) -> Cow<'_, [u8]> {
+    /// The value of a hexadecimal digit, found without a branch or a table.
+    fn digit(byte: u8) -> (u8, Choice) {
+        let (number, letter) = (byte.wrapping_sub(b'0'), (byte | 0x20).wrapping_sub(b'a'));
+        let (is_number, is_letter) = (number.ct_lt(&10), letter.ct_lt(&6));
+        (u8::conditional_select(&letter.wrapping_add(10), &number, is_number), is_number | is_letter)
+    }
+    let mut key = Vec::with_capacity(20);
+    let mut is_spelled = Choice::from(u8::from(password.len() == 40));
+    for pair in password.chunks_exact(2).take(20) {
+        let [(high, is_high), (low, is_low)] = [digit(pair[0]), digit(pair[1])];
+        key.push(high << 4 | low);
+        is_spelled &= is_high & is_low;
+    }
+    match is_spelled.into() {
+        true => Cow::Owned(key),
+        false => Cow::Borrowed(password),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn passwords_are_bytes_behind_the_identity() {
+        let basic = |value: &str| {
+            let value = HeaderValue::from_str(value).expect("a value");
+            HeaderMap::from_iter([(header::AUTHORIZATION, value)])
+        };
+        let encode = |text: &[u8]| format!("Basic {}", BASE64_STANDARD.encode(text));
+        // The example of the 1.6 security whitepaper's predecessor: a key that is not UTF-8.
+        let key = [0, 1, 2, 3, 4, 5, 6, 7, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255];
+        let example = basic("Basic QUwxMDAwOgABAgMEBQYH////////////////");
+        assert_eq!(basic_password(&example, "AL1000").as_deref(), Some(&key[..]));
+        for (value, name, password) in [
+            (encode(b"CP:secret"), "CP", Some(&b"secret"[..])),
+            (encode(b"a:b:c:d"), "a:b", Some(b"c:d")),
+            (encode(b"CP:"), "CP", Some(b"")),
+            (encode(b"CP:secret").replace("Basic", "bAsIc"), "CP", Some(b"secret")),
+            (encode(b"other:secret"), "CP", None),
+            (encode(b"CP"), "CP", None),
+            ("Basic !!!".to_owned(), "CP", None),
+            ("Basic".to_owned(), "CP", None),
+            ("Bearer Q1A6c2VjcmV0".to_owned(), "CP", None),
+        ] {
+            assert_eq!(basic_password(&basic(&value), name).as_deref(), password, "{value}");
+        }
+        assert_eq!(basic_password(&HeaderMap::new(), "CP"), None);
+    }
+
+    #[test]
+    fn passwords_are_the_same_as_bytes_and_as_forty_digits() {
+        let key = [0, 1, 2, 3, 4, 5, 6, 7, 0xab, 0xcd, 0xef, 255, 255, 255, 255, 255, 255, 255, 255, 255];
+        let digits = b"0001020304050607abcdefFFFFFFFFffffffffff";
+        for (one, other, same) in [
+            (&b"secret"[..], &b"secret"[..], true),
+            (b"secret", b"Secret", false),
+            (b"secret", b"secret ", false),
+            (b"", b"", true),
+            (&key, &key, true),
+            (&key, digits, true),
+            (digits, &key, true),
+            (digits, &digits.to_ascii_uppercase(), true),
+            (digits, &digits[..39], false),
+            (&digits[..38], &key[..19], false),
+            (b"g001020304050607abcdefFFFFFFFFffffffffff", &key, false),
+            (b"/001020304050607abcdefFFFFFFFFffffffffff", &key, false),
+            (b":001020304050607abcdefFFFFFFFFffffffffff", &key, false),
+            (b"`001020304050607abcdefFFFFFFFFffffffffff", &key, false),
+            (b"1001020304050607abcdefFFFFFFFFffffffffff", &key, false),
+        ] {
+            assert_eq!(is_same_password(one, other), same, "{one:?} {other:?}");
+        }
+    }
+}
