@@ -113,8 +113,8 @@ impl RpcServerBuilder {
 
     /// Takes the first of the server's protocols that the client offers, not the first of the client's that the
     /// server has.
-    pub fn prefer_server_order(mut self) -> Self {
-        self.negotiation.order = Order::Server;
+    pub fn prefer_server_order(mut self, is_on: bool) -> Self {
+        self.negotiation.order = if is_on { Order::Server } else { Order::Client };
         self
     }
 
@@ -157,8 +157,8 @@ impl RpcServerBuilder {
     /// How long a handshake may take, and with it the authentication hook. At the built-in listener the time begins
     /// when the client is accepted, and TLS, the head of the request and the hook share it; elsewhere it begins with
     /// the hook.
-    pub fn handshake_timeout(mut self, deadline: Duration) -> Self {
-        self.http.handshake_timeout = deadline;
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.http.handshake_timeout = timeout;
         self
     }
 
@@ -176,16 +176,16 @@ impl RpcServerBuilder {
     /// How many sessions there may be; more are answered with 503. Those that were replaced and have not ended yet
     /// count, and so do sockets that are only told that there is no common protocol; a station that returns may take
     /// the place of its only session also where there is no other.
-    pub fn max_sessions(mut self, sessions: usize) -> Self {
-        self.rules.max_sessions = Some(sessions);
+    pub fn max_sessions(mut self, sessions: impl Into<Option<usize>>) -> Self {
+        self.rules.max_sessions = sessions.into();
         self
     }
 
     /// How many sessions there may be from one remote address, or from one network of 64 bits of IPv6; more are
     /// answered with 429. Mind stations that share the address of a site's router. Where an address is
     /// [not known](super::Handshake::remote_address), nothing limits it.
-    pub fn max_sessions_per_address(mut self, sessions: usize) -> Self {
-        self.rules.max_sessions_per_address = Some(sessions);
+    pub fn max_sessions_per_address(mut self, sessions: impl Into<Option<usize>>) -> Self {
+        self.rules.max_sessions_per_address = sessions.into();
         self
     }
 
@@ -219,8 +219,8 @@ impl RpcServerBuilder {
     /// A connection keeps its place among [`max_connections`](Self::max_connections) as long as it has streams, and may
     /// have 100 of them. When it is lost, so are all of its sessions.
     #[cfg(feature = "http2")]
-    pub fn websockets_over_http2(mut self) -> Self {
-        self.http.websockets_over_http2 = true;
+    pub fn websockets_over_http2(mut self, is_on: bool) -> Self {
+        self.http.websockets_over_http2 = is_on;
         self
     }
 
@@ -237,7 +237,7 @@ impl RpcServerBuilder {
             return Err(BuildError(format!("the default protocol {default:?} is none of the protocols")));
         }
         if !options::is_timeout(http.handshake_timeout) {
-            return Err(BuildError("handshake_timeout is zero or without end".into()));
+            return Err(BuildError("handshake_timeout must be more than zero and less than 100 years".into()));
         }
         let zero = [
             (self.max_pending_handshakes, "max_pending_handshakes"),

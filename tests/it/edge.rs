@@ -58,7 +58,7 @@ fn from(address: &str) -> ConnectionInfo {
 
 #[tokio::test]
 async fn the_order_of_the_server_decides_where_it_was_told_to() {
-    let site = Site::of(builder().protocols(["ocpp2.0.1", "ocpp1.6"]).prefer_server_order()).await;
+    let site = Site::of(builder().protocols(["ocpp2.0.1", "ocpp1.6"]).prefer_server_order(true)).await;
     for (offer, agreed) in [("ocpp1.6, ocpp2.0.1", "ocpp2.0.1"), ("mine, ocpp1.6", "ocpp1.6")] {
         let mut station = site.enter(&offering("/CP", offer)).await;
         assert_eq!(station.protocol.as_deref(), Some(agreed), "{offer}");
@@ -306,6 +306,16 @@ async fn b22_more_sessions_than_there_may_be_are_turned_away_until_one_has_ended
     while site.ask(&head("/third")).await.status == 503 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn b22_sessions_without_a_limit_all_open() {
+    let unlimited =
+        builder().max_sessions(1).max_sessions(None).max_sessions_per_address(1).max_sessions_per_address(None);
+    let site = Site::of(unlimited).await;
+    let _first = site.enter(&head("/first")).await;
+    let _second = site.enter(&head("/second")).await;
+    assert_eq!(site.ask(&head("/third")).await.status, 101);
 }
 
 #[tokio::test]
