@@ -21,6 +21,7 @@ pub(crate) mod handshake {
 pub(crate) mod http {
     //! HTTP connections, and the listener that accepts them.
 
+    pub(crate) mod app;
     pub(crate) mod body;
     pub(crate) mod connection;
     mod http1;
@@ -28,6 +29,7 @@ pub(crate) mod http {
     mod http2;
     pub(crate) mod info;
     pub(crate) mod listen;
+    pub(crate) mod listener;
     #[cfg(feature = "http2")]
     mod preface;
     pub(crate) mod proxies;
@@ -44,14 +46,16 @@ mod session {
     pub(crate) mod tasks;
 }
 
-pub use self::http::listen::Listener;
 pub use crate::info::ConnectionInfo;
 
 pub use self::{
     builder::RpcServerBuilder,
     handshake::{protocol::NoCommonProtocol, service::HandshakeFuture, upgrade::UpgradeError},
     http::{
+        app::{HttpApp, StationsOnly},
         info::{Identity, RemoteAddress},
+        listen::ListenerBuilder,
+        listener::Listener,
         proxies::TrustedProxies,
     },
     rpc_server::CloseReport,

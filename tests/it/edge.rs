@@ -164,7 +164,7 @@ async fn b11_an_identity_that_a_layer_knows_stands_in_for_the_path() {
         .nest_service("/nested/stations", server.clone())
         .route("/extracted/", extracted)
         .layer(MapRequestLayer::new(identify::<axum::body::Body>));
-    let listener = server.listen_with("127.0.0.1:0", app).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let credentials = |path: &str, user: &str| {
         with(&head(path), &format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{user}:secret"))))
     };
@@ -497,7 +497,7 @@ async fn a_request_that_a_handler_refuses_is_an_event_where_the_handler_says_so(
     }
     let server = builder().build().expect("sound");
     let app = Router::new().route("/{identity}", any(connect)).with_state(server.clone());
-    let listener = server.listen_with("127.0.0.1:0", app).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let mut events = server.events();
     let mut client = Client::dial(listener.local_addr()).await;
     let answer = client.ask(&head("/CP").replace("Version: 13", "Version: 7")).await;

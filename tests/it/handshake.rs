@@ -85,7 +85,7 @@ async fn b17_a_malformed_handshake_is_an_event_that_says_where_it_came_from() {
 async fn b15_a_request_for_no_websocket_is_not_found_at_a_listener_and_told_to_upgrade_by_the_service() {
     let server = builder().build().expect("a sound configuration");
     let alone = server.listen("127.0.0.1:0").await.expect("a port");
-    let whole = server.listen_with("127.0.0.1:0", server.clone()).await.expect("a port");
+    let whole = server.bind("127.0.0.1:0").app(server.clone()).serve().await.expect("a port");
     for change in [("Upgrade: websocket\r\n", ""), ("Upgrade: websocket", "Upgrade: h2c")] {
         let head = head("/ocpp/CP").replace(change.0, change.1);
         for (listener, status, upgrade, version) in [(&alone, 404, "", ""), (&whole, 426, "websocket", "13")] {

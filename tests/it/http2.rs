@@ -53,7 +53,7 @@ fn builder() -> RpcServerBuilder {
 
 /// A server on a port, within an application.
 async fn backend(server: &RpcServer) -> Listener {
-    server.listen_with("127.0.0.1:0", app(server)).await.expect("a port")
+    server.bind("127.0.0.1:0").app(app(server)).serve().await.expect("a port")
 }
 
 fn app(server: &RpcServer) -> Router {
@@ -201,7 +201,7 @@ async fn alpn_chooses_the_version_below_tls() {
     let authority = Authority::new();
     let tls = ocpp_rpc::tls::ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate());
     let server = builder().websockets_over_http2(true).build().expect("sound");
-    let listening = server.listen_tls_with("127.0.0.1:0", tls.build().expect("sound"), app(&server));
+    let listening = server.bind("127.0.0.1:0").tls(tls.build().expect("sound")).app(app(&server)).serve();
     let listener = listening.await.expect("a port");
     let address = listener.local_addr();
 
@@ -329,7 +329,7 @@ async fn a_panic_ends_its_own_request_and_no_other() {
     }
     let server = builder().websockets_over_http2(true).build().expect("sound");
     let app = app(&server).route("/panics", get(panics));
-    let listener = server.listen_with("127.0.0.1:0", app).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     let mut station = http2.enter("/ocpp/CP").await;
     let request = Request::get("http://test/panics").body(Empty::new()).expect("a request");
@@ -356,7 +356,7 @@ async fn a_close_waits_for_answers_under_way_and_drops_what_does_not_end() {
     };
     let server = builder().build().expect("sound");
     let app = Router::new().route("/wait/{what}", get(wait));
-    let listener = server.listen_with("127.0.0.1:0", app).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let address = listener.local_addr();
     let (one, other) = (Multiplexed::dial(address).await, Multiplexed::dial(address).await);
     let answer = tokio::spawn(async move { one.get("/wait/awhile").await });

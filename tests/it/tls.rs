@@ -110,7 +110,7 @@ fn builder() -> RpcServerBuilder {
 /// A site whose only listener speaks TLS.
 async fn site(builder: RpcServerBuilder, tls: ServerTls) -> Site {
     let server = builder.build().expect("sound");
-    let listener = server.listen_tls("127.0.0.1:0", tls).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").tls(tls).serve().await.expect("a port");
     Site { events: server.events(), listener, server }
 }
 

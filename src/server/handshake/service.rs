@@ -3,12 +3,13 @@
 use std::{
     convert::Infallible,
     fmt,
+    future::ready,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::Service;
 
@@ -37,6 +38,15 @@ impl<B> Service<Request<B>> for RpcServer {
 
 /// The future of a handshake's response. Dropping it cancels the authentication hook.
 pub struct HandshakeFuture(Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>);
+
+impl HandshakeFuture {
+    /// Returns the future of a response with status 404 and no body.
+    pub(crate) fn not_found() -> Self {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        Self(Box::pin(ready(response)))
+    }
+}
 
 impl Future for HandshakeFuture {
     type Output = Result<Response<Full<Bytes>>, Infallible>;

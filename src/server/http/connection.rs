@@ -1,24 +1,18 @@
 //! One HTTP connection of the built-in listener, or of whoever accepts connections himself, and its limits.
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body::Body;
-use http_body_util::Full;
+use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 
 #[cfg(not(feature = "http2"))]
 use crate::server::http::http1;
@@ -27,9 +21,9 @@ use crate::server::http::http2;
 use crate::{
     info::ConnectionInfo,
     server::{
-        handshake::upgrade::{self, Below},
+        handshake::upgrade::Below,
         http::{
-            body::BodyError,
+            app::{HttpApp, StationsOnly},
             info::{Began, RemoteAddress},
         },
         rpc_server::RpcServer,
@@ -38,7 +32,7 @@ use crate::{
 
 impl RpcServer {
     /// Serves one connection that was accepted elsewhere, over any stream: HTTP/1.1 up to the upgrade, with the limits
-    /// of the [listener](Self::listen_with). What is known of the client is said here.
+    /// of the [listener](super::ListenerBuilder). What is known of the client is said here.
     ///
     /// This is the way to TLS that rustls does not speak. The security whitepaper of 1.6 names two cipher suites
     /// without forward secrecy, `TLS_RSA_WITH_AES_128_GCM_SHA256` and `TLS_RSA_WITH_AES_256_GCM_SHA384`, and some
@@ -74,45 +68,27 @@ impl RpcServer {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.serve_connection_with(io, facts, self.for_stations_only()).await;
+        self.serve_connection_with(io, facts, StationsOnly::new(self.clone())).await;
     }
 
-    /// The same for a whole application, as [`listen_with`](Self::listen_with) serves it.
-    pub async fn serve_connection_with<T, H, B>(&self, io: T, facts: ConnectionInfo, http: H)
+    /// Serves a whole application on one connection that was accepted elsewhere.
+    ///
+    /// Everything else is as in [`serve_connection`](Self::serve_connection).
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the HTTP connection. A session that began with an upgrade continues.
+    pub async fn serve_connection_with<T, H>(&self, io: T, facts: ConnectionInfo, app: H)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-        H::Future: Send,
-        B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+        H: HttpApp,
     {
-        serve(self, io, facts, Instant::now(), http, &self.inner.closing).await;
-    }
-
-    /// This server as an application: what is no handshake is not found.
-    pub(crate) fn for_stations_only(
-        &self,
-    ) -> impl Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
-    + Clone
-    + Send
-    + 'static {
-        let server = self.clone();
-        tower::service_fn(move |request: Request<Incoming>| {
-            let server = server.clone();
-            async move {
-                if upgrade::is_asked_for(request.headers(), request.extensions()) {
-                    return server.oneshot(request).await;
-                }
-                let mut response = Response::new(Full::default());
-                *response.status_mut() = StatusCode::NOT_FOUND;
-                Ok(response)
-            }
-        })
+        serve(self, io, facts, Instant::now(), app, &self.inner.closing).await;
     }
 }
 
 /// The stream that an upgraded connection has, in place of the `T` that was served.
 #[cfg(feature = "http2")]
-type Stream<T> = super::preface::Begun<T>;
+type Stream<T> = crate::server::http::preface::Begun<T>;
 #[cfg(not(feature = "http2"))]
 type Stream<T> = T;
 
@@ -121,7 +97,7 @@ type Stream<T> = T;
 pub(crate) const ALPN: &[&str] = if cfg!(feature = "http2") { &["h2", "http/1.1"] } else { &["http/1.1"] };
 
 /// Serves a connection whose client's time began at `began`, and lets it end when `stop` fires.
-pub(crate) async fn serve<T, H, B>(
+pub(crate) async fn serve<T, H>(
     server: &RpcServer,
     io: T,
     facts: ConnectionInfo,
@@ -130,9 +106,7 @@ pub(crate) async fn serve<T, H, B>(
     stop: &CancellationToken,
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    H::Future: Send,
-    B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+    H: HttpApp,
 {
     let inner = &server.inner;
     let remote_address = facts.remote_address;

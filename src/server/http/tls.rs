@@ -2,18 +2,14 @@
 //! of it.
 
 use std::{
-    convert::Infallible,
     fmt, io,
     sync::{Arc, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, ToSocketAddrs},
+    net::TcpStream,
 };
 use tokio_rustls::{
     TlsAcceptor,
@@ -28,20 +24,12 @@ use tokio_rustls::{
     },
     server::TlsStream,
 };
-use tower::Service;
 
 use crate::{
     certificate::{Certificate, RootCerts, provider, wrong},
     error::BuildError,
     info::{TlsInfo, TlsVersion},
-    server::{
-        http::{
-            body::BodyError,
-            connection::ALPN,
-            listen::{Listener, Transport},
-        },
-        rpc_server::RpcServer,
-    },
+    server::http::{connection::ALPN, listener::Transport},
 };
 
 /// The server's side of TLS: versions 1.2 and 1.3, with the certificates of a listener (OCPP security profiles 2 and 3).
@@ -65,7 +53,7 @@ use crate::{
 ///         None => Err(Reject::unauthorized()),
 ///     })
 ///     .build()?;
-/// let listener = server.listen_tls("0.0.0.0:9221", tls.clone()).await?;
+/// let listener = server.bind("0.0.0.0:9221").tls(tls.clone()).serve().await?;
 ///
 /// // Months later; nobody is disconnected.
 /// let renewed = Certificate::from_pem_files("ecdsa.pem", "ecdsa.key")?;
@@ -76,7 +64,7 @@ use crate::{
 ///
 /// Sessions of TLS are resumed by tickets, which take no memory here; where client certificates are asked for they are
 /// not, so that each connection's is verified. Two suites that the 1.6 security whitepaper names are not in rustls; see
-/// [`RpcServer::serve_connection`] for those.
+/// [`RpcServer::serve_connection`](crate::RpcServer::serve_connection) for those.
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<RwLock<Arc<ServerConfig>>>,
@@ -101,7 +89,7 @@ impl ServerTls {
     }
 
     /// Does the handshake on a stream that was accepted elsewhere, and gives what came of it, for
-    /// [`RpcServer::serve_connection`]. There is no deadline here.
+    /// [`RpcServer::serve_connection`](crate::RpcServer::serve_connection). There is no deadline here.
     ///
     /// # Errors
     /// When the client leaves or is refused.
@@ -223,36 +211,5 @@ impl Transport for ServerTls {
     async fn accept(&self, stream: TcpStream) -> io::Result<(Self::Stream, Option<TlsInfo>)> {
         let (stream, facts) = self.accept(stream).await?;
         Ok((stream, Some(facts)))
-    }
-}
-
-impl RpcServer {
-    /// Listens as [`listen`](Self::listen) does, by TLS: for `wss://` endpoints.
-    ///
-    /// The TLS handshake has to be over within the
-    /// [`handshake_timeout`](super::RpcServerBuilder::handshake_timeout), as the rest. One that fails is an event.
-    ///
-    /// # Errors
-    /// When the address cannot be bound.
-    pub async fn listen_tls(&self, address: impl ToSocketAddrs, tls: ServerTls) -> io::Result<Listener> {
-        self.open(address, tls, self.for_stations_only()).await
-    }
-
-    /// Serves a whole application as [`listen_with`](Self::listen_with) does, by TLS.
-    ///
-    /// # Errors
-    /// When the address cannot be bound.
-    pub async fn listen_tls_with<H, B>(
-        &self,
-        address: impl ToSocketAddrs,
-        tls: ServerTls,
-        http: H,
-    ) -> io::Result<Listener>
-    where
-        H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-        H::Future: Send,
-        B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
-    {
-        self.open(address, tls, http).await
     }
 }
