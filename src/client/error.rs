@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, io, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::{client::handshake::Unfit, error::BuildError};
+use crate::{client::handshake::HandshakeError, error::BuildError};
 
 /// Why a client did not get a connection.
 #[derive(Debug, Clone)]
@@ -93,11 +93,11 @@ impl From<hyper::Error> for ConnectError {
     }
 }
 
-impl From<Unfit> for ConnectError {
-    fn from(unfit: Unfit) -> Self {
+impl From<HandshakeError> for ConnectError {
+    fn from(unfit: HandshakeError) -> Self {
         match unfit {
-            Unfit::Handshake(why) => Self::Handshake(why),
-            Unfit::Protocol(named) => Self::Protocol { named },
+            HandshakeError::InvalidResponse(why) => Self::Handshake(why),
+            HandshakeError::UnexpectedProtocol(named) => Self::Protocol { named },
         }
     }
 }

@@ -18,32 +18,34 @@ pub(crate) fn check_response<'a>(
     parts: &response::Parts,
     expected: &SecWebsocketAccept,
     offered: &'a [Arc<str>],
-) -> Result<Option<&'a Arc<str>>, Unfit> {
+) -> Result<Option<&'a Arc<str>>, HandshakeError> {
     let headers = &parts.headers;
     if !wants_upgrade(headers) || !has_token(headers, &header::CONNECTION, "upgrade") {
-        return Err(Unfit::Handshake("the answer upgrades to something else"));
+        return Err(HandshakeError::InvalidResponse("the answer upgrades to something else"));
     }
     if headers.typed_get::<SecWebsocketAccept>().as_ref() != Some(expected) {
-        return Err(Unfit::Handshake("the Sec-WebSocket-Accept does not fit the key"));
+        return Err(HandshakeError::InvalidResponse("the Sec-WebSocket-Accept does not fit the key"));
     }
     if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-        return Err(Unfit::Handshake("the answer has an extension that was not offered"));
+        return Err(HandshakeError::InvalidResponse("the answer has an extension that was not offered"));
     }
     let agreed = sole(headers, &header::SEC_WEBSOCKET_PROTOCOL);
     match agreed.and_then(|agreed| offered.iter().find(|offer| agreed == &***offer)) {
         Some(agreed) => Ok(Some(agreed)),
         None if offered.is_empty() && !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) => Ok(None),
-        None => Err(Unfit::Protocol(agreed.map(|agreed| String::from_utf8_lossy(agreed.as_bytes()).into_owned()))),
+        None => Err(HandshakeError::UnexpectedProtocol(
+            agreed.map(|agreed| String::from_utf8_lossy(agreed.as_bytes()).into_owned()),
+        )),
     }
 }
 
 /// Why an answer to our handshake opens no connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Unfit {
+pub(crate) enum HandshakeError {
     /// It is none that RFC 6455 knows.
-    Handshake(&'static str),
+    InvalidResponse(&'static str),
     /// It names no subprotocol, or one that was not offered.
-    Protocol(Option<String>),
+    UnexpectedProtocol(Option<String>),
 }
 
 /// The path of an identity below an endpoint's.
@@ -73,10 +75,10 @@ mod tests {
     fn paths_and_credentials_come_back_as_they_were_sent() {
         use http::HeaderMap;
 
-        use crate::server::handshake::{credentials::basic_password, request::identity};
+        use crate::server::handshake::{credentials::basic_password, request::split_identity};
 
         for name in ["CP-1", "a/b", "a:b ü🔌", "100%", "..", "?#"] {
-            assert_eq!(identity(&path_of("/ocpp/", name)), Ok(("/ocpp", name.to_owned())));
+            assert_eq!(split_identity(&path_of("/ocpp/", name)), Ok(("/ocpp", name.to_owned())));
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, basic_credentials(name, b"\xff:\0").expect("short"));
             assert_eq!(basic_password(&headers, name).as_deref(), Some(&b"\xff:\0"[..]));
@@ -107,10 +109,10 @@ mod tests {
             ("sec-websocket-accept", Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")),
             ("sec-websocket-extensions", Some("permessage-deflate")),
         ] {
-            assert!(matches!(answer((name, value)), Err(Unfit::Handshake(_))), "{name}");
+            assert!(matches!(answer((name, value)), Err(HandshakeError::InvalidResponse(_))), "{name}");
         }
-        assert_eq!(answer(("sec-websocket-protocol", None)), Err(Unfit::Protocol(None)));
-        let other = Err(Unfit::Protocol(Some("ocpp2.1".into())));
+        assert_eq!(answer(("sec-websocket-protocol", None)), Err(HandshakeError::UnexpectedProtocol(None)));
+        let other = Err(HandshakeError::UnexpectedProtocol(Some("ocpp2.1".into())));
         assert_eq!(answer(("sec-websocket-protocol", Some("ocpp2.1"))), other);
     }
 }

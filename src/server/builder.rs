@@ -18,14 +18,14 @@ use crate::{
     options::{self, Options},
     server::{
         handshake::{
-            auth::{AnyAuth, Authenticate},
-            protocol::{Negotiation, NoCommonProtocol, Order},
+            auth::{Authenticate, DynAuthenticate},
+            protocol::{Negotiation, NoCommonProtocol, Preference},
         },
         http::{proxies::TrustedProxies, settings::HttpSettings},
-        rpc_server::{Inner, RpcServer},
+        rpc_server::{RpcServer, ServerState},
         session::{
-            registry::{DuplicateIdentity, Registry, Rules},
-            tasks::Running,
+            registry::{DuplicateIdentity, Limits, Registry},
+            tasks::SessionTasks,
         },
     },
     telemetry::Telemetry,
@@ -57,10 +57,10 @@ pub struct RpcServerBuilder {
     dispatch: Arc<dyn Dispatch>,
     negotiation: Negotiation,
     dialects: Vec<(Arc<str>, Dialect)>,
-    auth: Option<Box<dyn AnyAuth>>,
+    authenticator: Option<Box<dyn DynAuthenticate>>,
     proxies: Option<TrustedProxies>,
     options: Options,
-    rules: Rules,
+    limits: Limits,
     max_pending_handshakes: usize,
     max_identity_length: usize,
     http: HttpSettings,
@@ -78,12 +78,17 @@ impl RpcServerBuilder {
         let no_common = NoCommonProtocol::default();
         Self {
             dispatch,
-            negotiation: Negotiation { protocols: Vec::new(), order: Order::Client, no_common, default: None },
+            negotiation: Negotiation {
+                protocols: Vec::new(),
+                preference: Preference::Client,
+                no_common,
+                default: None,
+            },
             dialects: Vec::new(),
-            auth: None,
+            authenticator: None,
             proxies: None,
             options: Options::server(),
-            rules: Rules::default(),
+            limits: Limits::default(),
             max_pending_handshakes: 1024,
             max_identity_length: 255,
             http: HttpSettings {
@@ -114,7 +119,7 @@ impl RpcServerBuilder {
     /// Takes the first of the server's protocols that the client offers, not the first of the client's that the
     /// server has.
     pub fn prefer_server_order(mut self, is_on: bool) -> Self {
-        self.negotiation.order = if is_on { Order::Server } else { Order::Client };
+        self.negotiation.preference = if is_on { Preference::Server } else { Preference::Client };
         self
     }
 
@@ -132,7 +137,7 @@ impl RpcServerBuilder {
 
     /// Judges every handshake: a closure or a type, see [`Authenticate`].
     pub fn auth(mut self, hook: impl Authenticate) -> Self {
-        self.auth = Some(Box::new(hook));
+        self.authenticator = Some(Box::new(hook));
         self
     }
 
@@ -144,7 +149,7 @@ impl RpcServerBuilder {
 
     /// What becomes of a station that connects a second time.
     pub fn duplicate_identity(mut self, rule: DuplicateIdentity) -> Self {
-        self.rules.duplicate_identity = rule;
+        self.limits.duplicate_identity = rule;
         self
     }
 
@@ -177,7 +182,7 @@ impl RpcServerBuilder {
     /// count, and so do sockets that are only told that there is no common protocol; a station that returns may take
     /// the place of its only session also where there is no other.
     pub fn max_sessions(mut self, sessions: impl Into<Option<usize>>) -> Self {
-        self.rules.max_sessions = sessions.into();
+        self.limits.max_sessions = sessions.into();
         self
     }
 
@@ -185,7 +190,7 @@ impl RpcServerBuilder {
     /// answered with 429. Mind stations that share the address of a site's router. Where an address is
     /// [not known](super::Handshake::remote_address), nothing limits it.
     pub fn max_sessions_per_address(mut self, sessions: impl Into<Option<usize>>) -> Self {
-        self.rules.max_sessions_per_address = sessions.into();
+        self.limits.max_sessions_per_address = sessions.into();
         self
     }
 
@@ -229,7 +234,7 @@ impl RpcServerBuilder {
     /// # Errors
     /// When settings contradict each other or could never work.
     pub fn build(self) -> Result<RpcServer, BuildError> {
-        let Self { dispatch, negotiation, dialects, auth, proxies, options, rules, mut http, .. } = self;
+        let Self { dispatch, negotiation, dialects, authenticator, proxies, options, limits, mut http, .. } = self;
         handshake::check_protocols(&negotiation.protocols, &dialects)?;
         options.check_for(&negotiation.protocols)?;
         if let Some(default) = negotiation.default.as_ref().filter(|&default| !negotiation.protocols.contains(default))
@@ -242,8 +247,8 @@ impl RpcServerBuilder {
         let zero = [
             (self.max_pending_handshakes, "max_pending_handshakes"),
             (self.max_identity_length, "max_identity_length"),
-            (rules.max_sessions.unwrap_or(1), "max_sessions"),
-            (rules.max_sessions_per_address.unwrap_or(1), "max_sessions_per_address"),
+            (limits.max_sessions.unwrap_or(1), "max_sessions"),
+            (limits.max_sessions_per_address.unwrap_or(1), "max_sessions_per_address"),
             (http.max_headers, "max_headers"),
             (http.max_connections, "max_connections"),
         ];
@@ -254,26 +259,26 @@ impl RpcServerBuilder {
             return Err(BuildError("max_head_size is less than 8 KiB".into()));
         }
         http.max_connections = http.max_connections.min(Semaphore::MAX_PERMITS);
-        let inner = Inner {
+        let state = ServerState {
             dispatch,
             negotiation,
             dialects,
-            auth,
+            authenticator,
             proxies,
             options: RwLock::new(Arc::new(options)),
             max_identity_length: self.max_identity_length,
             http,
-            pending: Semaphore::new(self.max_pending_handshakes.min(Semaphore::MAX_PERMITS)),
-            registry: Arc::new(Registry::new(rules)),
+            handshake_permits: Semaphore::new(self.max_pending_handshakes.min(Semaphore::MAX_PERMITS)),
+            registry: Arc::new(Registry::new(limits)),
             telemetry: Telemetry::new(),
             tasks: TaskTracker::new(),
-            running: Running::default(),
+            session_tasks: SessionTasks::default(),
             closing: CancellationToken::new(),
-            kill: CancellationToken::new(),
+            abort: CancellationToken::new(),
             clean: AtomicUsize::new(0),
             forced: AtomicUsize::new(0),
         };
-        Ok(RpcServer { inner: Arc::new(inner) })
+        Ok(RpcServer { state: Arc::new(state) })
     }
 }
 
@@ -281,7 +286,7 @@ impl fmt::Debug for RpcServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RpcServerBuilder")
             .field("protocols", &self.negotiation.protocols)
-            .field("auth", &self.auth.is_some())
+            .field("auth", &self.authenticator.is_some())
             .field("options", &self.options)
             .finish_non_exhaustive()
     }

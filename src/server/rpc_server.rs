@@ -23,9 +23,9 @@ use crate::{
     message::dialect::Dialect,
     options::Options,
     server::{
-        handshake::{auth::AnyAuth, protocol::Negotiation},
+        handshake::{auth::DynAuthenticate, protocol::Negotiation},
         http::{proxies::TrustedProxies, settings::HttpSettings},
-        session::{registry::Registry, tasks::Running},
+        session::{registry::Registry, tasks::SessionTasks},
     },
     session::Session,
     telemetry::Telemetry,
@@ -66,28 +66,28 @@ use crate::{
 #[cfg_attr(feature = "axum", doc = include_str!("../docs/shutdown.md"))]
 #[derive(Clone)]
 pub struct RpcServer {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) state: Arc<ServerState>,
 }
 
-pub(crate) struct Inner {
+pub(crate) struct ServerState {
     pub(crate) dispatch: Arc<dyn Dispatch>,
     pub(crate) negotiation: Negotiation,
     pub(crate) dialects: Vec<(Arc<str>, Dialect)>,
-    pub(crate) auth: Option<Box<dyn AnyAuth>>,
+    pub(crate) authenticator: Option<Box<dyn DynAuthenticate>>,
     pub(crate) proxies: Option<TrustedProxies>,
     pub(crate) options: RwLock<Arc<Options>>,
     pub(crate) max_identity_length: usize,
     pub(crate) http: HttpSettings,
-    pub(crate) pending: Semaphore,
+    pub(crate) handshake_permits: Semaphore,
     pub(crate) registry: Arc<Registry>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) tasks: TaskTracker,
     /// Those of the tasks that are sessions or going to be, until the last of their handlers has ended.
-    pub(crate) running: Running,
+    pub(crate) session_tasks: SessionTasks,
     /// Fires when closing begins.
     pub(crate) closing: CancellationToken,
     /// Fires when a close has run out of time.
-    pub(crate) kill: CancellationToken,
+    pub(crate) abort: CancellationToken,
     /// How many sessions ended by themselves since closing began, and how many did not.
     pub(crate) clean: AtomicUsize,
     pub(crate) forced: AtomicUsize,
@@ -106,17 +106,17 @@ pub struct CloseReport {
 impl RpcServer {
     /// The session of this identity: the newest one, where there are several.
     pub fn session(&self, identity: &str) -> Option<Session> {
-        self.inner.registry.get(identity)
+        self.state.registry.get(identity)
     }
 
     /// All sessions, in no order.
     pub fn sessions(&self) -> Vec<Session> {
-        self.inner.registry.all()
+        self.state.registry.all()
     }
 
     /// What happens from now on, on all connections.
     pub fn events(&self) -> Events {
-        self.inner.telemetry.subscribe()
+        self.state.telemetry.subscribe()
     }
 
     /// Changes times and limits of the sessions that open from now on. Those that are open keep theirs; see
@@ -125,8 +125,8 @@ impl RpcServer {
     /// # Errors
     /// When they could never work; nothing is changed then.
     pub fn set_options(&self, options: Options) -> Result<(), BuildError> {
-        options.check_for(&self.inner.negotiation.protocols)?;
-        *self.inner.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+        options.check_for(&self.state.negotiation.protocols)?;
+        *self.state.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
         Ok(())
     }
 
@@ -139,39 +139,39 @@ impl RpcServer {
     /// # Cancel safety
     /// Once polled, closing goes on even if the future is dropped; only the last resort is not taken.
     pub async fn close(&self, close: Close) -> CloseReport {
-        let inner = &*self.inner;
-        inner.closing.cancel();
-        let deadline = inner.registry.close_all(&close, Instant::now() + self.patience(&close));
-        inner.tasks.close();
-        if timeout_at(deadline, inner.tasks.wait()).await.is_err() {
+        let state = &*self.state;
+        state.closing.cancel();
+        let deadline = state.registry.close_all(&close, Instant::now() + self.close_timeout(&close));
+        state.tasks.close();
+        if timeout_at(deadline, state.tasks.wait()).await.is_err() {
             // Known before the first of them is gone, for whoever waits for that as well.
-            inner.running.abort(|dropped| _ = inner.forced.fetch_max(dropped, Ordering::Relaxed));
-            inner.kill.cancel();
-            inner.tasks.wait().await;
+            state.session_tasks.abort(|dropped| _ = state.forced.fetch_max(dropped, Ordering::Relaxed));
+            state.abort.cancel();
+            state.tasks.wait().await;
         }
-        inner.telemetry.end();
-        CloseReport { clean: inner.clean.load(Ordering::Relaxed), forced: inner.forced.load(Ordering::Relaxed) }
+        state.telemetry.end();
+        CloseReport { clean: state.clean.load(Ordering::Relaxed), forced: state.forced.load(Ordering::Relaxed) }
     }
 
     /// How long a close may take in all.
-    pub(crate) fn patience(&self, close: &Close) -> Duration {
-        let pending = match close.mode() {
-            CloseMode::Drain(pending) => pending,
+    pub(crate) fn close_timeout(&self, close: &Close) -> Duration {
+        let drain = match close.mode() {
+            CloseMode::Drain(timeout) => timeout,
             CloseMode::Immediate | CloseMode::Forced => Duration::ZERO,
         };
-        pending + self.inner.options().close_timeout + GRACE
+        drain + self.state.options().close_timeout + GRACE
     }
 
     /// Whether [`close`](Self::close) has begun.
     pub fn is_closing(&self) -> bool {
-        self.inner.closing.is_cancelled()
+        self.state.closing.is_cancelled()
     }
 }
 
 /// What tasks have on top of all deadlines of their own before they are dropped.
 const GRACE: Duration = Duration::from_secs(2);
 
-impl Inner {
+impl ServerState {
     /// The options of sessions to come.
     pub(crate) fn options(&self) -> Arc<Options> {
         // Nothing that runs under the lock can leave it half done.
@@ -184,7 +184,7 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for ServerState {
     fn drop(&mut self) {
         self.telemetry.end();
     }
@@ -193,8 +193,8 @@ impl Drop for Inner {
 impl fmt::Debug for RpcServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RpcServer")
-            .field("protocols", &self.inner.negotiation.protocols)
-            .field("options", &self.inner.options())
+            .field("protocols", &self.state.negotiation.protocols)
+            .field("options", &self.state.options())
             .field("closing", &self.is_closing())
             .finish_non_exhaustive()
     }

@@ -62,7 +62,8 @@ async fn builder_that_is_dropped_leaves_the_server_alone() {
     let server = builder().build().expect("sound");
     drop(server.bind("127.0.0.1:0"));
     assert!(!server.is_closing());
-    server.listen("127.0.0.1:0").await.expect("a port");
+    let listener = server.listen("127.0.0.1:0").await.expect("a port");
+    assert_eq!(status(&listener, &offering("/ocpp/CP", "ocpp1.6")).await, 101);
 }
 
 #[cfg(feature = "tls")]

@@ -12,13 +12,13 @@ use crate::{info::TlsInfo, options::Options, server::handshake::credentials};
 /// Neither the password nor any header is in its `Debug`.
 #[derive(Clone)]
 pub struct Handshake {
-    request: Arc<Upgrading>,
+    request: Arc<HandshakeRequest>,
     pub(crate) remote_address: Option<SocketAddr>,
     pub(crate) tls: Option<TlsInfo>,
 }
 
 /// What the request says.
-pub(crate) struct Upgrading {
+pub(crate) struct HandshakeRequest {
     pub(crate) parts: Parts,
     pub(crate) identity: Arc<str>,
     pub(crate) endpoint: String,
@@ -26,7 +26,7 @@ pub(crate) struct Upgrading {
 }
 
 impl Handshake {
-    pub(crate) fn new(mut request: Upgrading, remote_address: Option<SocketAddr>) -> Self {
+    pub(crate) fn new(mut request: HandshakeRequest, remote_address: Option<SocketAddr>) -> Self {
         for (name, value) in &mut request.parts.headers {
             if [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(name) {
                 value.set_sensitive(true);
@@ -88,10 +88,7 @@ impl Handshake {
     /// use ocpp_rpc::{Accept, Handshake, Reject};
     ///
     /// async fn gate(handshake: Handshake) -> Result<Accept, Reject> {
-    ///     match handshake.password_is(b"0001020304050607ffffffffffffffffffffffff") {
-    ///         true => Ok(Accept::new()),
-    ///         false => Err(Reject::unauthorized()),
-    ///     }
+    ///     if handshake.password_is(b"0001020304050607ffffffffffffffffffffffff") { Ok(Accept::new()) } else { Err(Reject::unauthorized()) }
     /// }
     /// ```
     pub fn password_is(&self, password: &[u8]) -> bool {
@@ -141,20 +138,14 @@ impl fmt::Debug for Handshake {
 ///
 /// impl Authenticate for Gate {
 ///     async fn authenticate(&self, handshake: Handshake) -> Result<Accept, Reject> {
-///         match handshake.password_is(&self.password) {
-///             true => Ok(Accept::new().extension(Tenant(7))),
-///             false => Err(Reject::unauthorized()),
-///         }
+///         if handshake.password_is(&self.password) { Ok(Accept::new().extension(Tenant(7))) } else { Err(Reject::unauthorized()) }
 ///     }
 /// }
 ///
 /// let with_type = RpcServer::builder(RpcRouter::new()).auth(Gate { password: b"secret".to_vec() });
 ///
 /// let with_closure = RpcServer::builder(RpcRouter::new()).auth(async |handshake: Handshake| {
-///     match handshake.identity().starts_with("acme-") {
-///         true => Ok(Accept::new()),
-///         false => Err(Reject::not_found()),
-///     }
+///     if handshake.identity().starts_with("acme-") { Ok(Accept::new()) } else { Err(Reject::not_found()) }
 /// });
 /// # let _ = (with_type.build(), with_closure.build());
 /// ```
@@ -168,10 +159,7 @@ impl fmt::Debug for Handshake {
 /// let server = RpcServer::builder(RpcRouter::new()).auth(move |handshake: Handshake| {
 ///     let known = known.clone();
 ///     async move {
-///         match known.iter().any(|identity| identity == handshake.identity()) {
-///             true => Ok(Accept::new()),
-///             false => Err(Reject::not_found()),
-///         }
+///         if known.iter().any(|identity| identity == handshake.identity()) { Ok(Accept::new()) } else { Err(Reject::not_found()) }
 ///     }
 /// });
 /// # let _ = server.build();
@@ -196,14 +184,14 @@ where
 }
 
 /// A hook with its type forgotten.
-pub(crate) trait AnyAuth: Send + Sync {
-    fn authenticate(&self, handshake: Handshake) -> Judging<'_>;
+pub(crate) trait DynAuthenticate: Send + Sync {
+    fn authenticate(&self, handshake: Handshake) -> AuthFuture<'_>;
 }
 
-type Judging<'a> = Pin<Box<dyn Future<Output = Result<Accept, Reject>> + Send + 'a>>;
+type AuthFuture<'a> = Pin<Box<dyn Future<Output = Result<Accept, Reject>> + Send + 'a>>;
 
-impl<A: Authenticate> AnyAuth for A {
-    fn authenticate(&self, handshake: Handshake) -> Judging<'_> {
+impl<A: Authenticate> DynAuthenticate for A {
+    fn authenticate(&self, handshake: Handshake) -> AuthFuture<'_> {
         Box::pin(Authenticate::authenticate(self, handshake))
     }
 }
@@ -271,6 +259,11 @@ impl Reject {
     /// 404: the standards' answer to an identity that is not known.
     pub fn not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND)
+    }
+
+    /// Creates a rejection that asks the client to retry after 5 s.
+    pub(crate) fn retry_later(status: StatusCode, reason: &'static str) -> Self {
+        Self::new(status).header(header::RETRY_AFTER, HeaderValue::from_static("5")).body(reason)
     }
 
     /// Adds a header.

@@ -24,11 +24,11 @@ pub(crate) fn basic_password(headers: &HeaderMap, identity: &str) -> Option<Vec<
 ///
 /// How long that takes tells no more than their lengths, and whether they are such digits.
 pub(crate) fn is_same_password(one: &[u8], other: &[u8]) -> bool {
-    key(one).ct_eq(&key(other)).into()
+    decode_key(one).ct_eq(&decode_key(other)).into()
 }
 
 /// The bytes that a password stands for.
-fn key(password: &[u8]) -> Cow<'_, [u8]> {
+fn decode_key(password: &[u8]) -> Cow<'_, [u8]> {
     /// The value of a hexadecimal digit, found without a branch or a table.
     fn digit(byte: u8) -> (u8, Choice) {
         let (number, letter) = (byte.wrapping_sub(b'0'), (byte | 0x20).wrapping_sub(b'a'));
@@ -36,16 +36,13 @@ fn key(password: &[u8]) -> Cow<'_, [u8]> {
         (u8::conditional_select(&letter.wrapping_add(10), &number, is_number), is_number | is_letter)
     }
     let mut key = Vec::with_capacity(20);
-    let mut is_spelled = Choice::from(u8::from(password.len() == 40));
+    let mut is_hex = Choice::from(u8::from(password.len() == 40));
     for pair in password.chunks_exact(2).take(20) {
         let [(high, is_high), (low, is_low)] = [digit(pair[0]), digit(pair[1])];
         key.push(high << 4 | low);
-        is_spelled &= is_high & is_low;
+        is_hex &= is_high & is_low;
     }
-    match is_spelled.into() {
-        true => Cow::Owned(key),
-        false => Cow::Borrowed(password),
-    }
+    if is_hex.into() { Cow::Owned(key) } else { Cow::Borrowed(password) }
 }
 
 #[cfg(test)]

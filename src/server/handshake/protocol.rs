@@ -27,7 +27,7 @@ pub enum NoCommonProtocol {
 pub(crate) struct Negotiation {
     /// The server's, the preferred one first.
     pub(crate) protocols: Vec<Arc<str>>,
-    pub(crate) order: Order,
+    pub(crate) preference: Preference,
     pub(crate) no_common: NoCommonProtocol,
     /// What is spoken with clients that offer nothing.
     pub(crate) default: Option<Arc<str>>,
@@ -35,60 +35,62 @@ pub(crate) struct Negotiation {
 
 /// Whose list is gone through first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum Preference {
     Client,
     Server,
 }
 
 /// What came of a negotiation.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Agreement {
+pub(crate) enum Selection {
     /// A protocol that the client offered; the answer names it.
-    Named(Arc<str>),
+    Offered(Arc<str>),
     /// The answer names none, because the client offered none of the kind.
-    Silent(Option<Arc<str>>),
+    Unnamed(Option<Arc<str>>),
     /// Nothing in common: the client is told in a close frame.
-    None,
+    NoCommon,
 }
 
-impl Agreement {
+impl Selection {
     /// The protocol of the session, which may have none; none where there is to be no session.
-    pub(crate) fn spoken(&self) -> Option<Option<&str>> {
+    pub(crate) fn protocol(&self) -> Option<Option<&str>> {
         match self {
-            Self::Named(protocol) => Some(Some(protocol)),
-            Self::Silent(protocol) => Some(protocol.as_deref()),
-            Self::None => None,
+            Self::Offered(protocol) => Some(Some(protocol)),
+            Self::Unnamed(protocol) => Some(protocol.as_deref()),
+            Self::NoCommon => None,
         }
     }
 }
 
 impl Negotiation {
     /// The protocol that the hook has chosen, or else one that both have.
-    pub(crate) fn negotiate(&self, offered: &[String], chosen: Option<Arc<str>>) -> Result<Agreement, Reject> {
+    pub(crate) fn negotiate(&self, offered: &[String], chosen: Option<Arc<str>>) -> Result<Selection, Reject> {
         let is_offered = |protocol: &str| offered.iter().any(|offer| offer == protocol);
         if let Some(chosen) = chosen {
             return match &self.default {
-                _ if is_offered(&chosen) => Ok(Agreement::Named(chosen)),
-                Some(default) if offered.is_empty() && *default == chosen => Ok(Agreement::Silent(Some(chosen))),
+                _ if is_offered(&chosen) => Ok(Selection::Offered(chosen)),
+                Some(default) if offered.is_empty() && *default == chosen => Ok(Selection::Unnamed(Some(chosen))),
                 _ => Err(Reject::new(StatusCode::BAD_REQUEST).body("the accepted protocol was not offered")),
             };
         }
         if self.protocols.is_empty() {
-            return Ok(Agreement::Silent(None));
+            return Ok(Selection::Unnamed(None));
         }
-        let common = match self.order {
-            Order::Client => offered.iter().find_map(|offer| self.protocols.iter().find(|mine| ***mine == **offer)),
-            Order::Server => self.protocols.iter().find(|mine| is_offered(mine)),
+        let common = match self.preference {
+            Preference::Client => {
+                offered.iter().find_map(|offer| self.protocols.iter().find(|mine| ***mine == **offer))
+            }
+            Preference::Server => self.protocols.iter().find(|mine| is_offered(mine)),
         };
         match (common, &self.default, self.no_common) {
-            (Some(common), _, _) => Ok(Agreement::Named(common.clone())),
-            (None, Some(default), _) if offered.is_empty() => Ok(Agreement::Silent(Some(default.clone()))),
-            (None, _, NoCommonProtocol::Close) => Ok(Agreement::None),
-            (None, _, NoCommonProtocol::Refuse) => Err(Reject::new(StatusCode::BAD_REQUEST).body(NONE)),
-            (None, _, NoCommonProtocol::Serve) => Ok(Agreement::Silent(None)),
+            (Some(common), _, _) => Ok(Selection::Offered(common.clone())),
+            (None, Some(default), _) if offered.is_empty() => Ok(Selection::Unnamed(Some(default.clone()))),
+            (None, _, NoCommonProtocol::Close) => Ok(Selection::NoCommon),
+            (None, _, NoCommonProtocol::Refuse) => Err(Reject::new(StatusCode::BAD_REQUEST).body(NO_COMMON_PROTOCOL)),
+            (None, _, NoCommonProtocol::Serve) => Ok(Selection::Unnamed(None)),
         }
     }
 }
 
 /// What a client is told that offers no protocol of the server's.
-pub(crate) const NONE: &str = "no common subprotocol";
+pub(crate) const NO_COMMON_PROTOCOL: &str = "no common subprotocol";

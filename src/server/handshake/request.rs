@@ -22,7 +22,7 @@ const fn refusal(status: StatusCode, reason: &'static str) -> Refusal {
 }
 
 /// Checks that this is a WebSocket handshake (RFC 6455 §4.2.1); gives what proves that it was understood.
-pub(crate) fn check(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> {
+pub(crate) fn check_http1(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> {
     let headers = &parts.headers;
     if parts.version == Version::HTTP_2 {
         return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket over HTTP/2 is asked for by CONNECT"));
@@ -48,20 +48,20 @@ pub(crate) fn check(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> {
     {
         return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake has no body"));
     }
-    let key_is_sound = sole(headers, &header::SEC_WEBSOCKET_KEY)
+    let key_is_valid = sole(headers, &header::SEC_WEBSOCKET_KEY)
         .is_some_and(|key| BASE64_STANDARD.decode(key).is_ok_and(|key| key.len() == 16));
     match headers.typed_get::<SecWebsocketKey>() {
-        Some(key) if key_is_sound => Ok(key.into()),
+        Some(key) if key_is_valid => Ok(key.into()),
         _ => Err(refusal(StatusCode::BAD_REQUEST, "the Sec-WebSocket-Key is not 16 bytes in base64")),
     }
 }
 
 /// Another version of WebSocket than 13, on a stream of HTTP/2, which knows no 426.
-pub(crate) const OTHER_VERSION: Refusal = refusal(StatusCode::BAD_REQUEST, "the WebSocket version is not 13");
+pub(crate) const UNSUPPORTED_VERSION: Refusal = refusal(StatusCode::BAD_REQUEST, "the WebSocket version is not 13");
 
 /// Checks that this is a WebSocket handshake on a stream of HTTP/2, whose `:protocol` is this (RFC 8441 §5). There is no
 /// key, and nothing to prove.
-pub(crate) fn check_connect(parts: &Parts, protocol: &str) -> Result<(), Refusal> {
+pub(crate) fn check_http2(parts: &Parts, protocol: &str) -> Result<(), Refusal> {
     let headers = &parts.headers;
     if parts.method != Method::CONNECT {
         return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket over HTTP/2 is asked for by CONNECT"));
@@ -70,14 +70,14 @@ pub(crate) fn check_connect(parts: &Parts, protocol: &str) -> Result<(), Refusal
         return Err(refusal(StatusCode::NOT_IMPLEMENTED, "this is a WebSocket endpoint"));
     }
     if sole(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(OTHER_VERSION);
+        return Err(UNSUPPORTED_VERSION);
     }
     Ok(())
 }
 
 /// Endpoint and identity: the identity is the last segment of the path that is not empty, decoded once, after it
 /// was split off (OCPP-J 1.6 §3.1.1). The endpoint is the raw path in front of it.
-pub(crate) fn identity(path: &str) -> Result<(&str, String), Refusal> {
+pub(crate) fn split_identity(path: &str) -> Result<(&str, String), Refusal> {
     const NONE: Refusal = refusal(StatusCode::NOT_FOUND, "the path ends in no identity");
     const UNDECODABLE: Refusal = refusal(StatusCode::NOT_FOUND, "the identity is not percent-encoded UTF-8");
     let trimmed = path.trim_end_matches('/');
@@ -98,15 +98,15 @@ pub(crate) fn identity(path: &str) -> Result<(&str, String), Refusal> {
 
 /// Refuses an identity that nobody could have.
 pub(crate) fn check_identity(identity: &str) -> Result<(), Refusal> {
-    const UNFIT: Refusal = refusal(StatusCode::NOT_FOUND, "the identity is empty or has control characters");
-    match identity.is_empty() || identity.chars().any(char::is_control) {
-        true => Err(UNFIT),
-        false => Ok(()),
+    const INVALID: Refusal = refusal(StatusCode::NOT_FOUND, "the identity is empty or has control characters");
+    if identity.is_empty() || identity.chars().any(char::is_control) {
+        return Err(INVALID);
     }
+    Ok(())
 }
 
 /// Notes slashes that say nothing in a path.
-pub(crate) fn note_untidiness(path: &str, deviations: &mut Deviations) {
+pub(crate) fn note_extra_slashes(path: &str, deviations: &mut Deviations) {
     if path.ends_with('/') || path.contains("//") {
         deviations.add(Deviation::ExtraSlashes);
     }
@@ -160,14 +160,14 @@ mod tests {
             ("/ocpp/a:b", "/ocpp", "a:b"),
             ("/ocpp/..", "/ocpp", ".."),
         ] {
-            assert_eq!(identity(path), Ok((endpoint, name.to_owned())), "{path}");
+            assert_eq!(split_identity(path), Ok((endpoint, name.to_owned())), "{path}");
         }
     }
 
     #[test]
     fn what_is_no_identity_is_not_found() {
         for path in ["", "/", "///", "/ocpp/%E0%A4%A", "/ocpp/%", "/ocpp/%zz", "/ocpp/%ff", "/ocpp/%00"] {
-            assert_eq!(identity(path).map_err(|refusal| refusal.status), Err(StatusCode::NOT_FOUND), "{path}");
+            assert_eq!(split_identity(path).map_err(|refusal| refusal.status), Err(StatusCode::NOT_FOUND), "{path}");
         }
     }
 
@@ -209,7 +209,7 @@ mod tests {
             request
         };
         let mut answer = HeaderMap::new();
-        answer.typed_insert(check(&parts(("x-none", None))).expect("sound"));
+        answer.typed_insert(check_http1(&parts(("x-none", None))).expect("sound"));
         // RFC 6455 §1.3
         assert_eq!(answer[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         for (name, value, status) in [
@@ -223,15 +223,15 @@ mod tests {
             ("sec-websocket-key", Some("c2hvcnQ="), 400),
             ("sec-websocket-key", Some("not base64"), 400),
         ] {
-            let refused = check(&parts((name, value))).expect_err(name);
+            let refused = check_http1(&parts((name, value))).expect_err(name);
             assert_eq!(refused.status, status, "{name}: {value:?}");
         }
         let mut post = parts(("x-none", None));
         post.method = Method::POST;
-        assert_eq!(check(&post).expect_err("POST").status, 400);
+        assert_eq!(check_http1(&post).expect_err("POST").status, 400);
         let mut old = parts(("x-none", None));
         old.version = Version::HTTP_10;
-        assert_eq!(check(&old).expect_err("HTTP/1.0").status, 400);
+        assert_eq!(check_http1(&old).expect_err("HTTP/1.0").status, 400);
     }
 
     #[test]
@@ -244,16 +244,16 @@ mod tests {
             }
             request
         };
-        assert_eq!(check_connect(&request(Method::CONNECT, Some("13")), "WebSocket"), Ok(()));
+        assert_eq!(check_http2(&request(Method::CONNECT, Some("13")), "WebSocket"), Ok(()));
         for (method, protocol, version, status) in [
             (Method::GET, "websocket", Some("13"), 400),
             (Method::CONNECT, "connect-udp", Some("13"), 501),
             (Method::CONNECT, "websocket", Some("8"), 400),
             (Method::CONNECT, "websocket", None, 400),
         ] {
-            let refused = check_connect(&request(method, version), protocol).expect_err(protocol);
+            let refused = check_http2(&request(method, version), protocol).expect_err(protocol);
             assert_eq!(refused.status, status, "{protocol} {version:?}");
         }
-        assert_eq!(check(&request(Method::GET, Some("13"))).expect_err("no CONNECT").status, 400);
+        assert_eq!(check_http1(&request(Method::GET, Some("13"))).expect_err("no CONNECT").status, 400);
     }
 }

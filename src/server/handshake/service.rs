@@ -28,8 +28,8 @@ impl<B> Service<Request<B>> for RpcServer {
     fn call(&mut self, request: Request<B>) -> HandshakeFuture {
         let server = self.clone();
         let (mut parts, _) = request.into_parts();
-        if let Some(proxies) = &self.inner.proxies {
-            proxies.look_behind(&parts.headers, &mut parts.extensions);
+        if let Some(proxies) = &self.state.proxies {
+            proxies.apply(&parts.headers, &mut parts.extensions);
         }
         let upgrade = RpcUpgrade::try_from(Request::from_parts(parts, ()));
         HandshakeFuture(Box::pin(async move { server.handshake(upgrade).await }))

@@ -15,7 +15,7 @@ use crate::{
     message::tolerance::Deviations,
     server::{
         handshake::{
-            auth::{Handshake, Reject, Upgrading},
+            auth::{Handshake, HandshakeRequest, Reject},
             request::{self, Refusal},
         },
         http::info::{self, Identity, RemoteAddress},
@@ -44,20 +44,20 @@ use crate::{
 pub struct RpcUpgrade {
     pub(crate) handshake: Handshake,
     pub(crate) deviations: Deviations,
-    opening: Opening,
+    kind: UpgradeKind,
     on_upgrade: OnUpgrade,
 }
 
 impl RpcUpgrade {
-    pub(crate) fn read(parts: Parts, on_upgrade: Option<OnUpgrade>) -> Result<Self, UpgradeError> {
+    pub(crate) fn from_parts(parts: Parts, on_upgrade: Option<OnUpgrade>) -> Result<Self, UpgradeError> {
         const NO_UPGRADE: Refusal =
             Refusal { status: StatusCode::BAD_REQUEST, reason: "the connection cannot be upgraded" };
         let known = parts.extensions.get().map(|&RemoteAddress(address)| address);
         let remote_address = known.or_else(|| info::connect_info(&parts.extensions));
         let fail = |refusal| UpgradeError { refusal, remote_address };
-        let opening = match info::connect_protocol(&parts.extensions) {
-            Some(protocol) => request::check_connect(&parts, protocol).map(|()| Opening::Connected),
-            None => request::check(&parts).map(Opening::Upgraded),
+        let kind = match info::connect_protocol(&parts.extensions) {
+            Some(protocol) => request::check_http2(&parts, protocol).map(|()| UpgradeKind::Http2),
+            None => request::check_http1(&parts).map(UpgradeKind::Http1),
         }
         .map_err(fail)?;
         let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
@@ -66,15 +66,15 @@ impl RpcUpgrade {
         let (endpoint, identity) = match parts.extensions.get() {
             Some(Identity(identity)) => request::check_identity(identity).map(|()| (path, identity.clone())),
             None => {
-                request::note_untidiness(path, &mut deviations);
-                request::identity(path)
+                request::note_extra_slashes(path, &mut deviations);
+                request::split_identity(path)
             }
         }
         .map_err(fail)?;
         let (endpoint, identity) = (endpoint.trim_end_matches('/').to_owned(), identity.into());
         let protocols = request::offered_protocols(&parts.headers, &mut deviations).map_err(fail)?;
-        let handshake = Handshake::new(Upgrading { parts, identity, endpoint, protocols }, remote_address);
-        Ok(Self { handshake, deviations, opening, on_upgrade })
+        let handshake = Handshake::new(HandshakeRequest { parts, identity, endpoint, protocols }, remote_address);
+        Ok(Self { handshake, deviations, kind, on_upgrade })
     }
 
     /// What the request says.
@@ -83,42 +83,42 @@ impl RpcUpgrade {
     }
 
     /// Whether the socket will be a stream of HTTP/2.
-    pub(crate) fn is_connect(&self) -> bool {
-        matches!(self.opening, Opening::Connected)
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.kind, UpgradeKind::Http2)
     }
 
     /// The status of the response that says yes.
     pub(crate) fn status(&self) -> StatusCode {
-        match self.opening {
-            Opening::Upgraded(_) => StatusCode::SWITCHING_PROTOCOLS,
-            Opening::Connected => StatusCode::OK,
+        match self.kind {
+            UpgradeKind::Http1(_) => StatusCode::SWITCHING_PROTOCOLS,
+            UpgradeKind::Http2 => StatusCode::OK,
         }
     }
 
     /// Sets the headers of that response (RFC 6455 §4.2.2), but for the protocol.
-    pub(crate) fn answer(&self, headers: &mut HeaderMap) {
-        if let Opening::Upgraded(accept) = &self.opening {
+    pub(crate) fn write_headers(&self, headers: &mut HeaderMap) {
+        if let UpgradeKind::Http1(accept) = &self.kind {
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.typed_insert(accept.clone());
         }
     }
 
-    pub(crate) fn into_socket(self) -> OnUpgrade {
+    pub(crate) fn into_on_upgrade(self) -> OnUpgrade {
         self.on_upgrade
     }
 }
 
 /// How the socket comes to be.
-enum Opening {
+enum UpgradeKind {
     /// The connection is upgraded; this proves that the key was understood.
-    Upgraded(SecWebsocketAccept),
+    Http1(SecWebsocketAccept),
     /// A stream of HTTP/2 is connected (RFC 8441).
-    Connected,
+    Http2,
 }
 
 /// Whether a request asks for a WebSocket, or for something like it.
-pub(crate) fn is_asked_for(headers: &HeaderMap, extensions: &Extensions) -> bool {
+pub(crate) fn is_websocket_request(headers: &HeaderMap, extensions: &Extensions) -> bool {
     wants_upgrade(headers) || info::connect_protocol(extensions).is_some()
 }
 
@@ -129,7 +129,7 @@ impl<B> TryFrom<Request<B>> for RpcUpgrade {
     fn try_from(request: Request<B>) -> Result<Self, UpgradeError> {
         let (mut parts, _) = request.into_parts();
         let on_upgrade = parts.extensions.remove();
-        Self::read(parts, on_upgrade)
+        Self::from_parts(parts, on_upgrade)
     }
 }
 
@@ -168,7 +168,7 @@ impl UpgradeError {
                 .header(header::UPGRADE, HeaderValue::from_static("websocket"))
                 .header(header::CONNECTION, HeaderValue::from_static("Upgrade"))
                 .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
-            _ if self.refusal == request::OTHER_VERSION => {
+            _ if self.refusal == request::UNSUPPORTED_VERSION => {
                 reject.header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
             }
             _ => reject,
@@ -189,35 +189,35 @@ impl std::error::Error for UpgradeError {}
 ///
 /// It is taken out of hyper's wrappers where its type is known, whichever of hyper's two servers made them: an idle
 /// connection then keeps nothing of them in memory.
-pub(crate) fn stream(upgraded: Upgraded, below: Below) -> Taken {
-    let Below(take_out) = below;
-    take_out(upgraded).unwrap_or_else(|upgraded| (Box::new(TokioIo::new(upgraded)), Bytes::new()))
+pub(crate) fn into_io(upgraded: Upgraded, io_downcast: IoDowncast) -> UpgradedIo {
+    let IoDowncast(downcast_io) = io_downcast;
+    downcast_io(upgraded).unwrap_or_else(|upgraded| (Box::new(TokioIo::new(upgraded)), Bytes::new()))
 }
 
 /// Takes the stream out of an upgraded connection, if it is of the type that it is thought to be: in the extensions of
 /// a request, from whoever serves the connection.
 #[derive(Clone, Copy)]
-pub(crate) struct Below(fn(Upgraded) -> Result<Taken, Upgraded>);
+pub(crate) struct IoDowncast(fn(Upgraded) -> Result<UpgradedIo, Upgraded>);
 
-type Taken = (Box<dyn Io>, Bytes);
+type UpgradedIo = (Box<dyn Io>, Bytes);
 
-impl Below {
+impl IoDowncast {
     pub(crate) fn of<T: Io>() -> Self {
         Self(|upgraded| {
-            let (io, early) = take_out::<T>(upgraded)?;
-            Ok((Box::new(io), early))
+            let (io, read_buf) = downcast_io::<T>(upgraded)?;
+            Ok((Box::new(io), read_buf))
         })
     }
 }
 
 /// What other people's listeners accept, most likely.
-impl Default for Below {
+impl Default for IoDowncast {
     fn default() -> Self {
         Self::of::<TcpStream>()
     }
 }
 
-fn take_out<T: Io>(upgraded: Upgraded) -> Result<(T, Bytes), Upgraded> {
+fn downcast_io<T: Io>(upgraded: Upgraded) -> Result<(T, Bytes), Upgraded> {
     let upgraded = match downcast::<TokioIo<T>>(upgraded) {
         Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
         Err(upgraded) => upgraded,
@@ -250,7 +250,7 @@ mod tests {
             let service = service_fn(move |request: Request<Incoming>| {
                 let tell = tell.clone();
                 tokio::spawn(async move {
-                    tell.send(take_out::<TcpStream>(hyper::upgrade::on(request).await.expect("upgraded")))
+                    tell.send(downcast_io::<TcpStream>(hyper::upgrade::on(request).await.expect("upgraded")))
                 });
                 let mut response = Response::new(Empty::<Bytes>::new());
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -259,18 +259,17 @@ mod tests {
             });
             let io = TokioIo::new(listener.accept().await.expect("a client").0);
             tokio::spawn(async move {
-                match auto_server {
-                    true => {
-                        let server = auto::Builder::new(TokioExecutor::new());
-                        let _ = server.serve_connection_with_upgrades(io, service).await;
-                    }
-                    false => drop(http1::Builder::new().serve_connection(io, service).with_upgrades().await),
+                if auto_server {
+                    let server = auto::Builder::new(TokioExecutor::new());
+                    let _ = server.serve_connection_with_upgrades(io, service).await;
+                } else {
+                    let _ = http1::Builder::new().serve_connection(io, service).with_upgrades().await;
                 }
             });
             let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
             client.write_all(request).await.expect("open");
-            let (mut socket, early) = told.recv().await.expect("an upgrade").expect("the very socket");
-            assert_eq!(&early[..], b"early");
+            let (mut socket, read_buf) = told.recv().await.expect("an upgrade").expect("the very socket");
+            assert_eq!(&read_buf[..], b"early");
             socket.write_all(b"!").await.expect("open");
             let mut head = Vec::new();
             while !head.ends_with(b"!") {
@@ -285,11 +284,11 @@ mod tests {
         let (mut client, io) = tokio::io::duplex(4096);
         let (tell, mut told) = mpsc::unbounded_channel();
         let service = tower::service_fn(move |mut request: Request<Incoming>| {
-            let below = request.extensions_mut().remove::<Below>().expect("whoever serves knows");
+            let io_downcast = request.extensions_mut().remove::<IoDowncast>().expect("whoever serves knows");
             let tell = tell.clone();
             tokio::spawn(async move {
                 let upgraded = hyper::upgrade::on(request).await.expect("upgraded");
-                tell.send((below.0)(upgraded).map(|(_, early)| early)).expect("a test");
+                tell.send((io_downcast.0)(upgraded).map(|(_, read_buf)| read_buf)).expect("a test");
             });
             let mut response = Response::new(Empty::<Bytes>::new());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -300,7 +299,7 @@ mod tests {
         let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
         let asking = async { client.write_all(request).await.expect("open") };
         tokio::join!(serving, asking);
-        let early = told.recv().await.expect("an upgrade").expect("the very stream");
-        assert_eq!(&early[..], b"early");
+        let read_buf = told.recv().await.expect("an upgrade").expect("the very stream");
+        assert_eq!(&read_buf[..], b"early");
     }
 }

@@ -66,7 +66,7 @@ impl<B> Service<Request<B>> for StationsOnly {
     }
 
     fn call(&mut self, request: Request<B>) -> HandshakeFuture {
-        if upgrade::is_asked_for(request.headers(), request.extensions()) {
+        if upgrade::is_websocket_request(request.headers(), request.extensions()) {
             self.0.call(request)
         } else {
             HandshakeFuture::not_found()

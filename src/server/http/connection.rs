@@ -21,10 +21,10 @@ use crate::server::http::http2;
 use crate::{
     info::ConnectionInfo,
     server::{
-        handshake::upgrade::Below,
+        handshake::upgrade::IoDowncast,
         http::{
             app::{HttpApp, StationsOnly},
-            info::{Began, RemoteAddress},
+            info::{HandshakeStarted, RemoteAddress},
         },
         rpc_server::RpcServer,
     },
@@ -64,11 +64,11 @@ impl RpcServer {
     ///
     /// # Cancel safety
     /// Dropping the future drops the HTTP connection; a session that has come of an upgrade lives on.
-    pub async fn serve_connection<T>(&self, io: T, facts: ConnectionInfo)
+    pub async fn serve_connection<T>(&self, io: T, info: ConnectionInfo)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.serve_connection_with(io, facts, StationsOnly::new(self.clone())).await;
+        self.serve_connection_with(io, info, StationsOnly::new(self.clone())).await;
     }
 
     /// Serves a whole application on one connection that was accepted elsewhere.
@@ -77,20 +77,20 @@ impl RpcServer {
     ///
     /// # Cancel safety
     /// Dropping the future drops the HTTP connection. A session that began with an upgrade continues.
-    pub async fn serve_connection_with<T, H>(&self, io: T, facts: ConnectionInfo, app: H)
+    pub async fn serve_connection_with<T, H>(&self, io: T, info: ConnectionInfo, app: H)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         H: HttpApp,
     {
-        serve(self, io, facts, Instant::now(), app, &self.inner.closing).await;
+        serve(self, io, info, Instant::now(), app, &self.state.closing).await;
     }
 }
 
 /// The stream that an upgraded connection has, in place of the `T` that was served.
 #[cfg(feature = "http2")]
-type Stream<T> = crate::server::http::preface::Begun<T>;
+type ServedIo<T> = crate::server::http::preface::Rewind<T>;
 #[cfg(not(feature = "http2"))]
-type Stream<T> = T;
+type ServedIo<T> = T;
 
 /// The protocols that TLS offers, the preferred one first (RFC 7301).
 #[cfg(feature = "tls")]
@@ -100,44 +100,44 @@ pub(crate) const ALPN: &[&str] = if cfg!(feature = "http2") { &["h2", "http/1.1"
 pub(crate) async fn serve<T, H>(
     server: &RpcServer,
     io: T,
-    facts: ConnectionInfo,
-    began: Instant,
+    info: ConnectionInfo,
+    started_at: Instant,
     application: H,
     stop: &CancellationToken,
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     H: HttpApp,
 {
-    let inner = &server.inner;
-    let remote_address = facts.remote_address;
-    let is_first = Arc::new(AtomicBool::new(true));
-    let is_silent = is_first.clone();
+    let state = &server.state;
+    let remote_address = info.remote_address;
+    let is_first_request = Arc::new(AtomicBool::new(true));
+    let is_unused = is_first_request.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut parts, body) = request.into_parts();
         let extensions = &mut parts.extensions;
-        extensions.insert(Below::of::<Stream<T>>());
-        if let Some(address) = facts.remote_address {
+        extensions.insert(IoDowncast::of::<ServedIo<T>>());
+        if let Some(address) = info.remote_address {
             extensions.insert(RemoteAddress(address));
         }
-        if let Some(tls) = &facts.tls {
+        if let Some(tls) = &info.tls {
             extensions.insert(tls.clone());
         }
-        if is_first.swap(false, Ordering::Relaxed) {
-            extensions.insert(Began(began));
+        if is_first_request.swap(false, Ordering::Relaxed) {
+            extensions.insert(HandshakeStarted(started_at));
         }
-        if let Some(proxies) = &inner.proxies {
-            proxies.look_behind(&parts.headers, extensions);
+        if let Some(proxies) = &state.proxies {
+            proxies.apply(&parts.headers, extensions);
         }
         application.clone().oneshot(Request::from_parts(parts, body))
     });
     #[cfg(feature = "http2")]
-    let served = http2::serve(&inner.http, &inner.tasks, &inner.kill, io, began, service, stop).await;
+    let served = http2::serve(&state.http, &state.tasks, &state.abort, io, started_at, service, stop).await;
     #[cfg(not(feature = "http2"))]
-    let served = http1::serve(&inner.http, io, began, service, stop).await;
+    let served = http1::serve(&state.http, io, started_at, service, stop).await;
     if let Err(error) = served {
-        match is_silent.load(Ordering::Relaxed) {
+        match is_unused.load(Ordering::Relaxed) {
             // It never came to a request that the server could have refused.
-            true => inner.emit_refused(None, remote_address, None, &format!("no request came in: {error}")),
+            true => state.emit_refused(None, remote_address, None, &format!("no request came in: {error}")),
             false => tracing::debug!(?remote_address, %error, "an HTTP connection failed"),
         }
     }

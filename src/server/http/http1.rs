@@ -18,7 +18,7 @@ use crate::{
 pub(crate) async fn serve<T, S, B>(
     settings: &HttpSettings,
     io: T,
-    began: Instant,
+    started_at: Instant,
     service: S,
     stop: &CancellationToken,
 ) -> Result<(), BodyError>
@@ -27,7 +27,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     B: Body<Error: Into<BodyError>> + 'static,
 {
-    let left = (began + settings.handshake_timeout).saturating_duration_since(Instant::now());
+    let left = (started_at + settings.handshake_timeout).saturating_duration_since(Instant::now());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(left.max(Duration::from_millis(1)))

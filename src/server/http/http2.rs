@@ -41,9 +41,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 pub(crate) async fn serve<T, S, B>(
     settings: &HttpSettings,
     tasks: &TaskTracker,
-    kill: &CancellationToken,
+    abort: &CancellationToken,
     io: T,
-    began: Instant,
+    started_at: Instant,
     service: S,
     stop: &CancellationToken,
 ) -> Result<(), BodyError>
@@ -52,12 +52,12 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>,
     B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
 {
-    let beginning = timeout_at(began + settings.handshake_timeout, preface::read(io));
-    match stop.run_until_cancelled(beginning).await {
+    let reading = timeout_at(started_at + settings.handshake_timeout, preface::read_preface(io));
+    match stop.run_until_cancelled(reading).await {
         None => Ok(()),
-        Some(begun) => match begun?? {
-            begun if begun.is_http2() => serve_streams(settings, tasks, kill, begun, began, service, stop).await,
-            begun => http1::serve(settings, begun, began, service, stop).await,
+        Some(io) => match io?? {
+            io if io.is_http2() => serve_streams(settings, tasks, abort, io, started_at, service, stop).await,
+            io => http1::serve(settings, io, started_at, service, stop).await,
         },
     }
 }
@@ -66,9 +66,9 @@ where
 async fn serve_streams<T, S, B>(
     settings: &HttpSettings,
     tasks: &TaskTracker,
-    kill: &CancellationToken,
+    abort: &CancellationToken,
     io: T,
-    began: Instant,
+    started_at: Instant,
     service: S,
     stop: &CancellationToken,
 ) -> Result<(), BodyError>
@@ -77,7 +77,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>,
     B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
 {
-    let (streams, mut open, _end) = Streams::of(tasks, kill);
+    let (streams, mut open, _end) = StreamExecutor::new(tasks, abort);
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
@@ -92,28 +92,28 @@ where
     let max_headers = settings.max_headers;
     // hyper counts their bytes only.
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = (request.headers().len() <= max_headers).then(|| service.call(request));
+        let response = (request.headers().len() <= max_headers).then(|| service.call(request));
         async move {
-            let Some(answer) = answer else {
+            let Some(response) = response else {
                 let mut response = Response::new(Either::Right(Empty::new()));
                 *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok::<_, Infallible>(response);
             };
-            Ok(answer.await?.map(Either::Left))
+            Ok(response.await?.map(Either::Left))
         }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let patience = settings.handshake_timeout;
-    let left = (began + patience).saturating_duration_since(Instant::now());
+    let idle_timeout = settings.handshake_timeout;
+    let left = (started_at + idle_timeout).saturating_duration_since(Instant::now());
     select! {
         ended = connection.as_mut() => return Ok(ended?),
         () = stop.cancelled() => {}
-        () = idle(&mut open, left, patience) => {}
+        () = idle(&mut open, left, idle_timeout) => {}
     }
     connection.as_mut().graceful_shutdown();
     select! {
         ended = connection => Ok(ended?),
-        () = idle(&mut open, patience, patience) => Ok(()),
+        () = idle(&mut open, idle_timeout, idle_timeout) => Ok(()),
     }
 }
 
@@ -132,25 +132,25 @@ async fn idle(open: &mut watch::Receiver<usize>, first: Duration, limit: Duratio
 
 /// What runs the streams of one connection: tasks of the server, which end with it or with the connection.
 #[derive(Clone)]
-struct Streams {
+struct StreamExecutor {
     tasks: TaskTracker,
     end: CancellationToken,
     /// How many there are.
     open: watch::Sender<usize>,
 }
 
-impl Streams {
+impl StreamExecutor {
     /// None yet, the count of them, and what ends them when it is dropped.
-    fn of(tasks: &TaskTracker, kill: &CancellationToken) -> (Self, watch::Receiver<usize>, DropGuard) {
+    fn new(tasks: &TaskTracker, abort: &CancellationToken) -> (Self, watch::Receiver<usize>, DropGuard) {
         let (open, count) = watch::channel(0);
-        let end = kill.child_token();
+        let end = abort.child_token();
         (Self { tasks: tasks.clone(), end: end.clone(), open }, count, end.drop_guard())
     }
 }
 
-impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Streams {
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        let open = Open::one_of(self.open.clone());
+        let open = OpenStream::new(self.open.clone());
         let end = self.end.clone();
         self.tasks.spawn(async move {
             let _open = open;
@@ -160,16 +160,16 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Streams {
 }
 
 /// Counts a stream as open, until it is dropped.
-struct Open(watch::Sender<usize>);
+struct OpenStream(watch::Sender<usize>);
 
-impl Open {
-    fn one_of(streams: watch::Sender<usize>) -> Self {
+impl OpenStream {
+    fn new(streams: watch::Sender<usize>) -> Self {
         streams.send_modify(|open| *open += 1);
         Self(streams)
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.send_modify(|open| *open -= 1);
     }

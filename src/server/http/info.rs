@@ -47,7 +47,7 @@ pub struct Identity(pub String);
 /// When a client's time for its handshake began: in the extensions of a connection's first request, because what came
 /// before it counts.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Began(pub(crate) Instant);
+pub(crate) struct HandshakeStarted(pub(crate) Instant);
 
 /// The URI of the whole request, where axum has cut the path of a nested one.
 pub(crate) fn original_uri(_extensions: &Extensions) -> Option<&Uri> {

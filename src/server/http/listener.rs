@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The pause after the system refuses to accept a connection.
-const REST: Duration = Duration::from_millis(100);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The drain time that [`Listener::run_until`] gives calls in flight.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,7 +52,7 @@ pub struct Listener {
     local_addr: SocketAddr,
     stop: CancellationToken,
     /// Fires when a close has run out of time.
-    kill: CancellationToken,
+    abort: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -66,27 +66,29 @@ impl Listener {
     ) -> io::Result<Self> {
         let local_addr = socket.local_addr()?;
         // A server that closes also stops its listeners.
-        let stop = server.inner.closing.child_token();
+        let stop = server.state.closing.child_token();
         let tasks = TaskTracker::new();
-        let kill = CancellationToken::new();
+        let abort = CancellationToken::new();
         let serve = {
-            let (server, stop, kill) = (server.clone(), stop.clone(), kill.clone());
-            move |stream: TcpStream, remote, place| {
+            let (server, stop, abort) = (server.clone(), stop.clone(), abort.clone());
+            move |stream: TcpStream, remote, permit| {
                 let (server, stop) = (server.clone(), stop.clone());
                 let (transport, app) = (transport.clone(), app.clone());
                 let serving = async move {
-                    let _place: OwnedSemaphorePermit = place;
-                    let began = Instant::now();
-                    let accepted = stop.run_until_cancelled(secure(&server, stream, remote, began, &transport)).await;
-                    let Some(Some((io, facts))) = accepted else { return };
-                    connection::serve(&server, io, facts, began, app, &stop).await;
+                    let _permit: OwnedSemaphorePermit = permit;
+                    let started_at = Instant::now();
+                    let accepted = stop
+                        .run_until_cancelled(accept_transport(&server, stream, remote, started_at, &transport))
+                        .await;
+                    let Some(Some((io, info))) = accepted else { return };
+                    connection::serve(&server, io, info, started_at, app, &stop).await;
                 };
-                kill.clone().run_until_cancelled_owned(serving)
+                abort.clone().run_until_cancelled_owned(serving)
             }
         };
-        let places = Arc::new(Semaphore::new(server.inner.http.max_connections));
-        tasks.spawn(accept(socket, serve, places, stop.clone(), tasks.clone()));
-        Ok(Self { server, local_addr, stop, kill, tasks })
+        let permits = Arc::new(Semaphore::new(server.state.http.max_connections));
+        tasks.spawn(accept(socket, serve, permits, stop.clone(), tasks.clone()));
+        Ok(Self { server, local_addr, stop, abort, tasks })
     }
 
     /// The address that it listens on; tells the port where it was given as 0.
@@ -102,10 +104,10 @@ impl Listener {
     pub async fn close(self, close: Close) -> CloseReport {
         self.stop.cancel();
         self.tasks.close();
-        let patience = self.server.patience(&close);
+        let close_timeout = self.server.close_timeout(&close);
         let connections = async {
-            if timeout(patience, self.tasks.wait()).await.is_err() {
-                self.kill.cancel();
+            if timeout(close_timeout, self.tasks.wait()).await.is_err() {
+                self.abort.cancel();
                 self.tasks.wait().await;
             }
         };
@@ -131,20 +133,20 @@ impl Drop for Listener {
 }
 
 /// Turns a socket into what is served, in the time that a client has.
-async fn secure<T: Transport>(
+async fn accept_transport<T: Transport>(
     server: &RpcServer,
     socket: TcpStream,
     remote: SocketAddr,
-    began: Instant,
+    started_at: Instant,
     transport: &T,
 ) -> Option<(T::Stream, ConnectionInfo)> {
-    let refused = |reason: &str| server.inner.emit_refused(None, Some(remote), None, reason);
+    let refused = |reason: &str| server.state.emit_refused(None, Some(remote), None, reason);
     let accepting = async {
         // Answers are small and wanted now.
         socket.set_nodelay(true)?;
         transport.accept(socket).await
     };
-    match timeout_at(began + server.inner.http.handshake_timeout, accepting).await {
+    match timeout_at(started_at + server.state.http.handshake_timeout, accepting).await {
         Ok(Ok((io, tls))) => Some((io, ConnectionInfo { remote_address: Some(remote), tls })),
         Ok(Err(error)) => {
             refused(&format!("no connection: {error}"));
@@ -160,33 +162,33 @@ async fn secure<T: Transport>(
 async fn accept<F: Future<Output: Send> + Send + 'static>(
     socket: TcpListener,
     serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
     let next = async || {
         // Never closed, so there is an end to the waiting.
-        let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
         let (stream, remote) = socket.accept().await?;
-        Ok((stream, remote, place))
+        Ok((stream, remote, permit))
     };
     while let Some(accepted) = stop.run_until_cancelled(next()).await {
         match accepted {
-            Ok((stream, remote, place)) => {
-                tasks.spawn(serve(stream, remote, place));
+            Ok((stream, remote, permit)) => {
+                tasks.spawn(serve(stream, remote, permit));
             }
-            Err(error) if is_the_clients(&error) => {}
+            Err(error) if is_client_error(&error) => {}
             Err(error) => {
                 // Out of file descriptors, most likely: some will come back.
                 tracing::warn!(%error, "cannot accept connections");
-                stop.run_until_cancelled(sleep(REST)).await;
+                stop.run_until_cancelled(sleep(ACCEPT_BACKOFF)).await;
             }
         }
     }
 }
 
 /// Whether a client left before it was accepted.
-fn is_the_clients(error: &io::Error) -> bool {
+fn is_client_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -117,7 +117,7 @@ impl TrustedProxies {
     }
 
     /// Puts what is to be believed in place of what is known.
-    pub(crate) fn look_behind(&self, headers: &HeaderMap, extensions: &mut Extensions) {
+    pub(crate) fn apply(&self, headers: &HeaderMap, extensions: &mut Extensions) {
         let known = extensions.get().map(|&RemoteAddress(address)| address);
         let remote_address = known.or_else(|| info::connect_info(extensions));
         let (client, tls) = self.client(headers, remote_address, extensions.remove());
@@ -156,15 +156,17 @@ fn x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
 /// at one, or that says something twice, is not believed, nor is what stands to the left of it.
 fn forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let hop = |element: &str| {
-        let said = |wanted: &str| {
+        let value_of = |name_of_value: &str| {
             let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
-            let mut values = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(wanted)).map(|(_, value)| value);
+            let mut values =
+                pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(name_of_value)).map(|(_, value)| value);
             values.next().filter(|_| values.next().is_none()).map(|value| value.trim().trim_matches('"'))
         };
-        let is_whole = |part: &str| part.matches('"').count().is_multiple_of(2);
-        match element.split(';').all(is_whole) {
-            true => Hop { address: said("for").and_then(address), scheme: said("proto").map(str::to_owned) },
-            false => Hop::default(),
+        let has_paired_quotes = |part: &str| part.matches('"').count().is_multiple_of(2);
+        if element.split(';').all(has_paired_quotes) {
+            Hop { address: value_of("for").and_then(address), scheme: value_of("proto").map(str::to_owned) }
+        } else {
+            Hop::default()
         }
     };
     elements(headers, &header::FORWARDED).into_iter().map(hop).collect()
@@ -183,10 +185,11 @@ fn certificates(headers: &HeaderMap, name: &HeaderName) -> Vec<Bytes> {
     let mut lines = headers.get_all(name).into_iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return Vec::new() };
     let Ok(text) = percent_decode(line.as_bytes()).decode_utf8() else { return Vec::new() };
-    let encoded: Vec<&str> = match text.contains(BEGIN) {
-        true => text.split(BEGIN).skip(1).map(|block| block.split(END).next().unwrap_or_default()).collect(),
-        // RFC 9440 has colons around each (RFC 8941 §3.3.5).
-        false => text.split(',').map(|item| item.trim().trim_matches(':')).collect(),
+    let encoded: Vec<&str> = if text.contains(BEGIN) {
+        text.split(BEGIN).skip(1).map(|block| block.split(END).next().unwrap_or_default()).collect()
+    } else {
+        // RFC 9440 encloses each certificate in colons (RFC 8941 §3.3.5).
+        text.split(',').map(|item| item.trim().trim_matches(':')).collect()
     };
     let der = |text: &str| {
         let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();

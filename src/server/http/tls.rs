@@ -73,7 +73,7 @@ pub struct ServerTls {
 impl ServerTls {
     /// Puts one together.
     pub fn builder() -> ServerTlsBuilder {
-        ServerTlsBuilder { certificates: Vec::new(), clients: Clients::Unasked }
+        ServerTlsBuilder { certificates: Vec::new(), client_auth: ClientAuth::None }
     }
 
     /// Takes a configuration of rustls as it is. To serve HTTP, it names no protocol by ALPN but `http/1.1`, and
@@ -97,13 +97,13 @@ impl ServerTls {
         let stream = TlsAcceptor::from(self.config()).accept(io).await?;
         let connection = stream.get_ref().1;
         let chain = connection.peer_certificates().unwrap_or_default();
-        let facts = TlsInfo::new().with_peer_chain(chain.iter().map(|der| Bytes::copy_from_slice(der)));
-        let facts = match connection.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => facts.with_version(TlsVersion::Tls12),
-            Some(ProtocolVersion::TLSv1_3) => facts.with_version(TlsVersion::Tls13),
-            _ => facts,
+        let info = TlsInfo::new().with_peer_chain(chain.iter().map(|der| Bytes::copy_from_slice(der)));
+        let info = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => info.with_version(TlsVersion::Tls12),
+            Some(ProtocolVersion::TLSv1_3) => info.with_version(TlsVersion::Tls13),
+            _ => info,
         };
-        Ok((stream, facts))
+        Ok((stream, info))
     }
 
     fn config(&self) -> Arc<ServerConfig> {
@@ -123,15 +123,15 @@ impl fmt::Debug for ServerTls {
 #[derive(Debug)]
 pub struct ServerTlsBuilder {
     certificates: Vec<Certificate>,
-    clients: Clients,
+    client_auth: ClientAuth,
 }
 
 #[derive(Debug)]
-enum Clients {
-    Unasked,
-    Asked(RootCerts),
+enum ClientAuth {
+    None,
+    Optional(RootCerts),
     Required(RootCerts),
-    Verified(Arc<dyn ClientCertVerifier>),
+    Custom(Arc<dyn ClientCertVerifier>),
 }
 
 impl ServerTlsBuilder {
@@ -144,19 +144,19 @@ impl ServerTlsBuilder {
 
     /// Asks for a client certificate of these authorities. Clients without one may come in; the
     /// [hook](crate::Authenticate) sees who they are.
-    pub fn optional_client_certificates(self, authorities: RootCerts) -> Self {
-        Self { clients: Clients::Asked(authorities), ..self }
+    pub fn optional_client_certificates(self, roots: RootCerts) -> Self {
+        Self { client_auth: ClientAuth::Optional(roots), ..self }
     }
 
     /// Wants a client certificate of these authorities: without one there is no handshake (OCPP security profile 3).
-    pub fn required_client_certificates(self, authorities: RootCerts) -> Self {
-        Self { clients: Clients::Required(authorities), ..self }
+    pub fn required_client_certificates(self, roots: RootCerts) -> Self {
+        Self { client_auth: ClientAuth::Required(roots), ..self }
     }
 
     /// Has client certificates judged by a verifier of one's own, which may be of another mind about one that has
     /// expired or was revoked.
     pub fn client_verifier(self, verifier: Arc<dyn ClientCertVerifier>) -> Self {
-        Self { clients: Clients::Verified(verifier), ..self }
+        Self { client_auth: ClientAuth::Custom(verifier), ..self }
     }
 
     /// The server's side of TLS.
@@ -167,15 +167,15 @@ impl ServerTlsBuilder {
         if self.certificates.is_empty() {
             return Err(BuildError("a server of TLS needs a certificate".into()));
         }
-        let verify = |authorities: RootCerts| WebPkiClientVerifier::builder_with_provider(authorities.0, provider());
-        let unfit = |error| wrong("client certificates", &error);
-        let verifier = match self.clients {
-            Clients::Unasked => None,
-            Clients::Asked(authorities) => Some(verify(authorities).allow_unauthenticated().build().map_err(unfit)?),
-            Clients::Required(authorities) => Some(verify(authorities).build().map_err(unfit)?),
-            Clients::Verified(verifier) => Some(verifier),
+        let verify = |roots: RootCerts| WebPkiClientVerifier::builder_with_provider(roots.0, provider());
+        let invalid = |error| wrong("client certificates", &error);
+        let verifier = match self.client_auth {
+            ClientAuth::None => None,
+            ClientAuth::Optional(roots) => Some(verify(roots).allow_unauthenticated().build().map_err(invalid)?),
+            ClientAuth::Required(roots) => Some(verify(roots).build().map_err(invalid)?),
+            ClientAuth::Custom(verifier) => Some(verifier),
         };
-        let asks = verifier.is_some();
+        let requests_certificates = verifier.is_some();
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| wrong("TLS", &error))?
@@ -185,7 +185,7 @@ impl ServerTlsBuilder {
         // Nothing is kept between connections.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        if !asks {
+        if !requests_certificates {
             config.ticketer = Ticketer::new().map_err(|error| wrong("TLS tickets", &error))?;
             config.send_tls13_tickets = 1;
         }
@@ -209,7 +209,7 @@ impl Transport for ServerTls {
     type Stream = TlsStream<TcpStream>;
 
     async fn accept(&self, stream: TcpStream) -> io::Result<(Self::Stream, Option<TlsInfo>)> {
-        let (stream, facts) = self.accept(stream).await?;
-        Ok((stream, Some(facts)))
+        let (stream, info) = self.accept(stream).await?;
+        Ok((stream, Some(info)))
     }
 }

@@ -13,13 +13,13 @@ use tokio_util::task::TaskTracker;
 
 /// The tasks that have not ended.
 #[derive(Default)]
-pub(crate) struct Running(Mutex<State>);
+pub(crate) struct SessionTasks(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     tasks: HashMap<Id, Task>,
     /// Whether all were to be dropped, and those that come are, too.
-    is_over: bool,
+    is_aborted: bool,
 }
 
 struct Task {
@@ -27,13 +27,13 @@ struct Task {
     is_session: bool,
 }
 
-impl Running {
+impl SessionTasks {
     /// Spawns a task, which is to [leave](Self::leave) at its end, if it is ever polled.
     pub(crate) fn spawn(&self, tasks: &TaskTracker, task: impl Future<Output = ()> + Send + 'static) {
         // Under the lock, so that it cannot leave before it is here.
         let mut state = self.lock();
         let handle = tasks.spawn(task).abort_handle();
-        if state.is_over {
+        if state.is_aborted {
             handle.abort();
         } else if !handle.is_finished() {
             state.tasks.insert(handle.id(), Task { handle, is_session: false });
@@ -41,14 +41,14 @@ impl Running {
     }
 
     /// The task that calls this has become a session.
-    pub(crate) fn open(&self) {
+    pub(crate) fn mark_session(&self) {
         if let Some(id) = try_id() {
             self.lock().tasks.entry(id).and_modify(|task| task.is_session = true);
         }
     }
 
     /// The task that calls this is at its end.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn remove(&self) {
         if let Some(id) = try_id() {
             self.lock().tasks.remove(&id);
         }
@@ -57,7 +57,7 @@ impl Running {
     /// Drops all of them, handlers included; before, `dropped` hears how many of them are sessions.
     pub(crate) fn abort(&self, dropped: impl FnOnce(usize)) {
         let mut state = self.lock();
-        state.is_over = true;
+        state.is_aborted = true;
         let tasks = std::mem::take(&mut state.tasks);
         dropped(tasks.values().filter(|task| task.is_session).count());
         // Those that are dropped at once come back for the lock.
@@ -83,59 +83,60 @@ mod tests {
 
     use super::*;
 
-    struct Leaving(Arc<Running>);
+    struct RemoveOnDrop(Arc<SessionTasks>);
 
-    impl Drop for Leaving {
+    impl Drop for RemoveOnDrop {
         fn drop(&mut self) {
-            self.0.leave();
+            self.0.remove();
         }
     }
 
-    fn running() -> (Runtime, TaskTracker, Arc<Running>) {
+    fn setup() -> (Runtime, TaskTracker, Arc<SessionTasks>) {
         (Builder::new_multi_thread().worker_threads(1).build().expect("a runtime"), TaskTracker::new(), Arc::default())
     }
 
-    fn sessions(running: &Running) -> usize {
-        running.lock().tasks.values().filter(|task| task.is_session).count()
+    fn sessions(session_tasks: &SessionTasks) -> usize {
+        session_tasks.lock().tasks.values().filter(|task| task.is_session).count()
     }
 
-    async fn task(running: Arc<Running>, work: impl Future<Output = ()>) {
-        let _leaving = Leaving(running);
+    async fn task(session_tasks: Arc<SessionTasks>, work: impl Future<Output = ()>) {
+        let _guard = RemoveOnDrop(session_tasks);
         work.await;
     }
 
     #[test]
     fn tasks_that_end_leave_nothing_and_the_others_are_dropped() {
-        let (runtime, tasks, running) = running();
+        let (runtime, tasks, session_tasks) = setup();
         runtime.block_on(async {
             for _ in 0..1000 {
-                running.spawn(&tasks, task(running.clone(), async {}));
+                session_tasks.spawn(&tasks, task(session_tasks.clone(), async {}));
             }
             tasks.close();
             tasks.wait().await;
-            assert_eq!(running.lock().tasks.len(), 0);
+            assert_eq!(session_tasks.lock().tasks.len(), 0);
             // One is a session by the time, one is not, and one comes too late.
-            let opened = running.clone();
-            running.spawn(&tasks, task(running.clone(), async move { opened.open() }.then(|()| pending())));
-            running.spawn(&tasks, task(running.clone(), pending()));
-            while sessions(&running) == 0 {
+            let opened = session_tasks.clone();
+            session_tasks
+                .spawn(&tasks, task(session_tasks.clone(), async move { opened.mark_session() }.then(|()| pending())));
+            session_tasks.spawn(&tasks, task(session_tasks.clone(), pending()));
+            while sessions(&session_tasks) == 0 {
                 yield_now().await;
             }
-            running.abort(|dropped| assert_eq!(dropped, 1));
-            running.spawn(&tasks, task(running.clone(), pending()));
+            session_tasks.abort(|dropped| assert_eq!(dropped, 1));
+            session_tasks.spawn(&tasks, task(session_tasks.clone(), pending()));
             tasks.wait().await;
-            assert_eq!(Arc::strong_count(&running), 1, "a task is still there");
+            assert_eq!(Arc::strong_count(&session_tasks), 1, "a task is still there");
         });
     }
 
     #[test]
     fn a_runtime_that_is_gone_blocks_nobody() {
-        let (runtime, tasks, running) = running();
+        let (runtime, tasks, session_tasks) = setup();
         let inside = runtime.handle().clone();
         drop(runtime);
         let _inside = inside.enter();
-        running.spawn(&tasks, task(running.clone(), async {}));
+        session_tasks.spawn(&tasks, task(session_tasks.clone(), async {}));
         assert!(tasks.is_empty());
-        assert_eq!(running.lock().tasks.len(), 0);
+        assert_eq!(session_tasks.lock().tasks.len(), 0);
     }
 }
