@@ -1,11 +1,10 @@
-//! The server's end: a tower service and an axum extractor that upgrade requests, sessions by identity, and a
-//! listener for those who have none.
+//! The server: a tower service, an axum extractor and a listener that turn requests into sessions.
 
 mod builder;
 pub(crate) mod rpc_server;
 
 pub(crate) mod handshake {
-    //! From a request to a session.
+    //! Turns HTTP requests into sessions.
 
     pub(crate) mod accept;
     pub(crate) mod auth;
@@ -19,7 +18,7 @@ pub(crate) mod handshake {
 }
 
 pub(crate) mod http {
-    //! HTTP connections, and the listener that accepts them.
+    //! Accepts and serves HTTP connections.
 
     pub(crate) mod app;
     pub(crate) mod body;
@@ -39,7 +38,7 @@ pub(crate) mod http {
 }
 
 mod session {
-    //! Sessions, their tasks, and where they are found.
+    //! Keeps sessions by identity, and runs their tasks.
 
     pub(crate) mod registry;
     pub(crate) mod task;

@@ -99,7 +99,7 @@ impl ClientSettings {
             ConnectorKind::Secure(connector) => connector.clone(),
         };
 
-        let mut path = handshake::path_of(endpoint.path(), &self.identity);
+        let mut path = handshake::identity_path(endpoint.path(), &self.identity);
         for (query, separator) in [endpoint.query().unwrap_or_default(), &self.query].iter().zip(["?", "&"]) {
             if !query.is_empty() {
                 path.push_str(if path.contains('?') { separator } else { "?" });

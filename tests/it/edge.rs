@@ -120,12 +120,12 @@ async fn no_common_protocol_is_served_where_it_was_told_to() {
 fn b10_settings_of_the_edge_that_could_never_work_are_refused_with_their_names() {
     type Spoil = fn(RpcServerBuilder) -> RpcServerBuilder;
     let cases: &[(Spoil, &str)] = &[
-        (|builder| builder.protocols(["ocpp1.6"]).default_protocol("ocpp2.1"), "\"ocpp2.1\" is none of the protocols"),
-        (|builder| builder.default_protocol("ocpp1.6"), "\"ocpp1.6\" is none of the protocols"),
-        (|builder| builder.max_sessions(0), "max_sessions is zero"),
-        (|builder| builder.max_sessions_per_address(0), "max_sessions_per_address is zero"),
-        (|builder| builder.max_headers(0), "max_headers is zero"),
-        (|builder| builder.max_connections(0), "max_connections is zero"),
+        (|builder| builder.protocols(["ocpp1.6"]).default_protocol("ocpp2.1"), "\"ocpp2.1\" is not in protocols"),
+        (|builder| builder.default_protocol("ocpp1.6"), "\"ocpp1.6\" is not in protocols"),
+        (|builder| builder.max_sessions(0), "max_sessions must be more than zero"),
+        (|builder| builder.max_sessions_per_address(0), "max_sessions_per_address must be more than zero"),
+        (|builder| builder.max_headers(0), "max_headers must be more than zero"),
+        (|builder| builder.max_connections(0), "max_connections must be more than zero"),
         (|builder| builder.max_head_size(8191), "max_head_size"),
     ];
     for (spoil, text) in cases {
@@ -196,7 +196,7 @@ async fn b21_the_oldest_stays_where_it_was_told_to() {
     let mut old = site.enter(&head("/CP")).await;
     who(&mut old).await;
     let answer = site.ask(&head("/CP")).await;
-    assert_eq!((answer.status, &*answer.body), (409, "the identity is connected already"));
+    assert_eq!((answer.status, &*answer.body), (409, "the identity is already connected"));
     assert_eq!(site.refused().await, (Some("CP".to_owned()), Some(409), answer.body));
     who(&mut old).await;
 

@@ -1,4 +1,4 @@
-//! From a handshake to a session: what is asked, in which order, and how the client is answered.
+//! Accepts or refuses a handshake: checks, authenticator, negotiation, registration, response.
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
 
@@ -23,17 +23,17 @@ use crate::{
 };
 
 impl RpcServer {
-    /// Opens a session for a request that the caller has judged, and gives the response to it: 101, or why not.
+    /// Accepts a handshake that the application has authenticated, and returns the response.
     ///
-    /// The authentication hook is passed by; everything else holds as for the service. The session is registered
-    /// when the client's socket arrives, before anything is read from it.
+    /// The response is 101, or a refusal with a reason. The server's authenticator does not run. All other checks are
+    /// those of the service. The session is registered when the socket is upgraded, before anything is read from it.
     ///
-    /// `B` is the body of the response: axum's `Body`, or anything else that is made from bytes.
+    /// `B` is the body of the response: axum's `Body`, or another type that can be created from bytes.
     pub fn accept<B: From<Bytes>>(&self, upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
         self.state.accept(upgrade, accept)
     }
 
-    /// Answers a request that is no handshake as the service does, and makes it an event.
+    /// Returns the response to a request that is not a valid handshake, and emits an event.
     ///
     /// ```
     /// use axum::{extract::State, response::Response};
@@ -52,7 +52,7 @@ impl RpcServer {
         error.into_response()
     }
 
-    /// Answers a handshake, with everything that the service does.
+    /// Returns the response of the service to a handshake.
     pub(crate) async fn handshake(&self, upgrade: Result<RpcUpgrade, UpgradeError>) -> Response<Full<Bytes>> {
         let upgrade = match upgrade {
             Ok(upgrade) => upgrade,
@@ -66,7 +66,7 @@ impl RpcServer {
     }
 }
 
-/// A handshake that is being judged; one that is dropped by then was broken off by its client.
+/// A guard that reports a client that disconnects during authentication.
 struct AuthGuard<'a> {
     server: &'a ServerState,
     handshake: Handshake,
@@ -76,13 +76,13 @@ struct AuthGuard<'a> {
 impl Drop for AuthGuard<'_> {
     fn drop(&mut self) {
         if self.is_pending {
-            self.server.report_refused(&self.handshake, None, "the client left before it was judged");
+            self.server.report_refused(&self.handshake, None, "the client disconnected during authentication");
         }
     }
 }
 
 impl ServerState {
-    /// Lets a client in that somebody else has judged.
+    /// Accepts a handshake that the application has authenticated.
     pub(crate) fn accept<B: From<Bytes>>(self: &Arc<Self>, mut upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
         let handshake = &mut upgrade.handshake;
         if let Some(proxies) = &self.proxies {
@@ -94,28 +94,30 @@ impl ServerState {
         response.unwrap_or_else(|reject| self.reject(&known, reject))
     }
 
-    /// Asks the hook, then opens the session.
+    /// Runs the authenticator, then opens the session.
     async fn authenticate<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade) -> Result<Response<B>, Reject> {
         self.check_upgrade(&upgrade)?;
-        let Ok(_permit) = self.handshake_permits.try_acquire() else { return Err(unavailable("too many handshakes")) };
+        let Ok(_permit) = self.handshake_permits.try_acquire() else {
+            return Err(unavailable("too many pending handshakes"));
+        };
         let accept = match &self.authenticator {
             None => Accept::new(),
             Some(authenticator) => {
                 let handshake = upgrade.handshake.clone();
-                // What TLS and the head took is over.
+                // TLS and the head of the request count toward the timeout.
                 let started_at = handshake
                     .parts()
                     .extensions
                     .get()
                     .map_or_else(Instant::now, |&HandshakeStarted(started_at)| started_at);
-                // A closure may panic before there is a future.
-                let hook = AssertUnwindSafe(async { authenticator.authenticate(handshake).await }).catch_unwind();
-                let hook = timeout_at(started_at + self.http.handshake_timeout, hook);
-                match self.closing.run_until_cancelled(hook).await {
+                // The block is needed because a closure may panic before it returns a future.
+                let accepted = AssertUnwindSafe(async { authenticator.authenticate(handshake).await }).catch_unwind();
+                let accepted = timeout_at(started_at + self.http.handshake_timeout, accepted);
+                match self.closing.run_until_cancelled(accepted).await {
                     None => return Err(unavailable("the server is closing")),
-                    Some(Err(_)) => return Err(unavailable("authentication took too long")),
+                    Some(Err(_)) => return Err(unavailable("authentication timed out")),
                     Some(Ok(Err(_))) => {
-                        tracing::error!("the authentication hook panicked");
+                        tracing::error!("the authenticator panicked");
                         return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("authentication failed"));
                     }
                     Some(Ok(Ok(accepted))) => accepted?,
@@ -130,18 +132,18 @@ impl ServerState {
             return Err(Reject::not_found().body("the identity is too long"));
         }
         if upgrade.is_http2() && !self.http.has_websockets_over_http2() {
-            return Err(Reject::new(StatusCode::NOT_IMPLEMENTED).body("there are no WebSockets over HTTP/2 here"));
+            return Err(Reject::new(StatusCode::NOT_IMPLEMENTED).body("WebSockets over HTTP/2 are disabled"));
         }
         Ok(())
     }
 
-    /// Negotiates the protocol, takes a place, and lets a task wait for the socket.
+    /// Negotiates the protocol, reserves a session, and spawns the task that waits for the socket.
     fn open_session<B: From<Bytes>>(
         self: &Arc<Self>,
         upgrade: RpcUpgrade,
         accept: Accept,
     ) -> Result<Response<B>, Reject> {
-        // A close that begins now waits for this token, and so for the task.
+        // A close that begins now waits for this token, and so for the new task.
         let _token = self.tasks.token();
         if self.closing.is_cancelled() {
             return Err(unavailable("the server is closing"));
@@ -149,13 +151,13 @@ impl ServerState {
         let Accept { protocol, options, extensions } = accept;
         let options = options.unwrap_or_else(|| self.options());
         if let Err(error) = options.check_for(&self.negotiation.protocols) {
-            tracing::error!(%error, "the options of a session");
+            tracing::error!(%error, "the authenticator accepted a session with invalid options");
             return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be opened"));
         }
         let handshake = &upgrade.handshake;
         let selection = self.negotiation.negotiate(handshake.protocols(), protocol)?;
         if selection.protocol().is_some_and(|protocol| !options.covers(protocol)) {
-            tracing::error!("the session's protocol cannot be validated");
+            tracing::error!("validation does not cover the session's protocol");
             return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be validated"));
         }
         let mut deviations = upgrade.deviations;
@@ -170,7 +172,7 @@ impl ServerState {
         let headers = response.headers_mut();
         upgrade.write_headers(headers);
         if let Selection::Offered(protocol) = &selection {
-            // Tokens were checked when they were offered or configured.
+            // Cannot fail: offered and configured protocols were checked to be tokens.
             let value = HeaderValue::from_str(protocol).map_err(|_| Reject::new(StatusCode::BAD_REQUEST))?;
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
         }

@@ -1,4 +1,4 @@
-//! The extractor for axum.
+//! The axum extractor.
 
 use ::axum::{
     body::Body,

@@ -6,10 +6,10 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, header};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
 
-/// The password of Basic credentials whose user name is the identity (OCPP-J 1.6 security whitepaper §2.3).
+/// Returns the password of Basic credentials if their user name is the identity (1.6 security whitepaper §2.3).
 ///
-/// The user name is a literal prefix, so that colons are safe on both sides; the password is bytes. Anything else
-/// is no password, and never an error.
+/// The identity must be a literal prefix, because both it and the password may contain colons. The password is bytes.
+/// Other or malformed credentials return `None`.
 pub(crate) fn basic_password(headers: &HeaderMap, identity: &str) -> Option<Vec<u8>> {
     let credentials = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, encoded) = credentials.split_at_checked("Basic ".len())?;
@@ -20,16 +20,16 @@ pub(crate) fn basic_password(headers: &HeaderMap, identity: &str) -> Option<Vec<
     Some(decoded.strip_prefix(identity.as_bytes())?.strip_prefix(b":")?.to_vec())
 }
 
-/// Whether two passwords are the same, either as bytes or as the forty hexadecimal digits of twenty bytes.
+/// Returns `true` if two passwords are equal, each as bytes or as the 40 hexadecimal digits of 20 bytes.
 ///
-/// How long that takes tells no more than their lengths, and whether they are such digits.
+/// The duration reveals only the lengths, and whether the passwords are such digits.
 pub(crate) fn is_same_password(one: &[u8], other: &[u8]) -> bool {
     decode_key(one).ct_eq(&decode_key(other)).into()
 }
 
-/// The bytes that a password stands for.
+/// Decodes a password of 40 hexadecimal digits. Returns other passwords unchanged.
 fn decode_key(password: &[u8]) -> Cow<'_, [u8]> {
-    /// The value of a hexadecimal digit, found without a branch or a table.
+    /// Returns the value of a hexadecimal digit. Uses neither branch nor table, so that it takes constant time.
     fn digit(byte: u8) -> (u8, Choice) {
         let (number, letter) = (byte.wrapping_sub(b'0'), (byte | 0x20).wrapping_sub(b'a'));
         let (is_number, is_letter) = (number.ct_lt(&10), letter.ct_lt(&6));
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_bytes_behind_the_identity() {
+    fn password_is_the_bytes_after_the_identity() {
         let basic = |value: &str| {
             let value = HeaderValue::from_str(value).expect("a value");
             HeaderMap::from_iter([(header::AUTHORIZATION, value)])
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_the_same_as_bytes_and_as_forty_digits() {
+    fn password_equals_its_forty_hexadecimal_digits() {
         let key = [0, 1, 2, 3, 4, 5, 6, 7, 0xab, 0xcd, 0xef, 255, 255, 255, 255, 255, 255, 255, 255, 255];
         let digits = b"0001020304050607abcdefFFFFFFFFffffffffff";
         for (one, other, same) in [

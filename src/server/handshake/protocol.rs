@@ -1,4 +1,4 @@
-//! Which subprotocol is spoken: what the client offers, what the server has, and what to do where that is nothing.
+//! Negotiates the subprotocol of a session.
 
 use std::sync::Arc;
 
@@ -6,53 +6,55 @@ use http::StatusCode;
 
 use crate::server::handshake::auth::Reject;
 
-/// What is done with a client that offers no subprotocol of the server's.
+/// The response to a client that offers none of the server's subprotocols.
 ///
-/// The [hook](super::Authenticate) is asked first, always.
+/// The [authenticator](crate::Authenticate) always runs first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NoCommonProtocol {
-    /// The handshake is finished without a protocol, and the connection closed at once with 1002, as the standards
-    /// want it (OCPP-J 1.6 §3.2, OCPP 2.0.1 part 4 §3.2).
+    /// Completes the handshake without a protocol, then closes the connection with 1002.
+    ///
+    /// The standards require this (OCPP-J 1.6 §3.2, OCPP 2.0.1 part 4 §3.2).
     #[default]
     Close,
-    /// The handshake is refused with 400.
+    /// Refuses the handshake with 400.
     Refuse,
-    /// It is served without a protocol, by the rules of [`Dialect::for_protocol`](crate::message::Dialect::for_protocol) for none.
+    /// Opens a session without a protocol. Its dialect is that of
+    /// [`Dialect::for_protocol`](crate::message::Dialect::for_protocol) with `None`.
     Serve,
 }
 
-/// How the subprotocol of a session is found.
+/// The settings of the negotiation.
 #[derive(Debug)]
 pub(crate) struct Negotiation {
-    /// The server's, the preferred one first.
+    /// The server's protocols, the preferred one first.
     pub(crate) protocols: Vec<Arc<str>>,
     pub(crate) preference: Preference,
     pub(crate) no_common: NoCommonProtocol,
-    /// What is spoken with clients that offer nothing.
+    /// The protocol of clients that offer none.
     pub(crate) default: Option<Arc<str>>,
 }
 
-/// Whose list is gone through first.
+/// The order of protocols that decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Preference {
     Client,
     Server,
 }
 
-/// What came of a negotiation.
+/// The result of a negotiation.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Selection {
-    /// A protocol that the client offered; the answer names it.
+    /// A protocol that the client offered. The response names it.
     Offered(Arc<str>),
-    /// The answer names none, because the client offered none of the kind.
+    /// A protocol that the client did not offer, or none. The response names no protocol.
     Unnamed(Option<Arc<str>>),
-    /// Nothing in common: the client is told in a close frame.
+    /// No common protocol. The connection is closed after the handshake.
     NoCommon,
 }
 
 impl Selection {
-    /// The protocol of the session, which may have none; none where there is to be no session.
+    /// Returns the protocol of the session, which is optional. Returns `None` if no session opens.
     pub(crate) fn protocol(&self) -> Option<Option<&str>> {
         match self {
             Self::Offered(protocol) => Some(Some(protocol)),
@@ -63,7 +65,7 @@ impl Selection {
 }
 
 impl Negotiation {
-    /// The protocol that the hook has chosen, or else one that both have.
+    /// Selects the protocol that the authenticator chose, or else a protocol that both ends speak.
     pub(crate) fn negotiate(&self, offered: &[String], chosen: Option<Arc<str>>) -> Result<Selection, Reject> {
         let is_offered = |protocol: &str| offered.iter().any(|offer| offer == protocol);
         if let Some(chosen) = chosen {
@@ -92,5 +94,5 @@ impl Negotiation {
     }
 }
 
-/// What a client is told that offers no protocol of the server's.
+/// The reason of a refusal or close when there is no common protocol.
 pub(crate) const NO_COMMON_PROTOCOL: &str = "no common subprotocol";

@@ -6,11 +6,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request:
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    handshake::{has_token, is_token, sole, wants_upgrade},
+    handshake::{has_token, has_websocket_upgrade, is_token, single_value},
     message::tolerance::{Deviation, Deviations},
 };
 
-/// Why a request opens no connection: a status and a reason to tell the client.
+/// The response to an invalid handshake: a status, and a reason for the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
@@ -21,34 +21,34 @@ const fn refusal(status: StatusCode, reason: &'static str) -> Refusal {
     Refusal { status, reason }
 }
 
-/// Checks that this is a WebSocket handshake (RFC 6455 §4.2.1); gives what proves that it was understood.
+/// Checks a WebSocket handshake over HTTP/1.1, and returns the response to its key (RFC 6455 §4.2.1).
 pub(crate) fn check_http1(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> {
     let headers = &parts.headers;
     if parts.version == Version::HTTP_2 {
-        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket over HTTP/2 is asked for by CONNECT"));
+        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake over HTTP/2 must be a CONNECT request"));
     }
-    if !wants_upgrade(headers) {
+    if !has_websocket_upgrade(headers) {
         return Err(refusal(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint"));
     }
     if parts.method != Method::GET {
-        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake is a GET"));
+        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake must be a GET request"));
     }
     if parts.version != Version::HTTP_11 {
-        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake needs HTTP/1.1"));
+        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake must use HTTP/1.1"));
     }
     if !has_token(headers, &header::CONNECTION, "upgrade") {
-        return Err(refusal(StatusCode::BAD_REQUEST, "the Connection header does not name Upgrade"));
+        return Err(refusal(StatusCode::BAD_REQUEST, "the Connection header does not contain Upgrade"));
     }
-    if sole(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(refusal(StatusCode::UPGRADE_REQUIRED, "the WebSocket version is not 13"));
+    if single_value(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(refusal(StatusCode::UPGRADE_REQUIRED, "the Sec-WebSocket-Version is not 13"));
     }
-    // What would follow the head is no body of ours, and perhaps no frame of the client's.
+    // Bytes after the head could be read as a body or as frames, so a request with a body is ambiguous.
     let is_empty = |length: &HeaderValue| length == "0";
     if headers.contains_key(header::TRANSFER_ENCODING) || !headers.get_all(header::CONTENT_LENGTH).iter().all(is_empty)
     {
-        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake has no body"));
+        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake must not have a body"));
     }
-    let key_is_valid = sole(headers, &header::SEC_WEBSOCKET_KEY)
+    let key_is_valid = single_value(headers, &header::SEC_WEBSOCKET_KEY)
         .is_some_and(|key| BASE64_STANDARD.decode(key).is_ok_and(|key| key.len() == 16));
     match headers.typed_get::<SecWebsocketKey>() {
         Some(key) if key_is_valid => Ok(key.into()),
@@ -56,37 +56,38 @@ pub(crate) fn check_http1(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> 
     }
 }
 
-/// Another version of WebSocket than 13, on a stream of HTTP/2, which knows no 426.
-pub(crate) const UNSUPPORTED_VERSION: Refusal = refusal(StatusCode::BAD_REQUEST, "the WebSocket version is not 13");
+/// The refusal of a WebSocket version over HTTP/2, which does not have the status 426.
+pub(crate) const UNSUPPORTED_VERSION: Refusal = refusal(StatusCode::BAD_REQUEST, "the Sec-WebSocket-Version is not 13");
 
-/// Checks that this is a WebSocket handshake on a stream of HTTP/2, whose `:protocol` is this (RFC 8441 §5). There is no
-/// key, and nothing to prove.
+/// Checks a WebSocket handshake over HTTP/2 with this `:protocol`. It has no key (RFC 8441 §5).
 pub(crate) fn check_http2(parts: &Parts, protocol: &str) -> Result<(), Refusal> {
     let headers = &parts.headers;
     if parts.method != Method::CONNECT {
-        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket over HTTP/2 is asked for by CONNECT"));
+        return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake over HTTP/2 must be a CONNECT request"));
     }
     if !protocol.eq_ignore_ascii_case("websocket") {
         return Err(refusal(StatusCode::NOT_IMPLEMENTED, "this is a WebSocket endpoint"));
     }
-    if sole(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+    if single_value(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(UNSUPPORTED_VERSION);
     }
     Ok(())
 }
 
-/// Endpoint and identity: the identity is the last segment of the path that is not empty, decoded once, after it
-/// was split off (OCPP-J 1.6 §3.1.1). The endpoint is the raw path in front of it.
+/// Splits a path into endpoint and identity (OCPP-J 1.6 §3.1.1).
+///
+/// The identity is the last segment that is not empty. It is decoded once, after the split. The endpoint is the path
+/// in front of it, not decoded.
 pub(crate) fn split_identity(path: &str) -> Result<(&str, String), Refusal> {
-    const NONE: Refusal = refusal(StatusCode::NOT_FOUND, "the path ends in no identity");
+    const MISSING: Refusal = refusal(StatusCode::NOT_FOUND, "the path does not end with an identity");
     const UNDECODABLE: Refusal = refusal(StatusCode::NOT_FOUND, "the identity is not percent-encoded UTF-8");
     let trimmed = path.trim_end_matches('/');
     let start = trimmed.rfind('/').map_or(0, |slash| slash + 1);
     let (before, segment) = trimmed.split_at(start);
     if segment.is_empty() {
-        return Err(NONE);
+        return Err(MISSING);
     }
-    // The decoder lets bad escapes through as they are.
+    // The decoder keeps invalid escapes as they are.
     let is_escape = |escape: &[u8]| matches!(escape, [_, a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
     if !segment.match_indices('%').all(|(at, _)| is_escape(&segment.as_bytes()[at..])) {
         return Err(UNDECODABLE);
@@ -96,7 +97,7 @@ pub(crate) fn split_identity(path: &str) -> Result<(&str, String), Refusal> {
     Ok((before.trim_end_matches('/'), identity.into_owned()))
 }
 
-/// Refuses an identity that nobody could have.
+/// Checks that an identity is neither empty nor has control characters.
 pub(crate) fn check_identity(identity: &str) -> Result<(), Refusal> {
     const INVALID: Refusal = refusal(StatusCode::NOT_FOUND, "the identity is empty or has control characters");
     if identity.is_empty() || identity.chars().any(char::is_control) {
@@ -105,15 +106,16 @@ pub(crate) fn check_identity(identity: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Notes slashes that say nothing in a path.
+/// Adds a deviation if the path has redundant slashes.
 pub(crate) fn note_extra_slashes(path: &str, deviations: &mut Deviations) {
     if path.ends_with('/') || path.contains("//") {
         deviations.add(Deviation::ExtraSlashes);
     }
 }
 
-/// The subprotocols that the client offers, in its order: the lines of the header are one list, empty elements are
-/// skipped.
+/// Returns the subprotocols that the client offers, in its order.
+///
+/// All lines of the header are one list. Empty elements are skipped and added to the deviations.
 pub(crate) fn offered_protocols(headers: &HeaderMap, deviations: &mut Deviations) -> Result<Vec<String>, Refusal> {
     const MALFORMED: Refusal = refusal(StatusCode::BAD_REQUEST, "the Sec-WebSocket-Protocol header is malformed");
     let mut offered = Vec::new();
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_is_the_last_segment_decoded_once() {
+    fn identity_is_the_last_segment_decoded_once() {
         for (path, endpoint, name) in [
             ("/ocpp/CP-1", "/ocpp", "CP-1"),
             ("/CP-1", "", "CP-1"),
@@ -165,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_identity_is_not_found() {
+    fn path_without_a_valid_identity_is_not_found() {
         for path in ["", "/", "///", "/ocpp/%E0%A4%A", "/ocpp/%", "/ocpp/%zz", "/ocpp/%ff", "/ocpp/%00"] {
             assert_eq!(split_identity(path).map_err(|refusal| refusal.status), Err(StatusCode::NOT_FOUND), "{path}");
         }
     }
 
     #[test]
-    fn offers_are_one_list_over_all_lines() {
+    fn offered_protocols_are_one_list_over_all_lines() {
         const NAME: &str = "sec-websocket-protocol";
         for (lines, offered) in [
             (&[][..], &[][..]),
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_is_checked_header_by_header() {
+    fn http1_handshake_is_checked_header_by_header() {
         let sound = [
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "WebSocket"),
@@ -208,10 +210,10 @@ mod tests {
             };
             request
         };
-        let mut answer = HeaderMap::new();
-        answer.typed_insert(check_http1(&parts(("x-none", None))).expect("sound"));
+        let mut headers = HeaderMap::new();
+        headers.typed_insert(check_http1(&parts(("x-none", None))).expect("sound"));
         // RFC 6455 §1.3
-        assert_eq!(answer[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(headers[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         for (name, value, status) in [
             ("upgrade", None, 426),
             ("upgrade", Some("h2c"), 426),
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_by_connect_needs_no_key() {
+    fn http2_handshake_needs_no_key() {
         let request = |method: Method, version: Option<&'static str>| {
             let mut request = http::Request::new(()).into_parts().0;
             (request.method, request.version) = (method, Version::HTTP_2);

@@ -1,4 +1,4 @@
-//! The server as a tower service.
+//! The tower service of a server.
 
 use std::{
     convert::Infallible,
@@ -15,7 +15,7 @@ use tower::Service;
 
 use crate::server::{handshake::upgrade::RpcUpgrade, rpc_server::RpcServer};
 
-/// Upgrades requests of any body, for axum's `route_service`, `nest_service` and `fallback_service`, and for hyper.
+/// Upgrades requests with any body type. Fits axum's `route_service`, `nest_service` and `fallback_service`, and hyper.
 impl<B> Service<Request<B>> for RpcServer {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
@@ -36,7 +36,7 @@ impl<B> Service<Request<B>> for RpcServer {
     }
 }
 
-/// The future of a handshake's response. Dropping it cancels the authentication hook.
+/// The future of the response to a handshake. Dropping it cancels the authenticator.
 pub struct HandshakeFuture(Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>);
 
 impl HandshakeFuture {

@@ -1,4 +1,4 @@
-//! From a request to a stream: what was read of the handshake, and the socket that hyper hands over.
+//! Reads a handshake from a request, and takes the stream out of the upgraded connection.
 
 use std::{fmt, net::SocketAddr};
 
@@ -10,7 +10,7 @@ use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::net::TcpStream;
 
 use crate::{
-    handshake::wants_upgrade,
+    handshake::has_websocket_upgrade,
     io::Io,
     message::tolerance::Deviations,
     server::{
@@ -22,12 +22,16 @@ use crate::{
     },
 };
 
-/// A WebSocket handshake that somebody else has still to decide about: give it to
-/// [`RpcServer::accept`](super::RpcServer::accept), or answer the request in another way.
+/// A valid WebSocket handshake that is neither accepted nor refused yet.
 ///
-/// An axum extractor; for any other stack it is made from a request by `TryFrom`. A request that it cannot be made
-/// from is answered with an [`UpgradeError`]. That is no event of any server, unless the handler takes
-/// `Result<RpcUpgrade, UpgradeError>` and gives the error to [`RpcServer::refuse`](super::RpcServer::refuse).
+/// To open a session, pass it to [`RpcServer::accept`](crate::RpcServer::accept). To refuse the client, return another
+/// response.
+///
+/// It is an axum extractor. For other HTTP servers, `TryFrom` creates it from a request.
+///
+/// If the request is not a valid handshake, the extractor responds with an [`UpgradeError`] and emits no event. For an
+/// event, take `Result<RpcUpgrade, UpgradeError>` and pass the error to
+/// [`RpcServer::refuse`](crate::RpcServer::refuse).
 ///
 /// ```
 /// use axum::{extract::State, http::StatusCode, response::{IntoResponse, Response}};
@@ -49,6 +53,7 @@ pub struct RpcUpgrade {
 }
 
 impl RpcUpgrade {
+    /// Reads the handshake from the head of a request.
     pub(crate) fn from_parts(parts: Parts, on_upgrade: Option<OnUpgrade>) -> Result<Self, UpgradeError> {
         const NO_UPGRADE: Refusal =
             Refusal { status: StatusCode::BAD_REQUEST, reason: "the connection cannot be upgraded" };
@@ -77,17 +82,17 @@ impl RpcUpgrade {
         Ok(Self { handshake, deviations, kind, on_upgrade })
     }
 
-    /// What the request says.
+    /// Returns the handshake.
     pub fn handshake(&self) -> &Handshake {
         &self.handshake
     }
 
-    /// Whether the socket will be a stream of HTTP/2.
+    /// Returns `true` if the WebSocket will be a stream of HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
         matches!(self.kind, UpgradeKind::Http2)
     }
 
-    /// The status of the response that says yes.
+    /// Returns the status of the response that accepts the handshake.
     pub(crate) fn status(&self) -> StatusCode {
         match self.kind {
             UpgradeKind::Http1(_) => StatusCode::SWITCHING_PROTOCOLS,
@@ -95,7 +100,7 @@ impl RpcUpgrade {
         }
     }
 
-    /// Sets the headers of that response (RFC 6455 §4.2.2), but for the protocol.
+    /// Sets the headers of that response, except the protocol (RFC 6455 §4.2.2).
     pub(crate) fn write_headers(&self, headers: &mut HeaderMap) {
         if let UpgradeKind::Http1(accept) = &self.kind {
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -109,20 +114,20 @@ impl RpcUpgrade {
     }
 }
 
-/// How the socket comes to be.
+/// The kind of upgrade, which depends on the HTTP version.
 enum UpgradeKind {
-    /// The connection is upgraded; this proves that the key was understood.
+    /// An upgraded HTTP/1.1 connection, with the response to the client's key.
     Http1(SecWebsocketAccept),
-    /// A stream of HTTP/2 is connected (RFC 8441).
+    /// A stream of HTTP/2, opened by CONNECT (RFC 8441).
     Http2,
 }
 
-/// Whether a request asks for a WebSocket, or for something like it.
+/// Returns `true` if a request asks for a WebSocket, or for another protocol by CONNECT.
 pub(crate) fn is_websocket_request(headers: &HeaderMap, extensions: &Extensions) -> bool {
-    wants_upgrade(headers) || info::connect_protocol(extensions).is_some()
+    has_websocket_upgrade(headers) || info::connect_protocol(extensions).is_some()
 }
 
-/// Reads the handshake out of a request of any body.
+/// Reads the handshake from a request with any body type.
 impl<B> TryFrom<Request<B>> for RpcUpgrade {
     type Error = UpgradeError;
 
@@ -139,7 +144,7 @@ impl fmt::Debug for RpcUpgrade {
     }
 }
 
-/// A request that is no handshake of ours.
+/// The error of a request that is not a valid WebSocket handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeError {
     refusal: Refusal,
@@ -147,7 +152,7 @@ pub struct UpgradeError {
 }
 
 impl UpgradeError {
-    /// The HTTP status that says so.
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> StatusCode {
         self.refusal.status
     }
@@ -160,7 +165,7 @@ impl UpgradeError {
         self.remote_address
     }
 
-    /// The response that says so, with the reason as its body.
+    /// Returns the response, with the reason as its body.
     pub fn into_response<B: From<Bytes>>(self) -> Response<B> {
         let reject = Reject::new(self.refusal.status).body(self.refusal.reason);
         let reject = match self.refusal.status {
@@ -185,17 +190,18 @@ impl fmt::Display for UpgradeError {
 
 impl std::error::Error for UpgradeError {}
 
-/// The stream below an upgraded connection, and what was read of it already.
+/// Returns the stream of an upgraded connection, and the bytes that were already read from it.
 ///
-/// It is taken out of hyper's wrappers where its type is known, whichever of hyper's two servers made them: an idle
-/// connection then keeps nothing of them in memory.
+/// If `io_downcast` knows the stream's type, the stream is taken out of hyper's wrappers. An idle connection then keeps
+/// no memory for them. Works with both of hyper's servers.
 pub(crate) fn into_io(upgraded: Upgraded, io_downcast: IoDowncast) -> UpgradedIo {
     let IoDowncast(downcast_io) = io_downcast;
     downcast_io(upgraded).unwrap_or_else(|upgraded| (Box::new(TokioIo::new(upgraded)), Bytes::new()))
 }
 
-/// Takes the stream out of an upgraded connection, if it is of the type that it is thought to be: in the extensions of
-/// a request, from whoever serves the connection.
+/// Takes the stream out of an upgraded connection, if the stream is of the expected type.
+///
+/// The code that serves a connection inserts this into the extensions of its requests.
 #[derive(Clone, Copy)]
 pub(crate) struct IoDowncast(fn(Upgraded) -> Result<UpgradedIo, Upgraded>);
 
@@ -210,7 +216,7 @@ impl IoDowncast {
     }
 }
 
-/// What other people's listeners accept, most likely.
+/// Expects a `TcpStream`, which most other listeners accept.
 impl Default for IoDowncast {
     fn default() -> Self {
         Self::of::<TcpStream>()
@@ -242,15 +248,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_tcp_socket_is_taken_out_of_both_of_hypers_servers() {
+    async fn tcp_socket_is_taken_out_of_both_servers_of_hyper() {
         for auto_server in [false, true] {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let mut client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a socket");
-            let (tell, mut told) = mpsc::unbounded_channel();
+            let (tx, mut rx) = mpsc::unbounded_channel();
             let service = service_fn(move |request: Request<Incoming>| {
-                let tell = tell.clone();
+                let tx = tx.clone();
                 tokio::spawn(async move {
-                    tell.send(downcast_io::<TcpStream>(hyper::upgrade::on(request).await.expect("upgraded")))
+                    tx.send(downcast_io::<TcpStream>(hyper::upgrade::on(request).await.expect("upgraded")))
                 });
                 let mut response = Response::new(Empty::<Bytes>::new());
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -268,7 +274,7 @@ mod tests {
             });
             let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
             client.write_all(request).await.expect("open");
-            let (mut socket, read_buf) = told.recv().await.expect("an upgrade").expect("the very socket");
+            let (mut socket, read_buf) = rx.recv().await.expect("an upgrade").expect("the very socket");
             assert_eq!(&read_buf[..], b"early");
             socket.write_all(b"!").await.expect("open");
             let mut head = Vec::new();
@@ -279,16 +285,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_stream_that_is_served_is_taken_out_again() {
+    async fn served_stream_is_taken_out_again() {
         let server = crate::RpcServer::builder(crate::RpcRouter::new()).build().expect("sound");
         let (mut client, io) = tokio::io::duplex(4096);
-        let (tell, mut told) = mpsc::unbounded_channel();
+        let (tx, mut rx) = mpsc::unbounded_channel();
         let service = tower::service_fn(move |mut request: Request<Incoming>| {
-            let io_downcast = request.extensions_mut().remove::<IoDowncast>().expect("whoever serves knows");
-            let tell = tell.clone();
+            let io_downcast = request.extensions_mut().remove::<IoDowncast>().expect("inserted by the server");
+            let tx = tx.clone();
             tokio::spawn(async move {
                 let upgraded = hyper::upgrade::on(request).await.expect("upgraded");
-                tell.send((io_downcast.0)(upgraded).map(|(_, read_buf)| read_buf)).expect("a test");
+                tx.send((io_downcast.0)(upgraded).map(|(_, read_buf)| read_buf)).expect("a test");
             });
             let mut response = Response::new(Empty::<Bytes>::new());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -299,7 +305,7 @@ mod tests {
         let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
         let asking = async { client.write_all(request).await.expect("open") };
         tokio::join!(serving, asking);
-        let read_buf = told.recv().await.expect("an upgrade").expect("the very stream");
+        let read_buf = rx.recv().await.expect("an upgrade").expect("the very stream");
         assert_eq!(&read_buf[..], b"early");
     }
 }

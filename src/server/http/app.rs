@@ -18,7 +18,7 @@ use crate::server::{
     rpc_server::RpcServer,
 };
 
-/// An HTTP application that a [`ListenerBuilder`](super::ListenerBuilder) can serve, such as `axum::Router`.
+/// An HTTP application that a [`ListenerBuilder`](crate::server::ListenerBuilder) can serve, such as `axum::Router`.
 ///
 /// Every tower service of HTTP requests that never fails implements this trait.
 #[diagnostic::on_unimplemented(
@@ -43,7 +43,7 @@ where
     type ResponseBody = B;
 }
 
-/// The application that a [`ListenerBuilder`](super::ListenerBuilder) serves by default.
+/// The application that a [`ListenerBuilder`](crate::server::ListenerBuilder) serves by default.
 ///
 /// It passes WebSocket requests to the server, at any path that ends with an identity. It responds to all other
 /// requests with 404.

@@ -1,4 +1,4 @@
-//! One HTTP connection of the built-in listener, or of whoever accepts connections himself, and its limits.
+//! Serves one HTTP connection, accepted by the built-in listener or by the application.
 
 use std::sync::{
     Arc,
@@ -31,16 +31,17 @@ use crate::{
 };
 
 impl RpcServer {
-    /// Serves one connection that was accepted elsewhere, over any stream: HTTP/1.1 up to the upgrade, with the limits
-    /// of the [listener](super::ListenerBuilder). What is known of the client is said here.
+    /// Serves one connection that the application accepted, over any stream.
     ///
-    /// This is the way to TLS that rustls does not speak. The security whitepaper of 1.6 names two cipher suites
-    /// without forward secrecy, `TLS_RSA_WITH_AES_128_GCM_SHA256` and `TLS_RSA_WITH_AES_256_GCM_SHA384`, and some
-    /// stations know no other: OpenSSL does, and so do most proxies.
+    /// The limits are those of the [listener](crate::server::ListenerBuilder). `info` describes the client.
     ///
-    /// The future ends with the HTTP connection, be it by an upgrade, after which the session is a task of its own, or
-    /// because the server closes. With the feature `http2` it speaks HTTP/2 as well, which is not upgraded: sessions
-    /// that are streams of a connection last no longer than the future.
+    /// Use this for TLS that rustls does not support. The 1.6 security whitepaper names two cipher suites without
+    /// forward secrecy: `TLS_RSA_WITH_AES_128_GCM_SHA256` and `TLS_RSA_WITH_AES_256_GCM_SHA384`. Some stations support
+    /// no other suite. OpenSSL and most proxies support both.
+    ///
+    /// The future completes when the HTTP connection ends: after the upgrade, or when the server closes. After an
+    /// upgrade, the session is a task of its own. With the feature `http2`, it also serves HTTP/2. The sessions of an
+    /// HTTP/2 connection are its streams and end with the future.
     ///
     /// ```no_run
     /// use ocpp_rpc::{RpcServer, server::ConnectionInfo, tls::{TlsInfo, TlsVersion}};
@@ -53,7 +54,7 @@ impl RpcServer {
     ///     let (stream, address) = listener.accept().await?;
     ///     let server = server.clone();
     ///     tokio::spawn(async move {
-    ///         // A TLS of your own; mind a deadline.
+    ///         // Your own TLS. Set a timeout here.
     ///         let Ok((stream, certificate)) = handshake(stream).await else { return };
     ///         let tls = TlsInfo::new().with_version(TlsVersion::Tls12).with_peer_chain([certificate]);
     ///         server.serve_connection(stream, ConnectionInfo::new().remote_address(address).tls(tls)).await;
@@ -63,7 +64,7 @@ impl RpcServer {
     /// ```
     ///
     /// # Cancel safety
-    /// Dropping the future drops the HTTP connection; a session that has come of an upgrade lives on.
+    /// Dropping the future drops the HTTP connection. A session that began with an upgrade continues.
     pub async fn serve_connection<T>(&self, io: T, info: ConnectionInfo)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -71,7 +72,7 @@ impl RpcServer {
         self.serve_connection_with(io, info, StationsOnly::new(self.clone())).await;
     }
 
-    /// Serves a whole application on one connection that was accepted elsewhere.
+    /// Serves a whole application on one connection that the application accepted.
     ///
     /// Everything else is as in [`serve_connection`](Self::serve_connection).
     ///
@@ -86,17 +87,17 @@ impl RpcServer {
     }
 }
 
-/// The stream that an upgraded connection has, in place of the `T` that was served.
+/// The stream of an upgraded connection, if a `T` is served.
 #[cfg(feature = "http2")]
 type ServedIo<T> = crate::server::http::preface::Rewind<T>;
 #[cfg(not(feature = "http2"))]
 type ServedIo<T> = T;
 
-/// The protocols that TLS offers, the preferred one first (RFC 7301).
+/// The protocols that TLS offers by ALPN, the preferred one first (RFC 7301).
 #[cfg(feature = "tls")]
 pub(crate) const ALPN: &[&str] = if cfg!(feature = "http2") { &["h2", "http/1.1"] } else { &["http/1.1"] };
 
-/// Serves a connection whose client's time began at `began`, and lets it end when `stop` fires.
+/// Serves a connection. Its handshake timeout runs from `started_at`. Shuts down when `stop` is cancelled.
 pub(crate) async fn serve<T, H>(
     server: &RpcServer,
     io: T,
@@ -135,10 +136,11 @@ pub(crate) async fn serve<T, H>(
     #[cfg(not(feature = "http2"))]
     let served = http1::serve(&state.http, io, started_at, service, stop).await;
     if let Err(error) = served {
-        match is_unused.load(Ordering::Relaxed) {
-            // It never came to a request that the server could have refused.
-            true => state.emit_refused(None, remote_address, None, &format!("no request came in: {error}")),
-            false => tracing::debug!(?remote_address, %error, "an HTTP connection failed"),
+        if is_unused.load(Ordering::Relaxed) {
+            // Without a request, no response can report the refusal.
+            state.emit_refused(None, remote_address, None, &format!("no request received: {error}"));
+        } else {
+            tracing::debug!(?remote_address, %error, "HTTP connection failed");
         }
     }
 }

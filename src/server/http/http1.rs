@@ -1,4 +1,4 @@
-//! A connection of HTTP/1.1.
+//! Serves an HTTP/1.1 connection.
 
 use std::{convert::Infallible, pin::pin, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     server::http::{body::BodyError, settings::HttpSettings},
 };
 
-/// Serves a connection whose client's time began at `began`, and lets it end when `stop` fires.
+/// Serves a connection. Its handshake timeout runs from `started_at`. Shuts down when `stop` is cancelled.
 pub(crate) async fn serve<T, S, B>(
     settings: &HttpSettings,
     io: T,

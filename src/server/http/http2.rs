@@ -1,4 +1,4 @@
-//! HTTP/2 beside HTTP/1.1: the first bytes of a connection decide, below TLS as well (RFC 9113 §3.4).
+//! Serves HTTP/2 and HTTP/1.1 on one port. The first bytes of a connection decide, over TLS too (RFC 9113 §3.4).
 
 use std::{convert::Infallible, pin::pin, time::Duration};
 
@@ -27,17 +27,20 @@ use crate::{
     server::http::{body::BodyError, http1, preface, settings::HttpSettings},
 };
 
-/// How many streams a connection may have at once, WebSockets included; what clients may count on (RFC 9113 §6.5.2).
+/// The number of streams that a connection may have at once, including WebSockets.
+///
+/// RFC 9113 §6.5.2 recommends at least 100.
 const MAX_STREAMS: u32 = 100;
 
-/// How much of one stream is buffered that nobody reads, and how much that nobody fetches. All streams of a connection
-/// together have 1 MiB, so that one of them cannot hold up the others.
+/// The number of bytes that are buffered per stream, in each direction.
+///
+/// All streams of a connection share 1 MiB, so that one stream cannot block the others.
 const STREAM_BUFFER: u32 = 64 << 10;
 
-/// How often a client is asked whether it is still there, which has 20 s to answer.
+/// The interval of pings. The client must respond within 20 s.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Serves a connection whose client's time began at `began`, and lets it end when `stop` fires.
+/// Serves a connection. Its handshake timeout runs from `started_at`. Shuts down when `stop` is cancelled.
 pub(crate) async fn serve<T, S, B>(
     settings: &HttpSettings,
     tasks: &TaskTracker,
@@ -62,7 +65,9 @@ where
     }
 }
 
-/// Serves HTTP/2. A connection without a stream has as long as a head may take, and as long again to say goodbye.
+/// Serves HTTP/2.
+///
+/// A connection without a stream is shut down after the handshake timeout. The shutdown has the same timeout.
 async fn serve_streams<T, S, B>(
     settings: &HttpSettings,
     tasks: &TaskTracker,
@@ -90,7 +95,7 @@ where
         builder.enable_connect_protocol();
     }
     let max_headers = settings.max_headers;
-    // hyper counts their bytes only.
+    // hyper limits only the size of the headers.
     let service = service_fn(move |request: Request<Incoming>| {
         let response = (request.headers().len() <= max_headers).then(|| service.call(request));
         async move {
@@ -117,11 +122,11 @@ where
     }
 }
 
-/// Ends when a connection has had no stream for so long; it may be another time until the first.
+/// Completes when a connection has had no stream for `limit`, or for `first` before its first stream.
 async fn idle(open: &mut watch::Receiver<usize>, first: Duration, limit: Duration) {
     let mut limit_now = first;
     loop {
-        // The connection itself has a sender, so there is no end to the counting.
+        // Cannot fail: the connection keeps a sender.
         let _ = open.wait_for(|open| *open == 0).await;
         if timeout(limit_now, open.changed()).await.is_err() {
             return;
@@ -130,17 +135,17 @@ async fn idle(open: &mut watch::Receiver<usize>, first: Duration, limit: Duratio
     }
 }
 
-/// What runs the streams of one connection: tasks of the server, which end with it or with the connection.
+/// Runs the streams of one connection as tasks of the server, which end with the server or with the connection.
 #[derive(Clone)]
 struct StreamExecutor {
     tasks: TaskTracker,
     end: CancellationToken,
-    /// How many there are.
+    /// The number of open streams.
     open: watch::Sender<usize>,
 }
 
 impl StreamExecutor {
-    /// None yet, the count of them, and what ends them when it is dropped.
+    /// Creates an executor. Also returns the number of open streams, and a guard that ends all streams when dropped.
     fn new(tasks: &TaskTracker, abort: &CancellationToken) -> (Self, watch::Receiver<usize>, DropGuard) {
         let (open, count) = watch::channel(0);
         let end = abort.child_token();
@@ -159,7 +164,7 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for StreamExecutor {
     }
 }
 
-/// Counts a stream as open, until it is dropped.
+/// Counts a stream as open until dropped.
 struct OpenStream(watch::Sender<usize>);
 
 impl OpenStream {

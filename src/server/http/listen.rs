@@ -38,7 +38,7 @@ impl RpcServer {
     /// ```
     ///
     /// # Errors
-    /// If the address does not resolve or cannot be bound.
+    /// Fails if the address does not resolve or cannot be bound.
     pub async fn listen(&self, address: impl ToSocketAddrs) -> io::Result<Listener> {
         self.bind(address).serve().await
     }
@@ -93,12 +93,12 @@ impl RpcServer {
 ///
 /// | Subject | Limit |
 /// |---|---|
-/// | head of a request | must arrive within [`handshake_timeout`](super::RpcServerBuilder::handshake_timeout), else the connection is closed |
-/// | size of the head | at most [`max_head_size`](super::RpcServerBuilder::max_head_size) and [`max_headers`](super::RpcServerBuilder::max_headers), else 431 |
-/// | open connections | at most [`max_connections`](super::RpcServerBuilder::max_connections); more wait in the backlog |
+/// | head of a request | must arrive within [`handshake_timeout`](crate::server::RpcServerBuilder::handshake_timeout), else the connection is closed |
+/// | size of the head | at most [`max_head_size`](crate::server::RpcServerBuilder::max_head_size) and [`max_headers`](crate::server::RpcServerBuilder::max_headers), else 431 |
+/// | open connections | at most [`max_connections`](crate::server::RpcServerBuilder::max_connections); more wait in the backlog |
 /// | backlog | 4096 instead of 128, if the system allows it |
 /// | no more sockets | the listener pauses for 100 ms, then continues |
-/// | [`Handshake::remote_address`](super::Handshake::remote_address) | always set |
+/// | [`Handshake::remote_address`](crate::Handshake::remote_address) | always set |
 ///
 #[cfg_attr(feature = "http2", doc = include_str!("../../docs/http2.md"))]
 #[must_use = "a listener builder does nothing until `serve` is called"]
@@ -132,9 +132,9 @@ impl<A> ListenerBuilder<A> {
 impl<A, H> ListenerBuilder<A, H> {
     /// Sets TLS, for `wss://` endpoints. Default `None`: plain TCP.
     ///
-    /// The TLS handshake must complete within the
-    /// [`handshake_timeout`](super::RpcServerBuilder::handshake_timeout), together with the rest of the handshake. A
-    /// TLS handshake that fails is an event.
+    /// The TLS handshake counts toward the
+    /// [`handshake_timeout`](crate::server::RpcServerBuilder::handshake_timeout). If it fails, the server emits an
+    /// event.
     #[cfg(feature = "tls")]
     pub fn tls(self, tls: impl Into<Option<ServerTls>>) -> Self {
         Self { tls: tls.into(), ..self }
@@ -158,7 +158,8 @@ impl<A: ToSocketAddrs, H: HttpApp> ListenerBuilder<A, H> {
     /// Starts the listener.
     ///
     /// # Errors
-    /// If the address does not resolve or cannot be bound, for example with [`AddrInUse`](io::ErrorKind::AddrInUse).
+    /// Fails if the address does not resolve or cannot be bound, for example with
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse).
     pub async fn serve(self) -> io::Result<Listener> {
         let socket = match self.source {
             Source::Address(address) => bind(address).await?,
@@ -178,9 +179,9 @@ impl<A, H> fmt::Debug for ListenerBuilder<A, H> {
     }
 }
 
-/// Binds the first of the addresses that can be.
+/// Binds the first address that is available.
 async fn bind(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
-    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "there is no such address");
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the address resolves to no socket address");
     for address in lookup_host(address).await? {
         match listen_on(address) {
             Ok(socket) => return Ok(socket),
@@ -195,7 +196,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    // A server that restarts has sockets of its former self about; on Windows it would share the port with others.
+    // Sockets of a previous process may be in TIME_WAIT. On Windows the option would share the port with others.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

@@ -1,4 +1,4 @@
-//! A listening socket: accepts connections, and serves each in a task of its own.
+//! Accepts connections from a listening socket, and serves each in a task of its own.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,14 +25,15 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// The drain time that [`Listener::run_until`] gives calls in flight.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a listener makes of a socket.
+/// The transport of a listener, which turns accepted sockets into streams.
 pub(crate) trait Transport: Clone + Send + Sync + 'static {
     type Stream: Io;
 
+    /// Turns a socket into a stream. Returns information about TLS if the stream uses it.
     fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<(Self::Stream, Option<TlsInfo>)>> + Send;
 }
 
-/// Nothing: the socket is served as it is.
+/// Plain TCP.
 #[derive(Clone)]
 pub(crate) struct Plain;
 
@@ -44,14 +45,17 @@ impl Transport for Plain {
     }
 }
 
-/// A port that is listened on, until this is closed or dropped. Sessions live on when it is dropped.
+/// A running listener.
+///
+/// [`RpcServer::listen`] and [`ListenerBuilder::serve`](crate::server::ListenerBuilder::serve) start it. Dropping it
+/// closes the port, and sessions continue.
 #[derive(Debug)]
 #[must_use = "dropping a listener closes it"]
 pub struct Listener {
     server: RpcServer,
     local_addr: SocketAddr,
     stop: CancellationToken,
-    /// Fires when a close has run out of time.
+    /// Cancelled when a close exceeds its timeout.
     abort: CancellationToken,
     tasks: TaskTracker,
 }
@@ -91,16 +95,19 @@ impl Listener {
         Ok(Self { server, local_addr, stop, abort, tasks })
     }
 
-    /// The address that it listens on; tells the port where it was given as 0.
+    /// Returns the bound address. If the listener was bound to port 0, the address contains the actual port.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Closes the listener and its server: no new connections, HTTP requests under way get their answers, and
-    /// [`RpcServer::close`] does the rest. HTTP connections have as long as sessions have.
+    /// Closes the listener and its server, and waits until all sessions have ended.
+    ///
+    /// The listener accepts no more connections. HTTP requests in flight complete, and [`RpcServer::close`] closes the
+    /// sessions. HTTP connections have the same deadline as sessions.
     ///
     /// # Cancel safety
-    /// Once polled, closing goes on even if the future is dropped; only the last resort is not taken.
+    /// Once polled, closing continues even if the future is dropped. Sessions and connections are then not dropped at
+    /// the deadline.
     pub async fn close(self, close: Close) -> CloseReport {
         self.stop.cancel();
         self.tasks.close();
@@ -115,10 +122,12 @@ impl Listener {
         report
     }
 
-    /// Listens until `signal` is there, then [closes](Self::close) with 1001 and lets calls under way end.
+    /// Serves until `signal` completes, then [closes](Self::close) with 1001.
+    ///
+    /// Calls in flight may complete within 30 s after the signal.
     ///
     /// # Cancel safety
-    /// Dropping the future before the signal drops the listener, and its sessions live on; after it, see
+    /// Dropping the future before the signal drops the listener, and sessions continue. After the signal, see
     /// [`close`](Self::close).
     pub async fn run_until(self, signal: impl Future<Output = ()>) -> CloseReport {
         signal.await;
@@ -132,7 +141,7 @@ impl Drop for Listener {
     }
 }
 
-/// Turns a socket into what is served, in the time that a client has.
+/// Turns a socket into a stream within the handshake timeout.
 async fn accept_transport<T: Transport>(
     server: &RpcServer,
     socket: TcpStream,
@@ -142,23 +151,24 @@ async fn accept_transport<T: Transport>(
 ) -> Option<(T::Stream, ConnectionInfo)> {
     let refused = |reason: &str| server.state.emit_refused(None, Some(remote), None, reason);
     let accepting = async {
-        // Answers are small and wanted now.
+        // OCPP messages are small, and Nagle's algorithm would delay them.
         socket.set_nodelay(true)?;
         transport.accept(socket).await
     };
     match timeout_at(started_at + server.state.http.handshake_timeout, accepting).await {
         Ok(Ok((io, tls))) => Some((io, ConnectionInfo { remote_address: Some(remote), tls })),
         Ok(Err(error)) => {
-            refused(&format!("no connection: {error}"));
+            refused(&format!("connection setup failed: {error}"));
             None
         }
         Err(_) => {
-            refused("the TLS handshake took too long");
+            refused("the TLS handshake timed out");
             None
         }
     }
 }
 
+/// Accepts connections until `stop` is cancelled, each with a permit of its own.
 async fn accept<F: Future<Output: Send> + Send + 'static>(
     socket: TcpListener,
     serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
@@ -167,7 +177,7 @@ async fn accept<F: Future<Output: Send> + Send + 'static>(
     tasks: TaskTracker,
 ) {
     let next = async || {
-        // Never closed, so there is an end to the waiting.
+        // Cannot fail: the semaphore is never closed.
         let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
         let (stream, remote) = socket.accept().await?;
         Ok((stream, remote, permit))
@@ -179,15 +189,15 @@ async fn accept<F: Future<Output: Send> + Send + 'static>(
             }
             Err(error) if is_client_error(&error) => {}
             Err(error) => {
-                // Out of file descriptors, most likely: some will come back.
-                tracing::warn!(%error, "cannot accept connections");
+                // Probably out of file descriptors. A pause avoids a busy loop until some are released.
+                tracing::warn!(%error, "failed to accept a connection");
                 stop.run_until_cancelled(sleep(ACCEPT_BACKOFF)).await;
             }
         }
     }
 }
 
-/// Whether a client left before it was accepted.
+/// Returns `true` if the client disconnected before it was accepted.
 fn is_client_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)

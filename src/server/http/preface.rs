@@ -1,4 +1,4 @@
-//! The first bytes of a connection, which tell HTTP/2 from HTTP/1.1.
+//! Reads the first bytes of a connection, which distinguish HTTP/2 from HTTP/1.1.
 
 use std::{
     io::{self, IoSlice},
@@ -11,10 +11,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::io::Io;
 
-/// What a client of HTTP/2 begins with, and nobody else (RFC 9113 §3.4).
+/// The first bytes of an HTTP/2 connection, which no HTTP/1.1 request has (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A stream of which the beginning was read, and is read once more.
+/// A stream that returns its first bytes again after they were read.
 #[derive(Debug)]
 pub(crate) struct Rewind<T> {
     prefix: Bytes,
@@ -22,13 +22,13 @@ pub(crate) struct Rewind<T> {
 }
 
 impl<T> Rewind<T> {
-    /// Whether it begins as HTTP/2 does.
+    /// Returns `true` if the stream begins with the preface of HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
         self.prefix == PREFACE
     }
 }
 
-/// Reads until it is known what is spoken.
+/// Reads from a stream until the HTTP version is known.
 pub(crate) async fn read_preface<T: Io>(mut io: T) -> io::Result<Rewind<T>> {
     let mut prefix = [0; PREFACE.len()];
     let mut length = 0;
@@ -50,7 +50,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Rewind<T> {
         buf.put_slice(&self.prefix[..length]);
         self.prefix.advance(length);
         if self.prefix.is_empty() {
-            // Gives back what it was a part of.
+            // Releases the allocation.
             self.prefix = Bytes::new();
         }
         Poll::Ready(Ok(()))

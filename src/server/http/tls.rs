@@ -1,5 +1,4 @@
-//! TLS at the built-in listener: which certificate is shown, whether the client has to show one, and what is then known
-//! of it.
+//! TLS of the built-in listener: certificates of the server, and verification of client certificates.
 
 use std::{
     fmt, io,
@@ -32,10 +31,10 @@ use crate::{
     server::http::{connection::ALPN, listener::Transport},
 };
 
-/// The server's side of TLS: versions 1.2 and 1.3, with the certificates of a listener (OCPP security profiles 2 and 3).
+/// The TLS settings of a listener: versions 1.2 and 1.3, and certificates (OCPP security profiles 2 and 3).
 ///
-/// Cheap to clone; the clones are one, so that a clone that is kept aside can [`replace`](Self::replace) what the
-/// listener uses.
+/// Cheap to clone. All clones share one configuration. Keep a clone to [`replace`](Self::replace) the configuration
+/// that a listener uses.
 ///
 /// ```no_run
 /// use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer, tls::{Certificate, RootCerts, ServerTls}};
@@ -55,44 +54,48 @@ use crate::{
 ///     .build()?;
 /// let listener = server.bind("0.0.0.0:9221").tls(tls.clone()).serve().await?;
 ///
-/// // Months later; nobody is disconnected.
+/// // Later, without disconnecting stations:
 /// let renewed = Certificate::from_pem_files("ecdsa.pem", "ecdsa.key")?;
 /// tls.replace(&ServerTls::builder().certificate(renewed).build()?);
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// Sessions of TLS are resumed by tickets, which take no memory here; where client certificates are asked for they are
-/// not, so that each connection's is verified. Two suites that the 1.6 security whitepaper names are not in rustls; see
-/// [`RpcServer::serve_connection`](crate::RpcServer::serve_connection) for those.
+/// Clients resume TLS sessions by tickets, which need no memory at the server. If client certificates are requested,
+/// sessions are not resumed, so that the certificate of each connection is verified.
+///
+/// rustls does not support two cipher suites of the 1.6 security whitepaper. For those, see
+/// [`RpcServer::serve_connection`](crate::RpcServer::serve_connection).
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<RwLock<Arc<ServerConfig>>>,
 }
 
 impl ServerTls {
-    /// Puts one together.
+    /// Returns a builder without certificates.
     pub fn builder() -> ServerTlsBuilder {
         ServerTlsBuilder { certificates: Vec::new(), client_auth: ClientAuth::None }
     }
 
-    /// Takes a configuration of rustls as it is. To serve HTTP, it names no protocol by ALPN but `http/1.1`, and
-    /// `h2` where there is the feature `http2`.
+    /// Creates TLS settings from a rustls configuration, without changes.
+    ///
+    /// The ALPN protocols must be `http/1.1`, `h2` (with the feature `http2`), or none.
     pub fn from_config(config: impl Into<Arc<ServerConfig>>) -> Self {
         Self { config: Arc::new(RwLock::new(config.into())) }
     }
 
-    /// Takes over what another one has, from the next handshake on. Connections that there are stay as they are.
+    /// Replaces the configuration by that of `other`, from the next handshake on. Open connections continue.
     pub fn replace(&self, other: &ServerTls) {
         let new = other.config();
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
-    /// Does the handshake on a stream that was accepted elsewhere, and gives what came of it, for
-    /// [`RpcServer::serve_connection`](crate::RpcServer::serve_connection). There is no deadline here.
+    /// Performs the TLS handshake on a stream that the application accepted. There is no timeout.
+    ///
+    /// Pass the result to [`RpcServer::serve_connection`](crate::RpcServer::serve_connection).
     ///
     /// # Errors
-    /// When the client leaves or is refused.
+    /// Fails if the client disconnects, or if the handshake fails.
     pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(&self, io: T) -> io::Result<(TlsStream<T>, TlsInfo)> {
         let stream = TlsAcceptor::from(self.config()).accept(io).await?;
         let connection = stream.get_ref().1;
@@ -107,7 +110,7 @@ impl ServerTls {
     }
 
     fn config(&self) -> Arc<ServerConfig> {
-        // Nothing that runs under the lock can leave it half done.
+        // A panic under the lock cannot leave the configuration half written.
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -118,7 +121,7 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-/// Puts a [`ServerTls`] together.
+/// Configures a [`ServerTls`], then creates it.
 #[must_use]
 #[derive(Debug)]
 pub struct ServerTlsBuilder {
@@ -126,6 +129,7 @@ pub struct ServerTlsBuilder {
     client_auth: ClientAuth,
 }
 
+/// The verification of client certificates.
 #[derive(Debug)]
 enum ClientAuth {
     None,
@@ -135,37 +139,41 @@ enum ClientAuth {
 }
 
 impl ServerTlsBuilder {
-    /// Adds a certificate. Of several, a client gets the first that it can verify: with an ECDSA and an RSA one, as a
-    /// CSMS has to have them (1.6 security whitepaper §2.4, 2.0.1 part 2 A00.FR.318), old stations get the latter.
+    /// Adds a certificate. If there are several, each client receives the first that it can verify.
+    ///
+    /// A CSMS must have an ECDSA and an RSA certificate (1.6 security whitepaper §2.4, 2.0.1 part 2 A00.FR.318). Add
+    /// the ECDSA certificate first. Old stations then receive the RSA certificate.
     pub fn certificate(mut self, certificate: Certificate) -> Self {
         self.certificates.push(certificate);
         self
     }
 
-    /// Asks for a client certificate of these authorities. Clients without one may come in; the
-    /// [hook](crate::Authenticate) sees who they are.
+    /// Requests a client certificate of these authorities. Clients without a certificate may connect.
+    ///
+    /// The [authenticator](crate::Authenticate) receives the certificate in [`Handshake::tls`](crate::Handshake::tls).
     pub fn optional_client_certificates(self, roots: RootCerts) -> Self {
         Self { client_auth: ClientAuth::Optional(roots), ..self }
     }
 
-    /// Wants a client certificate of these authorities: without one there is no handshake (OCPP security profile 3).
+    /// Requires a client certificate of these authorities (OCPP security profile 3).
+    ///
+    /// Without one, the TLS handshake fails.
     pub fn required_client_certificates(self, roots: RootCerts) -> Self {
         Self { client_auth: ClientAuth::Required(roots), ..self }
     }
 
-    /// Has client certificates judged by a verifier of one's own, which may be of another mind about one that has
-    /// expired or was revoked.
+    /// Verifies client certificates by a custom verifier, for example to check revocation.
     pub fn client_verifier(self, verifier: Arc<dyn ClientCertVerifier>) -> Self {
         Self { client_auth: ClientAuth::Custom(verifier), ..self }
     }
 
-    /// The server's side of TLS.
+    /// Creates the TLS settings.
     ///
     /// # Errors
-    /// When there is no certificate.
+    /// Fails if there is no certificate, or if the authorities of clients are not valid.
     pub fn build(self) -> Result<ServerTls, BuildError> {
         if self.certificates.is_empty() {
-            return Err(BuildError("a server of TLS needs a certificate".into()));
+            return Err(BuildError("server TLS needs a certificate".into()));
         }
         let verify = |roots: RootCerts| WebPkiClientVerifier::builder_with_provider(roots.0, provider());
         let invalid = |error| wrong("client certificates", &error);
@@ -182,7 +190,7 @@ impl ServerTlsBuilder {
             .with_client_cert_verifier(verifier.unwrap_or_else(|| Arc::new(NoClientAuth)))
             .with_cert_resolver(Arc::new(Resolver(self.certificates)));
         config.alpn_protocols = ALPN.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        // Nothing is kept between connections.
+        // Session state is in the tickets, so that idle stations need no memory.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         if !requests_certificates {
@@ -193,7 +201,7 @@ impl ServerTlsBuilder {
     }
 }
 
-/// Shows the first certificate that the client can verify.
+/// Selects the first certificate that the client can verify.
 #[derive(Debug)]
 struct Resolver(Vec<Certificate>);
 

@@ -1,8 +1,8 @@
-//! The sessions of a server, by identity, and how many there may be.
+//! The registry of a server's sessions by identity, and their limits.
 //!
-//! A place is taken before the client is answered, so that a limit can still be told in HTTP, and given back when the
-//! session has ended. Each place has a generation, so that an old session that leaves late does not take its
-//! successor with it.
+//! The server reserves a session before it responds to the client, so that the response can report an exceeded limit.
+//! The reservation ends with the session. Each reservation has a generation. When an old session ends late, it removes
+//! only its own generation, and not its successor.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -20,30 +20,35 @@ use crate::{
     session::Session,
 };
 
-/// What becomes of a station that connects while there is a session of its identity already.
+/// The action when a station connects while its identity has a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DuplicateIdentity {
-    /// The newcomer takes the place of the old session, which is closed with 1008 and
-    /// [*replaced*](crate::close::CloseCause::Replaced) once the newcomer's socket is there. A station whose connection
-    /// broke without a word comes back at once.
+    /// Replaces the old session.
+    ///
+    /// The server closes it with 1008 and the cause [`Replaced`](crate::close::CloseCause::Replaced) when the new
+    /// connection is upgraded. A station that lost its connection can reconnect immediately.
     #[default]
     ReplaceOld,
-    /// The newcomer is answered with 409 until the old session has ended. A station whose connection broke without a
-    /// word comes back when its old session has missed its pings.
+    /// Refuses the new connection with 409 until the old session has ended.
+    ///
+    /// A station that lost its connection can reconnect when its old session has missed its pings.
     RejectNew,
-    /// Both are sessions. [`RpcServer::session`](super::RpcServer::session) gives the newest,
-    /// [`RpcServer::sessions`](super::RpcServer::sessions) all of them.
+    /// Keeps both sessions.
+    ///
+    /// [`RpcServer::session`](crate::RpcServer::session) returns the newest,
+    /// [`RpcServer::sessions`](crate::RpcServer::sessions) returns all.
     AllowBoth,
 }
 
+/// The sessions of a server, by identity.
 #[derive(Debug)]
 pub(crate) struct Registry {
     limits: Limits,
     state: Mutex<State>,
 }
 
-/// Who gets a place.
+/// The limits of reservations.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {
     pub(crate) duplicate_identity: DuplicateIdentity,
@@ -53,11 +58,11 @@ pub(crate) struct Limits {
 
 #[derive(Debug, Default)]
 struct State {
-    /// In the order in which their sockets came; never an empty list.
+    /// Ordered by the time of the upgrade. The lists are never empty.
     entries: HashMap<Arc<str>, SmallVec<[Entry; 1]>>,
-    /// How many places are taken, those of sockets that are only told to go included.
+    /// The number of reservations, including those of connections without a common protocol.
     reserved: usize,
-    /// The same for each address, where that is limited.
+    /// The number of reservations per address, if that is limited.
     per_address: HashMap<IpAddr, usize>,
     generation: u64,
     closing: Option<Closing>,
@@ -66,22 +71,22 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     generation: u64,
-    /// None until the client's socket is there, and once another session has taken its place.
+    /// `None` before the upgrade, and after the session was replaced.
     session: Option<Session>,
 }
 
-/// A close of all sessions, those that are still to come included.
+/// A close of all sessions, which also applies to sessions that open later.
 #[derive(Debug)]
 struct Closing {
     close: Close,
     deadline: Instant,
 }
 
-/// A session's place in the registry, until it is dropped.
+/// The reservation of a session in the registry, until dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     registry: Arc<Registry>,
-    /// None has no seat.
+    /// `None` has no entry in the registry.
     identity: Option<Arc<str>>,
     address: Option<IpAddr>,
     generation: u64,
@@ -92,15 +97,17 @@ impl Registry {
         Self { limits, state: Mutex::default() }
     }
 
+    /// Returns the newest session of an identity.
     pub(crate) fn get(&self, identity: &str) -> Option<Session> {
         self.state().entries.get(identity)?.iter().rev().find_map(|entry| entry.session.clone())
     }
 
+    /// Returns all sessions.
     pub(crate) fn all(&self) -> Vec<Session> {
         self.state().sessions().cloned().collect()
     }
 
-    /// Takes a place for a session that is about to open; without an identity, for a socket that is to become none.
+    /// Reserves a session that is about to open. Without an identity, reserves a connection that will be closed.
     pub(crate) fn reserve(
         self: &Arc<Self>,
         identity: Option<Arc<str>>,
@@ -113,9 +120,9 @@ impl Registry {
         let entries =
             identity.as_ref().and_then(|identity| state.entries.get(identity)).map_or(&[][..], SmallVec::as_slice);
         if duplicate_identity == DuplicateIdentity::RejectNew && !entries.is_empty() {
-            return Err(Reject::new(StatusCode::CONFLICT).body("the identity is connected already"));
+            return Err(Reject::new(StatusCode::CONFLICT).body("the identity is already connected"));
         }
-        // Who is going to be replaced makes room, but only once: those who were replaced may take their time to leave.
+        // A session that will be replaced does not count, but only once: a replaced session may take long to end.
         let replaced = match (duplicate_identity, entries) {
             (DuplicateIdentity::ReplaceOld, [only]) => only.session.as_ref(),
             _ => None,
@@ -124,9 +131,9 @@ impl Registry {
             return Err(Reject::retry_later(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"));
         }
         if let (Some(address), Some(limit)) = (address, max_sessions_per_address) {
-            let makes_room =
+            let frees_one =
                 replaced.and_then(Session::remote_address).is_some_and(|old| address_prefix(old.ip()) == address);
-            if !makes_room && state.per_address.get(&address).is_some_and(|reserved| *reserved >= limit) {
+            if !frees_one && state.per_address.get(&address).is_some_and(|reserved| *reserved >= limit) {
                 return Err(Reject::retry_later(StatusCode::TOO_MANY_REQUESTS, "too many sessions from this address"));
             }
             *state.per_address.entry(address).or_default() += 1;
@@ -137,14 +144,14 @@ impl Registry {
         let entry = Entry { generation, session: None };
         match identity.clone().map(|identity| state.entries.entry(identity)) {
             Some(hash_map::Entry::Occupied(entries)) => entries.into_mut().push(entry),
-            // As large as one needs: most identities have one session.
+            // Inline, because most identities have one session.
             Some(hash_map::Entry::Vacant(none)) => drop(none.insert(smallvec![entry])),
             None => {}
         }
         Ok(Reservation { registry: self.clone(), identity, address, generation })
     }
 
-    /// Asks every session to close. The first close decides, also on the deadline, which is given back.
+    /// Closes every session, and returns the deadline. The first close and its deadline take precedence.
     pub(crate) fn close_all(&self, close: &Close, deadline: Instant) -> Instant {
         let mut state = self.state();
         if let Some(closing) = &state.closing {
@@ -160,7 +167,7 @@ impl Registry {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under the lock can leave it half done.
+        // A panic under the lock cannot leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -170,7 +177,7 @@ impl State {
         self.entries.values().flatten().filter_map(|entry| entry.session.as_ref())
     }
 
-    /// Takes a seat out, if it is still there.
+    /// Removes an entry if it still exists.
     fn remove(&mut self, identity: &Arc<str>, generation: u64) {
         let hash_map::Entry::Occupied(mut entries) = self.entries.entry(identity.clone()) else { return };
         entries.get_mut().retain(|entry| entry.generation != generation);
@@ -181,11 +188,11 @@ impl State {
 }
 
 impl Reservation {
-    /// Registers the session, as the newest of its identity; an older one may have to go.
+    /// Registers the session as the newest of its identity, and closes the sessions that it replaces.
     pub(crate) fn activate(&self, session: Session) {
         let mut state = self.registry.state();
         if let Some(closing) = &state.closing {
-            // It came in while the others were being closed already.
+            // The connection was upgraded after `close_all`.
             session.shared().close(closing.close.clone());
         }
         let mut older = Vec::new();
@@ -223,7 +230,7 @@ impl Drop for Reservation {
     }
 }
 
-/// What counts as one address: of version 6 the first 64 bits, because that is what one customer has.
+/// Returns the part of an address that is limited: for IPv6 the first 64 bits, which is the network of one customer.
 fn address_prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),

@@ -1,4 +1,4 @@
-//! A charging station that is connected, and the task that serves it.
+//! The task of a session, from the upgrade to the end of the last handler.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -30,7 +30,7 @@ use crate::{
     telemetry::OpenConnection,
 };
 
-/// What a session is to be, once the client's socket is there.
+/// The settings of a session that opens after the upgrade.
 pub(crate) struct NewSession {
     pub(crate) reservation: Reservation,
     pub(crate) selection: Selection,
@@ -39,7 +39,7 @@ pub(crate) struct NewSession {
     pub(crate) deviations: Deviations,
 }
 
-/// A session whose client's socket is there.
+/// A session after the upgrade.
 struct OpenSession {
     guard: TaskGuard,
     shared: Arc<Shared>,
@@ -48,9 +48,9 @@ struct OpenSession {
     reservation: Reservation,
 }
 
-/// Waits for the client's socket and serves it.
+/// Waits for the upgrade, then serves the session.
 pub(crate) fn run(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -> impl Future<Output = ()> + Send {
-    // Boxed, so that this task is as large as a session needs and no larger: what the handshake took is given back.
+    // Boxed, so that the memory of the handshake is released when the session opens.
     let opening = Box::pin(open(server, upgrade, plan));
     async move {
         if let Some((opened, span)) = opening.await {
@@ -59,6 +59,7 @@ pub(crate) fn run(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSessio
     }
 }
 
+/// Waits for the upgrade and registers the session.
 async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -> Option<(OpenSession, Span)> {
     let guard = TaskGuard { server };
     let server = &guard.server;
@@ -68,11 +69,11 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
     let upgraded = match timeout(server.http.handshake_timeout, upgrade.into_on_upgrade()).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => {
-            report(None, &format!("the client left: {error}"));
+            report(None, &format!("the client disconnected: {error}"));
             return None;
         }
         Err(_) => {
-            report(None, "the response could not be sent");
+            report(None, "sending the response timed out");
             return None;
         }
     };
@@ -87,7 +88,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
             report(Some(status), NO_COMMON_PROTOCOL);
             let close = Close::new(1002).reason(NO_COMMON_PROTOCOL).with_cause(CloseCause::ProtocolError);
             socket.close(Disconnect::close(&close), options.close_timeout).await;
-            // Until then it has taken a place.
+            // The connection counts as a session until it is closed.
             drop(reservation);
             return None;
         }
@@ -124,12 +125,12 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
 }
 
 impl OpenSession {
-    // No `async fn`, which would keep room for its arguments twice.
+    // Not an `async fn`, which would store its arguments twice.
     fn serve(self) -> impl Future<Output = ()> + Send {
         let Self { guard, shared, mut driver, socket, reservation } = self;
         let open = OpenConnection::new();
         async move {
-            // Where the task is dropped, it has left the registry before anybody hears of its end.
+            // Moved into the future, so that a dropped task leaves the registry before its end is reported.
             let reservation = reservation;
             let closed = driver.serve(socket).await;
             drop(reservation);
@@ -145,8 +146,9 @@ impl OpenSession {
     }
 }
 
-/// Has a session's task leave the server's list when it ends. Made when it is polled: one that never is may be dropped
-/// while the list is locked.
+/// Removes a session's task from the server's list when dropped.
+///
+/// Must be created when the task is first polled. A task that was never polled may be dropped while the list is locked.
 struct TaskGuard {
     server: Arc<ServerState>,
 }
