@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let router = RpcRouter::new().on("Authorize", authorize);
     let server = RpcServer::builder(router).protocols(["ocpp1.6"]).build()?;
     let app = Router::new().route("/ocpp/{identity}", any(connect)).with_state(server.clone());
-    let listener = server.listen_with("127.0.0.1:0", app).await?;
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await?;
 
     for identity in ["acme-1", "stranger"] {
         let endpoint = format!("ws://{}/ocpp", listener.local_addr());

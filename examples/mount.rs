@@ -18,8 +18,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route_service("/ocpp/{*identity}", server.clone())
         .with_state(server.clone());
 
-    // `axum::serve` works too. `listen_with` adds timeouts for handshakes, and a shutdown that waits for sessions.
-    let listener = server.listen_with("127.0.0.1:9220", app).await?;
+    // `axum::serve` works too. The listener adds timeouts for handshakes, and a shutdown that waits for sessions.
+    let listener = server.bind("127.0.0.1:9220").app(app).serve().await?;
     let address = listener.local_addr();
     println!("stations connect to ws://{address}/ocpp/<identity>");
     println!("list them with      curl http://{address}/stations");

@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/stations/{id}/reset", post(reset))
         .route_service("/ocpp/{*identity}", server.clone())
         .with_state(server.clone());
-    let listener = server.listen_with("127.0.0.1:9220", app).await?;
+    let listener = server.bind("127.0.0.1:9220").app(app).serve().await?;
     let address = listener.local_addr();
 
     let _station = RpcClient::builder(format!("ws://{address}/ocpp"), "CP-1")

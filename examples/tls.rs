@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .required_client_certificates(RootCerts::from_pem(authority.as_bytes())?)
         .build()?;
     let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).auth(authenticate).build()?;
-    let listener = server.listen_tls("127.0.0.1:0", tls).await?;
+    let listener = server.bind("127.0.0.1:0").tls(tls).serve().await?;
 
     let tls = ClientTls::builder()
         .authorities(RootCerts::from_pem(authority.as_bytes())?)

@@ -1,4 +1,4 @@
-//! What is known of a connection from the layers below it.
+//! Information about a connection from the layers below HTTP.
 
 use std::fmt;
 #[cfg(feature = "server")]
@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-/// What is known of the TLS below a request.
+/// Information about the TLS of a connection: its version, and the client's certificates.
 ///
-/// The built-in listener knows it when it speaks TLS itself, and behind a [proxy](super::TrustedProxies) as far as the
-/// proxy tells. Who terminates TLS in another way, with OpenSSL for one, says it in
-/// [`ConnectionInfo`], or puts this into the extensions of each request.
+/// The built-in listener sets it if it uses TLS. Behind a [proxy](crate::server::TrustedProxies), it contains the
+/// values that the proxy sends.
+///
+/// If you terminate TLS in another way, for example with OpenSSL, pass it in a [`ConnectionInfo`]. With another HTTP
+/// server, insert it into the extensions of each request.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TlsInfo {
     version: Option<TlsVersion>,
@@ -18,39 +20,40 @@ pub struct TlsInfo {
 }
 
 impl TlsInfo {
-    /// TLS of a version that is not known, without a certificate of the client's.
+    /// Creates information without a version and without client certificates.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the version that was negotiated.
+    /// Sets the negotiated version.
     #[must_use]
     pub fn with_version(self, version: TlsVersion) -> Self {
         Self { version: Some(version), ..self }
     }
 
-    /// Sets the client's certificates in DER: its own first, then those that lead to an authority. They have been
-    /// verified by whoever says so.
+    /// Sets the client's certificates in DER: its own first, then the chain to an authority.
+    ///
+    /// The caller must have verified them.
     #[must_use]
     pub fn with_peer_chain<C: Into<Bytes>>(self, chain: impl IntoIterator<Item = C>) -> Self {
         Self { peer_chain: chain.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// The version that was negotiated, where it is known.
+    /// Returns the negotiated version, if it is known.
     pub fn version(&self) -> Option<TlsVersion> {
         self.version
     }
 
-    /// The client's certificates in DER, its own first; none where it showed none.
+    /// Returns the client's certificates in DER, its own first. Empty if the client sent none.
     ///
-    /// OCPP has the serial number of the charging station in the common name of its certificate, which is not
-    /// necessarily its identity (1.6 security whitepaper §2.6, 2.0.1 part 2 A00).
+    /// In OCPP, the common name of a station's certificate is its serial number. This is not always its identity (1.6
+    /// security whitepaper §2.6, 2.0.1 part 2 A00).
     pub fn peer_chain(&self) -> &[Bytes] {
         &self.peer_chain
     }
 }
 
-/// Counts the certificates, which are long.
+/// Writes only the number of certificates, because they are long.
 impl fmt::Debug for TlsInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let certificates = self.peer_chain.len();
@@ -77,8 +80,9 @@ impl fmt::Display for TlsVersion {
     }
 }
 
-/// What is known of a connection that somebody else accepted, for
-/// [`RpcServer::serve_connection`](super::RpcServer::serve_connection).
+/// Information about a connection that the application accepted.
+///
+/// [`RpcServer::serve_connection`](crate::RpcServer::serve_connection) takes it.
 #[cfg(feature = "server")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use]
@@ -89,17 +93,17 @@ pub struct ConnectionInfo {
 
 #[cfg(feature = "server")]
 impl ConnectionInfo {
-    /// Nothing is known.
+    /// Creates empty information.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The address at the other end.
+    /// Sets the address of the client.
     pub fn remote_address(self, address: SocketAddr) -> Self {
         Self { remote_address: Some(address), ..self }
     }
 
-    /// The connection is TLS.
+    /// Sets information about TLS. Without it, the connection counts as not encrypted.
     pub fn tls(self, tls: TlsInfo) -> Self {
         Self { tls: Some(tls), ..self }
     }

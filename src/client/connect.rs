@@ -18,8 +18,8 @@ use crate::{
     client::{
         connector::{DynConnector, Target},
         error::ConnectError,
+        handshake,
     },
-    handshake,
     io::Io,
 };
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use crate::{
+    client::handshake::HandshakeError,
     error::{BuildError, WithSources},
-    handshake::Unfit,
 };
 
 /// The failure of a client's attempt to connect.
@@ -106,11 +106,11 @@ impl From<hyper::Error> for ConnectError {
     }
 }
 
-impl From<Unfit> for ConnectError {
-    fn from(unfit: Unfit) -> Self {
+impl From<HandshakeError> for ConnectError {
+    fn from(unfit: HandshakeError) -> Self {
         match unfit {
-            Unfit::Handshake(why) => Self::Handshake(why),
-            Unfit::Protocol(named) => Self::Protocol { named },
+            HandshakeError::InvalidResponse(why) => Self::Handshake(why),
+            HandshakeError::UnexpectedProtocol(named) => Self::Protocol { named },
         }
     }
 }

@@ -12,13 +12,14 @@ use crate::{
     client::{
         connect::ConnectPlan,
         connector::{DynConnector, Tcp},
+        handshake,
         reconnect::Reconnect,
         redirect,
     },
     connection::shared::Dispatch,
     error::BuildError,
     handler::router::RpcRouter,
-    handshake,
+    handshake::check_protocols,
     message::dialect::Dialect,
     options::{self, Options},
 };
@@ -99,7 +100,7 @@ impl ClientSettings {
             ConnectorKind::Secure(connector) => connector.clone(),
         };
 
-        let mut path = handshake::path_of(endpoint.path(), &self.identity);
+        let mut path = handshake::identity_path(endpoint.path(), &self.identity);
         for (query, separator) in [endpoint.query().unwrap_or_default(), &self.query].iter().zip(["?", "&"]) {
             if !query.is_empty() {
                 path.push_str(if path.contains('?') { separator } else { "?" });
@@ -111,7 +112,7 @@ impl ClientSettings {
         if !options::is_timeout(self.connect_timeout) {
             return Err(BuildError::settings("invalid connect_timeout: zero, or at least a hundred years"));
         }
-        handshake::check_protocols(&self.protocols, &self.dialects)?;
+        check_protocols(&self.protocols, &self.dialects)?;
         let mut headers = self.headers.clone();
         if let Some(name) = headers.keys().find(|name| is_reserved(name)) {
             return Err(BuildError::settings(format!("the header {name} cannot be set: the handshake sets it")));

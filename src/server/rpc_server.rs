@@ -1,4 +1,4 @@
-//! The server: its sessions, its options and its end.
+//! The server: its sessions, its options and its shutdown.
 
 use std::{
     fmt,
@@ -23,18 +23,19 @@ use crate::{
     message::dialect::Dialect,
     options::Options,
     server::{
-        handshake::{auth::AnyAuth, protocol::Negotiation},
+        handshake::{auth::DynAuthenticate, protocol::Negotiation},
         http::{proxies::TrustedProxies, settings::HttpSettings},
-        session::{registry::Registry, tasks::Running},
+        session::{registry::Registry, tasks::SessionTasks},
     },
     session::Session,
     telemetry::Telemetry,
 };
 
-/// A server of OCPP-J: upgrades requests to sessions, and knows them by identity.
+/// A server of OCPP-J, which upgrades HTTP requests to sessions and keeps the sessions by identity.
 ///
-/// It is a tower [`Service`](tower::Service) of HTTP requests, cheap to clone. Mount it on an axum router, serve it
-/// with hyper, hand it requests that an [extractor](RpcUpgrade) took in, or let it [`listen`](Self::listen).
+/// It is a tower [`Service`](tower::Service) of HTTP requests and cheap to clone. There are four ways to serve it:
+/// mount it on an axum router, serve it with hyper, pass it the [extractor](crate::RpcUpgrade) of a handler, or
+/// [`listen`](Self::listen).
 ///
 /// ```
 /// use ocpp_rpc::{RpcRouter, RpcServer};
@@ -46,145 +47,152 @@ use crate::{
 /// # }
 /// ```
 ///
-/// Requests that open no session are answered as follows; the reason is in the body.
+/// The server refuses a request with one of these statuses, and with the reason in the body:
 ///
-/// | What is wrong | Status |
+/// | Cause | Status |
 /// |---|---|
-/// | not a WebSocket request, or not version 13 of it | 426; 400 over HTTP/2 |
-/// | the path ends in no identity that can be decoded | 404 |
+/// | the request is not a WebSocket request of version 13 | 426; over HTTP/2 400 |
+/// | the path does not end with an identity, or the identity cannot be decoded | 404 |
 /// | a header of the handshake is malformed | 400 |
-/// | the [hook](Authenticate) says no | what the hook says, 401 by default |
-/// | the hook panics | 500 |
-/// | the hook takes longer than [`handshake_timeout`](RpcServerBuilder::handshake_timeout) | 503 |
-/// | too many handshakes are under way, or the server closes | 503 |
-/// | there are as many sessions as there may be | 503; 429 from one address |
-/// | the identity is connected, and [`RejectNew`](DuplicateIdentity::RejectNew) | 409 |
+/// | the [authenticator](crate::Authenticate) refuses the client | the authenticator's, 401 by default |
+/// | the authenticator panics | 500 |
+/// | the authenticator exceeds the [`handshake_timeout`](crate::server::RpcServerBuilder::handshake_timeout) | 503 |
+/// | too many handshakes are pending, or the server closes | 503 |
+/// | the limit of sessions is reached | 503; per address 429 |
+/// | the identity is connected, with [`RejectNew`](crate::server::DuplicateIdentity::RejectNew) | 409 |
 ///
-/// A client that offers no protocol that the server has is upgraded without one and closed with 1002, unless
-/// [`NoCommonProtocol`] says otherwise.
+/// If the client offers none of the server's protocols, the server completes the handshake without a protocol and
+/// closes the connection with 1002. [`NoCommonProtocol`](crate::server::NoCommonProtocol) sets other responses.
 ///
 #[cfg_attr(feature = "axum", doc = include_str!("../docs/shutdown.md"))]
 #[derive(Clone)]
 pub struct RpcServer {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) state: Arc<ServerState>,
 }
 
-pub(crate) struct Inner {
+/// The state that all clones of a server share.
+pub(crate) struct ServerState {
     pub(crate) dispatch: Arc<dyn Dispatch>,
     pub(crate) negotiation: Negotiation,
     pub(crate) dialects: Vec<(Arc<str>, Dialect)>,
-    pub(crate) auth: Option<Box<dyn AnyAuth>>,
+    pub(crate) authenticator: Option<Box<dyn DynAuthenticate>>,
     pub(crate) proxies: Option<TrustedProxies>,
     pub(crate) options: RwLock<Arc<Options>>,
     pub(crate) max_identity_length: usize,
     pub(crate) http: HttpSettings,
-    pub(crate) pending: Semaphore,
+    /// One permit per handshake that waits for the authenticator.
+    pub(crate) handshake_permits: Semaphore,
     pub(crate) registry: Arc<Registry>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) tasks: TaskTracker,
-    /// Those of the tasks that are sessions or going to be, until the last of their handlers has ended.
-    pub(crate) running: Running,
-    /// Fires when closing begins.
+    /// The subset of `tasks` that are sessions or will be, each until its last handler ends.
+    pub(crate) session_tasks: SessionTasks,
+    /// Cancelled when closing begins.
     pub(crate) closing: CancellationToken,
-    /// Fires when a close has run out of time.
-    pub(crate) kill: CancellationToken,
-    /// How many sessions ended by themselves since closing began, and how many did not.
+    /// Cancelled when a close exceeds its timeout.
+    pub(crate) abort: CancellationToken,
+    /// The number of sessions that ended in time since closing began.
     pub(crate) clean: AtomicUsize,
+    /// The number of sessions that were dropped.
     pub(crate) forced: AtomicUsize,
 }
 
-/// What became of the sessions of a server that closed.
+/// The result of closing a server: the number of sessions that closed, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
-    /// Sessions that ended as they were asked to, with all of their handlers.
+    /// Sessions that closed in time, with all of their handlers.
     pub clean: usize,
-    /// Sessions that were dropped when the time was up, or whose handlers were.
+    /// Sessions that were dropped at the deadline, or had handlers that were dropped.
     pub forced: usize,
 }
 
 impl RpcServer {
-    /// The session of this identity: the newest one, where there are several.
+    /// Returns the session of this identity. If there are several, returns the newest.
     pub fn session(&self, identity: &str) -> Option<Session> {
-        self.inner.registry.get(identity)
+        self.state.registry.get(identity)
     }
 
-    /// All sessions, in no order.
+    /// Returns all sessions, in no particular order.
     pub fn sessions(&self) -> Vec<Session> {
-        self.inner.registry.all()
+        self.state.registry.all()
     }
 
-    /// What happens from now on, on all connections.
+    /// Subscribes to the events of all connections, from now on.
     pub fn events(&self) -> Events {
-        self.inner.telemetry.subscribe()
+        self.state.telemetry.subscribe()
     }
 
-    /// Changes times and limits of the sessions that open from now on. Those that are open keep theirs; see
-    /// [`Session::set_options`](crate::Session::set_options).
+    /// Sets the options of the sessions that open from now on.
+    ///
+    /// Open sessions keep their options, see [`Session::set_options`](crate::Session::set_options).
     ///
     /// # Errors
-    /// When they could never work; nothing is changed then.
+    /// Fails if the options could never work. Nothing changes then.
     pub fn set_options(&self, options: Options) -> Result<(), BuildError> {
-        options.check_for(&self.inner.negotiation.protocols)?;
-        *self.inner.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+        options.check_for(&self.state.negotiation.protocols)?;
+        *self.state.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
         Ok(())
     }
 
-    /// Closes the server: its listeners stop, no new sessions open, every session is closed as asked, and all of their
-    /// tasks are waited for. An HTTP server that was not opened by [`listen`](Self::listen) is not touched.
+    /// Closes the server and waits until all sessions have ended.
     ///
-    /// The first close decides. With calls under way waited for or not, sessions have the time that the close
-    /// gives them, plus the server's own [`Options::close_timeout`], plus two seconds; what is left then is dropped.
+    /// The server stops its listeners, refuses new sessions, and closes every session with `close`. HTTP servers of
+    /// the application continue.
+    ///
+    /// The first close takes precedence. Sessions have the drain time of the close, plus the server's
+    /// [`Options::close_timeout`], plus 2 s. Sessions that remain at this deadline are dropped, with their handlers.
     ///
     /// # Cancel safety
-    /// Once polled, closing goes on even if the future is dropped; only the last resort is not taken.
+    /// Once polled, closing continues even if the future is dropped. Sessions are then not dropped at the deadline.
     pub async fn close(&self, close: Close) -> CloseReport {
-        let inner = &*self.inner;
-        inner.closing.cancel();
-        let deadline = inner.registry.close_all(&close, Instant::now() + self.patience(&close));
-        inner.tasks.close();
-        if timeout_at(deadline, inner.tasks.wait()).await.is_err() {
-            // Known before the first of them is gone, for whoever waits for that as well.
-            inner.running.abort(|dropped| _ = inner.forced.fetch_max(dropped, Ordering::Relaxed));
-            inner.kill.cancel();
-            inner.tasks.wait().await;
+        let state = &*self.state;
+        state.closing.cancel();
+        let deadline = state.registry.close_all(&close, Instant::now() + self.close_timeout(&close));
+        state.tasks.close();
+        if timeout_at(deadline, state.tasks.wait()).await.is_err() {
+            // Counted before the first task ends, because a concurrent close may return as soon as all have ended.
+            state.session_tasks.abort(|dropped| _ = state.forced.fetch_max(dropped, Ordering::Relaxed));
+            state.abort.cancel();
+            state.tasks.wait().await;
         }
-        inner.telemetry.end();
-        CloseReport { clean: inner.clean.load(Ordering::Relaxed), forced: inner.forced.load(Ordering::Relaxed) }
+        state.telemetry.end();
+        CloseReport { clean: state.clean.load(Ordering::Relaxed), forced: state.forced.load(Ordering::Relaxed) }
     }
 
-    /// How long a close may take in all.
-    pub(crate) fn patience(&self, close: &Close) -> Duration {
-        let pending = match close.mode() {
-            CloseMode::Drain(pending) => pending,
+    /// Returns the timeout of the whole close.
+    pub(crate) fn close_timeout(&self, close: &Close) -> Duration {
+        let drain = match close.mode() {
+            CloseMode::Drain(timeout) => timeout,
             CloseMode::Immediate | CloseMode::Forced => Duration::ZERO,
         };
-        pending + self.inner.options().close_timeout + GRACE
+        drain + self.state.options().close_timeout + GRACE
     }
 
-    /// Whether [`close`](Self::close) has begun.
+    /// Returns `true` if [`close`](Self::close) has begun.
     pub fn is_closing(&self) -> bool {
-        self.inner.closing.is_cancelled()
+        self.state.closing.is_cancelled()
     }
 }
 
-/// What tasks have on top of all deadlines of their own before they are dropped.
+/// The time that tasks have after all of their own timeouts, before they are dropped.
 const GRACE: Duration = Duration::from_secs(2);
 
-impl Inner {
-    /// The options of sessions to come.
+impl ServerState {
+    /// Returns the options of new sessions.
     pub(crate) fn options(&self) -> Arc<Options> {
-        // Nothing that runs under the lock can leave it half done.
+        // A panic under the lock cannot leave the options half written.
         self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Returns the dialect of a session's protocol.
     pub(crate) fn dialect(&self, protocol: Option<&str>) -> Dialect {
         let own = self.dialects.iter().find(|(name, _)| Some(&**name) == protocol);
         own.map_or_else(|| Dialect::for_protocol(protocol), |(_, dialect)| *dialect)
     }
 }
 
-impl Drop for Inner {
+impl Drop for ServerState {
     fn drop(&mut self) {
         self.telemetry.end();
     }
@@ -193,8 +201,8 @@ impl Drop for Inner {
 impl fmt::Debug for RpcServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RpcServer")
-            .field("protocols", &self.inner.negotiation.protocols)
-            .field("options", &self.inner.options())
+            .field("protocols", &self.state.negotiation.protocols)
+            .field("options", &self.state.options())
             .field("closing", &self.is_closing())
             .finish_non_exhaustive()
     }

@@ -156,7 +156,7 @@ async fn b13_a_hook_that_never_answers_is_dropped_at_the_deadline() {
     let answer = site.ask(&head("/CP")).await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, "5"));
     soon(keeper.dropped.recv()).await.expect("dropped");
-    let reason = "authentication took too long".to_owned();
+    let reason = "authentication timed out".to_owned();
     assert_eq!(site.refused().await, (Some("CP".to_owned()), Some(503), reason));
 }
 
@@ -202,8 +202,8 @@ async fn b13_more_handshakes_than_may_wait_are_turned_away() {
     first.send(head("/first")).await;
     soon(keeper.entered.recv()).await.expect("entered");
     let answer = site.ask(&head("/second")).await;
-    assert_eq!((answer.status, answer.header("retry-after"), &*answer.body), (503, "5", "too many handshakes"));
-    let refused = (Some("second".to_owned()), Some(503), "too many handshakes".to_owned());
+    assert_eq!((answer.status, answer.header("retry-after"), &*answer.body), (503, "5", "too many pending handshakes"));
+    let refused = (Some("second".to_owned()), Some(503), "too many pending handshakes".to_owned());
     assert_eq!(site.refused().await, refused);
     // Its place is free again once the first one is in.
     keeper.open.add_permits(2);
@@ -367,7 +367,7 @@ async fn b17_a_client_that_does_not_take_its_answer_is_an_event() {
         let mut stream = dial_with_buffer(&server, 16);
         stream.write_all(head("/CP").as_bytes()).await.expect("open");
         stream.read_u8().await.expect("the answer begins");
-        let expected = if leaves { "the client left" } else { "the response could not be sent" };
+        let expected = if leaves { "the client disconnected" } else { "sending the response timed out" };
         let stays = Some(stream).filter(|_| !leaves);
         let event = events.next().await.expect("an event");
         let EventKind::HandshakeRefused { status, reason, .. } = event.kind else { panic!("{event:?}") };

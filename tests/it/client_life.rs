@@ -73,7 +73,7 @@ async fn b55_reconnecting_is_given_up_where_it_cannot_help() {
     let wrong = format!("{UPGRADE}Sec-WebSocket-Accept: d3Jvbmc=\r\n\r\n");
     for (answer, reason) in [
         (Some(unauthorized), "refused with HTTP status 401 Unauthorized"),
-        (Some(&*wrong), "the Sec-WebSocket-Accept does not fit the key"),
+        (Some(&*wrong), "the Sec-WebSocket-Accept does not match the key"),
         (None, "the server chose an unexpected subprotocol: \"ocpp2.0.1\""),
     ] {
         let (builder, mut dials) = client();

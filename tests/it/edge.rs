@@ -58,7 +58,7 @@ fn from(address: &str) -> ConnectionInfo {
 
 #[tokio::test]
 async fn the_order_of_the_server_decides_where_it_was_told_to() {
-    let site = Site::of(builder().protocols(["ocpp2.0.1", "ocpp1.6"]).prefer_server_order()).await;
+    let site = Site::of(builder().protocols(["ocpp2.0.1", "ocpp1.6"]).prefer_server_order(true)).await;
     for (offer, agreed) in [("ocpp1.6, ocpp2.0.1", "ocpp2.0.1"), ("mine, ocpp1.6", "ocpp1.6")] {
         let mut station = site.enter(&offering("/CP", offer)).await;
         assert_eq!(station.protocol.as_deref(), Some(agreed), "{offer}");
@@ -120,12 +120,12 @@ async fn no_common_protocol_is_served_where_it_was_told_to() {
 fn b10_settings_of_the_edge_that_could_never_work_are_refused_with_their_names() {
     type Spoil = fn(RpcServerBuilder) -> RpcServerBuilder;
     let cases: &[(Spoil, &str)] = &[
-        (|builder| builder.protocols(["ocpp1.6"]).default_protocol("ocpp2.1"), "\"ocpp2.1\" is none of the protocols"),
-        (|builder| builder.default_protocol("ocpp1.6"), "\"ocpp1.6\" is none of the protocols"),
-        (|builder| builder.max_sessions(0), "max_sessions is zero"),
-        (|builder| builder.max_sessions_per_address(0), "max_sessions_per_address is zero"),
-        (|builder| builder.max_headers(0), "max_headers is zero"),
-        (|builder| builder.max_connections(0), "max_connections is zero"),
+        (|builder| builder.protocols(["ocpp1.6"]).default_protocol("ocpp2.1"), "\"ocpp2.1\" is not in protocols"),
+        (|builder| builder.default_protocol("ocpp1.6"), "\"ocpp1.6\" is not in protocols"),
+        (|builder| builder.max_sessions(0), "max_sessions must be more than zero"),
+        (|builder| builder.max_sessions_per_address(0), "max_sessions_per_address must be more than zero"),
+        (|builder| builder.max_headers(0), "max_headers must be more than zero"),
+        (|builder| builder.max_connections(0), "max_connections must be more than zero"),
         (|builder| builder.max_head_size(8191), "max_head_size"),
     ];
     for (spoil, text) in cases {
@@ -164,7 +164,7 @@ async fn b11_an_identity_that_a_layer_knows_stands_in_for_the_path() {
         .nest_service("/nested/stations", server.clone())
         .route("/extracted/", extracted)
         .layer(MapRequestLayer::new(identify::<axum::body::Body>));
-    let listener = server.listen_with("127.0.0.1:0", app).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let credentials = |path: &str, user: &str| {
         with(&head(path), &format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{user}:secret"))))
     };
@@ -196,7 +196,7 @@ async fn b21_the_oldest_stays_where_it_was_told_to() {
     let mut old = site.enter(&head("/CP")).await;
     who(&mut old).await;
     let answer = site.ask(&head("/CP")).await;
-    assert_eq!((answer.status, &*answer.body), (409, "the identity is connected already"));
+    assert_eq!((answer.status, &*answer.body), (409, "the identity is already connected"));
     assert_eq!(site.refused().await, (Some("CP".to_owned()), Some(409), answer.body));
     who(&mut old).await;
 
@@ -306,6 +306,16 @@ async fn b22_more_sessions_than_there_may_be_are_turned_away_until_one_has_ended
     while site.ask(&head("/third")).await.status == 503 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn b22_sessions_without_a_limit_all_open() {
+    let unlimited =
+        builder().max_sessions(1).max_sessions(None).max_sessions_per_address(1).max_sessions_per_address(None);
+    let site = Site::of(unlimited).await;
+    let _first = site.enter(&head("/first")).await;
+    let _second = site.enter(&head("/second")).await;
+    assert_eq!(site.ask(&head("/third")).await.status, 101);
 }
 
 #[tokio::test]
@@ -487,7 +497,7 @@ async fn a_request_that_a_handler_refuses_is_an_event_where_the_handler_says_so(
     }
     let server = builder().build().expect("sound");
     let app = Router::new().route("/{identity}", any(connect)).with_state(server.clone());
-    let listener = server.listen_with("127.0.0.1:0", app).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let mut events = server.events();
     let mut client = Client::dial(listener.local_addr()).await;
     let answer = client.ask(&head("/CP").replace("Version: 13", "Version: 7")).await;

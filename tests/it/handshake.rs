@@ -39,14 +39,14 @@ async fn who(station: &mut TcpStation) -> (String, Option<String>) {
 async fn b16_a_handshake_that_is_wrong_is_told_what_is_wrong_with_it() {
     const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     const NO_KEY: &str = "the Sec-WebSocket-Key is not 16 bytes in base64";
-    const NO_CONNECTION: &str = "the Connection header does not name Upgrade";
-    const NO_VERSION: &str = "the WebSocket version is not 13";
+    const NO_CONNECTION: &str = "the Connection header does not contain Upgrade";
+    const NO_VERSION: &str = "the Sec-WebSocket-Version is not 13";
     const BAD_PROTOCOL: &str = "the Sec-WebSocket-Protocol header is malformed";
     let two_keys = KEY.repeat(2);
     let mut site = Site::of(builder()).await;
     for (sound, spoiled, status, reason) in [
-        ("GET ", "POST ", 400, "a WebSocket handshake is a GET"),
-        ("HTTP/1.1", "HTTP/1.0", 400, "a WebSocket handshake needs HTTP/1.1"),
+        ("GET ", "POST ", 400, "a WebSocket handshake must be a GET request"),
+        ("HTTP/1.1", "HTTP/1.0", 400, "a WebSocket handshake must use HTTP/1.1"),
         ("Connection: Upgrade\r\n", "", 400, NO_CONNECTION),
         ("Connection: Upgrade", "Connection: keep-alive", 400, NO_CONNECTION),
         ("Sec-WebSocket-Version: 13\r\n", "", 426, NO_VERSION),
@@ -85,7 +85,7 @@ async fn b17_a_malformed_handshake_is_an_event_that_says_where_it_came_from() {
 async fn b15_a_request_for_no_websocket_is_not_found_at_a_listener_and_told_to_upgrade_by_the_service() {
     let server = builder().build().expect("a sound configuration");
     let alone = server.listen("127.0.0.1:0").await.expect("a port");
-    let whole = server.listen_with("127.0.0.1:0", server.clone()).await.expect("a port");
+    let whole = server.bind("127.0.0.1:0").app(server.clone()).serve().await.expect("a port");
     for change in [("Upgrade: websocket\r\n", ""), ("Upgrade: websocket", "Upgrade: h2c")] {
         let head = head("/ocpp/CP").replace(change.0, change.1);
         for (listener, status, upgrade, version) in [(&alone, 404, "", ""), (&whole, 426, "websocket", "13")] {
@@ -253,7 +253,7 @@ fn b10_settings_that_could_never_work_are_refused_with_their_names() {
     let cases: &[(Spoil, &str)] = &[
         (|builder| builder.protocols(["ocpp 1.6"]), "\"ocpp 1.6\" is not a token"),
         (|builder| builder.protocols([""]), "\"\" is not a token"),
-        (|builder| builder.protocols(["a", "b", "a"]), "\"a\" is named twice"),
+        (|builder| builder.protocols(["a", "b", "a"]), "duplicate protocol \"a\""),
         (|builder| builder.protocols(["a"]).dialect("b", Dialect::OCPP_1_6), "dialect for \"b\""),
         (|builder| builder.dialect("ocpp1.6", Dialect::OCPP_1_6), "dialect for \"ocpp1.6\""),
         (|builder| builder.handshake_timeout(Duration::ZERO), "handshake_timeout"),
@@ -305,7 +305,7 @@ async fn b15_a_wrong_version_of_websocket_is_told_the_right_one_in_plain_words()
         let answer = site.ask(&head("/CP").replace("Version: 13", &format!("Version: {version}"))).await;
         assert_eq!((answer.status, answer.header("sec-websocket-version")), (426, "13"), "{version}");
         assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
-        assert_eq!(answer.body, "the WebSocket version is not 13");
+        assert_eq!(answer.body, "the Sec-WebSocket-Version is not 13");
     }
 }
 

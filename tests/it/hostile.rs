@@ -66,7 +66,7 @@ async fn b17_a_head_that_comes_byte_by_byte_ends_at_the_deadline_and_is_told() {
     let (seen, ()) = tokio::join!(drip(stream, endless), serves(&site));
     assert!(seen.is_empty() || seen.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&seen));
     let (identity, _, reason) = site.refused().await;
-    assert!(identity.is_none() && reason.starts_with("no request came in: "), "{reason}");
+    assert!(identity.is_none() && reason.starts_with("no request received: "), "{reason}");
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn b17_a_head_that_is_too_large_or_none_at_all_is_told() {
     {
         assert_eq!(site.ask(&head).await.status, status);
         let (_, _, reason) = site.refused().await;
-        assert!(reason.starts_with("no request came in: "), "{reason}");
+        assert!(reason.starts_with("no request received: "), "{reason}");
     }
 }
 

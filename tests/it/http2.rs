@@ -53,7 +53,7 @@ fn builder() -> RpcServerBuilder {
 
 /// A server on a port, within an application.
 async fn backend(server: &RpcServer) -> Listener {
-    server.listen_with("127.0.0.1:0", app(server)).await.expect("a port")
+    server.bind("127.0.0.1:0").app(app(server)).serve().await.expect("a port")
 }
 
 fn app(server: &RpcServer) -> Router {
@@ -200,8 +200,8 @@ async fn alpn_chooses_the_version_below_tls() {
     use crate::tls::{Authority, alpn, tls_to};
     let authority = Authority::new();
     let tls = ocpp_rpc::tls::ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate());
-    let server = builder().websockets_over_http2().build().expect("sound");
-    let listening = server.listen_tls_with("127.0.0.1:0", tls.build().expect("sound"), app(&server));
+    let server = builder().websockets_over_http2(true).build().expect("sound");
+    let listening = server.bind("127.0.0.1:0").tls(tls.build().expect("sound")).app(app(&server)).serve();
     let listener = listening.await.expect("a port");
     let address = listener.local_addr();
 
@@ -327,9 +327,9 @@ async fn a_panic_ends_its_own_request_and_no_other() {
     async fn panics() -> &'static str {
         panic!("as the test wants it")
     }
-    let server = builder().websockets_over_http2().build().expect("sound");
+    let server = builder().websockets_over_http2(true).build().expect("sound");
     let app = app(&server).route("/panics", get(panics));
-    let listener = server.listen_with("127.0.0.1:0", app).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     let mut station = http2.enter("/ocpp/CP").await;
     let request = Request::get("http://test/panics").body(Empty::new()).expect("a request");
@@ -356,7 +356,7 @@ async fn a_close_waits_for_answers_under_way_and_drops_what_does_not_end() {
     };
     let server = builder().build().expect("sound");
     let app = Router::new().route("/wait/{what}", get(wait));
-    let listener = server.listen_with("127.0.0.1:0", app).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let address = listener.local_addr();
     let (one, other) = (Multiplexed::dial(address).await, Multiplexed::dial(address).await);
     let answer = tokio::spawn(async move { one.get("/wait/awhile").await });
@@ -410,7 +410,7 @@ async fn a_server_that_closes_drops_streams_that_do_not_end_whoever_serves_them(
 
 #[tokio::test]
 async fn a_close_ends_the_sessions_of_a_connection_and_the_connection() {
-    let server = builder().websockets_over_http2().build().expect("sound");
+    let server = builder().websockets_over_http2(true).build().expect("sound");
     let listener = backend(&server).await;
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     let (mut one, mut other) = (http2.enter("/ocpp/CP-1").await, http2.enter("/ocpp/CP-2").await);
@@ -425,7 +425,7 @@ async fn a_close_ends_the_sessions_of_a_connection_and_the_connection() {
 
 #[tokio::test]
 async fn sessions_outlive_a_listener_that_is_dropped() {
-    let server = builder().websockets_over_http2().build().expect("sound");
+    let server = builder().websockets_over_http2(true).build().expect("sound");
     let listener = backend(&server).await;
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     let mut station = http2.enter("/ocpp/CP").await;
@@ -439,7 +439,7 @@ async fn sessions_outlive_a_listener_that_is_dropped() {
 
 #[tokio::test]
 async fn stations_share_a_connection_and_part_one_by_one() {
-    let server = builder().websockets_over_http2().build().expect("sound");
+    let server = builder().websockets_over_http2(true).build().expect("sound");
     let listener = backend(&server).await;
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     let mut one = http2.enter("/ocpp/CP-1").await;
@@ -475,7 +475,7 @@ async fn stations_share_a_connection_and_part_one_by_one() {
 
 #[tokio::test]
 async fn sessions_are_lost_with_their_connection() {
-    let server = builder().websockets_over_http2().build().expect("sound");
+    let server = builder().websockets_over_http2(true).build().expect("sound");
     let (near, served) = connect(&server);
     let (mut pipe, end) = tokio::io::duplex(64 << 10);
     let carrying = tokio::spawn(async move {
@@ -501,7 +501,7 @@ async fn a_connect_is_judged_like_any_other_handshake() {
         "stranger" => Err(Reject::unauthorized()),
         _ => Ok(Accept::new()),
     };
-    let server = builder().websockets_over_http2().auth(hook).build().expect("sound");
+    let server = builder().websockets_over_http2(true).auth(hook).build().expect("sound");
     let listener = backend(&server).await;
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     for (path, protocol, version, status) in [
@@ -522,7 +522,7 @@ async fn a_connect_is_judged_like_any_other_handshake() {
 
 #[tokio::test]
 async fn who_has_no_common_protocol_is_told_over_http_2_as_well() {
-    let server = builder().protocols(["ocpp2.1"]).websockets_over_http2().build().expect("sound");
+    let server = builder().protocols(["ocpp2.1"]).websockets_over_http2(true).build().expect("sound");
     let http2 = Multiplexed::over(connect(&server).0).await;
     let mut station = http2.enter("/CP").await;
     assert_eq!(station.protocol, None);
@@ -533,8 +533,7 @@ async fn who_has_no_common_protocol_is_told_over_http_2_as_well() {
 #[tokio::test]
 async fn without_the_option_there_are_no_websockets_over_http_2() {
     for is_on in [false, true] {
-        let builder = if is_on { builder().websockets_over_http2() } else { builder() };
-        let server = builder.build().expect("sound");
+        let server = builder().websockets_over_http2(is_on).build().expect("sound");
         let (mut stream, _served) = connect(&server);
         stream.write_all(PREFACE).await.expect("open");
         let settings = soon(settings(&mut stream)).await;

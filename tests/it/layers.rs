@@ -70,6 +70,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "client",
         &[
+            "client/handshake",
             "client/error",
             "client/connector",
             "client/no_tls",
@@ -95,6 +96,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "server/http/http1",
             "server/http/http2",
             "server/http/proxies",
+            "server/handshake/request",
+            "server/handshake/credentials",
             "server/handshake/auth",
             "server/handshake/protocol",
             "server/handshake/upgrade",
@@ -105,9 +108,11 @@ const LAYERS: &[(&str, &[&str])] = &[
             "server/session/task",
             "server/handshake/accept",
             "server/handshake/service",
+            "server/http/app",
             "server/http/connection",
-            "server/http/listen",
+            "server/http/listener",
             "server/http/tls",
+            "server/http/listen",
             "server/builder",
             "server",
         ],
@@ -120,6 +125,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "action",
     "backoff",
+    "client/handshake",
     "close",
     "connection/calls_in",
     "connection/calls_out",
@@ -131,6 +137,8 @@ const PURE: &[&str] = &[
     "message",
     "options",
     "response",
+    "server/handshake/credentials",
+    "server/handshake/request",
     "text",
     "validate",
 ];

@@ -32,6 +32,7 @@ mod json_schemas;
 mod keepalive;
 mod layers;
 mod limits;
+mod listening;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod mounting;

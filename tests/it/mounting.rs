@@ -186,7 +186,7 @@ async fn b08_with_layers_around_it() {
 async fn b08_in_an_application_that_the_server_listens_for() {
     let server = server();
     let app = Router::new().route("/", get(async || "hello")).nest_service("/ocpp", server.clone());
-    let listener = server.listen_with("127.0.0.1:0", app.layer(TraceLayer::new_for_http())).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app.layer(TraceLayer::new_for_http())).serve().await.expect("a port");
     works(&server, listener.local_addr(), Remote::Known).await;
     let answer = Client::dial(listener.local_addr()).await.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
     assert_eq!((answer.status, &*answer.body), (200, "hello"));

@@ -80,7 +80,7 @@ async fn what_a_trusted_proxy_says_holds_for_the_whole_application_of_a_listener
     }
     let server = builder().build().expect("sound");
     let app = Router::new().route("/ocpp/{identity}", any(connect)).with_state(server.clone());
-    let listener = server.listen_with("127.0.0.1:0", app).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let answer = Client::dial(listener.local_addr()).await.ask(&forwarded(&head("/ocpp/CP"))).await;
     assert_eq!(answer.status, 101);
     let mut events = server.events();

@@ -53,7 +53,7 @@ async fn layers_around_a_server_see_the_handshake_and_let_the_session_be() {
         .layer(PropagateRequestIdLayer::new(id.clone()))
         .layer(TraceLayer::new_for_http())
         .layer(SetRequestIdLayer::new(id, Numbered));
-    let listener = server.listen_with("127.0.0.1:0", app).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let mut client = Client::dial(listener.local_addr()).await;
     let answer = client.ask(&head("/ocpp/CP")).await;
     assert_eq!((answer.status, answer.header("x-request-id")), (101, "request-7"));

@@ -45,7 +45,7 @@ async fn no_log_no_event_no_error_and_no_debug_has_a_secret_in_it() {
     let tls = tls.required_client_certificates(stations.authorities());
     let _ = write!(written, "{builder:?} {tls:?}");
     let server = builder.build().expect("sound");
-    let listener = server.listen_tls("127.0.0.1:0", tls.build().expect("sound")).await.expect("a port");
+    let listener = server.bind("127.0.0.1:0").tls(tls.build().expect("sound")).serve().await.expect("a port");
     let mut site = Site { events: server.events(), listener, server };
 
     let tls = ClientTls::builder().authorities(authority.authorities()).certificate(certificates[1].certificate());

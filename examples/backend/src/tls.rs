@@ -33,7 +33,7 @@ impl Tls {
         app: Router,
     ) -> Result<Listener, Box<dyn Error>> {
         if self.tls_cert.is_empty() {
-            return Ok(server.listen_with(address, app).await?);
+            return Ok(server.bind(address).app(app).serve().await?);
         }
         self.listen_tls(server, address, app).await
     }
@@ -52,7 +52,7 @@ impl Tls {
         if let Some(path) = &self.client_ca {
             tls = tls.required_client_certificates(RootCerts::from_pem_file(path)?);
         }
-        Ok(server.listen_tls_with(address, tls.build()?, app).await?)
+        Ok(server.bind(address).tls(tls.build()?).app(app).serve().await?)
     }
 
     #[cfg(not(feature = "tls"))]

@@ -1,4 +1,4 @@
-//! From a handshake to a session: what is asked, in which order, and how the client is answered.
+//! Accepts or refuses a handshake: checks, authenticator, negotiation, registration, response.
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
 
@@ -13,27 +13,27 @@ use crate::{
     server::{
         handshake::{
             auth::{Accept, Handshake, Reject},
-            protocol::Agreement,
+            protocol::Selection,
             upgrade::{RpcUpgrade, UpgradeError},
         },
-        http::info::Began,
-        rpc_server::{Inner, RpcServer},
-        session::task::{self, Plan},
+        http::info::HandshakeStarted,
+        rpc_server::{RpcServer, ServerState},
+        session::task::{self, NewSession},
     },
 };
 
 impl RpcServer {
-    /// Opens a session for a request that the caller has judged, and gives the response to it: 101, or why not.
+    /// Accepts a handshake that the application has authenticated, and returns the response.
     ///
-    /// The authentication hook is passed by; everything else holds as for the service. The session is registered
-    /// when the client's socket arrives, before anything is read from it.
+    /// The response is 101, or a refusal with a reason. The server's authenticator does not run. All other checks are
+    /// those of the service. The session is registered when the socket is upgraded, before anything is read from it.
     ///
-    /// `B` is the body of the response: axum's `Body`, or anything else that is made from bytes.
+    /// `B` is the body of the response: axum's `Body`, or another type that can be created from bytes.
     pub fn accept<B: From<Bytes>>(&self, upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
-        self.inner.accept(upgrade, accept)
+        self.state.accept(upgrade, accept)
     }
 
-    /// Answers a request that is no handshake as the service does, and makes it an event.
+    /// Returns the response to a request that is not a valid handshake, and emits an event.
     ///
     /// ```
     /// use axum::{extract::State, response::Response};
@@ -48,41 +48,41 @@ impl RpcServer {
     /// # let _: axum::Router<RpcServer> = axum::Router::new().route("/ocpp/{*identity}", axum::routing::any(connect));
     /// ```
     pub fn refuse<B: From<Bytes>>(&self, error: UpgradeError) -> Response<B> {
-        self.inner.emit_refused(None, error.remote_address(), Some(error.status()), error.reason());
+        self.state.emit_refused(None, error.remote_address(), Some(error.status()), error.reason());
         error.into_response()
     }
 
-    /// Answers a handshake, with everything that the service does.
+    /// Returns the response of the service to a handshake.
     pub(crate) async fn handshake(&self, upgrade: Result<RpcUpgrade, UpgradeError>) -> Response<Full<Bytes>> {
         let upgrade = match upgrade {
             Ok(upgrade) => upgrade,
             Err(error) => return self.refuse(error),
         };
-        let inner = &self.inner;
-        let mut judgement = Judgement { inner, handshake: upgrade.handshake.clone(), is_open: true };
-        let judged = inner.judge(upgrade).await;
-        judgement.is_open = false;
-        judged.unwrap_or_else(|reject| inner.reject(&judgement.handshake, reject))
+        let server = &self.state;
+        let mut guard = AuthGuard { server, handshake: upgrade.handshake.clone(), is_pending: true };
+        let response = server.authenticate(upgrade).await;
+        guard.is_pending = false;
+        response.unwrap_or_else(|reject| server.reject(&guard.handshake, reject))
     }
 }
 
-/// A handshake that is being judged; one that is dropped by then was broken off by its client.
-struct Judgement<'a> {
-    inner: &'a Inner,
+/// A guard that reports a client that disconnects during authentication.
+struct AuthGuard<'a> {
+    server: &'a ServerState,
     handshake: Handshake,
-    is_open: bool,
+    is_pending: bool,
 }
 
-impl Drop for Judgement<'_> {
+impl Drop for AuthGuard<'_> {
     fn drop(&mut self) {
-        if self.is_open {
-            self.inner.refused(&self.handshake, None, "the client left before it was judged");
+        if self.is_pending {
+            self.server.report_refused(&self.handshake, None, "the client disconnected during authentication");
         }
     }
 }
 
-impl Inner {
-    /// Lets a client in that somebody else has judged.
+impl ServerState {
+    /// Accepts a handshake that the application has authenticated.
     pub(crate) fn accept<B: From<Bytes>>(self: &Arc<Self>, mut upgrade: RpcUpgrade, accept: Accept) -> Response<B> {
         let handshake = &mut upgrade.handshake;
         if let Some(proxies) = &self.proxies {
@@ -90,50 +90,60 @@ impl Inner {
             (handshake.remote_address, handshake.tls) = proxies.client(handshake.headers(), known, tls);
         }
         let known = upgrade.handshake.clone();
-        let opened = self.check(&upgrade).and_then(|()| self.open(upgrade, accept));
-        opened.unwrap_or_else(|reject| self.reject(&known, reject))
+        let response = self.check_upgrade(&upgrade).and_then(|()| self.open_session(upgrade, accept));
+        response.unwrap_or_else(|reject| self.reject(&known, reject))
     }
 
-    /// Asks the hook, then opens the session.
-    async fn judge<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade) -> Result<Response<B>, Reject> {
-        self.check(&upgrade)?;
-        let Ok(_place) = self.pending.try_acquire() else { return Err(unavailable("too many handshakes")) };
-        let accept = match &self.auth {
+    /// Runs the authenticator, then opens the session.
+    async fn authenticate<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade) -> Result<Response<B>, Reject> {
+        self.check_upgrade(&upgrade)?;
+        let Ok(_permit) = self.handshake_permits.try_acquire() else {
+            return Err(unavailable("too many pending handshakes"));
+        };
+        let accept = match &self.authenticator {
             None => Accept::new(),
-            Some(auth) => {
+            Some(authenticator) => {
                 let handshake = upgrade.handshake.clone();
-                // What TLS and the head took is over.
-                let began = handshake.parts().extensions.get().map_or_else(Instant::now, |&Began(began)| began);
-                // A closure may panic before there is a future.
-                let hook = AssertUnwindSafe(async { auth.authenticate(handshake).await }).catch_unwind();
-                let hook = timeout_at(began + self.http.handshake_timeout, hook);
-                match self.closing.run_until_cancelled(hook).await {
+                // TLS and the head of the request count toward the timeout.
+                let started_at = handshake
+                    .parts()
+                    .extensions
+                    .get()
+                    .map_or_else(Instant::now, |&HandshakeStarted(started_at)| started_at);
+                // The block is needed because a closure may panic before it returns a future.
+                let accepted = AssertUnwindSafe(async { authenticator.authenticate(handshake).await }).catch_unwind();
+                let accepted = timeout_at(started_at + self.http.handshake_timeout, accepted);
+                match self.closing.run_until_cancelled(accepted).await {
                     None => return Err(unavailable("the server is closing")),
-                    Some(Err(_)) => return Err(unavailable("authentication took too long")),
+                    Some(Err(_)) => return Err(unavailable("authentication timed out")),
                     Some(Ok(Err(_))) => {
-                        tracing::error!("the authentication hook panicked");
+                        tracing::error!("the authenticator panicked");
                         return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("authentication failed"));
                     }
-                    Some(Ok(Ok(judgement))) => judgement?,
+                    Some(Ok(Ok(accepted))) => accepted?,
                 }
             }
         };
-        self.open(upgrade, accept)
+        self.open_session(upgrade, accept)
     }
 
-    fn check(&self, upgrade: &RpcUpgrade) -> Result<(), Reject> {
+    fn check_upgrade(&self, upgrade: &RpcUpgrade) -> Result<(), Reject> {
         if upgrade.handshake.identity().len() > self.max_identity_length {
             return Err(Reject::not_found().body("the identity is too long"));
         }
-        match upgrade.is_connect() && !self.http.has_websockets_over_http2() {
-            true => Err(Reject::new(StatusCode::NOT_IMPLEMENTED).body("there are no WebSockets over HTTP/2 here")),
-            false => Ok(()),
+        if upgrade.is_http2() && !self.http.has_websockets_over_http2() {
+            return Err(Reject::new(StatusCode::NOT_IMPLEMENTED).body("WebSockets over HTTP/2 are disabled"));
         }
+        Ok(())
     }
 
-    /// Negotiates the protocol, takes a place, and lets a task wait for the socket.
-    fn open<B: From<Bytes>>(self: &Arc<Self>, upgrade: RpcUpgrade, accept: Accept) -> Result<Response<B>, Reject> {
-        // A close that begins now waits for this token, and so for the task.
+    /// Negotiates the protocol, reserves a session, and spawns the task that waits for the socket.
+    fn open_session<B: From<Bytes>>(
+        self: &Arc<Self>,
+        upgrade: RpcUpgrade,
+        accept: Accept,
+    ) -> Result<Response<B>, Reject> {
+        // A close that begins now waits for this token, and so for the new task.
         let _token = self.tasks.token();
         if self.closing.is_cancelled() {
             return Err(unavailable("the server is closing"));
@@ -141,17 +151,17 @@ impl Inner {
         let Accept { protocol, options, extensions } = accept;
         let options = options.unwrap_or_else(|| self.options());
         if let Err(error) = options.check_for(&self.negotiation.protocols) {
-            tracing::error!(%error, "the options of a session");
+            tracing::error!(%error, "the authenticator accepted a session with invalid options");
             return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be opened"));
         }
         let handshake = &upgrade.handshake;
-        let agreement = self.negotiation.negotiate(handshake.protocols(), protocol)?;
-        if agreement.spoken().is_some_and(|protocol| !options.covers(protocol)) {
-            tracing::error!("the session's protocol cannot be validated");
+        let selection = self.negotiation.negotiate(handshake.protocols(), protocol)?;
+        if selection.protocol().is_some_and(|protocol| !options.covers(protocol)) {
+            tracing::error!("validation does not cover the session's protocol");
             return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be validated"));
         }
         let mut deviations = upgrade.deviations;
-        if let Agreement::Silent(Some(_)) = agreement {
+        if let Selection::Unnamed(Some(_)) = selection {
             deviations.add(Deviation::MissingProtocol);
         }
         if let Some(deviation) = deviations.first_rejected_by(options.tolerance) {
@@ -160,25 +170,26 @@ impl Inner {
         let mut response = Response::new(B::from(Bytes::new()));
         *response.status_mut() = upgrade.status();
         let headers = response.headers_mut();
-        upgrade.answer(headers);
-        if let Agreement::Named(protocol) = &agreement {
-            // Tokens were checked when they were offered or configured.
+        upgrade.write_headers(headers);
+        if let Selection::Offered(protocol) = &selection {
+            // Cannot fail: offered and configured protocols were checked to be tokens.
             let value = HeaderValue::from_str(protocol).map_err(|_| Reject::new(StatusCode::BAD_REQUEST))?;
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
         }
-        let identity = (agreement != Agreement::None).then(|| handshake.shared_identity());
-        let place = self.registry.reserve(identity, handshake.remote_address())?;
-        let session = task::run(self.clone(), upgrade, Plan { place, agreement, options, extensions, deviations });
-        self.running.spawn(&self.tasks, session);
+        let identity = (selection != Selection::NoCommon).then(|| handshake.shared_identity());
+        let reservation = self.registry.reserve(identity, handshake.remote_address())?;
+        let session =
+            task::run(self.clone(), upgrade, NewSession { reservation, selection, options, extensions, deviations });
+        self.session_tasks.spawn(&self.tasks, session);
         Ok(response)
     }
 
     fn reject<B: From<Bytes>>(&self, handshake: &Handshake, reject: Reject) -> Response<B> {
-        self.refused(handshake, Some(reject.status()), reject.reason());
+        self.report_refused(handshake, Some(reject.status()), reject.reason());
         reject.into_response()
     }
 
-    pub(crate) fn refused(&self, handshake: &Handshake, status: Option<StatusCode>, reason: &str) {
+    pub(crate) fn report_refused(&self, handshake: &Handshake, status: Option<StatusCode>, reason: &str) {
         self.emit_refused(Some(&handshake.shared_identity()), handshake.remote_address(), status, reason);
     }
 
@@ -195,5 +206,5 @@ impl Inner {
 }
 
 fn unavailable(reason: &'static str) -> Reject {
-    Reject::new(StatusCode::SERVICE_UNAVAILABLE).header(header::RETRY_AFTER, HeaderValue::from_static("5")).body(reason)
+    Reject::retry_later(StatusCode::SERVICE_UNAVAILABLE, reason)
 }

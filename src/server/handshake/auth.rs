@@ -1,24 +1,24 @@
-//! Who may come in: the hook that judges handshakes, what it is shown, and what it can say.
+//! The authenticator, the handshake that it receives, and its results.
 
 use std::{borrow::Cow, fmt, net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 
-use crate::{handshake, info::TlsInfo, options::Options};
+use crate::{info::TlsInfo, options::Options, server::handshake::credentials};
 
-/// A request that wants to become a session, as the [hook](Authenticate) sees it. Cheap to clone.
+/// The request of a WebSocket handshake, as the [authenticator](Authenticate) receives it.
 ///
-/// Neither the password nor any header is in its `Debug`.
+/// Cheap to clone. The `Debug` output contains neither the password nor any header.
 #[derive(Clone)]
 pub struct Handshake {
-    request: Arc<Upgrading>,
+    request: Arc<HandshakeRequest>,
     pub(crate) remote_address: Option<SocketAddr>,
     pub(crate) tls: Option<TlsInfo>,
 }
 
-/// What the request says.
-pub(crate) struct Upgrading {
+/// The parts of a handshake's request.
+pub(crate) struct HandshakeRequest {
     pub(crate) parts: Parts,
     pub(crate) identity: Arc<str>,
     pub(crate) endpoint: String,
@@ -26,7 +26,8 @@ pub(crate) struct Upgrading {
 }
 
 impl Handshake {
-    pub(crate) fn new(mut request: Upgrading, remote_address: Option<SocketAddr>) -> Self {
+    /// Creates a handshake, and marks headers with credentials as sensitive.
+    pub(crate) fn new(mut request: HandshakeRequest, remote_address: Option<SocketAddr>) -> Self {
         for (name, value) in &mut request.parts.headers {
             if [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(name) {
                 value.set_sensitive(true);
@@ -36,8 +37,10 @@ impl Handshake {
         Self { request: Arc::new(request), remote_address, tls }
     }
 
-    /// The identity of the charging station: the last segment of the path, decoded, or the
-    /// [`Identity`](super::Identity) that a layer put into the request's extensions.
+    /// Returns the identity of the charging station.
+    ///
+    /// This is the [`Identity`](crate::server::Identity) in the request's extensions, if a layer set one. Otherwise it
+    /// is the last segment of the path, decoded.
     pub fn identity(&self) -> &str {
         &self.request.identity
     }
@@ -46,67 +49,75 @@ impl Handshake {
         self.request.identity.clone()
     }
 
-    /// The path in front of the identity, as it was sent; of the whole request, even where the server is nested.
+    /// Returns the path in front of the identity, not decoded.
+    ///
+    /// The path is that of the whole request, even if the server is nested in a router.
     pub fn endpoint(&self) -> &str {
         &self.request.endpoint
     }
 
-    /// The query of the request, as it was sent.
+    /// Returns the query of the request, not decoded.
     pub fn query(&self) -> Option<&str> {
         self.request.parts.uri.query()
     }
 
-    /// The subprotocols that the client offers, in its order.
+    /// Returns the subprotocols that the client offers, in its order.
     pub fn protocols(&self) -> &[String] {
         &self.request.protocols
     }
 
-    /// The headers of the request.
+    /// Returns the headers of the request.
     pub fn headers(&self) -> &HeaderMap {
         &self.request.parts.headers
     }
 
-    /// The whole head of the request, with whatever earlier layers put into its extensions.
+    /// Returns the whole head of the request, with the extensions that earlier layers set.
     pub fn parts(&self) -> &Parts {
         &self.request.parts
     }
 
-    /// The password of Basic credentials whose user name is the identity: bytes, perhaps none, perhaps not UTF-8.
-    /// Credentials of anybody else, or that cannot be read, are no password.
+    /// Returns the password of Basic credentials if their user name is the identity.
+    ///
+    /// The password is bytes. It may be empty, and is not always UTF-8. Returns `None` if the credentials are of
+    /// another user, malformed or missing.
     ///
     /// Standard: OCPP 1.6 security whitepaper §2.3, OCPP 2.0.1 part 2 A00.
     pub fn password(&self) -> Option<Vec<u8>> {
-        handshake::basic_password(self.headers(), self.identity())
+        credentials::basic_password(self.headers(), self.identity())
     }
 
-    /// Whether this is the password that was sent, which takes as long for a wrong one as for the right one.
+    /// Returns `true` if the client sent this password. Compares in constant time.
     ///
-    /// Both may be bytes or the forty hexadecimal digits that 1.6 stations have for a key of twenty bytes; some send
-    /// the one, some the other (`AuthorizationKey`, 1.6 security whitepaper §2.3). No password is no match.
+    /// Either password may be the bytes themselves, or 40 hexadecimal digits that spell a key of 20 bytes. OCPP 1.6
+    /// stations send one or the other (`AuthorizationKey`, 1.6 security whitepaper §2.3). Returns `false` if the
+    /// client sent no password.
     ///
     /// ```
     /// use ocpp_rpc::{Accept, Handshake, Reject};
     ///
-    /// async fn gate(handshake: Handshake) -> Result<Accept, Reject> {
-    ///     match handshake.password_is(b"0001020304050607ffffffffffffffffffffffff") {
-    ///         true => Ok(Accept::new()),
-    ///         false => Err(Reject::unauthorized()),
+    /// async fn authenticate(handshake: Handshake) -> Result<Accept, Reject> {
+    ///     if handshake.password_is(b"0001020304050607ffffffffffffffffffffffff") {
+    ///         Ok(Accept::new())
+    ///     } else {
+    ///         Err(Reject::unauthorized())
     ///     }
     /// }
     /// ```
     pub fn password_is(&self, password: &[u8]) -> bool {
-        self.password().is_some_and(|sent| handshake::is_same_password(&sent, password))
+        self.password().is_some_and(|sent| credentials::is_same_password(&sent, password))
     }
 
-    /// The address at the other end, where it is known: the built-in listener knows it, and axum where the
-    /// application is served with `ConnectInfo`. Others can put a [`RemoteAddress`](super::RemoteAddress) into the
-    /// request's extensions.
+    /// Returns the address of the client, if it is known.
+    ///
+    /// The built-in listener sets it. So does axum, if the application is served with `ConnectInfo`. With another HTTP
+    /// server, a layer can insert a [`RemoteAddress`](crate::server::RemoteAddress) into the request's extensions.
     pub fn remote_address(&self) -> Option<SocketAddr> {
         self.remote_address
     }
 
-    /// What is known of the TLS below: version, and the client's certificates. None where there is no TLS, or where
-    /// nobody says so; see [`TlsInfo`].
+    /// Returns the TLS version and the client's certificates.
+    ///
+    /// Returns `None` if the connection does not use TLS, or if the HTTP server does not report it. See [`TlsInfo`].
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.tls.as_ref()
     }
@@ -124,42 +135,38 @@ impl fmt::Debug for Handshake {
     }
 }
 
-/// Judges handshakes: a closure, or a type of one's own.
+/// An authenticator, which accepts or refuses handshakes. Implemented for closures.
 ///
-/// It runs inside the request: it is dropped when the client leaves, when the server closes, and at the
-/// [deadline](super::RpcServerBuilder::handshake_timeout).
+/// The authenticator runs within the request. It is dropped when the client disconnects, when the server closes, and
+/// when the [timeout](crate::server::RpcServerBuilder::handshake_timeout) expires.
 ///
 /// ```
 /// use ocpp_rpc::{Accept, Authenticate, Handshake, Reject, RpcRouter, RpcServer};
 ///
-/// struct Gate {
-///     password: Vec<u8>,
-/// }
+/// struct SharedPassword(Vec<u8>);
 ///
 /// #[derive(Clone)]
 /// struct Tenant(u32);
 ///
-/// impl Authenticate for Gate {
+/// impl Authenticate for SharedPassword {
 ///     async fn authenticate(&self, handshake: Handshake) -> Result<Accept, Reject> {
-///         match handshake.password_is(&self.password) {
-///             true => Ok(Accept::new().extension(Tenant(7))),
-///             false => Err(Reject::unauthorized()),
+///         if handshake.password_is(&self.0) {
+///             Ok(Accept::new().extension(Tenant(7)))
+///         } else {
+///             Err(Reject::unauthorized())
 ///         }
 ///     }
 /// }
 ///
-/// let with_type = RpcServer::builder(RpcRouter::new()).auth(Gate { password: b"secret".to_vec() });
+/// let with_type = RpcServer::builder(RpcRouter::new()).auth(SharedPassword(b"secret".to_vec()));
 ///
 /// let with_closure = RpcServer::builder(RpcRouter::new()).auth(async |handshake: Handshake| {
-///     match handshake.identity().starts_with("acme-") {
-///         true => Ok(Accept::new()),
-///         false => Err(Reject::not_found()),
-///     }
+///     if handshake.identity().starts_with("acme-") { Ok(Accept::new()) } else { Err(Reject::not_found()) }
 /// });
 /// # let _ = (with_type.build(), with_closure.build());
 /// ```
 ///
-/// A closure that keeps something gives each future its own handle on it:
+/// A closure with captured values clones them for each future:
 ///
 /// ```
 /// # use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer};
@@ -168,20 +175,21 @@ impl fmt::Debug for Handshake {
 /// let server = RpcServer::builder(RpcRouter::new()).auth(move |handshake: Handshake| {
 ///     let known = known.clone();
 ///     async move {
-///         match known.iter().any(|identity| identity == handshake.identity()) {
-///             true => Ok(Accept::new()),
-///             false => Err(Reject::not_found()),
+///         if known.iter().any(|identity| identity == handshake.identity()) {
+///             Ok(Accept::new())
+///         } else {
+///             Err(Reject::not_found())
 ///         }
 ///     }
 /// });
 /// # let _ = server.build();
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot judge handshakes",
-    note = "a hook implements `Authenticate`, or is a closure `Fn(Handshake) -> impl Future<Output = Result<Accept, Reject>> + Send`"
+    message = "`{Self}` is not an authenticator",
+    note = "an authenticator implements `Authenticate`, or is a closure `Fn(Handshake) -> impl Future<Output = Result<Accept, Reject>> + Send`"
 )]
 pub trait Authenticate: Send + Sync + 'static {
-    /// Says whether the handshake becomes a session, or what it is answered with instead.
+    /// Accepts or refuses a handshake.
     fn authenticate(&self, handshake: Handshake) -> impl Future<Output = Result<Accept, Reject>> + Send;
 }
 
@@ -195,20 +203,20 @@ where
     }
 }
 
-/// A hook with its type forgotten.
-pub(crate) trait AnyAuth: Send + Sync {
-    fn authenticate(&self, handshake: Handshake) -> Judging<'_>;
+/// A type-erased authenticator.
+pub(crate) trait DynAuthenticate: Send + Sync {
+    fn authenticate(&self, handshake: Handshake) -> AuthFuture<'_>;
 }
 
-type Judging<'a> = Pin<Box<dyn Future<Output = Result<Accept, Reject>> + Send + 'a>>;
+type AuthFuture<'a> = Pin<Box<dyn Future<Output = Result<Accept, Reject>> + Send + 'a>>;
 
-impl<A: Authenticate> AnyAuth for A {
-    fn authenticate(&self, handshake: Handshake) -> Judging<'_> {
+impl<A: Authenticate> DynAuthenticate for A {
+    fn authenticate(&self, handshake: Handshake) -> AuthFuture<'_> {
         Box::pin(Authenticate::authenticate(self, handshake))
     }
 }
 
-/// Lets a client in, with what the application knows of it.
+/// The acceptance of a handshake, with settings for its session.
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct Accept {
@@ -218,42 +226,44 @@ pub struct Accept {
 }
 
 impl Accept {
-    /// Lets the client in; the protocol is negotiated.
+    /// Accepts the client, with the negotiated protocol and the server's options.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Gives the session a value of this type: handlers get it as
-    /// [`Extension`](crate::extract::Extension), holders of the session from
-    /// [`Session::extension`](super::Session::extension).
+    /// Adds a value of this type to the session.
+    ///
+    /// Handlers extract it as [`Extension`](crate::extract::Extension).
+    /// [`Session::extension`](crate::Session::extension) returns it.
     pub fn extension<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         self.extensions.insert(value);
         self
     }
 
-    /// Gives the session times and limits of its own, in place of the
-    /// [server's](super::RpcServerBuilder::options). Those that could never work are a 500, and an error in the log.
+    /// Sets the options of the session, in place of the [server's](crate::server::RpcServerBuilder::options).
+    ///
+    /// If the options could never work, the handshake is refused with 500 and the server logs an error.
     pub fn options(self, options: Options) -> Self {
         Self { options: Some(Arc::new(options)), ..self }
     }
 
-    /// Chooses the protocol, which the client must have offered: else it is answered with 400.
+    /// Sets the protocol of the session. If the client did not offer it, the handshake is refused with 400.
     pub fn protocol(self, protocol: &str) -> Self {
         Self { protocol: Some(protocol.into()), ..self }
     }
 }
 
-/// Turns a client away with an HTTP response; 401 by default.
+/// The refusal of a handshake: an HTTP response. Default 401.
 #[derive(Debug, Clone)]
 pub struct Reject {
     status: StatusCode,
-    /// Boxed, because a map of headers is large and most results have none.
+    /// Boxed, because a `HeaderMap` is large and most results have none.
     headers: Box<HeaderMap>,
     body: Cow<'static, str>,
 }
 
 impl Reject {
-    /// Turns the client away with this status. Redirects are fine; 1xx and 2xx are not and become 500.
+    /// Refuses the client with this status. A status of 1xx or 2xx becomes 500. Redirects are allowed.
     pub fn new(status: StatusCode) -> Self {
         let status = match status.as_u16() {
             100..=299 => StatusCode::INTERNAL_SERVER_ERROR,
@@ -262,15 +272,20 @@ impl Reject {
         Self { status, headers: Box::default(), body: Cow::Borrowed("") }
     }
 
-    /// 401, which asks for Basic credentials.
+    /// Refuses the client with 401 and asks for Basic credentials.
     pub fn unauthorized() -> Self {
         const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"ocpp\"");
         Self::new(StatusCode::UNAUTHORIZED).header(header::WWW_AUTHENTICATE, CHALLENGE)
     }
 
-    /// 404: the standards' answer to an identity that is not known.
+    /// Refuses the client with 404, the standards' response to an unknown identity.
     pub fn not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND)
+    }
+
+    /// Refuses the client, and asks it to retry after 5 s.
+    pub(crate) fn retry_later(status: StatusCode, reason: &'static str) -> Self {
+        Self::new(status).header(header::RETRY_AFTER, HeaderValue::from_static("5")).body(reason)
     }
 
     /// Adds a header.
@@ -280,17 +295,18 @@ impl Reject {
         self
     }
 
-    /// Sets the body, a text.
+    /// Sets the body, which is plain text.
     #[must_use]
     pub fn body(self, text: impl Into<Cow<'static, str>>) -> Self {
         Self { body: text.into(), ..self }
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
+    /// Returns the reason for events: the body, or else the name of the status.
     pub(crate) fn reason(&self) -> &str {
         match &*self.body {
             "" => self.status.canonical_reason().unwrap_or_default(),

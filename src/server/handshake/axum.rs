@@ -1,4 +1,4 @@
-//! The extractor for axum.
+//! The axum extractor.
 
 use ::axum::{
     body::Body,
@@ -14,7 +14,7 @@ impl<S: Sync> FromRequestParts<S> for RpcUpgrade {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, UpgradeError> {
         let on_upgrade = parts.extensions.remove();
-        Self::read(parts.clone(), on_upgrade)
+        Self::from_parts(parts.clone(), on_upgrade)
     }
 }
 

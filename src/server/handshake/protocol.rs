@@ -1,4 +1,4 @@
-//! Which subprotocol is spoken: what the client offers, what the server has, and what to do where that is nothing.
+//! Negotiates the subprotocol of a session.
 
 use std::sync::Arc;
 
@@ -6,89 +6,93 @@ use http::StatusCode;
 
 use crate::server::handshake::auth::Reject;
 
-/// What is done with a client that offers no subprotocol of the server's.
+/// The response to a client that offers none of the server's subprotocols.
 ///
-/// The [hook](super::Authenticate) is asked first, always.
+/// The [authenticator](crate::Authenticate) always runs first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NoCommonProtocol {
-    /// The handshake is finished without a protocol, and the connection closed at once with 1002, as the standards
-    /// want it (OCPP-J 1.6 §3.2, OCPP 2.0.1 part 4 §3.2).
+    /// Completes the handshake without a protocol, then closes the connection with 1002.
+    ///
+    /// The standards require this (OCPP-J 1.6 §3.2, OCPP 2.0.1 part 4 §3.2).
     #[default]
     Close,
-    /// The handshake is refused with 400.
+    /// Refuses the handshake with 400.
     Refuse,
-    /// It is served without a protocol, by the rules of [`Dialect::for_protocol`](crate::message::Dialect::for_protocol) for none.
+    /// Opens a session without a protocol. Its dialect is that of
+    /// [`Dialect::for_protocol`](crate::message::Dialect::for_protocol) with `None`.
     Serve,
 }
 
-/// How the subprotocol of a session is found.
+/// The settings of the negotiation.
 #[derive(Debug)]
 pub(crate) struct Negotiation {
-    /// The server's, the preferred one first.
+    /// The server's protocols, the preferred one first.
     pub(crate) protocols: Vec<Arc<str>>,
-    pub(crate) order: Order,
+    pub(crate) preference: Preference,
     pub(crate) no_common: NoCommonProtocol,
-    /// What is spoken with clients that offer nothing.
+    /// The protocol of clients that offer none.
     pub(crate) default: Option<Arc<str>>,
 }
 
-/// Whose list is gone through first.
+/// The order of protocols that decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum Preference {
     Client,
     Server,
 }
 
-/// What came of a negotiation.
+/// The result of a negotiation.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Agreement {
-    /// A protocol that the client offered; the answer names it.
-    Named(Arc<str>),
-    /// The answer names none, because the client offered none of the kind.
-    Silent(Option<Arc<str>>),
-    /// Nothing in common: the client is told in a close frame.
-    None,
+pub(crate) enum Selection {
+    /// A protocol that the client offered. The response names it.
+    Offered(Arc<str>),
+    /// A protocol that the client did not offer, or none. The response names no protocol.
+    Unnamed(Option<Arc<str>>),
+    /// No common protocol. The connection is closed after the handshake.
+    NoCommon,
 }
 
-impl Agreement {
-    /// The protocol of the session, which may have none; none where there is to be no session.
-    pub(crate) fn spoken(&self) -> Option<Option<&str>> {
+impl Selection {
+    /// Returns the protocol of the session, which is optional. Returns `None` if no session opens.
+    pub(crate) fn protocol(&self) -> Option<Option<&str>> {
         match self {
-            Self::Named(protocol) => Some(Some(protocol)),
-            Self::Silent(protocol) => Some(protocol.as_deref()),
-            Self::None => None,
+            Self::Offered(protocol) => Some(Some(protocol)),
+            Self::Unnamed(protocol) => Some(protocol.as_deref()),
+            Self::NoCommon => None,
         }
     }
 }
 
 impl Negotiation {
-    /// The protocol that the hook has chosen, or else one that both have.
-    pub(crate) fn negotiate(&self, offered: &[String], chosen: Option<Arc<str>>) -> Result<Agreement, Reject> {
+    /// Selects the protocol that the authenticator chose, or else a protocol that both ends speak.
+    pub(crate) fn negotiate(&self, offered: &[String], chosen: Option<Arc<str>>) -> Result<Selection, Reject> {
         let is_offered = |protocol: &str| offered.iter().any(|offer| offer == protocol);
         if let Some(chosen) = chosen {
             return match &self.default {
-                _ if is_offered(&chosen) => Ok(Agreement::Named(chosen)),
-                Some(default) if offered.is_empty() && *default == chosen => Ok(Agreement::Silent(Some(chosen))),
+                _ if is_offered(&chosen) => Ok(Selection::Offered(chosen)),
+                Some(default) if offered.is_empty() && *default == chosen => Ok(Selection::Unnamed(Some(chosen))),
                 _ => Err(Reject::new(StatusCode::BAD_REQUEST).body("the accepted protocol was not offered")),
             };
         }
         if self.protocols.is_empty() {
-            return Ok(Agreement::Silent(None));
+            return Ok(Selection::Unnamed(None));
         }
-        let common = match self.order {
-            Order::Client => offered.iter().find_map(|offer| self.protocols.iter().find(|mine| ***mine == **offer)),
-            Order::Server => self.protocols.iter().find(|mine| is_offered(mine)),
+        let common = match self.preference {
+            Preference::Client => {
+                offered.iter().find_map(|offer| self.protocols.iter().find(|mine| ***mine == **offer))
+            }
+            Preference::Server => self.protocols.iter().find(|mine| is_offered(mine)),
         };
         match (common, &self.default, self.no_common) {
-            (Some(common), _, _) => Ok(Agreement::Named(common.clone())),
-            (None, Some(default), _) if offered.is_empty() => Ok(Agreement::Silent(Some(default.clone()))),
-            (None, _, NoCommonProtocol::Close) => Ok(Agreement::None),
-            (None, _, NoCommonProtocol::Refuse) => Err(Reject::new(StatusCode::BAD_REQUEST).body(NONE)),
-            (None, _, NoCommonProtocol::Serve) => Ok(Agreement::Silent(None)),
+            (Some(common), _, _) => Ok(Selection::Offered(common.clone())),
+            (None, Some(default), _) if offered.is_empty() => Ok(Selection::Unnamed(Some(default.clone()))),
+            (None, _, NoCommonProtocol::Close) => Ok(Selection::NoCommon),
+            (None, _, NoCommonProtocol::Refuse) => Err(Reject::new(StatusCode::BAD_REQUEST).body(NO_COMMON_PROTOCOL)),
+            (None, _, NoCommonProtocol::Serve) => Ok(Selection::Unnamed(None)),
         }
     }
 }
 
-/// What a client is told that offers no protocol of the server's.
-pub(crate) const NONE: &str = "no common subprotocol";
+/// The reason of a refusal or close when there is no common protocol.
+pub(crate) const NO_COMMON_PROTOCOL: &str = "no common subprotocol";

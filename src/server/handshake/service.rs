@@ -1,20 +1,21 @@
-//! The server as a tower service.
+//! The tower service of a server.
 
 use std::{
     convert::Infallible,
     fmt,
+    future::ready,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::Service;
 
 use crate::server::{handshake::upgrade::RpcUpgrade, rpc_server::RpcServer};
 
-/// Upgrades requests of any body, for axum's `route_service`, `nest_service` and `fallback_service`, and for hyper.
+/// Upgrades requests with any body type. Fits axum's `route_service`, `nest_service` and `fallback_service`, and hyper.
 impl<B> Service<Request<B>> for RpcServer {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
@@ -27,16 +28,25 @@ impl<B> Service<Request<B>> for RpcServer {
     fn call(&mut self, request: Request<B>) -> HandshakeFuture {
         let server = self.clone();
         let (mut parts, _) = request.into_parts();
-        if let Some(proxies) = &self.inner.proxies {
-            proxies.look_behind(&parts.headers, &mut parts.extensions);
+        if let Some(proxies) = &self.state.proxies {
+            proxies.apply(&parts.headers, &mut parts.extensions);
         }
         let upgrade = RpcUpgrade::try_from(Request::from_parts(parts, ()));
         HandshakeFuture(Box::pin(async move { server.handshake(upgrade).await }))
     }
 }
 
-/// The future of a handshake's response. Dropping it cancels the authentication hook.
+/// The future of the response to a handshake. Dropping it cancels the authenticator.
 pub struct HandshakeFuture(Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>);
+
+impl HandshakeFuture {
+    /// Returns the future of a response with status 404 and no body.
+    pub(crate) fn not_found() -> Self {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        Self(Box::pin(ready(response)))
+    }
+}
 
 impl Future for HandshakeFuture {
     type Output = Result<Response<Full<Bytes>>, Infallible>;

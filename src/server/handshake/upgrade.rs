@@ -1,4 +1,4 @@
-//! From a request to a stream: what was read of the handshake, and the socket that hyper hands over.
+//! Reads a handshake from a request, and takes the stream out of the upgraded connection.
 
 use std::{fmt, net::SocketAddr};
 
@@ -10,21 +10,28 @@ use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::net::TcpStream;
 
 use crate::{
-    handshake::{self, Refusal},
+    handshake::has_websocket_upgrade,
     io::Io,
     message::tolerance::Deviations,
     server::{
-        handshake::auth::{Handshake, Reject, Upgrading},
+        handshake::{
+            auth::{Handshake, HandshakeRequest, Reject},
+            request::{self, Refusal},
+        },
         http::info::{self, Identity, RemoteAddress},
     },
 };
 
-/// A WebSocket handshake that somebody else has still to decide about: give it to
-/// [`RpcServer::accept`](super::RpcServer::accept), or answer the request in another way.
+/// A valid WebSocket handshake that is neither accepted nor refused yet.
 ///
-/// An axum extractor; for any other stack it is made from a request by `TryFrom`. A request that it cannot be made
-/// from is answered with an [`UpgradeError`]. That is no event of any server, unless the handler takes
-/// `Result<RpcUpgrade, UpgradeError>` and gives the error to [`RpcServer::refuse`](super::RpcServer::refuse).
+/// To open a session, pass it to [`RpcServer::accept`](crate::RpcServer::accept). To refuse the client, return another
+/// response.
+///
+/// It is an axum extractor. For other HTTP servers, `TryFrom` creates it from a request.
+///
+/// If the request is not a valid handshake, the extractor responds with an [`UpgradeError`] and emits no event. For an
+/// event, take `Result<RpcUpgrade, UpgradeError>` and pass the error to
+/// [`RpcServer::refuse`](crate::RpcServer::refuse).
 ///
 /// ```
 /// use axum::{extract::State, http::StatusCode, response::{IntoResponse, Response}};
@@ -41,92 +48,93 @@ use crate::{
 pub struct RpcUpgrade {
     pub(crate) handshake: Handshake,
     pub(crate) deviations: Deviations,
-    opening: Opening,
+    kind: UpgradeKind,
     on_upgrade: OnUpgrade,
 }
 
 impl RpcUpgrade {
-    pub(crate) fn read(parts: Parts, on_upgrade: Option<OnUpgrade>) -> Result<Self, UpgradeError> {
+    /// Reads the handshake from the head of a request.
+    pub(crate) fn from_parts(parts: Parts, on_upgrade: Option<OnUpgrade>) -> Result<Self, UpgradeError> {
         const NO_UPGRADE: Refusal =
             Refusal { status: StatusCode::BAD_REQUEST, reason: "the connection cannot be upgraded" };
         let known = parts.extensions.get().map(|&RemoteAddress(address)| address);
         let remote_address = known.or_else(|| info::connect_info(&parts.extensions));
         let fail = |refusal| UpgradeError { refusal, remote_address };
-        let opening = match info::connect_protocol(&parts.extensions) {
-            Some(protocol) => handshake::check_connect(&parts, protocol).map(|()| Opening::Connected),
-            None => handshake::check(&parts).map(Opening::Upgraded),
+        let kind = match info::connect_protocol(&parts.extensions) {
+            Some(protocol) => request::check_http2(&parts, protocol).map(|()| UpgradeKind::Http2),
+            None => request::check_http1(&parts).map(UpgradeKind::Http1),
         }
         .map_err(fail)?;
         let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
         let path = info::original_uri(&parts.extensions).unwrap_or(&parts.uri).path();
         let mut deviations = Deviations::default();
         let (endpoint, identity) = match parts.extensions.get() {
-            Some(Identity(identity)) => handshake::check_identity(identity).map(|()| (path, identity.clone())),
+            Some(Identity(identity)) => request::check_identity(identity).map(|()| (path, identity.clone())),
             None => {
-                handshake::note_untidiness(path, &mut deviations);
-                handshake::identity(path)
+                request::note_extra_slashes(path, &mut deviations);
+                request::split_identity(path)
             }
         }
         .map_err(fail)?;
         let (endpoint, identity) = (endpoint.trim_end_matches('/').to_owned(), identity.into());
-        let protocols = handshake::offered_protocols(&parts.headers, &mut deviations).map_err(fail)?;
-        let handshake = Handshake::new(Upgrading { parts, identity, endpoint, protocols }, remote_address);
-        Ok(Self { handshake, deviations, opening, on_upgrade })
+        let protocols = request::offered_protocols(&parts.headers, &mut deviations).map_err(fail)?;
+        let handshake = Handshake::new(HandshakeRequest { parts, identity, endpoint, protocols }, remote_address);
+        Ok(Self { handshake, deviations, kind, on_upgrade })
     }
 
-    /// What the request says.
+    /// Returns the handshake.
     pub fn handshake(&self) -> &Handshake {
         &self.handshake
     }
 
-    /// Whether the socket will be a stream of HTTP/2.
-    pub(crate) fn is_connect(&self) -> bool {
-        matches!(self.opening, Opening::Connected)
+    /// Returns `true` if the WebSocket will be a stream of HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.kind, UpgradeKind::Http2)
     }
 
-    /// The status of the response that says yes.
+    /// Returns the status of the response that accepts the handshake.
     pub(crate) fn status(&self) -> StatusCode {
-        match self.opening {
-            Opening::Upgraded(_) => StatusCode::SWITCHING_PROTOCOLS,
-            Opening::Connected => StatusCode::OK,
+        match self.kind {
+            UpgradeKind::Http1(_) => StatusCode::SWITCHING_PROTOCOLS,
+            UpgradeKind::Http2 => StatusCode::OK,
         }
     }
 
-    /// Sets the headers of that response (RFC 6455 §4.2.2), but for the protocol.
-    pub(crate) fn answer(&self, headers: &mut HeaderMap) {
-        if let Opening::Upgraded(accept) = &self.opening {
+    /// Sets the headers of that response, except the protocol (RFC 6455 §4.2.2).
+    pub(crate) fn write_headers(&self, headers: &mut HeaderMap) {
+        if let UpgradeKind::Http1(accept) = &self.kind {
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.typed_insert(accept.clone());
         }
     }
 
-    pub(crate) fn into_socket(self) -> OnUpgrade {
+    pub(crate) fn into_on_upgrade(self) -> OnUpgrade {
         self.on_upgrade
     }
 }
 
-/// How the socket comes to be.
-enum Opening {
-    /// The connection is upgraded; this proves that the key was understood.
-    Upgraded(SecWebsocketAccept),
-    /// A stream of HTTP/2 is connected (RFC 8441).
-    Connected,
+/// The kind of upgrade, which depends on the HTTP version.
+enum UpgradeKind {
+    /// An upgraded HTTP/1.1 connection, with the response to the client's key.
+    Http1(SecWebsocketAccept),
+    /// A stream of HTTP/2, opened by CONNECT (RFC 8441).
+    Http2,
 }
 
-/// Whether a request asks for a WebSocket, or for something like it.
-pub(crate) fn is_asked_for(headers: &HeaderMap, extensions: &Extensions) -> bool {
-    handshake::wants_upgrade(headers) || info::connect_protocol(extensions).is_some()
+/// Returns `true` if a request asks for a WebSocket, or for another protocol by CONNECT.
+pub(crate) fn is_websocket_request(headers: &HeaderMap, extensions: &Extensions) -> bool {
+    has_websocket_upgrade(headers) || info::connect_protocol(extensions).is_some()
 }
 
-/// Reads the handshake out of a request of any body.
+/// Reads the handshake from a request with any body type.
 impl<B> TryFrom<Request<B>> for RpcUpgrade {
     type Error = UpgradeError;
 
     fn try_from(request: Request<B>) -> Result<Self, UpgradeError> {
         let (mut parts, _) = request.into_parts();
         let on_upgrade = parts.extensions.remove();
-        Self::read(parts, on_upgrade)
+        Self::from_parts(parts, on_upgrade)
     }
 }
 
@@ -136,7 +144,7 @@ impl fmt::Debug for RpcUpgrade {
     }
 }
 
-/// A request that is no handshake of ours.
+/// The error of a request that is not a valid WebSocket handshake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .refusal.reason)]
 pub struct UpgradeError {
@@ -145,7 +153,7 @@ pub struct UpgradeError {
 }
 
 impl UpgradeError {
-    /// The HTTP status that says so.
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> StatusCode {
         self.refusal.status
     }
@@ -158,7 +166,7 @@ impl UpgradeError {
         self.remote_address
     }
 
-    /// The response that says so, with the reason as its body.
+    /// Returns the response, with the reason as its body.
     pub fn into_response<B: From<Bytes>>(self) -> Response<B> {
         let reject = Reject::new(self.refusal.status).body(self.refusal.reason);
         let reject = match self.refusal.status {
@@ -166,7 +174,7 @@ impl UpgradeError {
                 .header(header::UPGRADE, HeaderValue::from_static("websocket"))
                 .header(header::CONNECTION, HeaderValue::from_static("Upgrade"))
                 .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
-            _ if self.refusal == handshake::OTHER_VERSION => {
+            _ if self.refusal == request::UNSUPPORTED_VERSION => {
                 reject.header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
             }
             _ => reject,
@@ -175,39 +183,40 @@ impl UpgradeError {
     }
 }
 
-/// The stream below an upgraded connection, and what was read of it already.
+/// Returns the stream of an upgraded connection, and the bytes that were already read from it.
 ///
-/// It is taken out of hyper's wrappers where its type is known, whichever of hyper's two servers made them: an idle
-/// connection then keeps nothing of them in memory.
-pub(crate) fn stream(upgraded: Upgraded, below: Below) -> Taken {
-    let Below(take_out) = below;
-    take_out(upgraded).unwrap_or_else(|upgraded| (Box::new(TokioIo::new(upgraded)), Bytes::new()))
+/// If `io_downcast` knows the stream's type, the stream is taken out of hyper's wrappers. An idle connection then keeps
+/// no memory for them. Works with both of hyper's servers.
+pub(crate) fn into_io(upgraded: Upgraded, io_downcast: IoDowncast) -> UpgradedIo {
+    let IoDowncast(downcast_io) = io_downcast;
+    downcast_io(upgraded).unwrap_or_else(|upgraded| (Box::new(TokioIo::new(upgraded)), Bytes::new()))
 }
 
-/// Takes the stream out of an upgraded connection, if it is of the type that it is thought to be: in the extensions of
-/// a request, from whoever serves the connection.
+/// Takes the stream out of an upgraded connection, if the stream is of the expected type.
+///
+/// The code that serves a connection inserts this into the extensions of its requests.
 #[derive(Clone, Copy)]
-pub(crate) struct Below(fn(Upgraded) -> Result<Taken, Upgraded>);
+pub(crate) struct IoDowncast(fn(Upgraded) -> Result<UpgradedIo, Upgraded>);
 
-type Taken = (Box<dyn Io>, Bytes);
+type UpgradedIo = (Box<dyn Io>, Bytes);
 
-impl Below {
+impl IoDowncast {
     pub(crate) fn of<T: Io>() -> Self {
         Self(|upgraded| {
-            let (io, early) = take_out::<T>(upgraded)?;
-            Ok((Box::new(io), early))
+            let (io, read_buf) = downcast_io::<T>(upgraded)?;
+            Ok((Box::new(io), read_buf))
         })
     }
 }
 
-/// What other people's listeners accept, most likely.
-impl Default for Below {
+/// Expects a `TcpStream`, which most other listeners accept.
+impl Default for IoDowncast {
     fn default() -> Self {
         Self::of::<TcpStream>()
     }
 }
 
-fn take_out<T: Io>(upgraded: Upgraded) -> Result<(T, Bytes), Upgraded> {
+fn downcast_io<T: Io>(upgraded: Upgraded) -> Result<(T, Bytes), Upgraded> {
     let upgraded = match downcast::<TokioIo<T>>(upgraded) {
         Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
         Err(upgraded) => upgraded,
@@ -232,15 +241,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_tcp_socket_is_taken_out_of_both_of_hypers_servers() {
+    async fn tcp_socket_is_taken_out_of_both_servers_of_hyper() {
         for auto_server in [false, true] {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let mut client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a socket");
-            let (tell, mut told) = mpsc::unbounded_channel();
+            let (tx, mut rx) = mpsc::unbounded_channel();
             let service = service_fn(move |request: Request<Incoming>| {
-                let tell = tell.clone();
+                let tx = tx.clone();
                 tokio::spawn(async move {
-                    tell.send(take_out::<TcpStream>(hyper::upgrade::on(request).await.expect("upgraded")))
+                    tx.send(downcast_io::<TcpStream>(hyper::upgrade::on(request).await.expect("upgraded")))
                 });
                 let mut response = Response::new(Empty::<Bytes>::new());
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -249,18 +258,17 @@ mod tests {
             });
             let io = TokioIo::new(listener.accept().await.expect("a client").0);
             tokio::spawn(async move {
-                match auto_server {
-                    true => {
-                        let server = auto::Builder::new(TokioExecutor::new());
-                        let _ = server.serve_connection_with_upgrades(io, service).await;
-                    }
-                    false => drop(http1::Builder::new().serve_connection(io, service).with_upgrades().await),
+                if auto_server {
+                    let server = auto::Builder::new(TokioExecutor::new());
+                    let _ = server.serve_connection_with_upgrades(io, service).await;
+                } else {
+                    let _ = http1::Builder::new().serve_connection(io, service).with_upgrades().await;
                 }
             });
             let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
             client.write_all(request).await.expect("open");
-            let (mut socket, early) = told.recv().await.expect("an upgrade").expect("the very socket");
-            assert_eq!(&early[..], b"early");
+            let (mut socket, read_buf) = rx.recv().await.expect("an upgrade").expect("the very socket");
+            assert_eq!(&read_buf[..], b"early");
             socket.write_all(b"!").await.expect("open");
             let mut head = Vec::new();
             while !head.ends_with(b"!") {
@@ -270,16 +278,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_stream_that_is_served_is_taken_out_again() {
+    async fn served_stream_is_taken_out_again() {
         let server = crate::RpcServer::builder(crate::RpcRouter::new()).build().expect("sound");
         let (mut client, io) = tokio::io::duplex(4096);
-        let (tell, mut told) = mpsc::unbounded_channel();
+        let (tx, mut rx) = mpsc::unbounded_channel();
         let service = tower::service_fn(move |mut request: Request<Incoming>| {
-            let below = request.extensions_mut().remove::<Below>().expect("whoever serves knows");
-            let tell = tell.clone();
+            let io_downcast = request.extensions_mut().remove::<IoDowncast>().expect("inserted by the server");
+            let tx = tx.clone();
             tokio::spawn(async move {
                 let upgraded = hyper::upgrade::on(request).await.expect("upgraded");
-                tell.send((below.0)(upgraded).map(|(_, early)| early)).expect("a test");
+                tx.send((io_downcast.0)(upgraded).map(|(_, read_buf)| read_buf)).expect("a test");
             });
             let mut response = Response::new(Empty::<Bytes>::new());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -290,7 +298,7 @@ mod tests {
         let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
         let asking = async { client.write_all(request).await.expect("open") };
         tokio::join!(serving, asking);
-        let early = told.recv().await.expect("an upgrade").expect("the very stream");
-        assert_eq!(&early[..], b"early");
+        let read_buf = rx.recv().await.expect("an upgrade").expect("the very stream");
+        assert_eq!(&read_buf[..], b"early");
     }
 }

@@ -1,6 +1,6 @@
-//! The bodies of responses.
+//! The error of response bodies.
 
 use std::error::Error;
 
-/// What can go wrong with the body of a response.
+/// The error of a response body.
 pub(crate) type BodyError = Box<dyn Error + Send + Sync>;

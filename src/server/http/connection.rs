@@ -1,24 +1,18 @@
-//! One HTTP connection of the built-in listener, or of whoever accepts connections himself, and its limits.
+//! Serves one HTTP connection, accepted by the built-in listener or by the application.
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body::Body;
-use http_body_util::Full;
+use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 
 #[cfg(not(feature = "http2"))]
 use crate::server::http::http1;
@@ -27,26 +21,27 @@ use crate::server::http::http2;
 use crate::{
     info::ConnectionInfo,
     server::{
-        handshake::upgrade::{self, Below},
+        handshake::upgrade::IoDowncast,
         http::{
-            body::BodyError,
-            info::{Began, RemoteAddress},
+            app::{HttpApp, StationsOnly},
+            info::{HandshakeStarted, RemoteAddress},
         },
         rpc_server::RpcServer,
     },
 };
 
 impl RpcServer {
-    /// Serves one connection that was accepted elsewhere, over any stream: HTTP/1.1 up to the upgrade, with the limits
-    /// of the [listener](Self::listen_with). What is known of the client is said here.
+    /// Serves one connection that the application accepted, over any stream.
     ///
-    /// This is the way to TLS that rustls does not speak. The security whitepaper of 1.6 names two cipher suites
-    /// without forward secrecy, `TLS_RSA_WITH_AES_128_GCM_SHA256` and `TLS_RSA_WITH_AES_256_GCM_SHA384`, and some
-    /// stations know no other: OpenSSL does, and so do most proxies.
+    /// The limits are those of the [listener](crate::server::ListenerBuilder). `info` describes the client.
     ///
-    /// The future ends with the HTTP connection, be it by an upgrade, after which the session is a task of its own, or
-    /// because the server closes. With the feature `http2` it speaks HTTP/2 as well, which is not upgraded: sessions
-    /// that are streams of a connection last no longer than the future.
+    /// Use this for TLS that rustls does not support. The 1.6 security whitepaper names two cipher suites without
+    /// forward secrecy: `TLS_RSA_WITH_AES_128_GCM_SHA256` and `TLS_RSA_WITH_AES_256_GCM_SHA384`. Some stations support
+    /// no other suite. OpenSSL and most proxies support both.
+    ///
+    /// The future completes when the HTTP connection ends: after the upgrade, or when the server closes. After an
+    /// upgrade, the session is a task of its own. With the feature `http2`, it also serves HTTP/2. The sessions of an
+    /// HTTP/2 connection are its streams and end with the future.
     ///
     /// ```no_run
     /// use ocpp_rpc::{RpcServer, server::ConnectionInfo, tls::{TlsInfo, TlsVersion}};
@@ -59,7 +54,7 @@ impl RpcServer {
     ///     let (stream, address) = listener.accept().await?;
     ///     let server = server.clone();
     ///     tokio::spawn(async move {
-    ///         // A TLS of your own; mind a deadline.
+    ///         // Your own TLS. Set a timeout here.
     ///         let Ok((stream, certificate)) = handshake(stream).await else { return };
     ///         let tls = TlsInfo::new().with_version(TlsVersion::Tls12).with_peer_chain([certificate]);
     ///         server.serve_connection(stream, ConnectionInfo::new().remote_address(address).tls(tls)).await;
@@ -69,102 +64,83 @@ impl RpcServer {
     /// ```
     ///
     /// # Cancel safety
-    /// Dropping the future drops the HTTP connection; a session that has come of an upgrade lives on.
-    pub async fn serve_connection<T>(&self, io: T, facts: ConnectionInfo)
+    /// Dropping the future drops the HTTP connection. A session that began with an upgrade continues.
+    pub async fn serve_connection<T>(&self, io: T, info: ConnectionInfo)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.serve_connection_with(io, facts, self.for_stations_only()).await;
+        self.serve_connection_with(io, info, StationsOnly::new(self.clone())).await;
     }
 
-    /// The same for a whole application, as [`listen_with`](Self::listen_with) serves it.
-    pub async fn serve_connection_with<T, H, B>(&self, io: T, facts: ConnectionInfo, http: H)
+    /// Serves a whole application on one connection that the application accepted.
+    ///
+    /// Everything else is as in [`serve_connection`](Self::serve_connection).
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the HTTP connection. A session that began with an upgrade continues.
+    pub async fn serve_connection_with<T, H>(&self, io: T, info: ConnectionInfo, app: H)
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-        H::Future: Send,
-        B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+        H: HttpApp,
     {
-        serve(self, io, facts, Instant::now(), http, &self.inner.closing).await;
-    }
-
-    /// This server as an application: what is no handshake is not found.
-    pub(crate) fn for_stations_only(
-        &self,
-    ) -> impl Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
-    + Clone
-    + Send
-    + 'static {
-        let server = self.clone();
-        tower::service_fn(move |request: Request<Incoming>| {
-            let server = server.clone();
-            async move {
-                if upgrade::is_asked_for(request.headers(), request.extensions()) {
-                    return server.oneshot(request).await;
-                }
-                let mut response = Response::new(Full::default());
-                *response.status_mut() = StatusCode::NOT_FOUND;
-                Ok(response)
-            }
-        })
+        serve(self, io, info, Instant::now(), app, &self.state.closing).await;
     }
 }
 
-/// The stream that an upgraded connection has, in place of the `T` that was served.
+/// The stream of an upgraded connection, if a `T` is served.
 #[cfg(feature = "http2")]
-type Stream<T> = super::preface::Begun<T>;
+type ServedIo<T> = crate::server::http::preface::Rewind<T>;
 #[cfg(not(feature = "http2"))]
-type Stream<T> = T;
+type ServedIo<T> = T;
 
-/// The protocols that TLS offers, the preferred one first (RFC 7301).
+/// The protocols that TLS offers by ALPN, the preferred one first (RFC 7301).
 #[cfg(feature = "tls")]
 pub(crate) const ALPN: &[&str] = if cfg!(feature = "http2") { &["h2", "http/1.1"] } else { &["http/1.1"] };
 
-/// Serves a connection whose client's time began at `began`, and lets it end when `stop` fires.
-pub(crate) async fn serve<T, H, B>(
+/// Serves a connection. Its handshake timeout runs from `started_at`. Shuts down when `stop` is cancelled.
+pub(crate) async fn serve<T, H>(
     server: &RpcServer,
     io: T,
-    facts: ConnectionInfo,
-    began: Instant,
+    info: ConnectionInfo,
+    started_at: Instant,
     application: H,
     stop: &CancellationToken,
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    H::Future: Send,
-    B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
+    H: HttpApp,
 {
-    let inner = &server.inner;
-    let remote_address = facts.remote_address;
-    let is_first = Arc::new(AtomicBool::new(true));
-    let is_silent = is_first.clone();
+    let state = &server.state;
+    let remote_address = info.remote_address;
+    let is_first_request = Arc::new(AtomicBool::new(true));
+    let is_unused = is_first_request.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut parts, body) = request.into_parts();
         let extensions = &mut parts.extensions;
-        extensions.insert(Below::of::<Stream<T>>());
-        if let Some(address) = facts.remote_address {
+        extensions.insert(IoDowncast::of::<ServedIo<T>>());
+        if let Some(address) = info.remote_address {
             extensions.insert(RemoteAddress(address));
         }
-        if let Some(tls) = &facts.tls {
+        if let Some(tls) = &info.tls {
             extensions.insert(tls.clone());
         }
-        if is_first.swap(false, Ordering::Relaxed) {
-            extensions.insert(Began(began));
+        if is_first_request.swap(false, Ordering::Relaxed) {
+            extensions.insert(HandshakeStarted(started_at));
         }
-        if let Some(proxies) = &inner.proxies {
-            proxies.look_behind(&parts.headers, extensions);
+        if let Some(proxies) = &state.proxies {
+            proxies.apply(&parts.headers, extensions);
         }
         application.clone().oneshot(Request::from_parts(parts, body))
     });
     #[cfg(feature = "http2")]
-    let served = http2::serve(&inner.http, &inner.tasks, &inner.kill, io, began, service, stop).await;
+    let served = http2::serve(&state.http, &state.tasks, &state.abort, io, started_at, service, stop).await;
     #[cfg(not(feature = "http2"))]
-    let served = http1::serve(&inner.http, io, began, service, stop).await;
+    let served = http1::serve(&state.http, io, started_at, service, stop).await;
     if let Err(error) = served {
-        match is_silent.load(Ordering::Relaxed) {
-            // It never came to a request that the server could have refused.
-            true => inner.emit_refused(None, remote_address, None, &format!("no request came in: {error}")),
-            false => tracing::debug!(?remote_address, %error, "an HTTP connection failed"),
+        if is_unused.load(Ordering::Relaxed) {
+            // Without a request, no response can report the refusal.
+            state.emit_refused(None, remote_address, None, &format!("no request received: {error}"));
+        } else {
+            tracing::debug!(?remote_address, %error, "HTTP connection failed");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A connection of HTTP/1.1.
+//! Serves an HTTP/1.1 connection.
 
 use std::{convert::Infallible, pin::pin, time::Duration};
 
@@ -14,11 +14,11 @@ use crate::{
     server::http::{body::BodyError, settings::HttpSettings},
 };
 
-/// Serves a connection whose client's time began at `began`, and lets it end when `stop` fires.
+/// Serves a connection. Its handshake timeout runs from `started_at`. Shuts down when `stop` is cancelled.
 pub(crate) async fn serve<T, S, B>(
     settings: &HttpSettings,
     io: T,
-    began: Instant,
+    started_at: Instant,
     service: S,
     stop: &CancellationToken,
 ) -> Result<(), BodyError>
@@ -27,7 +27,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     B: Body<Error: Into<BodyError>> + 'static,
 {
-    let left = (began + settings.handshake_timeout).saturating_duration_since(Instant::now());
+    let left = (started_at + settings.handshake_timeout).saturating_duration_since(Instant::now());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(left.max(Duration::from_millis(1)))

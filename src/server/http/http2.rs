@@ -1,4 +1,4 @@
-//! HTTP/2 beside HTTP/1.1: the first bytes of a connection decide, below TLS as well (RFC 9113 §3.4).
+//! Serves HTTP/2 and HTTP/1.1 on one port. The first bytes of a connection decide, over TLS too (RFC 9113 §3.4).
 
 use std::{convert::Infallible, pin::pin, time::Duration};
 
@@ -27,23 +27,26 @@ use crate::{
     server::http::{body::BodyError, http1, preface, settings::HttpSettings},
 };
 
-/// How many streams a connection may have at once, WebSockets included; what clients may count on (RFC 9113 §6.5.2).
+/// The number of streams that a connection may have at once, including WebSockets.
+///
+/// RFC 9113 §6.5.2 recommends at least 100.
 const MAX_STREAMS: u32 = 100;
 
-/// How much of one stream is buffered that nobody reads, and how much that nobody fetches. All streams of a connection
-/// together have 1 MiB, so that one of them cannot hold up the others.
+/// The number of bytes that are buffered per stream, in each direction.
+///
+/// All streams of a connection share 1 MiB, so that one stream cannot block the others.
 const STREAM_BUFFER: u32 = 64 << 10;
 
-/// How often a client is asked whether it is still there, which has 20 s to answer.
+/// The interval of pings. The client must respond within 20 s.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Serves a connection whose client's time began at `began`, and lets it end when `stop` fires.
+/// Serves a connection. Its handshake timeout runs from `started_at`. Shuts down when `stop` is cancelled.
 pub(crate) async fn serve<T, S, B>(
     settings: &HttpSettings,
     tasks: &TaskTracker,
-    kill: &CancellationToken,
+    abort: &CancellationToken,
     io: T,
-    began: Instant,
+    started_at: Instant,
     service: S,
     stop: &CancellationToken,
 ) -> Result<(), BodyError>
@@ -52,23 +55,25 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>,
     B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
 {
-    let beginning = timeout_at(began + settings.handshake_timeout, preface::read(io));
-    match stop.run_until_cancelled(beginning).await {
+    let reading = timeout_at(started_at + settings.handshake_timeout, preface::read_preface(io));
+    match stop.run_until_cancelled(reading).await {
         None => Ok(()),
-        Some(begun) => match begun?? {
-            begun if begun.is_http2() => serve_streams(settings, tasks, kill, begun, began, service, stop).await,
-            begun => http1::serve(settings, begun, began, service, stop).await,
+        Some(io) => match io?? {
+            io if io.is_http2() => serve_streams(settings, tasks, abort, io, started_at, service, stop).await,
+            io => http1::serve(settings, io, started_at, service, stop).await,
         },
     }
 }
 
-/// Serves HTTP/2. A connection without a stream has as long as a head may take, and as long again to say goodbye.
+/// Serves HTTP/2.
+///
+/// A connection without a stream is shut down after the handshake timeout. The shutdown has the same timeout.
 async fn serve_streams<T, S, B>(
     settings: &HttpSettings,
     tasks: &TaskTracker,
-    kill: &CancellationToken,
+    abort: &CancellationToken,
     io: T,
-    began: Instant,
+    started_at: Instant,
     service: S,
     stop: &CancellationToken,
 ) -> Result<(), BodyError>
@@ -77,7 +82,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>,
     B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
 {
-    let (streams, mut open, _end) = Streams::of(tasks, kill);
+    let (streams, mut open, _end) = StreamExecutor::new(tasks, abort);
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
@@ -90,38 +95,38 @@ where
         builder.enable_connect_protocol();
     }
     let max_headers = settings.max_headers;
-    // hyper counts their bytes only.
+    // hyper limits only the size of the headers.
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = (request.headers().len() <= max_headers).then(|| service.call(request));
+        let response = (request.headers().len() <= max_headers).then(|| service.call(request));
         async move {
-            let Some(answer) = answer else {
+            let Some(response) = response else {
                 let mut response = Response::new(Either::Right(Empty::new()));
                 *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok::<_, Infallible>(response);
             };
-            Ok(answer.await?.map(Either::Left))
+            Ok(response.await?.map(Either::Left))
         }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let patience = settings.handshake_timeout;
-    let left = (began + patience).saturating_duration_since(Instant::now());
+    let idle_timeout = settings.handshake_timeout;
+    let left = (started_at + idle_timeout).saturating_duration_since(Instant::now());
     select! {
         ended = connection.as_mut() => return Ok(ended?),
         () = stop.cancelled() => {}
-        () = idle(&mut open, left, patience) => {}
+        () = idle(&mut open, left, idle_timeout) => {}
     }
     connection.as_mut().graceful_shutdown();
     select! {
         ended = connection => Ok(ended?),
-        () = idle(&mut open, patience, patience) => Ok(()),
+        () = idle(&mut open, idle_timeout, idle_timeout) => Ok(()),
     }
 }
 
-/// Ends when a connection has had no stream for so long; it may be another time until the first.
+/// Completes when a connection has had no stream for `limit`, or for `first` before its first stream.
 async fn idle(open: &mut watch::Receiver<usize>, first: Duration, limit: Duration) {
     let mut limit_now = first;
     loop {
-        // The connection itself has a sender, so there is no end to the counting.
+        // Cannot fail: the connection keeps a sender.
         let _ = open.wait_for(|open| *open == 0).await;
         if timeout(limit_now, open.changed()).await.is_err() {
             return;
@@ -130,27 +135,27 @@ async fn idle(open: &mut watch::Receiver<usize>, first: Duration, limit: Duratio
     }
 }
 
-/// What runs the streams of one connection: tasks of the server, which end with it or with the connection.
+/// Runs the streams of one connection as tasks of the server, which end with the server or with the connection.
 #[derive(Clone)]
-struct Streams {
+struct StreamExecutor {
     tasks: TaskTracker,
     end: CancellationToken,
-    /// How many there are.
+    /// The number of open streams.
     open: watch::Sender<usize>,
 }
 
-impl Streams {
-    /// None yet, the count of them, and what ends them when it is dropped.
-    fn of(tasks: &TaskTracker, kill: &CancellationToken) -> (Self, watch::Receiver<usize>, DropGuard) {
+impl StreamExecutor {
+    /// Creates an executor. Also returns the number of open streams, and a guard that ends all streams when dropped.
+    fn new(tasks: &TaskTracker, abort: &CancellationToken) -> (Self, watch::Receiver<usize>, DropGuard) {
         let (open, count) = watch::channel(0);
-        let end = kill.child_token();
+        let end = abort.child_token();
         (Self { tasks: tasks.clone(), end: end.clone(), open }, count, end.drop_guard())
     }
 }
 
-impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Streams {
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        let open = Open::one_of(self.open.clone());
+        let open = OpenStream::new(self.open.clone());
         let end = self.end.clone();
         self.tasks.spawn(async move {
             let _open = open;
@@ -159,17 +164,17 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Streams {
     }
 }
 
-/// Counts a stream as open, until it is dropped.
-struct Open(watch::Sender<usize>);
+/// Counts a stream as open until dropped.
+struct OpenStream(watch::Sender<usize>);
 
-impl Open {
-    fn one_of(streams: watch::Sender<usize>) -> Self {
+impl OpenStream {
+    fn new(streams: watch::Sender<usize>) -> Self {
         streams.send_modify(|open| *open += 1);
         Self(streams)
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.send_modify(|open| *open -= 1);
     }

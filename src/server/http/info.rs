@@ -1,22 +1,24 @@
-//! What is known of a request besides its bytes: who knows it puts it into the request's extensions, and a
-//! [`Handshake`](super::Handshake) finds it there.
+//! Information about a request in its extensions, which a [`Handshake`](crate::Handshake) reads.
 
 use std::net::SocketAddr;
 
 use http::{Extensions, Uri};
 use tokio::time::Instant;
 
-/// The address of a request's client, for a [`Handshake`](super::Handshake) to find in its extensions.
+/// The address of a request's client, in the request's extensions.
 ///
-/// The built-in listener puts it there. Where another server accepts connections, a layer can do so.
+/// The built-in listener inserts it. With another HTTP server, a layer can insert it.
+/// [`Handshake::remote_address`](crate::Handshake::remote_address) returns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemoteAddress(pub SocketAddr);
 
-/// The identity of a request's charging station, where it is not the last segment of the path: a layer puts it into
-/// the request's extensions, after a look at the query, a header, or the client's certificate.
+/// The identity of a request's charging station, in the request's extensions.
 ///
-/// The [endpoint](super::Handshake::endpoint) is then the whole path. The user name of Basic credentials has to be
-/// this identity. One that is empty or has control characters is answered with 404, as it is in a path.
+/// Insert it in a layer if the identity is not the last segment of the path. The layer can read it from the query, a
+/// header, or the client's certificate.
+///
+/// The [endpoint](crate::Handshake::endpoint) is then the whole path. The user name of Basic credentials must be this
+/// identity. If the identity is empty or has control characters, the handshake is refused with 404.
 ///
 /// ```
 /// use http::Request;
@@ -24,7 +26,7 @@ pub struct RemoteAddress(pub SocketAddr);
 /// use tower::util::MapRequestLayer;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// /// Old stations of ours say who they are in a header.
+/// /// Reads the identity of old stations from a header.
 /// fn identify(mut request: Request<axum::body::Body>) -> Request<axum::body::Body> {
 ///     let serial = request.headers().get("x-serial").and_then(|serial| serial.to_str().ok());
 ///     if let Some(identity) = serial.map(|serial| Identity(format!("old-{serial}"))) {
@@ -44,12 +46,13 @@ pub struct RemoteAddress(pub SocketAddr);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity(pub String);
 
-/// When a client's time for its handshake began: in the extensions of a connection's first request, because what came
-/// before it counts.
+/// The start of the handshake timeout, in the extensions of a connection's first request.
+///
+/// The time before that request counts toward the timeout.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Began(pub(crate) Instant);
+pub(crate) struct HandshakeStarted(pub(crate) Instant);
 
-/// The URI of the whole request, where axum has cut the path of a nested one.
+/// Returns the URI of the whole request, if an axum router has shortened the path of a nested service.
 pub(crate) fn original_uri(_extensions: &Extensions) -> Option<&Uri> {
     #[cfg(feature = "axum")]
     {
@@ -60,7 +63,7 @@ pub(crate) fn original_uri(_extensions: &Extensions) -> Option<&Uri> {
     None
 }
 
-/// The address at the other end, where `axum::serve` knows it.
+/// Returns the address of the client, if `axum::serve` has set it.
 pub(crate) fn connect_info(_extensions: &Extensions) -> Option<SocketAddr> {
     #[cfg(feature = "axum")]
     {
@@ -71,7 +74,7 @@ pub(crate) fn connect_info(_extensions: &Extensions) -> Option<SocketAddr> {
     None
 }
 
-/// The protocol that a CONNECT asks for (RFC 8441 §4).
+/// Returns the `:protocol` of an extended CONNECT (RFC 8441 §4).
 pub(crate) fn connect_protocol(_extensions: &Extensions) -> Option<&str> {
     #[cfg(feature = "http2")]
     {

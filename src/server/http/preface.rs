@@ -1,4 +1,4 @@
-//! The first bytes of a connection, which tell HTTP/2 from HTTP/1.1.
+//! Reads the first bytes of a connection, which distinguish HTTP/2 from HTTP/1.1.
 
 use std::{
     io::{self, IoSlice},
@@ -11,53 +11,53 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::io::Io;
 
-/// What a client of HTTP/2 begins with, and nobody else (RFC 9113 §3.4).
+/// The first bytes of an HTTP/2 connection, which no HTTP/1.1 request has (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A stream of which the beginning was read, and is read once more.
+/// A stream that returns its first bytes again after they were read.
 #[derive(Debug)]
-pub(crate) struct Begun<T> {
-    beginning: Bytes,
+pub(crate) struct Rewind<T> {
+    prefix: Bytes,
     io: T,
 }
 
-impl<T> Begun<T> {
-    /// Whether it begins as HTTP/2 does.
+impl<T> Rewind<T> {
+    /// Returns `true` if the stream begins with the preface of HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
-        self.beginning == PREFACE
+        self.prefix == PREFACE
     }
 }
 
-/// Reads until it is known what is spoken.
-pub(crate) async fn read<T: Io>(mut io: T) -> io::Result<Begun<T>> {
-    let mut beginning = [0; PREFACE.len()];
+/// Reads from a stream until the HTTP version is known.
+pub(crate) async fn read_preface<T: Io>(mut io: T) -> io::Result<Rewind<T>> {
+    let mut prefix = [0; PREFACE.len()];
     let mut length = 0;
-    while length < PREFACE.len() && PREFACE.starts_with(&beginning[..length]) {
-        match io.read(&mut beginning[length..]).await? {
+    while length < PREFACE.len() && PREFACE.starts_with(&prefix[..length]) {
+        match io.read(&mut prefix[length..]).await? {
             0 => break,
             more => length += more,
         }
     }
-    Ok(Begun { beginning: Bytes::copy_from_slice(&beginning[..length]), io })
+    Ok(Rewind { prefix: Bytes::copy_from_slice(&prefix[..length]), io })
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Begun<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for Rewind<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.beginning.is_empty() {
+        if self.prefix.is_empty() {
             return Pin::new(&mut self.io).poll_read(cx, buf);
         }
-        let length = self.beginning.len().min(buf.remaining());
-        buf.put_slice(&self.beginning[..length]);
-        self.beginning.advance(length);
-        if self.beginning.is_empty() {
-            // Gives back what it was a part of.
-            self.beginning = Bytes::new();
+        let length = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix[..length]);
+        self.prefix.advance(length);
+        if self.prefix.is_empty() {
+            // Releases the allocation.
+            self.prefix = Bytes::new();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Begun<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Rewind<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }

@@ -1,4 +1,4 @@
-//! What a proxy in front says of its clients, and whom to believe it.
+//! Reads the client's address, TLS and certificate from the headers of trusted proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,12 +14,13 @@ use crate::{
     server::http::info::{self, RemoteAddress},
 };
 
-/// The proxies in front of a server, whose word on a client's address, TLS and certificate is believed.
+/// Proxies in front of a server. Their headers determine a client's address, TLS and certificate.
 ///
-/// Nobody else's is: headers of a request that comes from another address mean nothing. The client is the last address
-/// in line that is none of these proxies; everything to the left of it could be made up. So could all of it where a
-/// station can connect from one of these addresses without passing the proxy: name the proxies themselves, or a network
-/// in which there is nobody else.
+/// The server ignores the headers of requests from other addresses. The client is the last address in the list that is
+/// not one of these proxies, because a client can forge the addresses before it.
+///
+/// If a station can connect from one of these addresses directly, it can forge all of them. Name only the proxies
+/// themselves, or a network without other hosts.
 ///
 /// ```
 /// use ocpp_rpc::{RpcRouter, RpcServer, server::TrustedProxies};
@@ -32,8 +33,8 @@ use crate::{
 /// # }
 /// ```
 ///
-/// The address that a hook or an event sees has the port 0 where the proxy names none. Of the TLS it knows that there is
-/// some, and the certificate, but no version.
+/// If the proxy sends no port, the address of the client has port 0. [`TlsInfo`] then has no
+/// version, and has the certificate if the proxy sends it.
 #[derive(Debug, Clone)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
@@ -41,14 +42,14 @@ pub struct TrustedProxies {
     certificate: Option<HeaderName>,
 }
 
-/// Which headers the proxies set. Only one kind is read, because a proxy lets the other one through.
+/// The headers that the proxies set. The other kind is ignored, because a proxy may pass on what a client sends.
 #[derive(Debug, Clone, Copy)]
 enum Headers {
     XForwarded,
     Forwarded,
 }
 
-/// What one proxy says of whom it had the request from.
+/// The address and scheme that one proxy reports.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Hop {
     address: Option<SocketAddr>,
@@ -56,18 +57,20 @@ struct Hop {
 }
 
 impl TrustedProxies {
-    /// Proxies at these addresses or networks (`10.0.0.0/8`) that set `X-Forwarded-For` and `X-Forwarded-Proto`.
+    /// Trusts proxies at these addresses or networks that set `X-Forwarded-For` and `X-Forwarded-Proto`.
+    ///
+    /// A network has the form `10.0.0.0/8`.
     ///
     /// # Errors
-    /// When one of them is no address and no network.
+    /// Fails if a text is neither an address nor a network.
     pub fn x_forwarded<N: AsRef<str>>(networks: impl IntoIterator<Item = N>) -> Result<Self, BuildError> {
         Self::new(networks, Headers::XForwarded)
     }
 
-    /// Proxies that set `Forwarded` (RFC 7239).
+    /// Trusts proxies at these addresses or networks that set `Forwarded` (RFC 7239).
     ///
     /// # Errors
-    /// When one of them is no address and no network.
+    /// Fails if a text is neither an address nor a network.
     pub fn forwarded<N: AsRef<str>>(networks: impl IntoIterator<Item = N>) -> Result<Self, BuildError> {
         Self::new(networks, Headers::Forwarded)
     }
@@ -76,22 +79,26 @@ impl TrustedProxies {
         let network = |text: N| {
             let text = text.as_ref();
             let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            parsed.map_err(|_| BuildError::settings(format!("the proxy {text:?} is no address and no network")))
+            parsed
+                .map_err(|_| BuildError::settings(format!("invalid proxy {text:?}: neither an address nor a network")))
         };
         let networks = networks.into_iter().map(network).collect::<Result<_, _>>()?;
         Ok(Self { networks, headers, certificate: None })
     }
 
-    /// The header in which the proxies hand on a client's certificate, after they have verified it: `Client-Cert` (RFC
-    /// 9440), PEM with its special characters escaped (nginx's `$ssl_client_escaped_cert`, AWS), or DER in base64
-    /// (HAProxy, Traefik). A proxy that does not remove the header from what clients send lets them be whoever they
-    /// like.
+    /// Sets the header in which the proxies send a client's certificate.
+    ///
+    /// The proxies must verify the certificate, and must remove the header from the requests of clients. Otherwise a
+    /// client can impersonate others.
+    ///
+    /// The formats are `Client-Cert` (RFC 9440), percent-encoded PEM and DER in base64. nginx
+    /// (`$ssl_client_escaped_cert`) and AWS send PEM, HAProxy and Traefik send DER.
     #[must_use]
     pub fn client_certificate(self, header: HeaderName) -> Self {
         Self { certificate: Some(header), ..self }
     }
 
-    /// What is to be believed of a request's client.
+    /// Returns the address and TLS of a request's client.
     pub(crate) fn client(
         &self,
         headers: &HeaderMap,
@@ -112,12 +119,12 @@ impl TrustedProxies {
         }
         let chain = self.certificate.as_ref().map_or_else(Vec::new, |name| certificates(headers, name));
         let is_tls = scheme.is_some_and(|scheme| ["https", "wss"].iter().any(|tls| scheme.eq_ignore_ascii_case(tls)));
-        // The TLS of the connection is the proxy's.
+        // `tls` is dropped: it describes the connection to the proxy, not to the client.
         (Some(client), (is_tls || !chain.is_empty()).then(|| TlsInfo::new().with_peer_chain(chain)))
     }
 
-    /// Puts what is to be believed in place of what is known.
-    pub(crate) fn look_behind(&self, headers: &HeaderMap, extensions: &mut Extensions) {
+    /// Replaces the address and TLS in a request's extensions by those of the client.
+    pub(crate) fn apply(&self, headers: &HeaderMap, extensions: &mut Extensions) {
         let known = extensions.get().map(|&RemoteAddress(address)| address);
         let remote_address = known.or_else(|| info::connect_info(extensions));
         let (client, tls) = self.client(headers, remote_address, extensions.remove());
@@ -135,7 +142,7 @@ impl TrustedProxies {
     }
 }
 
-/// The elements of a header's lines, from the client's end to ours.
+/// Returns the elements of a list header, from the client to the server.
 fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
     let lines = headers.get_all(name).into_iter().flat_map(|line| line.to_str().unwrap_or_default().split(','));
     lines.map(str::trim).collect()
@@ -145,48 +152,53 @@ fn x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let schemes = elements(headers, &HeaderName::from_static("x-forwarded-proto"));
     let hops = elements(headers, &HeaderName::from_static("x-forwarded-for"));
     let hop = |(before, text): (usize, &&str)| {
-        // Each proxy adds to both lists, or the nearest one sets the one scheme anew.
+        // Each proxy appends to both lists, or the nearest proxy replaces the scheme by a single one.
         let scheme = schemes.iter().rev().nth(hops.len() - 1 - before).or(schemes.last());
         Hop { address: address(text), scheme: scheme.map(|&scheme| scheme.to_owned()) }
     };
     hops.iter().enumerate().map(hop).collect()
 }
 
-/// RFC 7239 §4. Commas and semicolons within quotes are in no address and in no scheme: an element that was torn apart
-/// at one, or that says something twice, is not believed, nor is what stands to the left of it.
+/// Reads the hops of `Forwarded` headers (RFC 7239 §4).
+///
+/// Elements are split at every comma and semicolon, even within quotes, because no address or scheme contains them. A
+/// hop is empty if the split cuts a quoted text, or if a parameter occurs twice. The hops before it are then ignored.
 fn forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let hop = |element: &str| {
-        let said = |wanted: &str| {
+        let value_of = |name_of_value: &str| {
             let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
-            let mut values = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(wanted)).map(|(_, value)| value);
+            let mut values =
+                pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(name_of_value)).map(|(_, value)| value);
             values.next().filter(|_| values.next().is_none()).map(|value| value.trim().trim_matches('"'))
         };
-        let is_whole = |part: &str| part.matches('"').count().is_multiple_of(2);
-        match element.split(';').all(is_whole) {
-            true => Hop { address: said("for").and_then(address), scheme: said("proto").map(str::to_owned) },
-            false => Hop::default(),
+        let has_paired_quotes = |part: &str| part.matches('"').count().is_multiple_of(2);
+        if element.split(';').all(has_paired_quotes) {
+            Hop { address: value_of("for").and_then(address), scheme: value_of("proto").map(str::to_owned) }
+        } else {
+            Hop::default()
         }
     };
     elements(headers, &header::FORWARDED).into_iter().map(hop).collect()
 }
 
-/// An address with or without a port; one of version 6 may have brackets.
+/// Parses an address with or without a port. An IPv6 address may have brackets.
 fn address(text: &str) -> Option<SocketAddr> {
     let bare = || text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).parse::<IpAddr>();
     text.parse().or_else(|_| bare().map(|address| SocketAddr::new(address, 0))).ok()
 }
 
-/// The certificates in a header, in DER; none where it is there twice or cannot be read.
+/// Returns the certificates in a header as DER. Returns none if the header is malformed or occurs twice.
 fn certificates(headers: &HeaderMap, name: &HeaderName) -> Vec<Bytes> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";
     let mut lines = headers.get_all(name).into_iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return Vec::new() };
     let Ok(text) = percent_decode(line.as_bytes()).decode_utf8() else { return Vec::new() };
-    let encoded: Vec<&str> = match text.contains(BEGIN) {
-        true => text.split(BEGIN).skip(1).map(|block| block.split(END).next().unwrap_or_default()).collect(),
-        // RFC 9440 has colons around each (RFC 8941 §3.3.5).
-        false => text.split(',').map(|item| item.trim().trim_matches(':')).collect(),
+    let encoded: Vec<&str> = if text.contains(BEGIN) {
+        text.split(BEGIN).skip(1).map(|block| block.split(END).next().unwrap_or_default()).collect()
+    } else {
+        // RFC 9440 encloses each certificate in colons (RFC 8941 §3.3.5).
+        text.split(',').map(|item| item.trim().trim_matches(':')).collect()
     };
     let der = |text: &str| {
         let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
@@ -208,7 +220,7 @@ mod tests {
         lines.iter().map(line).collect()
     }
 
-    /// The client's address, and whether it speaks TLS.
+    /// Returns the client's address, and whether it uses TLS.
     fn client(proxies: &TrustedProxies, peer: &str, lines: &[(&'static str, &str)]) -> (String, bool) {
         let peer = SocketAddr::new(peer.parse().expect("an address"), 7);
         let (address, tls) = proxies.client(&headers(lines), Some(peer), None);
@@ -216,12 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_last_in_line_that_is_no_proxy() {
+    fn client_is_the_last_address_that_is_not_a_proxy() {
         const FOR: &str = "x-forwarded-for";
         const PROTO: &str = "x-forwarded-proto";
         let proxies = TrustedProxies::x_forwarded(["10.0.0.0/8", "::1", "192.0.2.1"]).expect("networks");
         for (peer, lines, address, is_tls) in [
-            // Nobody's word is believed but a proxy's.
+            // Headers of other hosts are ignored.
             ("203.0.113.9", &[(FOR, "1.1.1.1"), (PROTO, "https")][..], "203.0.113.9:7", false),
             ("10.1.2.3", &[], "10.1.2.3:7", false),
             ("10.1.2.3", &[(PROTO, "https")], "10.1.2.3:7", false),
@@ -231,7 +243,7 @@ mod tests {
             ("::1", &[(FOR, "2001:db8::5"), (PROTO, "http")], "[2001:db8::5]:0", false),
             ("::1", &[(FOR, "[2001:db8::5]")], "[2001:db8::5]:0", false),
             ("::1", &[(FOR, "[2001:db8::5]:99")], "[2001:db8::5]:99", false),
-            // What the client has made up stands to the left.
+            // Addresses that the client may have forged come first.
             ("10.1.2.3", &[(FOR, "1.1.1.1, 203.0.113.9")], "203.0.113.9:0", false),
             ("10.1.2.3", &[(FOR, "1.1.1.1"), (FOR, "203.0.113.9")], "203.0.113.9:0", false),
             // Through two proxies.
@@ -243,13 +255,13 @@ mod tests {
                 true,
             ),
             ("10.1.2.3", &[(FOR, "203.0.113.9, 10.0.0.9"), (PROTO, "https")], "203.0.113.9:0", true),
-            // Proxies all the way.
+            // All addresses are proxies.
             ("10.1.2.3", &[(FOR, "10.0.0.7, 10.0.0.9")], "10.0.0.7:0", false),
-            // What cannot be read ends the line.
+            // An element that is not an address ends the list.
             ("10.1.2.3", &[(FOR, "unknown"), (PROTO, "https")], "10.1.2.3:7", true),
             ("10.1.2.3", &[(FOR, "1.1.1.1, , 10.0.0.9")], "10.0.0.9:0", false),
             ("10.1.2.3", &[(FOR, "1.1.1.1, 300.1.1.1, 10.0.0.9")], "10.0.0.9:0", false),
-            // The other kind of header is the client's.
+            // The proxy may pass on the other kind of header from the client.
             ("10.1.2.3", &[("forwarded", "for=1.1.1.1;proto=https")], "10.1.2.3:7", false),
         ] {
             assert_eq!(client(&proxies, peer, lines), (address.to_owned(), is_tls), "{peer} {lines:?}");
@@ -257,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_says_the_same_in_its_own_way() {
+    fn forwarded_header_has_address_and_scheme() {
         const FORWARDED: &str = "forwarded";
         let proxies = TrustedProxies::forwarded(["10.0.0.0/8"]).expect("networks");
         for (value, address, is_tls) in [
@@ -268,7 +280,7 @@ mod tests {
             ("for=203.0.113.9;proto=https, for=10.0.0.9;proto=http", "203.0.113.9:0", true),
             ("for=_hidden, for=10.0.0.9", "10.0.0.9:0", false),
             ("for=\"1.1.1.1, for=2.2.2.2\"", "10.1.2.3:7", false),
-            // A client's Host header, as a proxy hands it on.
+            // The client's Host header, passed on by a proxy.
             ("for=203.0.113.9;host=\"a,for=6.6.6.6\";proto=http", "10.1.2.3:7", false),
             ("for=203.0.113.9;host=\"a,for=6.6.6.6;proto=https,b\"", "10.1.2.3:7", false),
             ("for=203.0.113.9;for=6.6.6.6", "10.1.2.3:7", false),
@@ -281,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_look_changes_nothing() {
+    fn client_is_the_same_when_headers_are_read_twice() {
         let proxies = TrustedProxies::x_forwarded(["10.0.0.0/8"]).expect("networks");
         for line in ["203.0.113.9, 10.0.0.9", "10.0.0.7, 10.0.0.9", "unknown"] {
             let headers = headers(&[("x-forwarded-for", line), ("x-forwarded-proto", "https")]);
@@ -292,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_read_in_the_ways_that_proxies_write_it() {
+    fn certificate_is_read_in_all_formats_of_proxies() {
         let proxies = TrustedProxies::x_forwarded(["10.0.0.0/8"]).expect("networks");
         let proxies = proxies.client_certificate(HeaderName::from_static("client-cert"));
         let chain = |value: &str| {
@@ -319,16 +331,16 @@ mod tests {
         ] {
             assert_eq!(chain(value), expected, "{value}");
         }
-        // Sent twice, once by the client.
+        // Sent twice, so one is by the client.
         let twice = headers(&[("x-forwarded-for", "1.1.1.1"), ("client-cert", "AQID"), ("client-cert", "BAUG")]);
         assert_eq!(proxies.client(&twice, "10.1.2.3:7".parse().ok(), None).1, None);
-        // Sent by nobody who is believed.
+        // Sent by a host that is not trusted.
         let alone = headers(&[("x-forwarded-for", "1.1.1.1"), ("client-cert", "AQID")]);
         assert_eq!(proxies.client(&alone, "203.0.113.9:7".parse().ok(), None).1, None);
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_network_is_an_error() {
         for wrong in ["", "localhost", "10.0.0.0/33", "10.0.0.1:80"] {
             assert!(TrustedProxies::x_forwarded([wrong]).is_err(), "{wrong}");
         }

@@ -1,19 +1,14 @@
-//! TLS at the built-in listener: which certificate is shown, whether the client has to show one, and what is then known
-//! of it.
+//! TLS of the built-in listener: certificates of the server, and verification of client certificates.
 
 use std::{
-    convert::Infallible,
     fmt, io,
     sync::{Arc, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, ToSocketAddrs},
+    net::TcpStream,
 };
 use tokio_rustls::{
     TlsAcceptor,
@@ -28,26 +23,18 @@ use tokio_rustls::{
     },
     server::TlsStream,
 };
-use tower::Service;
 
 use crate::{
     certificate::{Certificate, RootCerts, provider},
     error::BuildError,
     info::{TlsInfo, TlsVersion},
-    server::{
-        http::{
-            body::BodyError,
-            connection::ALPN,
-            listen::{Listener, Transport},
-        },
-        rpc_server::RpcServer,
-    },
+    server::http::{connection::ALPN, listener::Transport},
 };
 
-/// The server's side of TLS: versions 1.2 and 1.3, with the certificates of a listener (OCPP security profiles 2 and 3).
+/// The TLS settings of a listener: versions 1.2 and 1.3, and certificates (OCPP security profiles 2 and 3).
 ///
-/// Cheap to clone; the clones are one, so that a clone that is kept aside can [`replace`](Self::replace) what the
-/// listener uses.
+/// Cheap to clone. All clones share one configuration. Keep a clone to [`replace`](Self::replace) the configuration
+/// that a listener uses.
 ///
 /// ```no_run
 /// use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer, tls::{Certificate, RootCerts, ServerTls}};
@@ -65,61 +52,65 @@ use crate::{
 ///         None => Err(Reject::unauthorized()),
 ///     })
 ///     .build()?;
-/// let listener = server.listen_tls("0.0.0.0:9221", tls.clone()).await?;
+/// let listener = server.bind("0.0.0.0:9221").tls(tls.clone()).serve().await?;
 ///
-/// // Months later; nobody is disconnected.
+/// // Later, without disconnecting stations:
 /// let renewed = Certificate::from_pem_files("ecdsa.pem", "ecdsa.key")?;
 /// tls.replace(&ServerTls::builder().certificate(renewed).build()?);
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// Sessions of TLS are resumed by tickets, which take no memory here; where client certificates are asked for they are
-/// not, so that each connection's is verified. Two suites that the 1.6 security whitepaper names are not in rustls; see
-/// [`RpcServer::serve_connection`] for those.
+/// Clients resume TLS sessions by tickets, which need no memory at the server. If client certificates are requested,
+/// sessions are not resumed, so that the certificate of each connection is verified.
+///
+/// rustls does not support two cipher suites of the 1.6 security whitepaper. For those, see
+/// [`RpcServer::serve_connection`](crate::RpcServer::serve_connection).
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<RwLock<Arc<ServerConfig>>>,
 }
 
 impl ServerTls {
-    /// Puts one together.
+    /// Returns a builder without certificates.
     pub fn builder() -> ServerTlsBuilder {
-        ServerTlsBuilder { certificates: Vec::new(), clients: Clients::Unasked }
+        ServerTlsBuilder { certificates: Vec::new(), client_auth: ClientAuth::None }
     }
 
-    /// Takes a configuration of rustls as it is. To serve HTTP, it names no protocol by ALPN but `http/1.1`, and
-    /// `h2` where there is the feature `http2`.
+    /// Creates TLS settings from a rustls configuration, without changes.
+    ///
+    /// The ALPN protocols must be `http/1.1`, `h2` (with the feature `http2`), or none.
     pub fn from_config(config: impl Into<Arc<ServerConfig>>) -> Self {
         Self { config: Arc::new(RwLock::new(config.into())) }
     }
 
-    /// Takes over what another one has, from the next handshake on. Connections that there are stay as they are.
+    /// Replaces the configuration by that of `other`, from the next handshake on. Open connections continue.
     pub fn replace(&self, other: &ServerTls) {
         let new = other.config();
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
-    /// Does the handshake on a stream that was accepted elsewhere, and gives what came of it, for
-    /// [`RpcServer::serve_connection`]. There is no deadline here.
+    /// Performs the TLS handshake on a stream that the application accepted. There is no timeout.
+    ///
+    /// Pass the result to [`RpcServer::serve_connection`](crate::RpcServer::serve_connection).
     ///
     /// # Errors
-    /// When the client leaves or is refused.
+    /// Fails if the client disconnects, or if the handshake fails.
     pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(&self, io: T) -> io::Result<(TlsStream<T>, TlsInfo)> {
         let stream = TlsAcceptor::from(self.config()).accept(io).await?;
         let connection = stream.get_ref().1;
         let chain = connection.peer_certificates().unwrap_or_default();
-        let facts = TlsInfo::new().with_peer_chain(chain.iter().map(|der| Bytes::copy_from_slice(der)));
-        let facts = match connection.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => facts.with_version(TlsVersion::Tls12),
-            Some(ProtocolVersion::TLSv1_3) => facts.with_version(TlsVersion::Tls13),
-            _ => facts,
+        let info = TlsInfo::new().with_peer_chain(chain.iter().map(|der| Bytes::copy_from_slice(der)));
+        let info = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => info.with_version(TlsVersion::Tls12),
+            Some(ProtocolVersion::TLSv1_3) => info.with_version(TlsVersion::Tls13),
+            _ => info,
         };
-        Ok((stream, facts))
+        Ok((stream, info))
     }
 
     fn config(&self) -> Arc<ServerConfig> {
-        // Nothing that runs under the lock can leave it half done.
+        // A panic under the lock cannot leave the configuration half written.
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -130,74 +121,79 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-/// Puts a [`ServerTls`] together.
+/// Configures a [`ServerTls`], then creates it.
 #[must_use]
 #[derive(Debug)]
 pub struct ServerTlsBuilder {
     certificates: Vec<Certificate>,
-    clients: Clients,
+    client_auth: ClientAuth,
 }
 
+/// The verification of client certificates.
 #[derive(Debug)]
-enum Clients {
-    Unasked,
-    Asked(RootCerts),
+enum ClientAuth {
+    None,
+    Optional(RootCerts),
     Required(RootCerts),
-    Verified(Arc<dyn ClientCertVerifier>),
+    Custom(Arc<dyn ClientCertVerifier>),
 }
 
 impl ServerTlsBuilder {
-    /// Adds a certificate. Of several, a client gets the first that it can verify: with an ECDSA and an RSA one, as a
-    /// CSMS has to have them (1.6 security whitepaper §2.4, 2.0.1 part 2 A00.FR.318), old stations get the latter.
+    /// Adds a certificate. If there are several, each client receives the first that it can verify.
+    ///
+    /// A CSMS must have an ECDSA and an RSA certificate (1.6 security whitepaper §2.4, 2.0.1 part 2 A00.FR.318). Add
+    /// the ECDSA certificate first. Old stations then receive the RSA certificate.
     pub fn certificate(mut self, certificate: Certificate) -> Self {
         self.certificates.push(certificate);
         self
     }
 
-    /// Asks for a client certificate of these authorities. Clients without one may come in; the
-    /// [hook](crate::Authenticate) sees who they are.
-    pub fn optional_client_certificates(self, authorities: RootCerts) -> Self {
-        Self { clients: Clients::Asked(authorities), ..self }
+    /// Requests a client certificate of these authorities. Clients without a certificate may connect.
+    ///
+    /// The [authenticator](crate::Authenticate) receives the certificate in [`Handshake::tls`](crate::Handshake::tls).
+    pub fn optional_client_certificates(self, roots: RootCerts) -> Self {
+        Self { client_auth: ClientAuth::Optional(roots), ..self }
     }
 
-    /// Wants a client certificate of these authorities: without one there is no handshake (OCPP security profile 3).
-    pub fn required_client_certificates(self, authorities: RootCerts) -> Self {
-        Self { clients: Clients::Required(authorities), ..self }
+    /// Requires a client certificate of these authorities (OCPP security profile 3).
+    ///
+    /// Without one, the TLS handshake fails.
+    pub fn required_client_certificates(self, roots: RootCerts) -> Self {
+        Self { client_auth: ClientAuth::Required(roots), ..self }
     }
 
-    /// Has client certificates judged by a verifier of one's own, which may be of another mind about one that has
-    /// expired or was revoked.
+    /// Verifies client certificates by a custom verifier, for example to check revocation.
     pub fn client_verifier(self, verifier: Arc<dyn ClientCertVerifier>) -> Self {
-        Self { clients: Clients::Verified(verifier), ..self }
+        Self { client_auth: ClientAuth::Custom(verifier), ..self }
     }
 
-    /// The server's side of TLS.
+    /// Creates the TLS settings.
     ///
     /// # Errors
-    /// When there is no certificate.
+    /// Fails if there is no certificate, or if the authorities of clients are not valid.
     pub fn build(self) -> Result<ServerTls, BuildError> {
         if self.certificates.is_empty() {
-            return Err(BuildError::settings("a server of TLS needs a certificate"));
+            return Err(BuildError::settings("server TLS needs a certificate"));
         }
-        let verify = |authorities: RootCerts| WebPkiClientVerifier::builder_with_provider(authorities.0, provider());
-        let unfit = |error| BuildError::tls("client certificates", error);
-        let verifier = match self.clients {
-            Clients::Unasked => None,
-            Clients::Asked(authorities) => Some(verify(authorities).allow_unauthenticated().build().map_err(unfit)?),
-            Clients::Required(authorities) => Some(verify(authorities).build().map_err(unfit)?),
-            Clients::Verified(verifier) => Some(verifier),
+        let verify = |roots: RootCerts| WebPkiClientVerifier::builder_with_provider(roots.0, provider());
+        let invalid = |error| BuildError::tls("client certificates", error);
+        let verifier = match self.client_auth {
+            ClientAuth::None => None,
+            ClientAuth::Optional(roots) => Some(verify(roots).allow_unauthenticated().build().map_err(invalid)?),
+            ClientAuth::Required(roots) => Some(verify(roots).build().map_err(invalid)?),
+            ClientAuth::Custom(verifier) => Some(verifier),
         };
-        let asks = verifier.is_some();
+        let requests_certificates = verifier.is_some();
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| BuildError::tls("TLS", error))?
             .with_client_cert_verifier(verifier.unwrap_or_else(|| Arc::new(NoClientAuth)))
             .with_cert_resolver(Arc::new(Resolver(self.certificates)));
         config.alpn_protocols = ALPN.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        // Nothing is kept between connections.
+        // Session state is in the tickets, so that idle stations need no memory.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        if !asks {
+        if !requests_certificates {
             config.ticketer = Ticketer::new().map_err(|error| BuildError::tls("TLS tickets", error))?;
             config.send_tls13_tickets = 1;
         }
@@ -205,7 +201,7 @@ impl ServerTlsBuilder {
     }
 }
 
-/// Shows the first certificate that the client can verify.
+/// Selects the first certificate that the client can verify.
 #[derive(Debug)]
 struct Resolver(Vec<Certificate>);
 
@@ -221,38 +217,7 @@ impl Transport for ServerTls {
     type Stream = TlsStream<TcpStream>;
 
     async fn accept(&self, stream: TcpStream) -> io::Result<(Self::Stream, Option<TlsInfo>)> {
-        let (stream, facts) = self.accept(stream).await?;
-        Ok((stream, Some(facts)))
-    }
-}
-
-impl RpcServer {
-    /// Listens as [`listen`](Self::listen) does, by TLS: for `wss://` endpoints.
-    ///
-    /// The TLS handshake has to be over within the
-    /// [`handshake_timeout`](super::RpcServerBuilder::handshake_timeout), as the rest. One that fails is an event.
-    ///
-    /// # Errors
-    /// When the address cannot be bound.
-    pub async fn listen_tls(&self, address: impl ToSocketAddrs, tls: ServerTls) -> io::Result<Listener> {
-        self.open(address, tls, self.for_stations_only()).await
-    }
-
-    /// Serves a whole application as [`listen_with`](Self::listen_with) does, by TLS.
-    ///
-    /// # Errors
-    /// When the address cannot be bound.
-    pub async fn listen_tls_with<H, B>(
-        &self,
-        address: impl ToSocketAddrs,
-        tls: ServerTls,
-        http: H,
-    ) -> io::Result<Listener>
-    where
-        H: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-        H::Future: Send,
-        B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
-    {
-        self.open(address, tls, http).await
+        let (stream, info) = self.accept(stream).await?;
+        Ok((stream, Some(info)))
     }
 }

@@ -1,16 +1,16 @@
-//! The sessions of a server, by identity, and how many there may be.
+//! The registry of a server's sessions by identity, and their limits.
 //!
-//! A place is taken before the client is answered, so that a limit can still be told in HTTP, and given back when the
-//! session has ended. Each place has a generation, so that an old session that leaves late does not take its
-//! successor with it.
+//! The server reserves a session before it responds to the client, so that the response can report an exceeded limit.
+//! The reservation ends with the session. Each reservation has a generation. When an old session ends late, it removes
+//! only its own generation, and not its successor.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, hash_map},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
@@ -20,32 +20,37 @@ use crate::{
     session::Session,
 };
 
-/// What becomes of a station that connects while there is a session of its identity already.
+/// The action when a station connects while its identity has a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DuplicateIdentity {
-    /// The newcomer takes the place of the old session, which is closed with 1008 and
-    /// [*replaced*](crate::close::CloseCause::Replaced) once the newcomer's socket is there. A station whose connection
-    /// broke without a word comes back at once.
+    /// Replaces the old session.
+    ///
+    /// The server closes it with 1008 and the cause [`Replaced`](crate::close::CloseCause::Replaced) when the new
+    /// connection is upgraded. A station that lost its connection can reconnect immediately.
     #[default]
     ReplaceOld,
-    /// The newcomer is answered with 409 until the old session has ended. A station whose connection broke without a
-    /// word comes back when its old session has missed its pings.
+    /// Refuses the new connection with 409 until the old session has ended.
+    ///
+    /// A station that lost its connection can reconnect when its old session has missed its pings.
     RejectNew,
-    /// Both are sessions. [`RpcServer::session`](super::RpcServer::session) gives the newest,
-    /// [`RpcServer::sessions`](super::RpcServer::sessions) all of them.
+    /// Keeps both sessions.
+    ///
+    /// [`RpcServer::session`](crate::RpcServer::session) returns the newest,
+    /// [`RpcServer::sessions`](crate::RpcServer::sessions) returns all.
     AllowBoth,
 }
 
+/// The sessions of a server, by identity.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    rules: Rules,
+    limits: Limits,
     state: Mutex<State>,
 }
 
-/// Who gets a place.
+/// The limits of reservations.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Rules {
+pub(crate) struct Limits {
     pub(crate) duplicate_identity: DuplicateIdentity,
     pub(crate) max_sessions: Option<usize>,
     pub(crate) max_sessions_per_address: Option<usize>,
@@ -53,96 +58,100 @@ pub(crate) struct Rules {
 
 #[derive(Debug, Default)]
 struct State {
-    /// In the order in which their sockets came; never an empty list.
-    seats: HashMap<Arc<str>, SmallVec<[Seat; 1]>>,
-    /// How many places are taken, those of sockets that are only told to go included.
-    taken: usize,
-    /// The same for each address, where that is limited.
-    addresses: HashMap<IpAddr, usize>,
+    /// Ordered by the time of the upgrade. The lists are never empty.
+    entries: HashMap<Arc<str>, SmallVec<[Entry; 1]>>,
+    /// The number of reservations, including those of connections without a common protocol.
+    reserved: usize,
+    /// The number of reservations per address, if that is limited.
+    per_address: HashMap<IpAddr, usize>,
     generation: u64,
     closing: Option<Closing>,
 }
 
 #[derive(Debug)]
-struct Seat {
+struct Entry {
     generation: u64,
-    /// None until the client's socket is there, and once another session has taken its place.
+    /// `None` before the upgrade, and after the session was replaced.
     session: Option<Session>,
 }
 
-/// A close of all sessions, those that are still to come included.
+/// A close of all sessions, which also applies to sessions that open later.
 #[derive(Debug)]
 struct Closing {
     close: Close,
     deadline: Instant,
 }
 
-/// A session's place in the registry, until it is dropped.
+/// The reservation of a session in the registry, until dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Reservation {
     registry: Arc<Registry>,
-    /// None has no seat.
+    /// `None` has no entry in the registry.
     identity: Option<Arc<str>>,
     address: Option<IpAddr>,
     generation: u64,
 }
 
 impl Registry {
-    pub(crate) fn new(rules: Rules) -> Self {
-        Self { rules, state: Mutex::default() }
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits, state: Mutex::default() }
     }
 
+    /// Returns the newest session of an identity.
     pub(crate) fn get(&self, identity: &str) -> Option<Session> {
-        self.state().seats.get(identity)?.iter().rev().find_map(|seat| seat.session.clone())
+        self.state().entries.get(identity)?.iter().rev().find_map(|entry| entry.session.clone())
     }
 
+    /// Returns all sessions.
     pub(crate) fn all(&self) -> Vec<Session> {
         self.state().sessions().cloned().collect()
     }
 
-    /// Takes a place for a session that is about to open; without an identity, for a socket that is to become none.
+    /// Reserves a session that is about to open. Without an identity, reserves a connection that will be closed.
     pub(crate) fn reserve(
         self: &Arc<Self>,
         identity: Option<Arc<str>>,
         remote_address: Option<SocketAddr>,
-    ) -> Result<Place, Reject> {
-        let Rules { duplicate_identity, max_sessions, max_sessions_per_address } = self.rules;
-        let address = remote_address.filter(|_| max_sessions_per_address.is_some()).map(|address| block(address.ip()));
+    ) -> Result<Reservation, Reject> {
+        let Limits { duplicate_identity, max_sessions, max_sessions_per_address } = self.limits;
+        let address =
+            remote_address.filter(|_| max_sessions_per_address.is_some()).map(|address| address_prefix(address.ip()));
         let mut state = self.state();
-        let seats =
-            identity.as_ref().and_then(|identity| state.seats.get(identity)).map_or(&[][..], SmallVec::as_slice);
-        if duplicate_identity == DuplicateIdentity::RejectNew && !seats.is_empty() {
-            return Err(Reject::new(StatusCode::CONFLICT).body("the identity is connected already"));
+        let entries =
+            identity.as_ref().and_then(|identity| state.entries.get(identity)).map_or(&[][..], SmallVec::as_slice);
+        if duplicate_identity == DuplicateIdentity::RejectNew && !entries.is_empty() {
+            return Err(Reject::new(StatusCode::CONFLICT).body("the identity is already connected"));
         }
-        // Who is going to be replaced makes room, but only once: those who were replaced may take their time to leave.
-        let replaced = match (duplicate_identity, seats) {
+        // A session that will be replaced does not count, but only once: a replaced session may take long to end.
+        let replaced = match (duplicate_identity, entries) {
             (DuplicateIdentity::ReplaceOld, [only]) => only.session.as_ref(),
             _ => None,
         };
-        if replaced.is_none() && max_sessions.is_some_and(|most| state.taken >= most) {
-            return Err(full(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"));
+        if replaced.is_none() && max_sessions.is_some_and(|limit| state.reserved >= limit) {
+            return Err(Reject::retry_later(StatusCode::SERVICE_UNAVAILABLE, "too many sessions"));
         }
-        if let (Some(address), Some(most)) = (address, max_sessions_per_address) {
-            let makes_room = replaced.and_then(Session::remote_address).is_some_and(|old| block(old.ip()) == address);
-            if !makes_room && state.addresses.get(&address).is_some_and(|taken| *taken >= most) {
-                return Err(full(StatusCode::TOO_MANY_REQUESTS, "too many sessions from this address"));
+        if let (Some(address), Some(limit)) = (address, max_sessions_per_address) {
+            let frees_one =
+                replaced.and_then(Session::remote_address).is_some_and(|old| address_prefix(old.ip()) == address);
+            if !frees_one && state.per_address.get(&address).is_some_and(|reserved| *reserved >= limit) {
+                return Err(Reject::retry_later(StatusCode::TOO_MANY_REQUESTS, "too many sessions from this address"));
             }
-            *state.addresses.entry(address).or_default() += 1;
+            *state.per_address.entry(address).or_default() += 1;
         }
-        state.taken += 1;
+        state.reserved += 1;
         state.generation += 1;
         let generation = state.generation;
-        let seat = Seat { generation, session: None };
-        match identity.clone().map(|identity| state.seats.entry(identity)) {
-            Some(Entry::Occupied(seats)) => seats.into_mut().push(seat),
-            // As large as one needs: most identities have one session.
-            Some(Entry::Vacant(none)) => drop(none.insert(smallvec![seat])),
+        let entry = Entry { generation, session: None };
+        match identity.clone().map(|identity| state.entries.entry(identity)) {
+            Some(hash_map::Entry::Occupied(entries)) => entries.into_mut().push(entry),
+            // Inline, because most identities have one session.
+            Some(hash_map::Entry::Vacant(none)) => drop(none.insert(smallvec![entry])),
             None => {}
         }
-        Ok(Place { registry: self.clone(), identity, address, generation })
+        Ok(Reservation { registry: self.clone(), identity, address, generation })
     }
 
-    /// Asks every session to close. The first close decides, also on the deadline, which is given back.
+    /// Closes every session, and returns the deadline. The first close and its deadline take precedence.
     pub(crate) fn close_all(&self, close: &Close, deadline: Instant) -> Instant {
         let mut state = self.state();
         if let Some(closing) = &state.closing {
@@ -158,41 +167,41 @@ impl Registry {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under the lock can leave it half done.
+        // A panic under the lock cannot leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
     fn sessions(&self) -> impl Iterator<Item = &Session> {
-        self.seats.values().flatten().filter_map(|seat| seat.session.as_ref())
+        self.entries.values().flatten().filter_map(|entry| entry.session.as_ref())
     }
 
-    /// Takes a seat out, if it is still there.
-    fn leave(&mut self, identity: &Arc<str>, generation: u64) {
-        let Entry::Occupied(mut seats) = self.seats.entry(identity.clone()) else { return };
-        seats.get_mut().retain(|seat| seat.generation != generation);
-        if seats.get().is_empty() {
-            seats.remove();
+    /// Removes an entry if it still exists.
+    fn remove(&mut self, identity: &Arc<str>, generation: u64) {
+        let hash_map::Entry::Occupied(mut entries) = self.entries.entry(identity.clone()) else { return };
+        entries.get_mut().retain(|entry| entry.generation != generation);
+        if entries.get().is_empty() {
+            entries.remove();
         }
     }
 }
 
-impl Place {
-    /// Registers the session, as the newest of its identity; an older one may have to go.
-    pub(crate) fn enter(&self, session: Session) {
+impl Reservation {
+    /// Registers the session as the newest of its identity, and closes the sessions that it replaces.
+    pub(crate) fn activate(&self, session: Session) {
         let mut state = self.registry.state();
         if let Some(closing) = &state.closing {
-            // It came in while the others were being closed already.
+            // The connection was upgraded after `close_all`.
             session.shared().close(closing.close.clone());
         }
         let mut older = Vec::new();
-        if let Some(seats) = self.identity.as_ref().and_then(|identity| state.seats.get_mut(identity)) {
-            seats.retain(|seat| seat.generation != self.generation);
-            if self.registry.rules.duplicate_identity == DuplicateIdentity::ReplaceOld {
-                older.extend(seats.iter_mut().filter_map(|seat| seat.session.take()));
+        if let Some(entries) = self.identity.as_ref().and_then(|identity| state.entries.get_mut(identity)) {
+            entries.retain(|entry| entry.generation != self.generation);
+            if self.registry.limits.duplicate_identity == DuplicateIdentity::ReplaceOld {
+                older.extend(entries.iter_mut().filter_map(|entry| entry.session.take()));
             }
-            seats.push(Seat { generation: self.generation, session: Some(session) });
+            entries.push(Entry { generation: self.generation, session: Some(session) });
         }
         drop(state);
         for older in older {
@@ -203,32 +212,28 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.registry.state();
         if let Some(identity) = &self.identity {
-            state.leave(identity, self.generation);
+            state.remove(identity, self.generation);
         }
-        state.taken -= 1;
+        state.reserved -= 1;
         if let Some(address) = self.address
-            && let Entry::Occupied(mut taken) = state.addresses.entry(address)
+            && let hash_map::Entry::Occupied(mut reserved) = state.per_address.entry(address)
         {
-            *taken.get_mut() -= 1;
-            if *taken.get() == 0 {
-                taken.remove();
+            *reserved.get_mut() -= 1;
+            if *reserved.get() == 0 {
+                reserved.remove();
             }
         }
     }
 }
 
-/// What counts as one address: of version 6 the first 64 bits, because that is what one customer has.
-fn block(address: IpAddr) -> IpAddr {
+/// Returns the part of an address that is limited: for IPv6 the first 64 bits, which is the network of one customer.
+fn address_prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
         address => address,
     }
-}
-
-fn full(status: StatusCode, reason: &'static str) -> Reject {
-    Reject::new(status).header(header::RETRY_AFTER, HeaderValue::from_static("5")).body(reason)
 }

@@ -1,4 +1,4 @@
-//! A charging station that is connected, and the task that serves it.
+//! The task of a session, from the upgrade to the end of the last handler.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -20,37 +20,37 @@ use crate::{
     options::Options,
     server::{
         handshake::{
-            protocol::{Agreement, NONE},
+            protocol::{NO_COMMON_PROTOCOL, Selection},
             upgrade::{self, RpcUpgrade},
         },
-        rpc_server::Inner,
-        session::registry::Place,
+        rpc_server::ServerState,
+        session::registry::Reservation,
     },
     session::Session,
     telemetry::OpenConnection,
 };
 
-/// What a session is to be, once the client's socket is there.
-pub(crate) struct Plan {
-    pub(crate) place: Place,
-    pub(crate) agreement: Agreement,
+/// The settings of a session that opens after the upgrade.
+pub(crate) struct NewSession {
+    pub(crate) reservation: Reservation,
+    pub(crate) selection: Selection,
     pub(crate) options: Arc<Options>,
     pub(crate) extensions: Extensions,
     pub(crate) deviations: Deviations,
 }
 
-/// A session whose client's socket is there.
-struct Opened {
-    active: Active,
+/// A session after the upgrade.
+struct OpenSession {
+    guard: TaskGuard,
     shared: Arc<Shared>,
     driver: Box<Driver>,
     socket: Box<Socket>,
-    place: Place,
+    reservation: Reservation,
 }
 
-/// Waits for the client's socket and serves it.
-pub(crate) fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> impl Future<Output = ()> + Send {
-    // Boxed, so that this task is as large as a session needs and no larger: what the handshake took is given back.
+/// Waits for the upgrade, then serves the session.
+pub(crate) fn run(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -> impl Future<Output = ()> + Send {
+    // Boxed, so that the memory of the handshake is released when the session opens.
     let opening = Box::pin(open(server, upgrade, plan));
     async move {
         if let Some((opened, span)) = opening.await {
@@ -59,36 +59,37 @@ pub(crate) fn run(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> impl F
     }
 }
 
-async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Opened, Span)> {
-    let active = Active { server };
-    let server = &active.server;
-    let Plan { place, agreement, options, extensions, deviations } = plan;
+/// Waits for the upgrade and registers the session.
+async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -> Option<(OpenSession, Span)> {
+    let guard = TaskGuard { server };
+    let server = &guard.server;
+    let NewSession { reservation, selection, options, extensions, deviations } = plan;
     let (handshake, status) = (upgrade.handshake.clone(), upgrade.status());
-    let refused = |status, reason: &str| server.refused(&handshake, status, reason);
-    let upgraded = match timeout(server.http.handshake_timeout, upgrade.into_socket()).await {
+    let report = |status, reason: &str| server.report_refused(&handshake, status, reason);
+    let upgraded = match timeout(server.http.handshake_timeout, upgrade.into_on_upgrade()).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => {
-            refused(None, &format!("the client left: {error}"));
+            report(None, &format!("the client disconnected: {error}"));
             return None;
         }
         Err(_) => {
-            refused(None, "the response could not be sent");
+            report(None, "sending the response timed out");
             return None;
         }
     };
-    let below = handshake.parts().extensions.get().copied().unwrap_or_default();
-    let (io, early) = upgrade::stream(upgraded, below);
-    let socket = Socket::server(io, &early, &options);
-    drop(early);
-    let protocol = match agreement {
-        Agreement::Named(protocol) => Some(protocol),
-        Agreement::Silent(protocol) => protocol,
-        Agreement::None => {
-            refused(Some(status), NONE);
-            let close = Close::new(1002).reason(NONE).with_cause(CloseCause::ProtocolError);
+    let io_downcast = handshake.parts().extensions.get().copied().unwrap_or_default();
+    let (io, read_buf) = upgrade::into_io(upgraded, io_downcast);
+    let socket = Socket::server(io, &read_buf, &options);
+    drop(read_buf);
+    let protocol = match selection {
+        Selection::Offered(protocol) => Some(protocol),
+        Selection::Unnamed(protocol) => protocol,
+        Selection::NoCommon => {
+            report(Some(status), NO_COMMON_PROTOCOL);
+            let close = Close::new(1002).reason(NO_COMMON_PROTOCOL).with_cause(CloseCause::ProtocolError);
             socket.close(Disconnect::close(&close), options.close_timeout).await;
-            // Until then it has taken a place.
-            drop(place);
+            // The connection counts as a session until it is closed.
+            drop(reservation);
             return None;
         }
     };
@@ -112,47 +113,48 @@ async fn open(server: Arc<Inner>, upgrade: RpcUpgrade, plan: Plan) -> Option<(Op
     );
     let driver = Driver::new(shared.clone(), run, server.dispatch.clone(), options, false);
     span.in_scope(|| {
-        server.running.open();
-        place.enter(Session::new(shared.clone()));
+        server.session_tasks.mark_session();
+        reservation.activate(Session::new(shared.clone()));
         tracing::debug!("session opened");
         shared.report(EventKind::Opened { protocol });
         for deviation in deviations.iter() {
             shared.report(EventKind::Deviation { deviation, text: None });
         }
     });
-    Some((Opened { active, shared, driver, socket, place }, span))
+    Some((OpenSession { guard, shared, driver, socket, reservation }, span))
 }
 
-impl Opened {
-    // No `async fn`, which would keep room for its arguments twice.
+impl OpenSession {
+    // Not an `async fn`, which would store its arguments twice.
     fn serve(self) -> impl Future<Output = ()> + Send {
-        let Self { active, shared, mut driver, socket, place } = self;
+        let Self { guard, shared, mut driver, socket, reservation } = self;
         let open = OpenConnection::new();
         async move {
-            // Where the task is dropped, it has left the registry before anybody hears of its end.
-            let place = place;
+            // Moved into the future, so that a dropped task leaves the registry before its end is reported.
+            let reservation = reservation;
             let closed = driver.serve(socket).await;
-            drop(place);
-            let server_closes = active.server.closing.is_cancelled();
+            drop(reservation);
+            let server_closes = guard.server.closing.is_cancelled();
             tracing::debug!(%closed, "session closed");
             open.closed(&closed);
             shared.report(EventKind::Closed(closed.clone()));
             driver.finish(closed).await;
             if server_closes {
-                active.server.clean.fetch_add(1, Ordering::Relaxed);
+                guard.server.clean.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 }
 
-/// Has a session's task leave the server's list when it ends. Made when it is polled: one that never is may be dropped
-/// while the list is locked.
-struct Active {
-    server: Arc<Inner>,
+/// Removes a session's task from the server's list when dropped.
+///
+/// Must be created when the task is first polled. A task that was never polled may be dropped while the list is locked.
+struct TaskGuard {
+    server: Arc<ServerState>,
 }
 
-impl Drop for Active {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
-        self.server.running.leave();
+        self.server.session_tasks.remove();
     }
 }

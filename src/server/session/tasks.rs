@@ -1,7 +1,6 @@
-//! The tasks of sessions, so that those can be dropped that take too long.
+//! The tasks of sessions, which a close can abort.
 //!
-//! A token that all of them wait for would do as well, but each message would pay for it, and on many cores wait for
-//! the token's lock.
+//! A cancellation token would also work, but each poll of a session would then take the token's lock.
 
 use std::{
     collections::HashMap,
@@ -11,15 +10,15 @@ use std::{
 use tokio::task::{AbortHandle, Id, try_id};
 use tokio_util::task::TaskTracker;
 
-/// The tasks that have not ended.
+/// The tasks of sessions that have not ended.
 #[derive(Default)]
-pub(crate) struct Running(Mutex<State>);
+pub(crate) struct SessionTasks(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     tasks: HashMap<Id, Task>,
-    /// Whether all were to be dropped, and those that come are, too.
-    is_over: bool,
+    /// Set after all tasks were aborted. New tasks are aborted at once.
+    is_aborted: bool,
 }
 
 struct Task {
@@ -27,46 +26,46 @@ struct Task {
     is_session: bool,
 }
 
-impl Running {
-    /// Spawns a task, which is to [leave](Self::leave) at its end, if it is ever polled.
+impl SessionTasks {
+    /// Spawns a task. If the task is ever polled, it must [remove](Self::remove) itself when it ends.
     pub(crate) fn spawn(&self, tasks: &TaskTracker, task: impl Future<Output = ()> + Send + 'static) {
-        // Under the lock, so that it cannot leave before it is here.
+        // Under the lock, so that the task cannot remove itself before it is inserted.
         let mut state = self.lock();
         let handle = tasks.spawn(task).abort_handle();
-        if state.is_over {
+        if state.is_aborted {
             handle.abort();
         } else if !handle.is_finished() {
             state.tasks.insert(handle.id(), Task { handle, is_session: false });
         }
     }
 
-    /// The task that calls this has become a session.
-    pub(crate) fn open(&self) {
+    /// Marks the current task as an open session.
+    pub(crate) fn mark_session(&self) {
         if let Some(id) = try_id() {
             self.lock().tasks.entry(id).and_modify(|task| task.is_session = true);
         }
     }
 
-    /// The task that calls this is at its end.
-    pub(crate) fn leave(&self) {
+    /// Removes the current task.
+    pub(crate) fn remove(&self) {
         if let Some(id) = try_id() {
             self.lock().tasks.remove(&id);
         }
     }
 
-    /// Drops all of them, handlers included; before, `dropped` hears how many of them are sessions.
-    pub(crate) fn abort(&self, dropped: impl FnOnce(usize)) {
+    /// Aborts all tasks with their handlers. Before, calls `report` with the number of open sessions.
+    pub(crate) fn abort(&self, report: impl FnOnce(usize)) {
         let mut state = self.lock();
-        state.is_over = true;
+        state.is_aborted = true;
         let tasks = std::mem::take(&mut state.tasks);
-        dropped(tasks.values().filter(|task| task.is_session).count());
-        // Those that are dropped at once come back for the lock.
+        report(tasks.values().filter(|task| task.is_session).count());
+        // A task that is dropped within `abort` takes the lock to remove itself.
         drop(state);
         tasks.values().for_each(|task| task.handle.abort());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under the lock can leave it half done.
+        // A panic under the lock cannot leave the state inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -83,59 +82,60 @@ mod tests {
 
     use super::*;
 
-    struct Leaving(Arc<Running>);
+    struct RemoveOnDrop(Arc<SessionTasks>);
 
-    impl Drop for Leaving {
+    impl Drop for RemoveOnDrop {
         fn drop(&mut self) {
-            self.0.leave();
+            self.0.remove();
         }
     }
 
-    fn running() -> (Runtime, TaskTracker, Arc<Running>) {
+    fn setup() -> (Runtime, TaskTracker, Arc<SessionTasks>) {
         (Builder::new_multi_thread().worker_threads(1).build().expect("a runtime"), TaskTracker::new(), Arc::default())
     }
 
-    fn sessions(running: &Running) -> usize {
-        running.lock().tasks.values().filter(|task| task.is_session).count()
+    fn sessions(session_tasks: &SessionTasks) -> usize {
+        session_tasks.lock().tasks.values().filter(|task| task.is_session).count()
     }
 
-    async fn task(running: Arc<Running>, work: impl Future<Output = ()>) {
-        let _leaving = Leaving(running);
+    async fn task(session_tasks: Arc<SessionTasks>, work: impl Future<Output = ()>) {
+        let _guard = RemoveOnDrop(session_tasks);
         work.await;
     }
 
     #[test]
-    fn tasks_that_end_leave_nothing_and_the_others_are_dropped() {
-        let (runtime, tasks, running) = running();
+    fn ended_tasks_are_removed_and_others_are_aborted() {
+        let (runtime, tasks, session_tasks) = setup();
         runtime.block_on(async {
             for _ in 0..1000 {
-                running.spawn(&tasks, task(running.clone(), async {}));
+                session_tasks.spawn(&tasks, task(session_tasks.clone(), async {}));
             }
             tasks.close();
             tasks.wait().await;
-            assert_eq!(running.lock().tasks.len(), 0);
-            // One is a session by the time, one is not, and one comes too late.
-            let opened = running.clone();
-            running.spawn(&tasks, task(running.clone(), async move { opened.open() }.then(|()| pending())));
-            running.spawn(&tasks, task(running.clone(), pending()));
-            while sessions(&running) == 0 {
+            assert_eq!(session_tasks.lock().tasks.len(), 0);
+            // One task is marked as a session, one is not, and one is spawned after the abort.
+            let opened = session_tasks.clone();
+            session_tasks
+                .spawn(&tasks, task(session_tasks.clone(), async move { opened.mark_session() }.then(|()| pending())));
+            session_tasks.spawn(&tasks, task(session_tasks.clone(), pending()));
+            while sessions(&session_tasks) == 0 {
                 yield_now().await;
             }
-            running.abort(|dropped| assert_eq!(dropped, 1));
-            running.spawn(&tasks, task(running.clone(), pending()));
+            session_tasks.abort(|dropped| assert_eq!(dropped, 1));
+            session_tasks.spawn(&tasks, task(session_tasks.clone(), pending()));
             tasks.wait().await;
-            assert_eq!(Arc::strong_count(&running), 1, "a task is still there");
+            assert_eq!(Arc::strong_count(&session_tasks), 1, "a task is still there");
         });
     }
 
     #[test]
-    fn a_runtime_that_is_gone_blocks_nobody() {
-        let (runtime, tasks, running) = running();
+    fn spawn_after_the_runtime_is_dropped_does_not_block() {
+        let (runtime, tasks, session_tasks) = setup();
         let inside = runtime.handle().clone();
         drop(runtime);
         let _inside = inside.enter();
-        running.spawn(&tasks, task(running.clone(), async {}));
+        session_tasks.spawn(&tasks, task(session_tasks.clone(), async {}));
         assert!(tasks.is_empty());
-        assert_eq!(running.lock().tasks.len(), 0);
+        assert_eq!(session_tasks.lock().tasks.len(), 0);
     }
 }
