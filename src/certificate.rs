@@ -90,7 +90,7 @@ impl RootCerts {
     /// `SSL_CERT_DIR`. They are read once in the life of a process.
     ///
     /// # Errors
-    /// Fails if there are none.
+    /// Returns an error if no certificate is found.
     pub fn native() -> Result<Self, BuildError> {
         static NATIVE: OnceLock<RootCerts> = OnceLock::new();
         if let Some(roots) = NATIVE.get() {

@@ -62,10 +62,10 @@ pub struct Event {
     /// The time of the event.
     #[serde(serialize_with = "unix_milliseconds")]
     pub at: SystemTime,
-    /// The identity of the charging station, if it is known.
+    /// The identity of the charging station. `None` if unknown.
     #[serde(serialize_with = "shared_text")]
     pub identity: Option<Arc<str>>,
-    /// The address of the peer, if it is known.
+    /// The address of the peer. `None` if unknown.
     pub remote_address: Option<SocketAddr>,
     /// The kind of event, with its data.
     #[serde(flatten)]

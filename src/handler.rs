@@ -1,4 +1,7 @@
-//! How users write handlers: functions whose arguments are [extractors](extract), in a [router](RpcRouter).
+//! Handlers: async functions that respond to the calls of the peer, in an [`RpcRouter`](crate::RpcRouter).
+//!
+//! The arguments of a handler are [extractors](crate::extract). It returns a `Result`: any value that serializes to a
+//! JSON object, or [`NoResponse`], and any error that converts into a [`CallError`](crate::CallError).
 
 pub(crate) mod extract;
 pub(crate) mod function;

@@ -39,7 +39,7 @@ impl TlsInfo {
         Self { peer_chain: chain.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// Returns the negotiated version, if it is known.
+    /// Returns the negotiated version. `None` if unknown.
     pub fn version(&self) -> Option<TlsVersion> {
         self.version
     }

@@ -169,7 +169,7 @@ impl Session {
         self.shared.run().remote_address
     }
 
-    /// Returns the TLS version and the peer's certificates, if they are known.
+    /// Returns the TLS version and the peer's certificates. `None` if there is no TLS, or if nothing is known of it.
     pub fn tls(&self) -> Option<TlsInfo> {
         self.extension()
     }
@@ -223,7 +223,7 @@ impl SessionInfo {
         self.run.remote_address
     }
 
-    /// Returns the TLS version and the peer's certificates, if they are known.
+    /// Returns the TLS version and the peer's certificates. `None` if there is no TLS, or if nothing is known of it.
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.run.extensions.get()
     }

@@ -54,7 +54,7 @@ pub(crate) struct Driver {
     /// The calls that were taken out of the mailbox and not yet reported to it as written or ended.
     queued: usize,
     close_by: Option<Instant>,
-    /// What waits for a message to be flushed.
+    /// The receivers of news that a message is flushed.
     unflushed: Vec<Unflushed>,
     /// Called when a handle asks to close.
     on_closing: Option<Box<dyn FnOnce() + Send>>,
@@ -442,8 +442,8 @@ impl Driver {
         socket.queue(message.text)
     }
 
-    /// Writes responses that waited and calls whose turn it is, in batches that the socket has room for. Returns
-    /// whether everything is flushed.
+    /// Writes queued responses and calls, in batches that the socket has room for. Returns whether everything is
+    /// flushed.
     fn write(&mut self, socket: &mut Socket, now: Instant, cx: &mut Context<'_>) -> Result<bool, Disconnect> {
         loop {
             while socket.has_room()

@@ -46,7 +46,7 @@ pub(crate) struct Exchange<T> {
     responses: Responses<T>,
     bad_messages: u32,
     events: Vec<EventKind>,
-    /// Whether an application reads events, so that messages are described.
+    /// Set while an application reads events: messages are described then.
     is_observed: bool,
 }
 
@@ -224,7 +224,7 @@ impl<T> Exchange<T> {
         self.responses.queued() <= self.options.handler_queue.saturating_add(self.options.handler_concurrency)
     }
 
-    /// Returns whether this is the first response to a request, whose id it releases.
+    /// Claims the only response to a request and releases its id. Returns whether this is the first claim.
     fn claim(&mut self, request: &RequestHead) -> bool {
         let is_first = self.responses.claim(request.key);
         if is_first && self.responses.is_current(request.key) {

@@ -51,7 +51,7 @@ pub(crate) struct QueueRules {
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) close: Option<Close>,
-    /// Whether a handler can make progress.
+    /// Set if a handler can make progress.
     pub(super) handlers_woken: bool,
 }
 

@@ -10,10 +10,10 @@ pub(super) struct Responses<T> {
     /// The number of the connection. A response goes out on the connection of its request, or is kept.
     generation: u32,
     seq: u64,
-    /// The requests whose handler is at work. There are at most as many as handlers may run.
+    /// The requests with a handler at work. There are at most as many as handlers may run.
     open: Vec<u64>,
     queued: VecDeque<(Outbound, Option<T>)>,
-    /// Whether responses outlive the connection of their request.
+    /// Set if responses outlive the connection of their request.
     keep: bool,
 }
 

@@ -1,4 +1,4 @@
-//! A call that came in, as extractors and layers see it.
+//! A call of the peer, as extractors and layers see it.
 
 use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
@@ -10,38 +10,38 @@ use crate::{
     session::Session,
 };
 
-/// A call that came in: what extractors and layers see.
+/// A call of the peer, the request of [extractors](crate::extract) and tower layers.
 #[derive(Debug)]
 pub struct IncomingCall {
     pub(super) request: IncomingRequest,
     pub(super) session: Session,
-    /// Whether the answer was given early; made for a handler that can do so.
+    /// Set once an early response is given. Created only for handlers that take a `Responder`.
     pub(super) given: OnceLock<Arc<AtomicBool>>,
 }
 
 impl IncomingCall {
-    /// The action that is called.
+    /// Returns the action.
     pub fn action(&self) -> &str {
         &self.request.head.action
     }
 
-    /// The id of the call.
+    /// Returns the message id.
     pub fn id(&self) -> &MessageId {
         &self.request.head.id
     }
 
-    /// The parameters, unread: a JSON object, or [`ErrorCode::FORMAT_VIOLATION`](crate::ErrorCode::FORMAT_VIOLATION)
-    /// would have been the answer already.
+    /// Returns the parameters as JSON text. They are always a JSON object: other calls were rejected with
+    /// [`ErrorCode::FORMAT_VIOLATION`](crate::ErrorCode::FORMAT_VIOLATION).
     pub fn params(&self) -> &Payload {
         &self.request.payload
     }
 
-    /// Who calls.
+    /// Returns the session that the call came in on.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// Whether the caller waits for an answer: a CALL wants one, a SEND (OCPP 2.1) does not.
+    /// Returns whether the peer waits for a response. A CALL expects one, a SEND (OCPP 2.1) does not.
     pub fn expects_response(&self) -> bool {
         self.request.head.expects_response
     }
@@ -50,7 +50,7 @@ impl IncomingCall {
         Self { request, session, given: OnceLock::new() }
     }
 
-    /// The parameters, where validation has read them as this very type and no other argument took them.
+    /// Takes the parameters if validation has decoded them as this type and no other argument took them.
     pub(super) fn validated<T: 'static>(&self) -> Option<T> {
         self.request.valid.take()
     }

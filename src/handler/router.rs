@@ -26,9 +26,9 @@ use crate::{
     session::Session,
 };
 
-type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Response> + Send>>;
 
-/// Handlers by action, with the state that they share.
+/// Maps actions to handlers, with the state that the handlers share.
 ///
 /// ```
 /// use ocpp_rpc::{CallError, RpcRouter, extract::{Params, State}};
@@ -47,8 +47,8 @@ type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 /// let router = RpcRouter::with_state(App { interval: 300 }).on("BootNotification", boot);
 /// ```
 ///
-/// An action without a handler goes to the [`fallback`](Self::fallback); without one it is answered with
-/// [`ErrorCode::NOT_IMPLEMENTED`]. Cheap to clone.
+/// A call of an action without a handler goes to the [`fallback`](Self::fallback). If there is no fallback, it is
+/// rejected with [`ErrorCode::NOT_IMPLEMENTED`]. A router is cheap to clone.
 #[derive(Clone)]
 pub struct RpcRouter<S = ()> {
     state: Arc<S>,
@@ -63,7 +63,7 @@ pub(crate) struct Table {
 }
 
 impl RpcRouter {
-    /// A router without state and without handlers.
+    /// Creates a router without state and without handlers.
     pub fn new() -> Self {
         Self::with_state(())
     }
@@ -76,16 +76,17 @@ impl Default for RpcRouter {
 }
 
 impl<S: Send + Sync + 'static> RpcRouter<S> {
-    /// A router without handlers, whose handlers may ask for [`State`](super::extract::State).
+    /// Creates a router without handlers. Its handlers can take the state by [`State`](crate::extract::State).
     pub fn with_state(state: S) -> Self {
         Self { state: Arc::new(state), table: Arc::default() }
     }
 
-    /// Answers `action` with `handler`: an async function whose arguments are [extractors](FromCall) and that returns
-    /// a `Result`.
+    /// Adds the handler of an action: an async function whose arguments are [extractors](FromCall) and that returns a
+    /// `Result`.
     ///
     /// # Panics
-    /// When the action has a handler already.
+    ///
+    /// Panics if the action already has a handler.
     #[must_use]
     #[track_caller]
     pub fn on<H, A>(mut self, action: &str, handler: H) -> Self
@@ -99,10 +100,11 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         self
     }
 
-    /// Answers every action that has no handler with `handler`.
+    /// Sets the handler of all actions without a handler of their own.
     ///
     /// # Panics
-    /// When there is a fallback already.
+    ///
+    /// Panics if the router already has a fallback.
     #[must_use]
     #[track_caller]
     pub fn fallback<H, A>(mut self, handler: H) -> Self
@@ -116,8 +118,10 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         self
     }
 
-    /// Answers the calls on connections of this subprotocol with the handlers of `router`, and its fallback. Where it
-    /// has neither, the handlers of this router answer, as they do for all other subprotocols.
+    /// Adds the handlers of one subprotocol.
+    ///
+    /// A call on a connection with this subprotocol goes to the handlers of `router`, then to its fallback. If `router`
+    /// has neither for the action, the call goes to this router, like the calls of all other subprotocols.
     ///
     /// ```
     /// use std::convert::Infallible;
@@ -140,7 +144,8 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     /// ```
     ///
     /// # Panics
-    /// When the subprotocol has a router already.
+    ///
+    /// Panics if the subprotocol already has a router.
     #[must_use]
     #[track_caller]
     pub fn protocol<T>(mut self, protocol: &str, router: RpcRouter<T>) -> Self {
@@ -150,7 +155,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         self
     }
 
-    /// Takes the handlers of an action away, those of single subprotocols included.
+    /// Removes the handlers of an action, including those of single subprotocols.
     #[must_use]
     pub fn without(mut self, action: &str) -> Self {
         Arc::make_mut(&mut self.table).remove(action);
@@ -192,7 +197,11 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         H: Handler<A, Output: HandlerOutput, Future: Send>,
         A: FromCall<S> + Send + 'static,
     {
-        Route(Arc::new(Handling { handler: Arc::new(handler), state: self.state.clone(), arguments: PhantomData }))
+        Route(Arc::new(HandlerEndpoint {
+            handler: Arc::new(handler),
+            state: self.state.clone(),
+            arguments: PhantomData,
+        }))
     }
 
     pub(crate) fn into_dispatch(self) -> Arc<dyn Dispatch> {
@@ -201,7 +210,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
 }
 
 impl Session {
-    /// Swaps the handlers of this connection. Calls that are being worked on keep the handler they have.
+    /// Replaces the handlers of this connection. Handlers that are at work finish.
     pub fn set_router<S: Send + Sync + 'static>(&self, router: RpcRouter<S>) {
         self.shared().send(Command::SetDispatch(router.into_dispatch()));
     }
@@ -235,11 +244,11 @@ impl Table {
 }
 
 impl Dispatch for Table {
-    fn dispatch(&self, request: IncomingRequest, protocol: Option<&str>, shared: &Arc<Shared>) -> Answering {
+    fn dispatch(&self, request: IncomingRequest, protocol: Option<&str>, shared: &Arc<Shared>) -> ResponseFuture {
         let (action, id) = (&*request.head.action, request.head.id.as_str());
         let span = tracing::debug_span!("call", direction = "in", action, id, outcome = field::Empty);
-        let answering: Answering = match self.find(action, protocol) {
-            Some(route) => route.0.answer(IncomingCall::new(request, Session::new(shared.clone()))),
+        let responding: ResponseFuture = match self.find(action, protocol) {
+            Some(route) => route.0.respond(IncomingCall::new(request, Session::new(shared.clone()))),
             None => {
                 if !request.head.expects_response {
                     shared.report(EventKind::UnhandledSend { action: Text(request.head.action.clone()) });
@@ -248,18 +257,18 @@ impl Dispatch for Table {
             }
         };
         if span.is_disabled() {
-            return answering;
+            return responding;
         }
         let recorded = async {
-            let reply = answering.await;
-            Span::current().record("outcome", reply.outcome());
-            reply
+            let response = responding.await;
+            Span::current().record("outcome", response.outcome());
+            response
         };
         Box::pin(recorded.instrument(span))
     }
 }
 
-/// What a layer is wrapped around: a handler, as a tower service.
+/// A handler as a tower service, which a layer wraps.
 #[derive(Clone)]
 pub struct Route(Arc<dyn Endpoint>);
 
@@ -273,7 +282,7 @@ impl Service<IncomingCall> for Route {
     }
 
     fn call(&mut self, call: IncomingCall) -> RouteFuture {
-        RouteFuture(self.0.answer(call))
+        RouteFuture(self.0.respond(call))
     }
 }
 
@@ -284,7 +293,7 @@ impl fmt::Debug for Route {
 }
 
 /// The future of a [`Route`].
-pub struct RouteFuture(Answering);
+pub struct RouteFuture(ResponseFuture);
 
 impl Future for RouteFuture {
     type Output = Result<Response, Infallible>;
@@ -300,37 +309,37 @@ impl fmt::Debug for RouteFuture {
     }
 }
 
-/// A handler or a stack of layers, with its types forgotten.
+/// A handler or a stack of layers as a trait object.
 trait Endpoint: Send + Sync {
-    fn answer(&self, call: IncomingCall) -> Answering;
+    fn respond(&self, call: IncomingCall) -> ResponseFuture;
 }
 
-struct Handling<H, A, S> {
+struct HandlerEndpoint<H, A, S> {
     handler: Arc<H>,
     state: Arc<S>,
     arguments: PhantomData<fn() -> A>,
 }
 
-impl<H, A, S> Endpoint for Handling<H, A, S>
+impl<H, A, S> Endpoint for HandlerEndpoint<H, A, S>
 where
     H: Handler<A, Output: HandlerOutput, Future: Send>,
     A: FromCall<S> + Send + 'static,
     S: Send + Sync + 'static,
 {
-    fn answer(&self, call: IncomingCall) -> Answering {
+    fn respond(&self, call: IncomingCall) -> ResponseFuture {
         let (handler, state) = (self.handler.clone(), self.state.clone());
         Box::pin(async move {
             let arguments = match A::from_call(&call, &state).await {
                 Ok(arguments) => arguments,
                 Err(error) => return Response::Error(error),
             };
-            // What the arguments did not take is not needed any more.
+            // A handler that waits keeps no request that its arguments did not take.
             let given = call.given.into_inner();
             drop((call.request, call.session));
-            let reply = handler.call(arguments).await.into_response();
+            let response = handler.call(arguments).await.into_response();
             match given {
                 Some(given) if given.load(Ordering::Relaxed) => Response::Given,
-                _ => reply,
+                _ => response,
             }
         })
     }
@@ -344,7 +353,7 @@ where
     T::Error: Into<CallError>,
     T::Future: Send,
 {
-    fn answer(&self, call: IncomingCall) -> Answering {
+    fn respond(&self, call: IncomingCall) -> ResponseFuture {
         let service = self.0.clone();
         Box::pin(async move {
             // A clone of its own, as tower wants it; made here, where a panic is caught.

@@ -54,7 +54,7 @@ pub trait Validator: Send + Sync + 'static {
     ///
     /// # Errors
     /// Returns the violation and its code. If the protocol does not have the action, the code should be
-    /// [`ErrorCode::NOT_IMPLEMENTED`].
+    /// [`ErrorCode::NOT_IMPLEMENTED`](crate::ErrorCode::NOT_IMPLEMENTED).
     fn validate(&self, context: &PayloadContext<'_>) -> Result<Valid, Violation>;
 }
 

@@ -57,7 +57,7 @@ struct Message {
 
 async fn stations(State(api): State<Api>) -> Json<Vec<Value>> {
     let mut sessions = api.server.sessions();
-    sessions.sort_by(|a, b| a.identity().cmp(&b.identity()));
+    sessions.sort_by_key(ocpp_rpc::Session::identity);
     let station = |session: &ocpp_rpc::Session| {
         json!({
             "identity": session.identity(),

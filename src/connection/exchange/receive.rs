@@ -159,7 +159,7 @@ impl<T> Exchange<T> {
         completed.unwrap_or_else(|unreadable| self.reject_malformed(unreadable, text))
     }
 
-    /// Ends the call whose response cannot be read, if its id can and the tolerance allows it.
+    /// Ends a call after an unreadable response, if the id is readable and the tolerance allows it.
     fn complete_unreadable(
         &mut self,
         unreadable: UnreadableMessage,

@@ -107,7 +107,7 @@ impl Handshake {
         self.password().is_some_and(|sent| credentials::is_same_password(&sent, password))
     }
 
-    /// Returns the address of the client, if it is known.
+    /// Returns the address of the client. `None` if unknown.
     ///
     /// The built-in listener sets it. So does axum, if the application is served with `ConnectInfo`. With another HTTP
     /// server, a layer can insert a [`RemoteAddress`](crate::server::RemoteAddress) into the request's extensions.

@@ -28,7 +28,7 @@ impl<T> Rewind<T> {
     }
 }
 
-/// Reads from a stream until the HTTP version is known.
+/// Reads from a stream until the bytes tell the HTTP version.
 pub(crate) async fn read_preface<T: Io>(mut io: T) -> io::Result<Rewind<T>> {
     let mut prefix = [0; PREFACE.len()];
     let mut length = 0;

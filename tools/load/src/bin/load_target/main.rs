@@ -1,5 +1,5 @@
-//! A server to measure: it answers Heartbeat, BootNotification and MeterValues with typed handlers, calls Reset
-//! as often as it is told to, and prints nothing per message.
+//! A server to measure: it responds to Heartbeat, BootNotification and MeterValues with typed handlers, and sends Reset as
+//! often as `Trigger` requests it. It prints nothing per message.
 //!
 //!     cargo run --release -p load --bin load_target -- --port 9221
 //!
@@ -47,7 +47,7 @@ async fn serve(Args { port, checks }: Args) -> Result<(), Box<dyn std::error::Er
     Ok(())
 }
 
-/// Calls `Reset` as often as it is told to, one after the other, once it has answered.
+/// Calls `Reset` as often as the request says, one call after the other.
 async fn trigger(
     Params(trigger): Params<Trigger>,
     answer: Responder,
