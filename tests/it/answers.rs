@@ -1,4 +1,4 @@
-//! Answers that a handler gives before it ends, and what it does afterwards.
+//! Responses that a handler sends before it ends, and its work afterwards.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -14,41 +14,41 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::support::{Station, echo};
 
 async fn connected<S: Send + Sync + 'static>(router: RpcRouter<S>, protocol: &str) -> (RpcServer, Station, Session) {
-    let server = RpcServer::builder(router).protocols(["ocpp2.1", "ocpp1.6"]).build().expect("sound");
+    let server = RpcServer::builder(router).protocols(["ocpp2.1", "ocpp1.6"]).build().expect("valid settings");
     let mut events = server.events();
     let station = Station::connect(&server, "CP-1", protocol).await;
-    while !matches!(events.next().await.expect("more").kind, EventKind::Opened { .. }) {}
+    while !matches!(events.next().await.expect("another event").kind, EventKind::Opened { .. }) {}
     let session = server.session("CP-1").expect("registered");
     (server, station, session)
 }
 
 #[tokio::test]
-async fn b33_a_handler_answers_early_and_goes_on_working() {
-    async fn work(answer: Responder, State(gate): State<Arc<Semaphore>>) -> Result<Value, CallError> {
-        drop(answer.send(json!({"early": true})));
+async fn b33_handler_continues_after_an_early_response() {
+    async fn work(responder: Responder, State(gate): State<Arc<Semaphore>>) -> Result<Value, CallError> {
+        drop(responder.send(json!({"early": true})));
         gate.acquire().await.map_err(CallError::internal)?.forget();
-        // Too late: the call has its answer.
+        // Too late: the call already has its response.
         Ok(json!({"early": false}))
     }
     let gate = Arc::new(Semaphore::new(0));
     let router = RpcRouter::with_state(gate.clone()).on("Work", work).on("Echo", echo);
     let (_server, mut station, _) = connected(router, "ocpp1.6").await;
     assert_eq!(station.ask(r#"[2,"1","Work",{}]"#).await, r#"[3,"1",{"early":true}]"#);
-    // The id is free while the handler works on, and stays taken by the next call when the first handler ends.
+    // The id is free while the handler works on. The end of the first handler does not free the id of the next call.
     assert_eq!(station.ask(r#"[2,"1","Work",{}]"#).await, r#"[3,"1",{"early":true}]"#);
     gate.add_permits(2);
     assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#);
 }
 
 #[tokio::test]
-async fn b35_a_handler_that_ends_frees_no_id_that_was_taken_anew() {
-    async fn work(answer: Responder, State(gate): State<Arc<Semaphore>>) -> Result<NoResponse, CallError> {
-        drop(answer.send(()));
+async fn b35_handler_end_does_not_free_a_reused_id() {
+    async fn work(responder: Responder, State(gate): State<Arc<Semaphore>>) -> Result<NoResponse, CallError> {
+        drop(responder.send(()));
         gate.acquire().await.map_err(CallError::internal)?.forget();
         Ok(NoResponse)
     }
-    async fn wait(gone: CancellationToken) -> Result<(), Infallible> {
-        gone.cancelled().await;
+    async fn wait(disconnected: CancellationToken) -> Result<(), Infallible> {
+        disconnected.cancelled().await;
         Ok(())
     }
     let gate = Arc::new(Semaphore::new(0));
@@ -63,9 +63,9 @@ async fn b35_a_handler_that_ends_frees_no_id_that_was_taken_anew() {
 }
 
 #[tokio::test]
-async fn b33_what_comes_after_the_answer_is_done_when_the_answer_was_written() {
-    async fn boot(answer: Responder, session: Session) -> Result<NoResponse, CallError> {
-        answer.send(json!({"status": "Accepted"})).await?;
+async fn b33_early_response_is_written_before_the_handler_continues() {
+    async fn boot(responder: Responder, session: Session) -> Result<NoResponse, CallError> {
+        responder.send(json!({"status": "Accepted"})).await?;
         let _: Value = session.call("GetConfiguration", &()).await?;
         Ok(NoResponse)
     }
@@ -75,39 +75,39 @@ async fn b33_what_comes_after_the_answer_is_done_when_the_answer_was_written() {
 }
 
 #[tokio::test]
-async fn b33_a_handler_refuses_early() {
-    async fn refuse(answer: Responder) -> Result<(), Error> {
-        answer.reject(ErrorCode::SECURITY_ERROR).await
+async fn b33_handler_rejects_a_call_early() {
+    async fn reject(responder: Responder) -> Result<(), Error> {
+        responder.reject(ErrorCode::SECURITY_ERROR).await
     }
-    let (_server, mut station, _) = connected(RpcRouter::new().on("Any", refuse), "ocpp1.6").await;
+    let (_server, mut station, _) = connected(RpcRouter::new().on("Any", reject), "ocpp1.6").await;
     assert_eq!(station.ask(r#"[2,"1","Any",{}]"#).await, r#"[4,"1","SecurityError","",{}]"#);
 }
 
 #[tokio::test]
-async fn b37_an_answer_that_can_no_longer_be_written_says_so() {
+async fn b37_response_after_disconnect_is_an_error() {
     async fn late(
-        answer: Responder,
-        gone: CancellationToken,
-        State(tell): State<mpsc::UnboundedSender<Result<(), Error>>>,
+        responder: Responder,
+        disconnected: CancellationToken,
+        State(outcome_tx): State<mpsc::UnboundedSender<Result<(), Error>>>,
     ) -> Result<NoResponse, CallError> {
-        gone.cancelled().await;
-        let _ = tell.send(answer.send(()).await);
+        disconnected.cancelled().await;
+        let _ = outcome_tx.send(responder.send(()).await);
         Ok(NoResponse)
     }
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let router = RpcRouter::with_state(tell).on("Late", late).on("Echo", echo);
+    let (outcome_tx, mut outcome_rx) = mpsc::unbounded_channel();
+    let router = RpcRouter::with_state(outcome_tx).on("Late", late).on("Echo", echo);
     let (_server, mut station, _) = connected(router, "ocpp1.6").await;
     station.send(r#"[2,"1","Late",{}]"#).await;
     station.ask(r#"[2,"2","Echo",{}]"#).await;
     drop(station);
-    let outcome = told.recv().await.expect("the handler finishes");
+    let outcome = outcome_rx.recv().await.expect("the handler finishes");
     assert!(matches!(outcome, Err(Error::Disconnected { maybe_delivered: false })), "{outcome:?}");
 }
 
 #[tokio::test]
-async fn a_send_has_no_answer_to_give() {
-    async fn early(answer: Responder) -> Result<(), Error> {
-        answer.send(()).await
+async fn send_response_from_its_handler_is_not_written() {
+    async fn early(responder: Responder) -> Result<(), Error> {
+        responder.send(()).await
     }
     let (_server, mut station, _) = connected(RpcRouter::new().on("Any", early).on("Echo", echo), "ocpp2.1").await;
     station.send(r#"[6,"1","Any",{}]"#).await;
@@ -115,10 +115,10 @@ async fn a_send_has_no_answer_to_give() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b47_a_waiting_close_lets_an_early_answer_out() {
-    async fn work(answer: Responder, State(gate): State<Arc<Semaphore>>) -> Result<NoResponse, CallError> {
+async fn b47_draining_close_writes_an_early_response() {
+    async fn work(responder: Responder, State(gate): State<Arc<Semaphore>>) -> Result<NoResponse, CallError> {
         gate.acquire().await.map_err(CallError::internal)?.forget();
-        drop(answer.send(()));
+        drop(responder.send(()));
         Ok(NoResponse)
     }
     let gate = Arc::new(Semaphore::new(0));
@@ -136,22 +136,22 @@ async fn b47_a_waiting_close_lets_an_early_answer_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b33_the_first_answer_to_a_call_is_the_only_one() {
-    async fn patient(answer: Responder) -> Result<NoResponse, CallError> {
-        answer.send(json!({"early": true})).await?;
+async fn b33_later_responses_to_a_call_are_not_written() {
+    async fn stay_pending(responder: Responder) -> Result<NoResponse, CallError> {
+        responder.send(json!({"early": true})).await?;
         std::future::pending().await
     }
-    async fn panics(answer: Responder) -> Result<NoResponse, CallError> {
-        drop(answer.send(json!({"early": true})));
-        panic!("after the answer")
+    async fn panic_late(responder: Responder) -> Result<NoResponse, CallError> {
+        drop(responder.send(json!({"early": true})));
+        panic!("after the response")
     }
-    async fn twice(first: Responder, second: Responder) -> Result<Value, CallError> {
+    async fn respond_twice(first: Responder, second: Responder) -> Result<Value, CallError> {
         let first = first.send(json!({"early": true}));
         assert!(matches!(second.send(json!({"late": true})).await, Err(Error::Disconnected { .. })));
         first.await?;
         Ok(json!({"later": true}))
     }
-    let router = RpcRouter::new().on("Patient", patient).on("Panics", panics).on("Twice", twice);
+    let router = RpcRouter::new().on("Patient", stay_pending).on("Panics", panic_late).on("Twice", respond_twice);
     let router = router.layer(tower::timeout::TimeoutLayer::new(Duration::from_secs(20))).on("Echo", echo);
     let (_server, mut station, _session) = connected(router, "ocpp1.6").await;
     for action in ["Patient", "Panics", "Twice"] {
@@ -164,37 +164,37 @@ async fn b33_the_first_answer_to_a_call_is_the_only_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b47_a_waiting_close_lets_an_answer_out_that_a_handler_gave_at_once() {
-    async fn at_once(answer: Responder) -> Result<NoResponse, Infallible> {
-        drop(answer.send(json!({"early": true})));
+async fn b47_draining_close_writes_an_immediate_response() {
+    async fn respond_at_once(responder: Responder) -> Result<NoResponse, Infallible> {
+        drop(responder.send(json!({"early": true})));
         Ok(NoResponse)
     }
     let (router, gate) = crate::support::gated();
-    let (_server, mut station, session) = connected(router.on("AtOnce", at_once), "ocpp1.6").await;
+    let (_server, mut station, session) = connected(router.on("AtOnce", respond_at_once), "ocpp1.6").await;
     station.send(r#"[2,"1","Wait",{}]"#).await;
     let closing = tokio::spawn(async move { session.close(Close::normal().drain(Duration::from_secs(30))).await });
     tokio::task::yield_now().await;
-    // Both in one turn: the last call under way ends, and another has its answer on the way.
+    // Both happen in one turn: the last pending call ends while another response is queued.
     gate.add_permits(1);
     station.send(r#"[2,"2","AtOnce",{}]"#).await;
-    let mut answers = [station.receive().await, station.receive().await];
-    answers.sort();
-    assert_eq!(answers, [r#"[3,"1",{}]"#, r#"[3,"2",{"early":true}]"#]);
+    let mut responses = [station.receive().await, station.receive().await];
+    responses.sort();
+    assert_eq!(responses, [r#"[3,"1",{}]"#, r#"[3,"2",{"early":true}]"#]);
     assert_eq!(station.closed().await.0, 1000);
     drop(station);
     closing.await.expect("no panic");
 }
 
 #[tokio::test]
-async fn b33_no_reply_may_be_given_early_too() {
-    async fn none(answer: Responder) -> Result<NoResponse, CallError> {
-        Ok(answer.send(NoResponse).await.map(|()| NoResponse)?)
+async fn b33_no_response_may_be_chosen_early() {
+    async fn choose_no_response(responder: Responder) -> Result<NoResponse, CallError> {
+        Ok(responder.send(NoResponse).await.map(|()| NoResponse)?)
     }
     let (_server, mut station, _session) =
-        connected(RpcRouter::new().on("None", none).on("Echo", echo), "ocpp1.6").await;
+        connected(RpcRouter::new().on("None", choose_no_response).on("Echo", echo), "ocpp1.6").await;
     station.send(r#"[2,"1","None",{}]"#).await;
     for id in ["2", "1"] {
-        let answer = station.ask(format!(r#"[2,"{id}","Echo",{{}}]"#)).await;
-        assert_eq!(answer, format!(r#"[3,"{id}",{{}}]"#), "nothing comes in between, and the id is free");
+        let response = station.ask(format!(r#"[2,"{id}","Echo",{{}}]"#)).await;
+        assert_eq!(response, format!(r#"[3,"{id}",{{}}]"#), "no other response is sent, and the id is free");
     }
 }

@@ -1,4 +1,4 @@
-//! Messages that cannot be served, and frames that are none.
+//! Messages that cannot be served, and invalid frames.
 
 use futures_util::SinkExt;
 use ocpp_rpc::{ErrorCode, Options, RpcRouter, close::CloseCause, event::EventKind, message::MessageError};
@@ -8,24 +8,24 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::{SECOND, Station, connected, echo, server, server_with};
 
 #[tokio::test]
-async fn b38_a_message_that_is_no_ocpp_gets_the_dialects_answer_and_an_event() {
-    const NOTHING: Option<(&str, &str)> = None;
+async fn b38_malformed_message_gets_the_dialects_error_and_an_event() {
+    const NO_RESPONSE: Option<(&str, &str)> = None;
     let formation = Some(("1", "FormationViolation"));
     let format = Some(("1", "FormatViolation"));
     let unknown = Some(("1", "MessageTypeNotSupported"));
     let rpc = |id| Some((id, "RpcFrameworkError"));
-    // The answers, id and code, in 1.6, 2.0.1 and 2.1.
+    // The id and code of the responses in 1.6, 2.0.1 and 2.1.
     for (text, fault, v16, v201, v21) in [
-        ("hello", MessageError::NotJson, NOTHING, rpc("-1"), rpc("-1")),
-        ("{}", MessageError::NotAnArray, NOTHING, rpc("-1"), rpc("-1")),
-        (r#"["2","1","A",{}]"#, MessageError::NoMessageType, NOTHING, rpc("1"), rpc("1")),
-        (r#"[2,5,"A",{}]"#, MessageError::NoMessageId, NOTHING, rpc("-1"), rpc("-1")),
+        ("hello", MessageError::NotJson, NO_RESPONSE, rpc("-1"), rpc("-1")),
+        ("{}", MessageError::NotAnArray, NO_RESPONSE, rpc("-1"), rpc("-1")),
+        (r#"["2","1","A",{}]"#, MessageError::NoMessageType, NO_RESPONSE, rpc("1"), rpc("1")),
+        (r#"[2,5,"A",{}]"#, MessageError::NoMessageId, NO_RESPONSE, rpc("-1"), rpc("-1")),
         (r#"[2,"1"]"#, MessageError::NoAction, formation, rpc("1"), rpc("1")),
         (r#"[2,"1",7,{}]"#, MessageError::NoAction, formation, rpc("1"), rpc("1")),
         (r#"[2,"1","A",["m"]]"#, MessageError::PayloadNotAnObject, formation, format, format),
         (r#"[2,"1","A",{},{}]"#, MessageError::TooManyElements, formation, rpc("1"), rpc("1")),
-        (r#"[9,"1","A",{}]"#, MessageError::UnknownMessageType, NOTHING, unknown, NOTHING),
-        (r#"[3,"1",{"cut":"#, MessageError::NotJson, NOTHING, NOTHING, NOTHING),
+        (r#"[9,"1","A",{}]"#, MessageError::UnknownMessageType, NO_RESPONSE, unknown, NO_RESPONSE),
+        (r#"[3,"1",{"cut":"#, MessageError::NotJson, NO_RESPONSE, NO_RESPONSE, NO_RESPONSE),
     ] {
         for (protocol, expected) in [("ocpp1.6", v16), ("ocpp2.0.1", v201), ("ocpp2.1", v21)] {
             let server = server(RpcRouter::new().on("Echo", echo));
@@ -33,15 +33,19 @@ async fn b38_a_message_that_is_no_ocpp_gets_the_dialects_answer_and_an_event() {
             let mut events = server.events();
             station.send(text).await;
             if let Some((id, code)) = expected {
-                let answer: Value = serde_json::from_str(&station.receive().await).expect("JSON");
-                assert_eq!(answer, json!([4, id, code, fault.to_string(), {}]), "{protocol} {text}");
+                let response: Value = serde_json::from_str(&station.receive().await).expect("JSON");
+                assert_eq!(response, json!([4, id, code, fault.to_string(), {}]), "{protocol} {text}");
             }
-            assert_eq!(station.ask(r#"[2,"9","Echo",{}]"#).await, r#"[3,"9",{}]"#, "{protocol} {text}: it lives");
+            assert_eq!(
+                station.ask(r#"[2,"9","Echo",{}]"#).await,
+                r#"[3,"9",{}]"#,
+                "{protocol} {text}: the connection stays open"
+            );
             loop {
-                if let EventKind::BadMessage { text: seen, fault: why, answer, .. } =
-                    events.next().await.expect("more").kind
+                if let EventKind::BadMessage { text: seen, fault: seen_fault, answer, .. } =
+                    events.next().await.expect("another event").kind
                 {
-                    assert_eq!((seen.as_str(), why), (text, fault));
+                    assert_eq!((seen.as_str(), seen_fault), (text, fault));
                     assert_eq!(answer, expected.map(|(_, code)| ErrorCode::new(code)), "{protocol} {text}");
                     break;
                 }
@@ -51,7 +55,7 @@ async fn b38_a_message_that_is_no_ocpp_gets_the_dialects_answer_and_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b40_an_answer_to_an_unknown_id_is_a_bad_message_and_not_answered() {
+async fn b40_response_to_unknown_id_is_bad_and_gets_no_response() {
     for text in [r#"[3,"nobody",{}]"#, r#"[4,"nobody","X","",{}]"#, r#"[3,"",{}]"#, r#"[4,"","X",""]"#] {
         for protocol in ["ocpp1.6", "ocpp2.0.1", "ocpp2.1"] {
             let server = server_with(RpcRouter::new(), Options::server().max_bad_messages(1));
@@ -60,14 +64,14 @@ async fn b40_an_answer_to_an_unknown_id_is_a_bad_message_and_not_answered() {
             station.send(text).await;
             station.silent().await;
             let event = loop {
-                let event = events.next().await.expect("more");
+                let event = events.next().await.expect("another event");
                 if let EventKind::BadMessage { .. } = event.kind {
                     break event.kind;
                 }
             };
             let EventKind::BadMessage { text: seen, fault, answer, .. } = event else { unreachable!() };
             assert_eq!((seen.as_str(), fault, answer), (text, MessageError::UnknownMessageId, None));
-            // It is counted like any other.
+            // It counts towards the limit on bad messages.
             station.send(text).await;
             assert_eq!(station.closed().await.0, 1002);
             drop(station);
@@ -77,7 +81,7 @@ async fn b40_an_answer_to_an_unknown_id_is_a_bad_message_and_not_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b39_late_answers_and_empty_messages_are_not_counted() {
+async fn b39_late_responses_and_empty_messages_are_not_counted() {
     let server = server_with(RpcRouter::new(), Options::server().max_bad_messages(1));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let mut late = Vec::new();
@@ -93,13 +97,17 @@ async fn b39_late_answers_and_empty_messages_are_not_counted() {
     station.send("bad").await;
     station.send("").await;
     station.silent().await;
-    assert!(session.is_open(), "one bad message in all, and that is borne");
+    assert!(session.is_open(), "the limit allows one bad message");
     station.send("bad").await;
-    assert_eq!(station.closed().await, (1002, "too many bad messages".to_owned()), "an empty message is no good one");
+    assert_eq!(
+        station.closed().await,
+        (1002, "too many bad messages".to_owned()),
+        "an empty message does not reset the count"
+    );
 }
 
 #[tokio::test]
-async fn b39_zero_bears_none() {
+async fn b39_limit_of_zero_tolerates_no_bad_message() {
     let server = server_with(RpcRouter::new(), Options::server().max_bad_messages(0));
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
     station.send("bad").await;
@@ -107,7 +115,7 @@ async fn b39_zero_bears_none() {
 }
 
 #[tokio::test]
-async fn b39_an_empty_message_is_nothing() {
+async fn b39_empty_message_is_ignored() {
     let server = server_with(RpcRouter::new().on("Echo", echo), Options::server().max_bad_messages(0));
     let mut station = Station::connect(&server, "CP-1", "ocpp2.0.1").await;
     station.send("").await;
@@ -115,7 +123,7 @@ async fn b39_an_empty_message_is_nothing() {
 }
 
 #[tokio::test]
-async fn b51_what_breaks_the_websocket_is_told_to_the_peer() {
+async fn b51_binary_or_too_large_message_closes_with_its_code() {
     let binary = Message::binary(vec![1]);
     let big = Message::text("x".repeat(2000));
     for (message, code, reason, cause) in [
@@ -132,7 +140,7 @@ async fn b51_what_breaks_the_websocket_is_told_to_the_peer() {
 }
 
 #[tokio::test]
-async fn b51_broken_frames_are_told_to_the_peer() {
+async fn b51_invalid_frame_closes_with_its_code() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     for (frame, code) in [
         (&[0x81, 0x01, b'x'][..], 1002_u16),           // not masked
@@ -140,7 +148,7 @@ async fn b51_broken_frames_are_told_to_the_peer() {
         (&[0x81, 0x81, 0, 0, 0, 0, 0xff], 1007),       // not UTF-8
         (&[0x89, 0xfe, 0x00, 0x7e, 0, 0, 0, 0], 1002), // a ping of 126 bytes
         (&[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], 1009), // 2^63 bytes
-        (&[0x80, 0x81, 0, 0, 0, 0, b'x'], 1002),       // a continuation of nothing
+        (&[0x80, 0x81, 0, 0, 0, 0, b'x'], 1002),       // a continuation without a first frame
     ] {
         let server = server(RpcRouter::new());
         let (station, session) = connected(&server, "ocpp1.6").await;
@@ -149,7 +157,7 @@ async fn b51_broken_frames_are_told_to_the_peer() {
         stream.write_all(&padded).await.expect("open");
         stream.shutdown().await.expect("open");
         let mut seen = Vec::new();
-        stream.read_to_end(&mut seen).await.expect("an end without a reset");
+        stream.read_to_end(&mut seen).await.expect("a close without a reset");
         let start = seen.iter().position(|&byte| byte == 0x88).unwrap_or_else(|| panic!("{frame:x?}: {seen:x?}"));
         assert_eq!(u16::from_be_bytes([seen[start + 2], seen[start + 3]]), code, "{frame:x?}");
         assert_eq!(session.closed().await.code, code);
@@ -168,14 +176,14 @@ async fn b39_too_many_bad_messages_in_a_row_close_the_connection() {
 }
 
 #[tokio::test]
-async fn a_result_that_the_peer_cannot_read_is_an_event() {
+async fn result_that_the_peer_cannot_read_is_an_event() {
     let server = server(RpcRouter::new().on("Echo", echo));
     let (mut station, _session) = connected(&server, "ocpp2.1").await;
     let mut events = server.events();
     station.ask(r#"[2,"1","Echo",{}]"#).await;
     station.send(r#"[5,"1","FormatViolation","no status",{}]"#).await;
     loop {
-        if let EventKind::CallResultError { id, error, .. } = events.next().await.expect("more").kind {
+        if let EventKind::CallResultError { id, error, .. } = events.next().await.expect("another event").kind {
             assert_eq!((id.as_str(), error.code()), ("1", &ErrorCode::FORMAT_VIOLATION));
             return;
         }

@@ -1,4 +1,4 @@
-//! Keeps the numbered statements of `docs/behaviour.md` and the names of the tests together.
+//! Compares the numbered statements of `docs/behaviour.md` with the names of the tests.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,7 @@ use std::{
 };
 
 #[test]
-fn statements_and_tests_name_the_same_numbers() {
+fn statements_and_tests_have_the_same_numbers() {
     let statements = statements();
     let tests = tests();
     let untested: Vec<_> = statements.iter().filter(|number| !tests.contains_key(*number)).collect();
@@ -16,22 +16,22 @@ fn statements_and_tests_name_the_same_numbers() {
     assert!(unstated.is_empty(), "tests with a number that docs/behaviour.md does not have: {unstated:?}");
 }
 
-/// Returns the numbers of the statements, which must begin at 1, count up, and leave none out.
+/// Returns the numbers of the statements, which must count up from 1 without gaps.
 fn statements() -> BTreeSet<u32> {
     let text = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/behaviour.md"));
-    let numbers: Vec<u32> = text.lines().filter_map(statement).collect();
+    let numbers: Vec<u32> = text.lines().filter_map(statement_number).collect();
     let expected: Vec<u32> = (1..).take(numbers.len()).collect();
     assert_eq!(numbers, expected, "docs/behaviour.md: the numbers of the statements");
     numbers.into_iter().collect()
 }
 
 /// Returns the number of a line such as `**b07.** A client must …`.
-fn statement(line: &str) -> Option<u32> {
+fn statement_number(line: &str) -> Option<u32> {
     let (number, _) = line.strip_prefix("**b")?.split_once(".**")?;
     Some(number.parse().unwrap_or_else(|error| panic!("docs/behaviour.md: {line}: {error}")))
 }
 
-/// Returns one function name for each number in front of a function, such as the 7 of `fn b07_…`.
+/// Returns one function name for each number that starts a function name, such as 7 for `fn b07_…`.
 fn tests() -> BTreeMap<u32, String> {
     let mut found = BTreeMap::new();
     for root in ["src", "tests"] {
@@ -42,7 +42,7 @@ fn tests() -> BTreeMap<u32, String> {
                 if path.is_dir() {
                     folders.push(path);
                 } else if path.extension().is_some_and(|extension| extension == "rs") {
-                    found.extend(read(&path).lines().filter_map(test));
+                    found.extend(read(&path).lines().filter_map(test_name));
                 }
             }
         }
@@ -50,8 +50,8 @@ fn tests() -> BTreeMap<u32, String> {
     found
 }
 
-/// Returns number and name of a test that the line begins.
-fn test(line: &str) -> Option<(u32, String)> {
+/// Returns the number and the name of a numbered function if the line declares one.
+fn test_name(line: &str) -> Option<(u32, String)> {
     let line = line.trim_start();
     let name = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?.split(['(', '<']).next()?;
     let (number, _) = name.strip_prefix('b')?.split_once('_')?;

@@ -1,4 +1,4 @@
-//! Handlers that call their own peer.
+//! Handlers that call their peer.
 
 use futures_util::FutureExt;
 use ocpp_rpc::{CallError, Options, RpcClient, RpcRouter, RpcServer, Session, extract::Params};
@@ -11,19 +11,19 @@ use crate::{
 };
 
 #[tokio::test]
-async fn b30_a_handler_may_call_back_and_await_the_answer() {
-    async fn back(peer: Session, Params(params): Params<Value>) -> Result<Value, CallError> {
+async fn b30_handler_may_call_back_and_await_the_response() {
+    async fn call_back(peer: Session, Params(params): Params<Value>) -> Result<Value, CallError> {
         let depth = params["depth"].as_u64().unwrap_or_default();
         Ok(peer.call("Back", &json!({"depth": depth + 1})).await?)
     }
-    let server = server(RpcRouter::new().on("Back", back));
+    let server = server(RpcRouter::new().on("Back", call_back));
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
     station.send(r#"[2,"0","Back",{"depth":0}]"#).await;
     let mut ids = Vec::new();
     for depth in 1..10 {
         let (id, call) = station.receive_call().await;
         assert_eq!(call, json!(["Back", {"depth": depth}]));
-        // At a concurrency of 1 the server calls again only once this call is answered.
+        // At a concurrency of 1, the server calls again only when this call has its response.
         station.send(format!(r#"[3,"{id}",{{"depth":{depth}}}]"#)).await;
         assert_eq!(station.receive().await, format!(r#"[3,"{}",{{"depth":{depth}}}]"#, depth - 1));
         station.send(format!(r#"[2,"{depth}","Back",{{"depth":{depth}}}]"#)).await;
@@ -34,9 +34,9 @@ async fn b30_a_handler_may_call_back_and_await_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b30_the_timeout_of_a_call_back_begins_when_it_is_written_however_long_its_handler_took() {
+async fn b30_call_back_timeout_starts_when_the_call_is_written() {
     async fn slow(peer: Session) -> Result<Value, CallError> {
-        // As if it had kept the processor busy.
+        // Simulates a handler that keeps the processor busy.
         advance(SECOND).now_or_never();
         Ok(peer.call("Do", &()).timeout(SECOND / 2).await?)
     }
@@ -49,29 +49,29 @@ async fn b30_the_timeout_of_a_call_back_begins_when_it_is_written_however_long_i
     assert_eq!(station.receive().await, r#"[3,"1",{"a":1}]"#);
 }
 
-/// Calls its peer, whose handler calls back, and so on, as deep as it is told to.
-async fn down(peer: Session, Params(params): Params<Value>) -> Result<Value, CallError> {
+/// Calls the peer, and the handler of the peer calls back, down to the depth in the request.
+async fn call_nested(peer: Session, Params(params): Params<Value>) -> Result<Value, CallError> {
     match params["left"].as_u64().unwrap_or_default() {
         0 => Ok(json!({"depth": 0})),
         left => {
-            let answer: Value = peer.call("Down", &json!({"left": left - 1})).await?;
-            Ok(json!({"depth": answer["depth"].as_u64().unwrap_or_default() + 1}))
+            let response: Value = peer.call("Down", &json!({"left": left - 1})).await?;
+            Ok(json!({"depth": response["depth"].as_u64().unwrap_or_default() + 1}))
         }
     }
 }
 
-/// The same, by calls that wait for nobody's turn.
-async fn straight_down(peer: Session, Params(params): Params<Value>) -> Result<Value, CallError> {
+/// Like [`call_nested`], but the calls bypass the queue.
+async fn call_nested_bypassing_queue(peer: Session, Params(params): Params<Value>) -> Result<Value, CallError> {
     match params["left"].as_u64().unwrap_or_default() {
         0 => Ok(json!({"depth": 0})),
         left => {
-            let answer: Value = peer.call("Down", &json!({"left": left - 1})).bypass_queue().await?;
-            Ok(json!({"depth": answer["depth"].as_u64().unwrap_or_default() + 1}))
+            let response: Value = peer.call("Down", &json!({"left": left - 1})).bypass_queue().await?;
+            Ok(json!({"depth": response["depth"].as_u64().unwrap_or_default() + 1}))
         }
     }
 }
 
-/// Both ends of a connection in memory.
+/// Connects a client to a server in memory and returns both ends.
 async fn both_ends<S: Clone + Send + Sync + 'static>(
     router: RpcRouter<S>,
     calls: usize,
@@ -87,71 +87,71 @@ async fn both_ends<S: Clone + Send + Sync + 'static>(
 }
 
 #[tokio::test(start_paused = true)]
-async fn b30_handlers_call_each_other_ten_deep_from_both_ends_at_once() {
-    // Each end has six calls of its own chain out, and five of the other's.
-    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", down), 11).await;
+async fn b30_nested_calls_from_both_ends_reach_a_depth_of_ten() {
+    // Each end has six calls of its own chain in flight, and five of the peer's chain.
+    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", call_nested), 11).await;
     let start = Instant::now();
     let params = json!({"left": 10});
     let (ours, theirs) = tokio::join!(client.call::<Value>("Down", &params), session.call::<Value>("Down", &params));
-    for answer in [ours, theirs] {
-        assert_eq!(answer.expect("an answer"), json!({"depth": 10}));
+    for response in [ours, theirs] {
+        assert_eq!(response.expect("a response"), json!({"depth": 10}));
     }
-    assert!(start.elapsed().is_zero(), "nothing waited for anybody's time to run out");
+    assert!(start.elapsed().is_zero(), "no call waited for a timeout");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b30_handlers_that_wait_for_nobodys_turn_call_each_other_ten_deep_at_a_concurrency_of_one() {
-    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", straight_down), 1).await;
+async fn b30_nested_calls_bypassing_the_queue_work_one_at_a_time() {
+    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", call_nested_bypassing_queue), 1).await;
     let start = Instant::now();
     let params = json!({"left": 10});
     for _ in 0..3 {
         let both = tokio::join!(client.call::<Value>("Down", &params), session.call::<Value>("Down", &params));
-        for answer in [both.0, both.1] {
-            assert_eq!(answer.expect("an answer"), json!({"depth": 10}));
+        for response in [both.0, both.1] {
+            assert_eq!(response.expect("a response"), json!({"depth": 10}));
         }
     }
-    assert!(start.elapsed().is_zero(), "nothing waited for anybody's time to run out");
+    assert!(start.elapsed().is_zero(), "no call waited for a timeout");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b30_handlers_of_both_ends_call_back_one_call_at_a_time() {
-    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", down), 1).await;
+async fn b30_call_backs_of_both_ends_work_at_a_concurrency_of_one() {
+    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", call_nested), 1).await;
     let start = Instant::now();
     for _ in 0..10 {
         for call in [client.call::<Value>("Down", &json!({"left": 1})), session.call("Down", &json!({"left": 1}))] {
-            assert_eq!(call.await.expect("an answer"), json!({"depth": 1}));
+            assert_eq!(call.await.expect("a response"), json!({"depth": 1}));
         }
     }
-    assert!(start.elapsed().is_zero(), "nothing waited for anybody's time to run out");
+    assert!(start.elapsed().is_zero(), "no call waited for a timeout");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b30_ten_handlers_at_once_call_back_one_call_at_a_time() {
-    let server = server(RpcRouter::new().on("Down", down).on("Echo", crate::support::echo));
+async fn b30_call_backs_of_ten_handlers_leave_one_at_a_time() {
+    let server = server(RpcRouter::new().on("Down", call_nested).on("Echo", crate::support::echo));
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
     for id in 0..10 {
         station.send(format!(r#"[2,"{id}","Down",{{"left":{}}}]"#, id + 1)).await;
     }
     for id in 0..10 {
-        let (back, call) = station.receive_call().await;
+        let (call_back_id, call) = station.receive_call().await;
         assert_eq!(call, json!(["Down", {"left": id}]));
-        // The station's own calls are served all the while.
+        // The server serves the station's calls in the meantime.
         assert_eq!(station.ask(r#"[2,"x","Echo",{}]"#).await, r#"[3,"x",{}]"#);
-        station.send(format!(r#"[3,"{back}",{{"depth":{id}}}]"#)).await;
+        station.send(format!(r#"[3,"{call_back_id}",{{"depth":{id}}}]"#)).await;
         assert_eq!(station.receive().await, format!(r#"[3,"{id}",{{"depth":{}}}]"#, id + 1));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn b30_call_backs_that_wait_for_each_other_in_line_end_with_their_time_and_leave_nothing_behind() {
-    // One call at a time: the second call of each chain at one end waits behind the first, which waits for it.
-    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", down), 1).await;
+async fn b30_deadlocked_call_backs_end_with_their_timeout() {
+    // With one call at a time, the second call of a chain is queued behind the first, which waits for the second.
+    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", call_nested), 1).await;
     let start = Instant::now();
     let params = json!({"left": 10});
     let (ours, theirs) = tokio::join!(client.call::<Value>("Down", &params), session.call::<Value>("Down", &params));
     assert!(ours.is_err() && theirs.is_err());
     assert!(start.elapsed() <= 60 * SECOND, "{:?}", start.elapsed());
-    // What the handlers still have in line runs out as well.
+    // Calls that the handlers still have in the queue time out as well.
     while client.call::<Value>("Down", &json!({"left": 1})).await.is_err() {
         assert!(start.elapsed() <= 600 * SECOND, "{:?}", start.elapsed());
     }

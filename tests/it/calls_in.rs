@@ -1,4 +1,4 @@
-//! Calls that come in: who answers them, in which order, and how many at once.
+//! Incoming calls: their handlers, their order, and the limit on concurrent handlers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::{Station, connected, dial_with_buffer, echo, gated, server, server_with};
 
 #[tokio::test]
-async fn b31_a_call_is_answered_by_the_handler_of_its_action() {
+async fn b31_call_is_served_by_the_handler_of_its_action() {
     let server = server(RpcRouter::new().on("Echo", echo));
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
     assert_eq!(station.ask(r#"[2,"a\"1","Echo",{"x":[1,2]}]"#).await, r#"[3,"a\"1",{"x":[1,2]}]"#);
@@ -27,7 +27,7 @@ async fn b31_a_call_is_answered_by_the_handler_of_its_action() {
 }
 
 #[tokio::test]
-async fn b35_an_id_that_is_being_worked_on_is_refused_and_the_first_call_is_answered() {
+async fn b35_call_with_an_id_in_use_is_rejected() {
     for (protocol, code) in [("ocpp1.6", "GenericError"), ("ocpp2.0.1", "RpcFrameworkError")] {
         let (router, gate) = gated();
         let server = server(router);
@@ -41,7 +41,7 @@ async fn b35_an_id_that_is_being_worked_on_is_refused_and_the_first_call_is_answ
 }
 
 #[tokio::test]
-async fn b31_calls_beyond_the_limit_wait_in_line_and_beyond_that_are_refused() {
+async fn b31_calls_beyond_the_limit_are_queued_then_rejected() {
     let (router, gate) = gated();
     let server = server_with(router, Options::server().handler_concurrency(1).handler_queue(1));
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
@@ -55,26 +55,26 @@ async fn b31_calls_beyond_the_limit_wait_in_line_and_beyond_that_are_refused() {
 }
 
 #[tokio::test]
-async fn answers_to_messages_of_one_read_leave_together() {
+async fn responses_to_calls_of_one_read_share_a_write() {
     let server = server(RpcRouter::new().on("Echo", echo));
     let (near, far) = tokio::io::duplex(64 << 10);
-    let (mut station, mut raw) = tapped(&server, near, far).await;
+    let (mut station, mut write_sizes) = connect_with_write_sizes(&server, near, far).await;
     for id in 0..8 {
         station.ws.feed(Message::text(format!(r#"[2,"{id}","Echo",{{}}]"#))).await.expect("open");
     }
     station.ws.flush().await.expect("open");
-    let writes = raw.recv().await.expect("a write");
-    assert_eq!(writes, 8 * (2 + r#"[3,"0",{}]"#.len()), "one write has all eight answers");
+    let size = write_sizes.recv().await.expect("a write");
+    assert_eq!(size, 8 * (2 + r#"[3,"0",{}]"#.len()), "one write has all eight responses");
 }
 
-/// A station whose server's writes are told of, each by its size.
-async fn tapped(
+/// Connects a station and reports the size of each write of the server.
+async fn connect_with_write_sizes(
     server: &RpcServer,
     near: tokio::io::DuplexStream,
     mut far: tokio::io::DuplexStream,
 ) -> (Station, tokio::sync::mpsc::UnboundedReceiver<usize>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    let (sizes_tx, mut sizes) = tokio::sync::mpsc::unbounded_channel();
     let mut inner = dial_with_buffer(server, 64 << 10);
     tokio::spawn(async move {
         let (mut up, mut down) = ([0; 4096], [0; 4096]);
@@ -87,7 +87,7 @@ async fn tapped(
                 read = inner.read(&mut down) => match read {
                     Ok(read @ 1..) => {
                         far.write_all(&down[..read]).await.expect("open");
-                        let _ = tell.send(read);
+                        let _ = sizes_tx.send(read);
                     }
                     _ => break,
                 },
@@ -95,52 +95,53 @@ async fn tapped(
         }
     });
     let station = Station::open(near, "CP-1", "ocpp1.6").await;
-    let mut told = told;
-    // The head of the response.
-    told.recv().await;
-    (station, told)
+    // The first write is the head of the handshake response.
+    sizes.recv().await;
+    (station, sizes)
 }
 
 #[tokio::test]
-async fn a_send_is_handled_and_never_answered() {
+async fn send_is_handled_without_a_response() {
     let server = server(RpcRouter::new().on("Echo", echo));
     let mut events = server.events();
     let mut station = Station::connect(&server, "CP-1", "ocpp2.1").await;
     station.send(r#"[6,"1","Echo",{}]"#).await;
-    station.send(r#"[6,"2","Nobody",{}]"#).await;
+    station.send(r#"[6,"2","Unknown",{}]"#).await;
     assert_eq!(station.ask(r#"[2,"3","Echo",{}]"#).await, r#"[3,"3",{}]"#);
     loop {
-        if let EventKind::UnhandledSend { action, .. } = events.next().await.expect("more").kind {
-            return assert_eq!(action.as_str(), "Nobody");
+        if let EventKind::UnhandledSend { action, .. } = events.next().await.expect("another event").kind {
+            return assert_eq!(action.as_str(), "Unknown");
         }
     }
 }
 
 #[tokio::test]
-async fn b31_an_action_without_handler_goes_to_the_fallback_or_is_not_implemented() {
+async fn b31_unknown_action_goes_to_fallback_or_is_not_implemented() {
     async fn fallback(action: Action) -> Result<Value, Infallible> {
         Ok(json!({"fallback": action.as_str()}))
     }
     let bare = server(RpcRouter::new().on("Echo", echo));
-    let whole = server(RpcRouter::new().on("Echo", echo).fallback(fallback));
-    for (server, answer) in [(bare, r#"[4,"1","NotImplemented","",{}]"#), (whole, r#"[3,"1",{"fallback":"Other"}]"#)] {
+    let with_fallback = server(RpcRouter::new().on("Echo", echo).fallback(fallback));
+    for (server, response) in
+        [(bare, r#"[4,"1","NotImplemented","",{}]"#), (with_fallback, r#"[3,"1",{"fallback":"Other"}]"#)]
+    {
         let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
-        assert_eq!(station.ask(r#"[2,"1","Other",{}]"#).await, answer);
+        assert_eq!(station.ask(r#"[2,"1","Other",{}]"#).await, response);
         assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
     }
 }
 
-/// Notes in which order its calls begin, and ends them in the order in which they are told to.
+/// Records the order in which its handlers start, and ends each handler on a signal of the test.
 #[derive(Clone, Default)]
 struct Stage {
-    begun: Arc<Mutex<Vec<String>>>,
+    started: Arc<Mutex<Vec<String>>>,
     exits: Arc<Mutex<HashMap<String, oneshot::Receiver<()>>>>,
 }
 
 impl Stage {
     fn router(&self) -> RpcRouter<Self> {
         async fn act(id: MessageId, State(stage): State<Stage>) -> Result<(), CallError> {
-            stage.begun.lock().expect("no panic").push(id.to_string());
+            stage.started.lock().expect("no panic").push(id.to_string());
             let exit = stage.exits.lock().expect("no panic").remove(id.as_str());
             exit.ok_or("no such act").map_err(CallError::internal)?.await.map_err(CallError::internal)
         }
@@ -153,13 +154,13 @@ impl Stage {
         exit
     }
 
-    fn begun(&self) -> Vec<String> {
-        self.begun.lock().expect("no panic").clone()
+    fn started(&self) -> Vec<String> {
+        self.started.lock().expect("no panic").clone()
     }
 }
 
 #[tokio::test]
-async fn b31_sixty_four_handlers_run_at_once_and_begin_in_the_order_of_their_calls() {
+async fn b31_sixty_four_handlers_start_in_the_order_of_their_calls() {
     let stage = Stage::default();
     let server = server(stage.router());
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
@@ -167,42 +168,42 @@ async fn b31_sixty_four_handlers_run_at_once_and_begin_in_the_order_of_their_cal
     for id in 0..70 {
         station.send(format!(r#"[2,"{id}","Act",{{}}]"#)).await;
     }
-    while stage.begun().len() < 64 {
+    while stage.started().len() < 64 {
         tokio::task::yield_now().await;
     }
     let names = |range: std::ops::Range<u32>| range.map(|id| id.to_string()).collect::<Vec<_>>();
-    assert_eq!(stage.begun(), names(0..64));
-    // The last one ends first; its place is taken by the first in line.
-    exits.swap_remove(63).send(()).expect("it runs");
+    assert_eq!(stage.started(), names(0..64));
+    // The last handler ends first; the first queued call takes its slot.
+    exits.swap_remove(63).send(()).expect("the handler runs");
     assert_eq!(station.receive().await, r#"[3,"63",{}]"#);
-    assert_eq!(stage.begun(), names(0..65));
+    assert_eq!(stage.started(), names(0..65));
     for exit in exits {
         let _ = exit.send(());
         station.receive().await;
     }
-    assert_eq!(stage.begun(), names(0..70));
+    assert_eq!(stage.started(), names(0..70));
 }
 
 #[tokio::test]
-async fn b31_two_hundred_and_fifty_six_calls_wait_for_a_handler_and_one_more_is_refused() {
+async fn b31_calls_beyond_a_queue_of_256_are_rejected() {
     let (router, gate) = gated();
     let server = server(router);
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
     for id in 0..=64 + 256 {
         station.send(format!(r#"[2,"{id}","Wait",{{}}]"#)).await;
     }
-    let refused = r#"[4,"320","GenericError","too many calls are waiting to be handled",{}]"#;
-    assert_eq!(station.receive().await, refused);
+    let rejected = r#"[4,"320","GenericError","too many calls are waiting to be handled",{}]"#;
+    assert_eq!(station.receive().await, rejected);
     gate.add_permits(320);
-    let mut unanswered: HashSet<_> = (0..320).map(|id| format!(r#"[3,"{id}",{{}}]"#)).collect();
-    while !unanswered.is_empty() {
-        let answer = station.receive().await;
-        assert!(unanswered.remove(&answer), "{answer}");
+    let mut pending: HashSet<_> = (0..320).map(|id| format!(r#"[3,"{id}",{{}}]"#)).collect();
+    while !pending.is_empty() {
+        let response = station.receive().await;
+        assert!(pending.remove(&response), "{response}");
     }
 }
 
 #[tokio::test]
-async fn b31_one_handler_at_a_time_keeps_strict_order() {
+async fn b31_single_handler_at_a_time_keeps_strict_order() {
     let stage = Stage::default();
     let server = server_with(stage.router(), Options::server().handler_concurrency(1));
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
@@ -212,18 +213,18 @@ async fn b31_one_handler_at_a_time_keeps_strict_order() {
     }
     station.send(r#"[2,"last","Echo",{}]"#).await;
     for (id, exit) in exits.into_iter().enumerate() {
-        while stage.begun().len() <= id {
+        while stage.started().len() <= id {
             tokio::task::yield_now().await;
         }
-        assert_eq!(stage.begun().len(), id + 1, "the next one waits");
-        exit.send(()).expect("it runs");
+        assert_eq!(stage.started().len(), id + 1, "the next call is queued");
+        exit.send(()).expect("the handler runs");
         assert_eq!(station.receive().await, format!(r#"[3,"{id}",{{}}]"#));
     }
     assert_eq!(station.receive().await, r#"[3,"last",{}]"#);
 }
 
 #[tokio::test]
-async fn b31_answers_to_our_calls_are_read_although_no_handler_is_free_and_the_line_is_full() {
+async fn b31_responses_are_read_while_the_handler_queue_is_full() {
     let (router, _gate) = gated();
     let server = server_with(router, Options::server().handler_concurrency(1).handler_queue(1));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
@@ -234,5 +235,5 @@ async fn b31_answers_to_our_calls_are_read_although_no_handler_is_free_and_the_l
     let call = tokio::spawn(session.call::<Value>("Reset", &()));
     let (id, _) = station.receive_call().await;
     station.send(format!(r#"[3,"{id}",{{"status":"Accepted"}}]"#)).await;
-    assert_eq!(call.await.expect("no panic").expect("an answer"), json!({"status": "Accepted"}));
+    assert_eq!(call.await.expect("no panic").expect("a response"), json!({"status": "Accepted"}));
 }

@@ -1,4 +1,4 @@
-//! Calls that go out: their order, their time, their outcome, and how they are taken back.
+//! Outgoing calls: their order, timeouts, results and cancellation.
 
 use std::time::Duration;
 
@@ -13,28 +13,28 @@ use tokio::time::Instant;
 use crate::support::{NextNow, SECOND, connected, says_nothing_twice, server, server_with};
 
 #[tokio::test]
-async fn b23_calls_go_out_in_order_one_at_a_time_and_get_their_answers() {
+async fn b23_calls_leave_in_order_one_at_a_time() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let calls = (0..20).map(|n| session.call::<Value>("Count", &json!({"n": n})));
-    let answers = tokio::spawn(join_all(calls.collect::<Vec<_>>()));
+    let responses = tokio::spawn(join_all(calls.collect::<Vec<_>>()));
     for n in 0..20 {
         let (id, call) = station.receive_call().await;
         assert_eq!(call, json!(["Count", {"n": n}]));
-        assert!(station.ws.next_now().is_none(), "the next one waits for the answer");
+        assert!(station.ws.next_now().is_none(), "the next call waits for the response");
         station.send(format!(r#"[3,"{id}",{{"n":{n}}}]"#)).await;
     }
-    for (n, answer) in answers.await.expect("no panic").into_iter().enumerate() {
-        assert_eq!(answer.expect("an answer"), json!({"n": n}));
+    for (n, response) in responses.await.expect("no panic").into_iter().enumerate() {
+        assert_eq!(response.expect("a response"), json!({"n": n}));
     }
 }
 
 #[tokio::test]
-async fn b23_concurrency_lets_several_calls_out() {
+async fn b23_concurrency_of_three_allows_three_calls_in_flight() {
     let server = server_with(RpcRouter::new(), Options::server().call_concurrency(3));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let calls = (0..5).map(|n| session.call::<Value>("Count", &json!({"n": n})));
-    let _answers = tokio::spawn(join_all(calls.collect::<Vec<_>>()));
+    let _responses = tokio::spawn(join_all(calls.collect::<Vec<_>>()));
     for n in 0..3 {
         assert_eq!(station.receive_call().await.1, json!(["Count", {"n": n}]));
     }
@@ -43,7 +43,7 @@ async fn b23_concurrency_lets_several_calls_out() {
 }
 
 #[tokio::test]
-async fn b26_a_rejection_says_code_description_and_details_verbatim() {
+async fn b26_rejection_keeps_code_description_and_details_verbatim() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let call = tokio::spawn(session.call::<Value>("Reset", &()));
@@ -61,7 +61,7 @@ async fn b26_a_rejection_says_code_description_and_details_verbatim() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b25_the_timeout_runs_from_the_writing_of_a_call_and_a_total_deadline_from_its_making() {
+async fn b25_timeout_runs_from_the_write_total_timeout_from_the_call() {
     let server = server_with(RpcRouter::new(), Options::server().call_timeout(10 * SECOND));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let start = Instant::now();
@@ -78,11 +78,13 @@ async fn b25_the_timeout_runs_from_the_writing_of_a_call_and_a_total_deadline_fr
     assert!(matches!(outcomes[2], (Err(Error::NeverSent), 12)), "{:?}", outcomes[2]);
     let mut events = server.events();
     station.send(format!(r#"[3,"{late}",{{}}]"#)).await;
-    while !matches!(events.next().await.expect("more").kind, EventKind::LateResponse(ref id) if id.as_str() == late) {}
+    while !matches!(events.next().await.expect("another event").kind, EventKind::LateResponse(ref id) if id.as_str() == late)
+    {
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn b24_a_dropped_call_in_line_is_never_written() {
+async fn b24_dropped_queued_call_is_never_written() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let first = tokio::spawn(session.call::<Value>("First", &()));
@@ -92,12 +94,12 @@ async fn b24_a_dropped_call_in_line_is_never_written() {
     second.abort();
     assert!(second.await.expect_err("aborted").is_cancelled());
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
-    first.await.expect("no panic").expect("an answer");
+    first.await.expect("no panic").expect("a response");
     station.silent().await;
 }
 
 #[tokio::test]
-async fn b24_a_dropped_call_in_flight_frees_its_place() {
+async fn b24_dropped_call_in_flight_frees_its_slot() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let first = tokio::spawn(session.call::<Value>("First", &()));
@@ -108,17 +110,17 @@ async fn b24_a_dropped_call_in_flight_frees_its_place() {
 }
 
 #[tokio::test]
-async fn b29_a_full_queue_refuses_at_once_and_recovers() {
+async fn b29_full_queue_rejects_calls_until_it_has_space() {
     let server = server_with(RpcRouter::new(), Options::server().call_queue(2));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let first = tokio::spawn(session.call::<Value>("First", &()));
     let (id, _) = station.receive_call().await;
     let waiting = [session.call::<Value>("A", &()), session.call("B", &())].map(tokio::spawn);
     tokio::task::yield_now().await;
-    let refused = session.call::<Value>("C", &()).await.expect_err("full");
+    let refused = session.call::<Value>("C", &()).await.expect_err("the queue is full");
     assert!(matches!(refused, Error::QueueFull) && refused.is_retryable());
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
-    first.await.expect("no panic").expect("an answer");
+    first.await.expect("no panic").expect("a response");
     assert_eq!(station.receive_call().await.1[0], "A");
     let _fits = tokio::spawn(session.call::<Value>("D", &()));
     for call in &waiting {
@@ -127,23 +129,23 @@ async fn b29_a_full_queue_refuses_at_once_and_recovers() {
 }
 
 #[tokio::test]
-async fn b29_a_lost_connection_says_what_may_have_been_delivered() {
+async fn b29_disconnect_reports_if_a_call_may_be_delivered() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let calls = [session.call::<Value>("Written", &()), session.call("Waiting", &())].map(tokio::spawn);
     station.receive_call().await;
     drop(station);
     let [written, waiting] = calls;
-    let error = written.await.expect("no panic").expect_err("lost");
+    let error = written.await.expect("no panic").expect_err("disconnected");
     assert!(error.maybe_delivered() && !error.is_retryable(), "{error:?}");
-    let error = waiting.await.expect("no panic").expect_err("lost");
+    let error = waiting.await.expect("no panic").expect_err("disconnected");
     assert!(!error.maybe_delivered() && error.is_retryable(), "{error:?}");
     assert_eq!((session.closed().await.code, session.closed().await.cause), (1006, CloseCause::Remote));
     assert!(matches!(session.call::<Value>("After", &()).await, Err(Error::Closed)));
 }
 
 #[tokio::test]
-async fn b26_parameters_and_answers_that_do_not_fit_are_errors_of_the_caller() {
+async fn b26_payload_of_the_wrong_type_is_an_error_of_the_caller() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     assert!(matches!(session.call::<Value>("List", &[1, 2]).await, Err(Error::Encode(_))));
@@ -157,7 +159,7 @@ async fn b26_parameters_and_answers_that_do_not_fit_are_errors_of_the_caller() {
 }
 
 #[tokio::test]
-async fn b27_a_call_without_answer_is_done_when_written() {
+async fn b27_call_without_response_completes_when_written() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     session.call::<Value>("Forget", &()).fire_and_forget().await.expect("written");
@@ -165,7 +167,7 @@ async fn b27_a_call_without_answer_is_done_when_written() {
 }
 
 #[tokio::test]
-async fn b27_a_send_goes_out_beside_a_call_where_the_protocol_has_it() {
+async fn b27_send_leaves_beside_a_call_if_the_protocol_has_it() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp2.1").await;
     let _call = tokio::spawn(session.call::<Value>("First", &()));
@@ -179,27 +181,27 @@ async fn b27_a_send_goes_out_beside_a_call_where_the_protocol_has_it() {
 }
 
 #[tokio::test]
-async fn b24_a_call_is_taken_back_by_its_token() {
+async fn b24_call_is_cancelled_by_its_token() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let token = CancellationToken::new();
     let call = tokio::spawn(session.call::<Value>("First", &()).cancel_on(&token));
     station.receive_call().await;
     token.cancel();
-    let error = call.await.expect("no panic").expect_err("taken back");
+    let error = call.await.expect("no panic").expect_err("cancelled");
     assert!(matches!(error, Error::Cancelled) && error.maybe_delivered());
     let _next = tokio::spawn(session.call::<Value>("Second", &()));
-    assert_eq!(station.receive_call().await.1[0], "Second", "the place is free");
+    assert_eq!(station.receive_call().await.1[0], "Second", "the slot is free");
     assert!(matches!(session.call::<Value>("Third", &()).cancel_on(&token).await, Err(Error::Cancelled)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_time_out_in_a_row_are_counted() {
+async fn consecutive_call_timeouts_are_counted() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
-    session.set_options(Options::server().call_timeout(Duration::from_secs(1))).expect("sound");
+    session.set_options(Options::server().call_timeout(Duration::from_secs(1))).expect("valid settings");
     for expected in 1..=3 {
-        assert!(session.call::<Value>("Ignored", &()).await.expect_err("silence").is_timeout());
+        assert!(session.call::<Value>("Ignored", &()).await.expect_err("no response").is_timeout());
         assert_eq!(session.consecutive_timeouts(), expected);
         station.receive_call().await;
     }
@@ -207,15 +209,14 @@ async fn calls_that_time_out_in_a_row_are_counted() {
     let (id, _) = station.receive_call().await;
     station.send(format!(r#"[4,"{id}","NotSupported","",{{}}]"#)).await;
     assert!(call.await.expect("no panic").is_err());
-    assert_eq!(session.consecutive_timeouts(), 0, "a refusal is an answer too");
+    assert_eq!(session.consecutive_timeouts(), 0, "a rejection is a response too");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b26_an_error_says_which_it_is_and_what_may_have_come_of_the_call() {
-    /// What is to be seen of an error: whether it is a time that ran out, whether the call may be made again, and
-    /// whether it may have been delivered.
+async fn b26_call_error_reports_timeout_retry_and_delivery() {
+    /// Returns the error and three flags: it is a timeout, the call is retryable, the call may be delivered.
     fn facts(outcome: Result<Value, Error>) -> (Error, [bool; 3]) {
-        let error = outcome.expect_err("no answer");
+        let error = outcome.expect_err("no response");
         let facts = [error.is_timeout(), error.is_retryable(), error.maybe_delivered()];
         (error, facts)
     }
@@ -275,12 +276,12 @@ async fn b26_an_error_says_which_it_is_and_what_may_have_come_of_the_call() {
 }
 
 #[tokio::test]
-async fn b27_an_answer_that_nobody_waits_for_is_late_and_the_last_sixteen_are_known() {
+async fn b27_responses_to_the_last_sixteen_forgotten_calls_are_late() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let mut ids = Vec::new();
     for _ in 0..17 {
-        // Done when written, one after the other, although none is answered.
+        // Each call completes when it is written, although the station sends no response.
         session.call::<Value>("Forget", &()).fire_and_forget().await.expect("written");
         ids.push(station.receive_call().await.0);
     }
@@ -291,7 +292,7 @@ async fn b27_an_answer_that_nobody_waits_for_is_late_and_the_last_sixteen_are_kn
     let mut late = Vec::new();
     let mut bad = Vec::new();
     while late.len() + bad.len() < ids.len() {
-        match events.next().await.expect("more").kind {
+        match events.next().await.expect("another event").kind {
             EventKind::LateResponse(id) => late.push(id.to_string()),
             EventKind::BadMessage { text, fault: MessageError::UnknownMessageId, answer: None, .. } => {
                 bad.push(text.to_string())
@@ -304,31 +305,31 @@ async fn b27_an_answer_that_nobody_waits_for_is_late_and_the_last_sixteen_are_kn
 }
 
 #[tokio::test]
-async fn b27_a_call_without_answer_goes_out_in_its_turn() {
+async fn b27_call_without_response_waits_for_its_turn() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let _first = tokio::spawn(session.call::<Value>("First", &()));
     let (id, _) = station.receive_call().await;
-    let forgotten = tokio::spawn(session.call::<Value>("Forget", &()).fire_and_forget());
+    let unanswered_call = tokio::spawn(session.call::<Value>("Forget", &()).fire_and_forget());
     tokio::task::yield_now().await;
-    assert!(station.ws.next_now().is_none() && !forgotten.is_finished());
+    assert!(station.ws.next_now().is_none() && !unanswered_call.is_finished());
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
     assert_eq!(station.receive_call().await.1[0], "Forget");
-    forgotten.await.expect("no panic").expect("written");
+    unanswered_call.await.expect("no panic").expect("written");
 }
 
 #[tokio::test]
-async fn b28_calls_are_refused_at_once_while_closing_and_once_closed() {
+async fn b28_calls_fail_at_once_while_closing_and_when_closed() {
     let server = server(RpcRouter::new());
     for close in [Close::normal(), Close::normal().drain(Duration::from_secs(30))] {
         let (mut station, session) = connected(&server, "ocpp1.6").await;
         let pending = tokio::spawn(session.call::<Value>("Pending", &()));
         station.receive_call().await;
         let mut closing = Box::pin(session.close(close));
-        // From the moment that close is called; nobody else has run yet.
+        // Calls fail as soon as close is called, before any other task has run.
         assert!(futures_util::poll!(&mut closing).is_pending());
         assert!(matches!(session.call::<Value>("Any", &()).now_or_never(), Some(Err(Error::Closing))));
-        // And as long as the close frame, or the call under way, is not answered.
+        // They still fail while the close frame or the pending call has no response.
         tokio::task::yield_now().await;
         assert!(matches!(session.call::<Value>("Any", &()).now_or_never(), Some(Err(Error::Closing))));
         drop(station);
@@ -339,7 +340,7 @@ async fn b28_calls_are_refused_at_once_while_closing_and_once_closed() {
 }
 
 #[tokio::test]
-async fn b29_a_thousand_calls_may_wait() {
+async fn b29_call_queue_holds_a_thousand_calls() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let _ahead = tokio::spawn(session.call::<Value>("Ahead", &()));
@@ -349,7 +350,7 @@ async fn b29_a_thousand_calls_may_wait() {
         assert!(futures_util::poll!(call).is_pending());
     }
     assert!(matches!(session.call::<Value>("Full", &()).await, Err(Error::QueueFull)));
-    // One that is dropped makes room for another.
+    // A dropped call frees its place in the queue.
     waiting.pop();
     tokio::task::yield_now().await;
     let mut fits = Box::pin(session.call::<Value>("Fits", &()));

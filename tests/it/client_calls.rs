@@ -1,4 +1,4 @@
-//! The client: what becomes of calls, handlers and options over its connections.
+//! The client: calls, handlers and options across its connections.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -22,23 +22,24 @@ use crate::{
 };
 
 #[tokio::test]
-async fn both_ends_call_each_other() {
-    let server = RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"]).build().expect("sound");
+async fn client_and_server_call_each_other() {
+    let server =
+        RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"]).build().expect("valid settings");
     let (builder, mut dials) = client();
     let (client, attempt) = connecting(builder.router(RpcRouter::new().on("Echo", echo)));
     serve(&server, dials.next().await);
     attempt.await.expect("no panic").expect("connected");
     assert_eq!((client.state(), client.session().protocol().as_deref()), (ClientState::Open, Some("ocpp1.6")));
-    assert_eq!(client.call::<Value>("Echo", &json!({"a": 1})).await.expect("an answer"), json!({"a": 1}));
+    assert_eq!(client.call::<Value>("Echo", &json!({"a": 1})).await.expect("a response"), json!({"a": 1}));
     let session = server.session("CP-1").expect("registered");
-    assert_eq!(session.call::<Value>("Echo", &json!({"b": 2})).await.expect("an answer"), json!({"b": 2}));
+    assert_eq!(session.call::<Value>("Echo", &json!({"b": 2})).await.expect("a response"), json!({"b": 2}));
     let closed = client.close(Close::new(1000).reason("bye")).await;
     assert_eq!((closed.code, closed.cause, client.state()), (1000, CloseCause::Local, ClientState::Closed));
     assert_eq!((session.closed().await.code, &*session.closed().await.reason), (1000, "bye"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn b28_calls_wait_while_connecting_and_go_out_in_order() {
+async fn b28_calls_made_while_connecting_are_queued_in_order() {
     let (builder, mut dials) = client();
     let (client, attempt) = connecting(builder);
     let stream = dials.next().await;
@@ -54,14 +55,14 @@ async fn b28_calls_wait_while_connecting_and_go_out_in_order() {
     }
     attempt.await.expect("no panic").expect("connected");
     for call in calls {
-        call.await.expect("no panic").expect("an answer");
+        call.await.expect("no panic").expect("a response");
     }
     let more = timeout(20 * SECOND, csms.receive()).await;
-    assert!(more.is_err(), "what was dropped or late is never sent: {more:?}");
+    assert!(more.is_err(), "dropped and timed out calls are never sent: {more:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b29_a_lost_connection_fails_what_was_written_and_keeps_what_waits() {
+async fn b29_disconnect_fails_written_calls_and_keeps_queued_ones() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder, &mut dials).await;
     let written = tokio::spawn(client.call::<Value>("Written", &()));
@@ -69,7 +70,7 @@ async fn b29_a_lost_connection_fails_what_was_written_and_keeps_what_waits() {
     let waiting = ["A", "B"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
     tokio::task::yield_now().await;
     drop(csms);
-    assert!(written.await.expect("no panic").expect_err("lost").maybe_delivered());
+    assert!(written.await.expect("no panic").expect_err("disconnected").maybe_delivered());
     assert_eq!(client.state(), ClientState::Connecting);
     let during = tokio::spawn(client.call::<Value>("C", &()));
     let mut csms = dials.accept("ocpp1.6").await;
@@ -77,15 +78,15 @@ async fn b29_a_lost_connection_fails_what_was_written_and_keeps_what_waits() {
         csms.answer(action).await;
     }
     for call in waiting.into_iter().chain([during]) {
-        call.await.expect("no panic").expect("an answer");
+        call.await.expect("no panic").expect("a response");
     }
     becomes(&client, ClientState::Open).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn b52_handlers_live_on_and_answer_on_the_next_connection_or_not_at_all() {
-    async fn wait(gone: CancellationToken, State(gate): State<Arc<Semaphore>>) -> Result<Value, CallError> {
-        gone.cancelled().await;
+async fn b52_handler_response_is_sent_after_reconnect_or_dropped() {
+    async fn wait(disconnected: CancellationToken, State(gate): State<Arc<Semaphore>>) -> Result<Value, CallError> {
+        disconnected.cancelled().await;
         gate.acquire().await.map_err(CallError::internal)?.forget();
         Ok(json!({"late": true}))
     }
@@ -105,7 +106,7 @@ async fn b52_handlers_live_on_and_answer_on_the_next_connection_or_not_at_all() 
                 gate.add_permits(1);
             }
             let mut csms = dials.accept("ocpp1.6").await;
-            // The id is free on this connection, whatever the old handler does.
+            // The id is free on this connection, even if the earlier handler still runs.
             csms.send(json!([2, "1", "Echo", {}])).await;
             let mut seen = vec![csms.receive().await];
             gate.add_permits(1);
@@ -127,14 +128,14 @@ async fn b04_options_and_handlers_change_on_an_open_connection() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder.router(RpcRouter::new().on("Echo", echo)), &mut dials).await;
     let options = Options::client().call_concurrency(2).call_timeout(3 * SECOND).ping_interval(5 * SECOND);
-    client.set_options(options).expect("sound");
+    client.set_options(options).expect("valid settings");
     assert!(client.set_options(Options::client().call_concurrency(0)).is_err());
     let start = Instant::now();
     let calls = ["A", "B"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
     csms.receive_call("A").await;
     csms.receive_call("B").await;
     for call in calls {
-        assert!(call.await.expect("no panic").expect_err("silence").is_timeout());
+        assert!(call.await.expect("no panic").expect_err("no response").is_timeout());
     }
     assert_eq!(start.elapsed().as_secs(), 3);
     assert!(matches!(csms.0.next().await, Some(Ok(Message::Ping(_)))));
@@ -159,7 +160,7 @@ async fn client_handler_takes_the_session_of_its_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b28_calls_are_refused_without_a_connection_where_that_is_wanted() {
+async fn b28_calls_without_connection_are_refused_if_set() {
     let (builder, mut dials) = client();
     let (client, attempt) = connecting(builder.reconnect(reconnect().refuse_calls(true)));
     let refused = async || {
@@ -170,16 +171,16 @@ async fn b28_calls_are_refused_without_a_connection_where_that_is_wanted() {
     refused().await;
     let mut csms = Csms(accept(stream, "ocpp1.6").await);
     attempt.await.expect("no panic").expect("connected");
-    // Whoever waits in line when the connection is lost was not refused, and goes on waiting.
+    // A call that is queued when the connection is lost stays queued.
     let [first, second] = ["First", "Second"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
     csms.receive_call("First").await;
     drop(csms);
-    assert!(first.await.expect("no panic").expect_err("lost").maybe_delivered());
+    assert!(first.await.expect("no panic").expect_err("disconnected").maybe_delivered());
     refused().await;
     let mut csms = dials.accept("ocpp1.6").await;
     csms.answer("Second").await;
-    second.await.expect("no panic").expect("answered");
+    second.await.expect("no panic").expect("a response");
     let third = tokio::spawn(client.call::<Value>("Third", &()));
     csms.answer("Third").await;
-    third.await.expect("no panic").expect("answered");
+    third.await.expect("no panic").expect("a response");
 }

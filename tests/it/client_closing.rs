@@ -1,4 +1,4 @@
-//! The client: how it ends.
+//! The close of a client.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn b56_a_close_is_heard_in_every_state() {
-    // Never connected at all.
+async fn b56_close_takes_effect_in_every_state() {
+    // Never connected.
     let (builder, _dials) = client();
-    let idle = builder.build().expect("sound");
+    let idle = builder.build().expect("valid settings");
     assert_eq!(idle.close(Close::new(4000)).await.code, 4000);
 
     // Dialling for the first time.
@@ -35,16 +35,13 @@ async fn b56_a_close_is_heard_in_every_state() {
     assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "connection aborted", CloseCause::Local));
     assert!(matches!(attempt.await.expect("no panic"), Err(ConnectError::Aborted)));
     let mut head = Vec::new();
-    stream.read_to_end(&mut head).await.expect("an end");
+    stream.read_to_end(&mut head).await.expect("the end of the stream");
 
-    // Backing off, and dialling again.
+    // Waiting to reconnect, and dialling again.
     for dialling in [false, true] {
         let (client, mut dials) = connected_once(reconnect()).await;
         becomes(&client, ClientState::Connecting).await;
-        let _stream = match dialling {
-            true => Some(dials.next().await),
-            false => None,
-        };
+        let _stream = if dialling { Some(dials.next().await) } else { None };
         let start = Instant::now();
         let waiting = tokio::spawn(client.call::<Value>("Waiting", &()));
         tokio::task::yield_now().await;
@@ -58,12 +55,12 @@ async fn b56_a_close_is_heard_in_every_state() {
 }
 
 #[tokio::test]
-async fn b51_both_sides_see_a_close_of_the_client() {
+async fn b51_client_close_is_seen_at_both_ends() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder, &mut dials).await;
     let (ours, theirs) = tokio::join!(client.close(Close::new(3001).reason("moving")), async {
         let seen = csms.closed().await;
-        // The server is the one to close the stream (RFC 6455 §7.1.1).
+        // The server must close the stream first (RFC 6455 §7.1.1).
         drop(csms);
         seen
     });
@@ -73,7 +70,7 @@ async fn b51_both_sides_see_a_close_of_the_client() {
 }
 
 #[tokio::test]
-async fn b46_the_last_handle_takes_the_connection_with_it_and_closes_with_1000() {
+async fn b46_dropping_the_last_handle_closes_with_1000() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder, &mut dials).await;
     let mut events = client.events();
@@ -81,7 +78,7 @@ async fn b46_the_last_handle_takes_the_connection_with_it_and_closes_with_1000()
     drop(client);
     let call = tokio::spawn(other.call::<Value>("Hello", &()));
     csms.answer("Hello").await;
-    call.await.expect("no panic").expect("an answer");
+    call.await.expect("no panic").expect("a response");
     drop(other);
     assert_eq!(csms.closed().await.0, 1000);
     drop(csms);
@@ -89,13 +86,13 @@ async fn b46_the_last_handle_takes_the_connection_with_it_and_closes_with_1000()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_breaks_the_protocol_and_falls_silent_does_not_make_the_client_deaf() {
+async fn client_stays_responsive_while_a_silent_server_closes() {
     for forced in [false, true] {
         let (builder, mut dials) = client();
         let (client, mut csms) = connected(builder, &mut dials).await;
         csms.0.send(Message::binary(vec![1])).await.expect("open");
         becomes(&client, ClientState::Connecting).await;
-        // It still waits for the server's close frame.
+        // The client still waits for the close frame of the server.
         let start = Instant::now();
         let late = client.call::<Value>("Late", &()).total_timeout(SECOND).await;
         assert!(matches!(late, Err(Error::NeverSent)), "{late:?}");
@@ -108,7 +105,7 @@ async fn a_server_that_breaks_the_protocol_and_falls_silent_does_not_make_the_cl
 }
 
 #[tokio::test(start_paused = true)]
-async fn b54_connect_is_refused_from_the_moment_that_close_is_called() {
+async fn b54_connect_fails_once_close_is_called() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder, &mut dials).await;
     let mut closing = Box::pin(client.close(Close::normal()));
@@ -123,7 +120,7 @@ async fn b54_connect_is_refused_from_the_moment_that_close_is_called() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_lost_while_a_close_waits_ends_as_it_did_and_is_not_dialled_again() {
+async fn connection_lost_during_a_draining_close_is_not_dialled_again() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder, &mut dials).await;
     let mut events = client.events();
@@ -143,7 +140,7 @@ async fn a_connection_that_is_lost_while_a_close_waits_ends_as_it_did_and_is_not
 }
 
 #[tokio::test(start_paused = true)]
-async fn b47_a_waiting_close_waits_for_answers_that_were_kept_from_an_earlier_connection() {
+async fn b47_draining_close_waits_for_responses_kept_over_reconnect() {
     async fn wait(State(gate): State<Arc<Semaphore>>) -> Result<Value, CallError> {
         gate.acquire().await.map_err(CallError::internal)?.forget();
         Ok(json!({"late": true}))
@@ -169,7 +166,7 @@ async fn b47_a_waiting_close_waits_for_answers_that_were_kept_from_an_earlier_co
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_end_with_the_client_also_when_it_was_closed_before() {
+async fn events_of_a_closed_client_end_when_it_is_dropped() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder, &mut dials).await;
     let mut events = client.events();

@@ -1,4 +1,4 @@
-//! The client: what it asks for, and what it makes of every kind of answer.
+//! The handshake of the client: its request, and its reaction to every kind of response.
 
 use std::{
     io,
@@ -24,14 +24,14 @@ use crate::{
 };
 
 #[tokio::test]
-async fn b07_a_handshake_says_what_it_was_told_to() {
+async fn b07_handshake_carries_the_settings_of_the_client() {
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let tell = seen.clone();
+    let record = seen.clone();
     let server = RpcServer::builder(RpcRouter::new())
         .protocols(["ocpp1.6"])
         .auth(move |handshake: Handshake| {
             let header = |name| handshake.headers().get(name).cloned();
-            tell.lock().expect("no panic").push((
+            record.lock().expect("no panic").push((
                 handshake.identity().to_owned(),
                 handshake.endpoint().to_owned(),
                 handshake.query().map(str::to_owned),
@@ -43,7 +43,7 @@ async fn b07_a_handshake_says_what_it_was_told_to() {
             async { Ok::<_, Reject>(Accept::new()) }
         })
         .build()
-        .expect("sound");
+        .expect("valid settings");
     let (near, far) = duplex(4096);
     let near = Mutex::new(Some(near));
     serve(&server, far);
@@ -71,8 +71,8 @@ async fn b07_a_handshake_says_what_it_was_told_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b53_what_is_no_websocket_server_is_an_error_and_not_dialled_again() {
-    for (answer, expected) in [
+async fn b53_server_without_websocket_is_an_error_and_not_retried() {
+    for (response, expected) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "refused with HTTP status 200"),
         ("HTTP/1.1 302 Found\r\nLocation: ws://other/\r\nContent-Length: 0\r\n\r\n", "refused with HTTP status 302"),
         ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "refused with HTTP status 401"),
@@ -88,27 +88,31 @@ async fn b53_what_is_no_websocket_server_is_an_error_and_not_dialled_again() {
         let (builder, mut dials) = client();
         let (client, attempt) = connecting(builder);
         let start = Instant::now();
-        let mut stream = dials.answer(answer).await;
-        let error = attempt.await.expect("no panic").expect_err(answer);
-        assert!(error.to_string().contains(expected), "{answer:?}: {error}");
+        let mut stream = dials.answer(response).await;
+        let error = attempt.await.expect("no panic").expect_err(response);
+        assert!(error.to_string().contains(expected), "{response:?}: {error}");
         let due = if expected.contains("in time") { 30 } else { 0 };
-        assert_eq!((error.is_timeout(), error.is_refused()), (due > 0, expected.starts_with("refused")), "{answer:?}");
-        assert_eq!(start.elapsed().as_secs(), due, "{answer:?}");
+        assert_eq!(
+            (error.is_timeout(), error.is_refused()),
+            (due > 0, expected.starts_with("refused")),
+            "{response:?}"
+        );
+        assert_eq!(start.elapsed().as_secs(), due, "{response:?}");
         assert_eq!(client.state(), ClientState::Closed);
-        assert_eq!(stream.read(&mut [0; 1]).await.expect("an end"), 0, "the socket is closed");
-        assert!(dials.none(), "{answer:?}");
+        assert_eq!(stream.read(&mut [0; 1]).await.expect("the end of the stream"), 0, "the stream is closed");
+        assert!(dials.none(), "{response:?}");
         assert!(matches!(client.call::<Value>("Any", &()).await, Err(Error::Closed)));
     }
 }
 
 #[tokio::test]
-async fn b53_a_server_that_leaves_in_the_handshake_is_an_error() {
+async fn b53_disconnect_during_the_handshake_is_an_error() {
     for read_first in [false, true] {
         let (builder, mut dials) = client();
         let (client, attempt) = connecting(builder);
         let stream = if read_first { dials.answer("HTTP/1.1 101 Sw").await } else { dials.next().await };
         drop(stream);
-        let error = attempt.await.expect("no panic").expect_err("nobody there");
+        let error = attempt.await.expect("no panic").expect_err("no server");
         assert!(matches!(error, ConnectError::Http(_)), "{error:?}");
         assert_eq!(client.state(), ClientState::Closed);
         assert!(dials.none());
@@ -116,13 +120,13 @@ async fn b53_a_server_that_leaves_in_the_handshake_is_an_error() {
 }
 
 #[tokio::test]
-async fn b53_a_refusal_comes_with_status_headers_and_a_bounded_body() {
+async fn b53_refusal_has_status_headers_and_a_bounded_body() {
     let (builder, mut dials) = client();
     let (_client, attempt) = connecting(builder);
     let long = "x".repeat(100_000);
     let head = format!("HTTP/1.1 403 Forbidden\r\nX-Why: unpaid\r\nContent-Length: {}\r\n\r\n", long.len());
     let mut stream = dials.answer(&head).await;
-    // The client may leave before it has heard it all.
+    // The client may disconnect before it has read the whole body.
     tokio::spawn(async move { drop(stream.write_all(long.as_bytes()).await) });
     match attempt.await.expect("no panic").expect_err("refused") {
         ConnectError::Refused { status, headers, body, .. } => {
@@ -134,7 +138,7 @@ async fn b53_a_refusal_comes_with_status_headers_and_a_bounded_body() {
 }
 
 #[tokio::test]
-async fn b53_a_protocol_that_was_not_offered_or_none_is_an_error() {
+async fn b53_protocol_not_offered_or_missing_is_an_error() {
     for (named, expected) in [("ocpp2.1", Some("ocpp2.1")), ("", Some(""))] {
         let (builder, mut dials) = client();
         let (_client, attempt) = connecting(builder);
@@ -144,17 +148,17 @@ async fn b53_a_protocol_that_was_not_offered_or_none_is_an_error() {
             other => panic!("{other:?}"),
         }
     }
-    // Our own server finishes the handshake without a protocol before it closes.
-    let server = RpcServer::builder(RpcRouter::new()).protocols(["acme"]).build().expect("sound");
+    // A server of this crate completes the handshake without a protocol before it closes.
+    let server = RpcServer::builder(RpcRouter::new()).protocols(["acme"]).build().expect("valid settings");
     let (builder, mut dials) = client();
     let (_client, attempt) = connecting(builder);
     serve(&server, dials.next().await);
-    let error = attempt.await.expect("no panic").expect_err("nothing in common");
+    let error = attempt.await.expect("no panic").expect_err("no common protocol");
     assert!(matches!(error, ConnectError::Protocol { named: None, .. }), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b53_the_first_connect_is_tried_again_where_that_is_wanted() {
+async fn b53_first_connect_is_retried_if_set() {
     let (builder, mut dials) = client();
     let (client, attempt) = connecting(builder.reconnect(reconnect().retry_first_connect(true)));
     let start = Instant::now();
@@ -163,17 +167,18 @@ async fn b53_the_first_connect_is_tried_again_where_that_is_wanted() {
         assert_eq!(start.elapsed().as_secs(), waited);
     }
     dials.accept("ocpp1.6").await;
-    attempt.await.expect("no panic").expect("connected in the end");
+    attempt.await.expect("no panic").expect("connected");
     drop(client);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connector_that_panics_is_an_error_and_no_end_of_waiting() {
+async fn connector_panic_is_a_connect_error() {
     let connector = |_: Target| async {
-        assert_eq!(1, 2, "a bug of the user's");
+        assert_eq!(1, 2, "a bug in the connector");
         Err::<DuplexStream, _>(io::ErrorKind::Other.into())
     };
-    let client = RpcClient::builder("ws://csms.test/ocpp", "CP-1").connector(connector).build().expect("sound");
+    let client =
+        RpcClient::builder("ws://csms.test/ocpp", "CP-1").connector(connector).build().expect("valid settings");
     for _ in 0..2 {
         assert!(matches!(client.connect().await, Err(ConnectError::Io(_))));
         assert_eq!(client.state(), ClientState::Closed);
@@ -182,14 +187,14 @@ async fn a_connector_that_panics_is_an_error_and_no_end_of_waiting() {
 
 #[cfg(not(feature = "tls"))]
 #[test]
-fn b10_a_wss_endpoint_needs_a_connector_where_there_is_no_tls() {
+fn b10_wss_endpoint_without_tls_needs_a_connector() {
     let error = RpcClient::builder("wss://csms.test", "CP").build().expect_err("no TLS").to_string();
     assert!(error.contains("`tls`"), "{error}");
 }
 
 #[test]
-fn b10_client_settings_that_could_never_work_are_refused() {
-    for (endpoint, identity, why) in [
+fn b10_client_settings_that_could_never_work_are_errors() {
+    for (endpoint, identity, reason) in [
         ("http://csms.test", "CP", "neither ws:// nor wss://"),
         ("csms.test", "CP", "neither ws:// nor wss://"),
         ("ws://", "CP", "not a URL"),
@@ -198,16 +203,16 @@ fn b10_client_settings_that_could_never_work_are_refused() {
         ("ws://csms.test", "C\nP", "identity"),
     ] {
         let error = RpcClient::builder(endpoint, identity).build().expect_err(endpoint).to_string();
-        assert!(error.contains(why), "{endpoint}: {error}");
+        assert!(error.contains(reason), "{endpoint}: {error}");
     }
     let speaks_tls = RpcClient::builder("wss://csms.test", "CP").build().is_ok();
-    assert_eq!(speaks_tls, cfg!(feature = "tls"), "there is TLS, or a connector that speaks it");
+    assert_eq!(speaks_tls, cfg!(feature = "tls"), "wss:// needs the feature `tls` or a connector");
     let base = || RpcClient::builder("ws://csms.test", "CP");
     assert!(base().protocols(["a b"]).build().is_err());
     assert!(base().protocols(["a"]).dialect("b", ocpp_rpc::message::Dialect::OCPP_1_6).build().is_err());
-    for own in ["host", "upgrade", "sec-websocket-extensions"] {
-        let error = base().header(own.parse().expect("a name"), HeaderValue::from_static("x")).build();
-        assert!(error.expect_err(own).to_string().contains(own));
+    for reserved in ["host", "upgrade", "sec-websocket-extensions"] {
+        let error = base().header(reserved.parse().expect("a name"), HeaderValue::from_static("x")).build();
+        assert!(error.expect_err(reserved).to_string().contains(reserved));
     }
     assert!(base().connect_timeout(Duration::ZERO).build().is_err());
     assert!(base().options(Options::client().max_message_size(0)).build().is_err());
@@ -215,8 +220,9 @@ fn b10_client_settings_that_could_never_work_are_refused() {
 }
 
 #[tokio::test]
-async fn tcp_is_dialled_straight_or_through_a_proxy() {
-    let server = RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"]).build().expect("sound");
+async fn tcp_is_dialled_directly_or_through_a_proxy() {
+    let server =
+        RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"]).build().expect("valid settings");
     let listener = server.listen("127.0.0.1:0").await.expect("a port");
     let endpoint = format!("ws://localhost:{}/ocpp", listener.local_addr().port());
 
@@ -238,26 +244,26 @@ async fn tcp_is_dialled_straight_or_through_a_proxy() {
     let through_proxy = move |target: Target| async move {
         let mut stream = TcpStream::connect(proxy_address).await?;
         stream.write_all(format!("CONNECT {target} HTTP/1.1\r\n\r\n").as_bytes()).await?;
-        let mut answer = [0; 19];
-        stream.read_exact(&mut answer).await?;
+        let mut response = [0; 19];
+        stream.read_exact(&mut response).await?;
         Ok(stream)
     };
     let base = || RpcClient::builder(&endpoint, "CP-1").protocols(["ocpp1.6"]);
     for builder in [base(), base().connector(through_proxy)] {
         let client = builder.connect().await.expect("connected");
-        assert_eq!(client.call::<Value>("Echo", &json!({"a": 1})).await.expect("an answer"), json!({"a": 1}));
+        assert_eq!(client.call::<Value>("Echo", &json!({"a": 1})).await.expect("a response"), json!({"a": 1}));
         client.close(Close::normal()).await;
     }
     listener.close(Close::going_away()).await;
-    let error = base().connect().await.expect_err("nobody there");
+    let error = base().connect().await.expect_err("no server");
     assert!(matches!(&error, ConnectError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused), "{error:?}");
     assert!(error.to_string().contains("refused"), "{error}");
-    assert!(!error.is_refused() && !error.is_timeout(), "by the operating system, not by a server");
+    assert!(!error.is_refused() && !error.is_timeout(), "the operating system refused, not a server");
     says_nothing_twice(&error);
 }
 
-/// The head of the handshake that comes next, as it is on the wire.
-async fn asked(dials: &mut Dials) -> String {
+/// Returns the head of the next handshake as it is on the wire.
+async fn handshake_head(dials: &mut Dials) -> String {
     let mut stream = dials.next().await;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -267,7 +273,7 @@ async fn asked(dials: &mut Dials) -> String {
 }
 
 #[tokio::test]
-async fn b07_the_identity_is_one_segment_of_the_path_whatever_is_in_it() {
+async fn b07_identity_is_sent_as_one_path_segment() {
     for (identity, segment) in [
         ("CP-1", "CP-1"),
         ("a/b", "a%2Fb"),
@@ -277,20 +283,20 @@ async fn b07_the_identity_is_one_segment_of_the_path_whatever_is_in_it() {
         ("CP:1", "CP%3A1"),
     ] {
         let (builder, mut dials) = client();
-        let client = builder.build().expect("sound");
-        client.set_target("ws://csms.test/ocpp/", identity).expect("sound");
+        let client = builder.build().expect("valid settings");
+        client.set_target("ws://csms.test/ocpp/", identity).expect("valid settings");
         let attempt = tokio::spawn(async move { client.connect().await });
-        let head = asked(&mut dials).await;
+        let head = handshake_head(&mut dials).await;
         assert!(head.starts_with(&format!("GET /ocpp/{segment} HTTP/1.1\r\n")), "{identity}: {head}");
         assert!(attempt.await.expect("no panic").is_err());
     }
-    for nobody in ["", "C\nP", "\u{7f}", "CP\0"] {
-        assert!(RpcClient::builder("ws://csms.test", nobody).build().is_err(), "{nobody:?}");
+    for invalid in ["", "C\nP", "\u{7f}", "CP\0"] {
+        assert!(RpcClient::builder("ws://csms.test", invalid).build().is_err(), "{invalid:?}");
     }
 }
 
 #[tokio::test]
-async fn b07_credentials_query_headers_and_agent_go_out_as_they_were_given() {
+async fn b07_credentials_query_headers_and_agent_are_sent_as_given() {
     let (builder, mut dials) = client();
     let builder = builder
         .password("open sesame")
@@ -300,7 +306,7 @@ async fn b07_credentials_query_headers_and_agent_go_out_as_they_were_given() {
         .header(http::HeaderName::from_static("x-site"), HeaderValue::from_static("north"))
         .header(http::HeaderName::from_static("x-site"), HeaderValue::from_static("gate"));
     let (_client, _attempt) = connecting(builder);
-    let head = asked(&mut dials).await;
+    let head = handshake_head(&mut dials).await;
     assert!(head.starts_with("GET /ocpp/CP-1?a=1%202&b=%C3%BC HTTP/1.1\r\n"), "{head}");
     for line in [
         "host: csms.test",
@@ -318,14 +324,14 @@ async fn b07_credentials_query_headers_and_agent_go_out_as_they_were_given() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b09_another_target_holds_from_the_next_connect_after_a_close_on() {
+async fn b09_new_target_applies_from_the_next_connect_after_a_close() {
     let (builder, mut dials) = client();
     let (client, csms) = connected(builder, &mut dials).await;
-    client.set_target("ws://elsewhere.test:8080/other", "CP-2").expect("sound");
-    assert!(client.set_target("http://elsewhere.test", "CP-2").is_err(), "and nothing is changed");
-    // A reconnect is no connect.
+    client.set_target("ws://elsewhere.test:8080/other", "CP-2").expect("valid settings");
+    assert!(client.set_target("http://elsewhere.test", "CP-2").is_err(), "an invalid target changes nothing");
+    // A reconnect still uses the earlier target.
     drop(csms);
-    let head = asked(&mut dials).await;
+    let head = handshake_head(&mut dials).await;
     assert!(head.starts_with("GET /ocpp/CP-1 ") && head.contains("host: csms.test\r\n"), "{head}");
     assert_eq!(&*client.session().identity(), "CP-1");
 
@@ -335,27 +341,27 @@ async fn b09_another_target_holds_from_the_next_connect_after_a_close_on() {
         let client = client.clone();
         async move { client.connect().await }
     });
-    let head = asked(&mut dials).await;
+    let head = handshake_head(&mut dials).await;
     assert!(head.starts_with("GET /other/CP-2 ") && head.contains("host: elsewhere.test:8080\r\n"), "{head}");
     assert_eq!(&*client.session().identity(), "CP-2");
     assert!(attempt.await.expect("no panic").is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn b09_other_options_hold_for_the_open_connection_and_for_all_later_ones() {
+async fn b09_new_options_apply_to_the_open_and_later_connections() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder, &mut dials).await;
-    client.set_options(Options::client().call_timeout(3 * SECOND).call_concurrency(2)).expect("sound");
+    client.set_options(Options::client().call_timeout(3 * SECOND).call_concurrency(2)).expect("valid settings");
     for connection in 0..3 {
         let start = Instant::now();
         let calls = ["A", "B"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
         csms.receive_call("A").await;
         csms.receive_call("B").await;
         for call in calls {
-            assert!(call.await.expect("no panic").expect_err("silence").is_timeout());
+            assert!(call.await.expect("no panic").expect_err("no response").is_timeout());
         }
         assert_eq!(start.elapsed().as_secs(), 3);
-        // The next one comes by itself, and the one after that is another life.
+        // The client reconnects by itself the first time, and after a close and a connect the second time.
         if connection == 1 {
             client.close(Close::forced()).await;
             let client = client.clone();

@@ -1,4 +1,4 @@
-//! The client: how it stays connected, when it gives up, and in which order it tells.
+//! The life of a client: its reconnects, when it gives up, and the order of its events.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn b59_a_close_of_the_server_is_followed_by_a_reconnect() {
+async fn b59_client_reconnects_after_a_close_of_the_server() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder, &mut dials).await;
     let mut events = client.events();
@@ -33,9 +33,9 @@ async fn b59_a_close_of_the_server_is_followed_by_a_reconnect() {
     let mut csms = dials.accept("ocpp1.6").await;
     let call = tokio::spawn(client.call::<Value>("Hello", &()));
     csms.answer("Hello").await;
-    call.await.expect("no panic").expect("an answer");
+    call.await.expect("no panic").expect("a response");
     loop {
-        if let EventKind::Disconnected(closed) = events.next().await.expect("more").kind {
+        if let EventKind::Disconnected(closed) = events.next().await.expect("another event").kind {
             assert_eq!((closed.code, &*closed.reason, closed.cause), (1012, "update", CloseCause::Remote));
             break;
         }
@@ -43,7 +43,7 @@ async fn b59_a_close_of_the_server_is_followed_by_a_reconnect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b57_a_server_that_accepts_and_closes_at_once_is_not_hammered() {
+async fn b57_backoff_grows_if_the_server_accepts_and_closes_at_once() {
     let (builder, mut dials) = client();
     let (client, csms) = connected(builder, &mut dials).await;
     drop(csms);
@@ -53,7 +53,7 @@ async fn b57_a_server_that_accepts_and_closes_at_once_is_not_hammered() {
         assert_eq!(last.elapsed().as_secs(), waited);
         last = Instant::now();
     }
-    // A connection that lived for a while was a success.
+    // A connection that lasts for a while resets the backoff.
     let csms = dials.accept("ocpp1.6").await;
     becomes(&client, ClientState::Open).await;
     tokio::time::advance(11 * SECOND).await;
@@ -68,10 +68,10 @@ async fn b57_a_server_that_accepts_and_closes_at_once_is_not_hammered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b55_reconnecting_is_given_up_where_it_cannot_help() {
+async fn b55_client_gives_up_after_a_permanent_error() {
     let unauthorized = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
     let wrong = format!("{UPGRADE}Sec-WebSocket-Accept: d3Jvbmc=\r\n\r\n");
-    for (answer, reason) in [
+    for (response, reason) in [
         (Some(unauthorized), "refused with HTTP status 401 Unauthorized"),
         (Some(&*wrong), "the Sec-WebSocket-Accept does not match the key"),
         (None, "the server chose an unexpected subprotocol: \"ocpp2.0.1\""),
@@ -80,11 +80,11 @@ async fn b55_reconnecting_is_given_up_where_it_cannot_help() {
         let (client, csms) = connected(builder, &mut dials).await;
         drop(csms);
         let waiting = tokio::spawn(client.call::<Value>("Waiting", &()));
-        match answer {
-            Some(answer) => drop(dials.answer(answer).await),
+        match response {
+            Some(response) => drop(dials.answer(response).await),
             None => drop(dials.accept("ocpp2.0.1").await),
         }
-        let closed = client.closed().await.expect("a life");
+        let closed = client.closed().await.expect("the client has run");
         assert_eq!((closed.code, closed.cause), (1006, CloseCause::GaveUp));
         assert!(closed.reason.contains(reason), "{closed}");
         assert_eq!(client.state(), ClientState::Closed);
@@ -94,7 +94,7 @@ async fn b55_reconnecting_is_given_up_where_it_cannot_help() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b55_a_refusal_is_dialled_again_where_that_is_wanted() {
+async fn b55_refused_reconnect_is_retried_if_set() {
     let (builder, mut dials) = client();
     let (client, csms) = connected(builder.reconnect(reconnect().retry_if_refused(true)), &mut dials).await;
     drop(csms);
@@ -106,7 +106,7 @@ async fn b55_a_refusal_is_dialled_again_where_that_is_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b55_attempts_are_used_up() {
+async fn b55_client_gives_up_after_the_last_attempt() {
     let (builder, mut dials) = client();
     let (client, csms) = connected(builder.reconnect(reconnect().attempts(2)), &mut dials).await;
     tokio::time::advance(11 * SECOND).await;
@@ -114,15 +114,15 @@ async fn b55_attempts_are_used_up() {
     drop(dials.next().await);
     drop(dials.next().await);
     drop(dials.next().await);
-    assert_eq!(client.closed().await.expect("a life").cause, CloseCause::GaveUp);
+    assert_eq!(client.closed().await.expect("the client has run").cause, CloseCause::GaveUp);
 
     let (builder, mut dials) = connected_once(Reconnect::never()).await;
-    assert_eq!(builder.closed().await.expect("a life").cause, CloseCause::Remote);
+    assert_eq!(builder.closed().await.expect("the client has run").cause, CloseCause::Remote);
     assert!(dials.none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn b54_connect_joins_does_nothing_or_is_refused_and_works_again_after_a_close() {
+async fn b54_connect_joins_an_attempt_and_works_after_a_close() {
     let (builder, mut dials) = client();
     let (client, attempt) = connecting(builder);
     let stream = dials.next().await;
@@ -148,8 +148,8 @@ async fn b54_connect_joins_does_nothing_or_is_refused_and_works_again_after_a_cl
     drop(csms);
     closing.await.expect("no panic");
 
-    // Another life, with another protocol and another identity.
-    client.set_target("ws://csms.test/other", "CP-2").expect("sound");
+    // Another run, with another protocol and another identity.
+    client.set_target("ws://csms.test/other", "CP-2").expect("valid settings");
     let attempt = tokio::spawn({
         let client = client.clone();
         async move { client.connect().await }
@@ -159,23 +159,23 @@ async fn b54_connect_joins_does_nothing_or_is_refused_and_works_again_after_a_cl
     assert_eq!(&*client.session().identity(), "CP-2");
     let call = tokio::spawn(client.call::<Value>("Hello", &()));
     csms.answer("Hello").await;
-    call.await.expect("no panic").expect("an answer");
+    call.await.expect("no panic").expect("a response");
 }
 
 #[tokio::test(start_paused = true)]
 async fn client_session_lasts_over_all_runs() {
     let (builder, mut dials) = client();
-    let client = builder.build().expect("sound");
+    let client = builder.build().expect("valid settings");
     let session = client.session();
     assert_eq!((&*session.identity(), session.protocol(), session.connected_at()), ("CP-1", None, None));
     assert!(!session.is_open());
     assert!(matches!(session.call::<Value>("Any", &()).await, Err(Error::Closed)));
-    // A session that was never connected is closed already.
+    // A session that was never connected is already closed.
     session.closed().await;
     session.close(Close::normal()).await;
 
     for (identity, protocol) in [("CP-1", "ocpp1.6"), ("CP-2", "ocpp2.0.1")] {
-        client.set_target("ws://csms.test/ocpp", identity).expect("sound");
+        client.set_target("ws://csms.test/ocpp", identity).expect("valid settings");
         let attempt = tokio::spawn({
             let client = client.clone();
             async move { client.connect().await }
@@ -199,21 +199,21 @@ async fn client_session_lasts_over_all_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handler_of_an_earlier_run_leaves_the_next_one_alone() {
+async fn handler_of_an_earlier_run_does_not_respond_in_the_next() {
     type Outcomes = mpsc::Sender<Result<(), Error>>;
     async fn slow(
         responder: Responder,
-        State((go, outcomes)): State<(Arc<Notify>, Outcomes)>,
+        State((gate, outcomes)): State<(Arc<Notify>, Outcomes)>,
     ) -> Result<NoResponse, CallError> {
-        go.notified().await;
+        gate.notified().await;
         let outcome = responder.send(json!({"late": true})).await;
         outcomes.send(outcome).await.expect("the test listens");
         Ok(NoResponse)
     }
-    let go = Arc::new(Notify::new());
+    let gate = Arc::new(Notify::new());
     let (outcomes, mut outcome) = mpsc::channel(1);
     let (builder, mut dials) = client();
-    let router = RpcRouter::with_state((go.clone(), outcomes)).on("Slow", slow);
+    let router = RpcRouter::with_state((gate.clone(), outcomes)).on("Slow", slow);
     let (client, mut csms) = connected(builder.router(router), &mut dials).await;
     csms.send(json!([2, "1", "Slow", {}])).await;
     // The call is read before the client closes.
@@ -233,25 +233,25 @@ async fn handler_of_an_earlier_run_leaves_the_next_one_alone() {
     });
     let mut csms = dials.accept("ocpp1.6").await;
     attempt.await.expect("no panic").expect("connected");
-    // The request of this run has the same id, and a number of its own.
+    // The call of this run has the same id but another sequence number.
     csms.send(json!([2, "1", "Slow", {}])).await;
     csms.send(json!([2, "2", "Unknown", {}])).await;
     assert_eq!(csms.receive().await[1], "2");
-    // The handler of the earlier run has waited for longer.
-    go.notify_one();
+    // This wakes the handler of the earlier run, because it has waited longer.
+    gate.notify_one();
     let late = outcome.recv().await.expect("an outcome");
     assert!(matches!(late, Err(Error::Disconnected { maybe_delivered: false })), "{late:?}");
     csms.send(json!([2, "3", "Unknown", {}])).await;
     assert_eq!(csms.receive().await[1], "3", "the late response is not sent");
-    go.notify_one();
+    gate.notify_one();
     assert_eq!(csms.receive().await, json!([3, "1", {"late": true}]));
     assert!(client.session().is_open());
 }
 
 #[tokio::test(start_paused = true)]
-async fn b59_events_come_in_order() {
+async fn b59_client_events_are_in_order() {
     let (builder, mut dials) = client();
-    let client = builder.build().expect("sound");
+    let client = builder.build().expect("valid settings");
     let mut events = client.events();
     let attempt = tokio::spawn({
         let client = client.clone();
@@ -267,7 +267,7 @@ async fn b59_events_come_in_order() {
     });
     let mut seen = Vec::new();
     loop {
-        let kind = events.next().await.expect("more").kind;
+        let kind = events.next().await.expect("another event").kind;
         seen.push(match kind {
             EventKind::Connecting => "connecting".to_owned(),
             EventKind::Opened { protocol, .. } => format!("open {}", protocol.expect("named")),
@@ -286,7 +286,7 @@ async fn b59_events_come_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b54_a_connect_joins_a_reconnect_and_fails_where_that_is_given_up_or_closed() {
+async fn b54_connect_that_joins_a_reconnect_shares_its_result() {
     for (refused, closed) in [(false, false), (true, false), (false, true)] {
         let (client, mut dials) = connected_once(reconnect()).await;
         becomes(&client, ClientState::Connecting).await;
@@ -312,9 +312,9 @@ async fn b54_a_connect_joins_a_reconnect_and_fails_where_that_is_given_up_or_clo
 }
 
 #[tokio::test(start_paused = true)]
-async fn b55_only_what_cannot_get_better_is_given_up() {
+async fn b55_client_gives_up_on_permanent_errors_only() {
     let refusal = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
-    for (answer, gives_up) in [
+    for (response, gives_up) in [
         (refusal("401 Unauthorized"), true),
         (refusal("403 Forbidden"), true),
         (refusal("404 Not Found"), true),
@@ -326,10 +326,10 @@ async fn b55_only_what_cannot_get_better_is_given_up() {
         ("SSH-2.0-OpenSSH\r\n\r\n".to_owned(), false),
     ] {
         let (client, mut dials) = connected_once(reconnect()).await;
-        drop(dials.answer(&answer).await);
+        drop(dials.answer(&response).await);
         if gives_up {
-            let closed = client.closed().await.expect("a life");
-            assert_eq!((closed.code, closed.cause), (1006, CloseCause::GaveUp), "{answer}");
+            let closed = client.closed().await.expect("the client has run");
+            assert_eq!((closed.code, closed.cause), (1006, CloseCause::GaveUp), "{response}");
             assert!(dials.none());
         } else {
             let _csms = dials.accept("ocpp1.6").await;
@@ -339,7 +339,7 @@ async fn b55_only_what_cannot_get_better_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b55_the_protocol_of_the_first_connection_is_offered_alone_from_then_on_and_must_not_vanish() {
+async fn b55_reconnect_offers_and_requires_the_first_protocol() {
     let (client, mut dials) = connected_once(reconnect()).await;
     let mut stream = dials.next().await;
     let mut head = Vec::new();
@@ -351,19 +351,19 @@ async fn b55_the_protocol_of_the_first_connection_is_offered_alone_from_then_on_
     drop(stream);
     assert_eq!(client.session().protocol().as_deref(), Some("ocpp1.6"));
 
-    // The server upgrades, and names none any more.
+    // The server upgrades without a protocol.
     dials.accept_without_protocol().await;
-    let closed = client.closed().await.expect("a life");
+    let closed = client.closed().await.expect("the client has run");
     assert_eq!((closed.code, closed.cause), (1006, CloseCause::GaveUp));
     assert!(closed.reason.contains("no subprotocol"), "{closed}");
     assert!(dials.none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn b55_attempts_in_a_row_are_counted_and_a_connection_that_lived_begins_anew() {
+async fn b55_attempts_in_a_row_count_until_a_lasting_connection() {
     let (builder, mut dials) = client();
     let (client, csms) = connected(builder.reconnect(reconnect().attempts(3)), &mut dials).await;
-    // Three connections that do not live are three failed attempts.
+    // Three connections that do not last are three failed attempts.
     tokio::time::advance(11 * SECOND).await;
     drop(csms);
     for _ in 0..2 {
@@ -376,15 +376,15 @@ async fn b55_attempts_in_a_row_are_counted_and_a_connection_that_lived_begins_an
     for _ in 0..3 {
         drop(dials.accept("ocpp1.6").await);
     }
-    // The last that is allowed has failed.
+    // The last allowed attempt fails.
     drop(dials.next().await);
-    let closed = client.closed().await.expect("a life");
+    let closed = client.closed().await.expect("the client has run");
     assert_eq!((closed.code, closed.cause), (1006, CloseCause::GaveUp));
     assert!(dials.none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn b56_a_close_before_the_first_connection_ends_at_once_with_1001_whatever_was_asked_for() {
+async fn b56_close_before_the_first_connection_ends_at_once_with_1001() {
     for close in [Close::new(4000).reason("mine"), Close::normal().drain(30 * SECOND), Close::forced()] {
         for dialled in [false, true] {
             let (builder, mut dials) = client();
@@ -392,7 +392,7 @@ async fn b56_a_close_before_the_first_connection_ends_at_once_with_1001_whatever
             let stream = dials.next().await;
             let stream = Some(stream).filter(|_| dialled);
             if !dialled {
-                // It failed, and the client waits before it tries again.
+                // The attempt failed, and the client waits before the next.
                 tokio::time::sleep(SECOND / 2).await;
             }
             let call = tokio::spawn(client.call::<Value>("Any", &()));
@@ -411,11 +411,11 @@ async fn b56_a_close_before_the_first_connection_ends_at_once_with_1001_whatever
     }
 }
 
-/// What a client tells of its life, until it has ended.
-async fn life(mut events: Events) -> Vec<String> {
+/// Returns the events of a run of the client until it has closed.
+async fn run_events(mut events: Events) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
-        seen.push(match events.next().await.expect("more").kind {
+        seen.push(match events.next().await.expect("another event").kind {
             EventKind::Connecting => "connecting".to_owned(),
             EventKind::Opened { protocol, .. } => format!("open {}", protocol.expect("named")),
             EventKind::Disconnected(closed) => format!("disconnect {} {}", closed.code, closed.cause),
@@ -430,20 +430,20 @@ async fn life(mut events: Events) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b59_every_kind_of_life_tells_its_events_in_order() {
+async fn b59_client_events_are_in_order_for_every_kind_of_run() {
     const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
     // A first connect that fails.
     let (builder, mut dials) = client();
-    let new = builder.build().expect("sound");
+    let new = builder.build().expect("valid settings");
     let events = new.events();
     let attempt = tokio::spawn(async move { new.connect().await });
     drop(dials.next().await);
     assert!(attempt.await.expect("no panic").is_err());
-    assert_eq!(life(events).await, ["connecting", "close 1006 gave up"]);
+    assert_eq!(run_events(events).await, ["connecting", "close 1006 gave up"]);
 
     // A first connect that is closed.
     let (builder, mut dials) = client();
-    let new = builder.build().expect("sound");
+    let new = builder.build().expect("valid settings");
     let events = new.events();
     let attempt = tokio::spawn({
         let client = new.clone();
@@ -452,9 +452,9 @@ async fn b59_every_kind_of_life_tells_its_events_in_order() {
     let _stream = dials.next().await;
     new.close(Close::normal()).await;
     assert!(attempt.await.expect("no panic").is_err());
-    assert_eq!(life(events).await, ["connecting", "closing", "close 1001 local"]);
+    assert_eq!(run_events(events).await, ["connecting", "closing", "close 1001 local"]);
 
-    // A server that is killed, is away for a while, accepts and closes at once, and knows the client no more.
+    // The server is killed, is unreachable, accepts and closes at once, and then refuses the client.
     let (builder, mut dials) = client();
     let (client, csms) = connected(builder, &mut dials).await;
     let events = client.events();
@@ -475,9 +475,9 @@ async fn b59_every_kind_of_life_tells_its_events_in_order() {
         "connecting",
         "close 1006 gave up",
     ];
-    assert_eq!(life(events).await, expected);
+    assert_eq!(run_events(events).await, expected);
 
-    // A close while the client backs off.
+    // A close while the client waits to reconnect.
     let (builder, mut dials) = self::client();
     let (client, csms) = connected(builder, &mut dials).await;
     let events = client.events();
@@ -485,7 +485,7 @@ async fn b59_every_kind_of_life_tells_its_events_in_order() {
     becomes(&client, ClientState::Connecting).await;
     tokio::time::sleep(SECOND / 2).await;
     client.close(Close::normal()).await;
-    assert_eq!(life(events).await, ["disconnect 1006 remote", "closing", "close 1000 local"]);
+    assert_eq!(run_events(events).await, ["disconnect 1006 remote", "closing", "close 1000 local"]);
 
     // The only connection is lost.
     let (builder, mut dials) = self::client();
@@ -494,6 +494,6 @@ async fn b59_every_kind_of_life_tells_its_events_in_order() {
     csms.close(1012, "update").await;
     csms.closed().await;
     drop(csms);
-    assert_eq!(life(events).await, ["close 1012 remote"]);
+    assert_eq!(run_events(events).await, ["close 1012 remote"]);
     assert_eq!(client.state(), ClientState::Closed);
 }

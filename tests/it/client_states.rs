@@ -1,4 +1,4 @@
-//! The client's table of states, cell by cell, as the README has it.
+//! The table of client states in the README, cell by cell.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     support::gated,
 };
 
-/// A row of the table, or the part of one where the table makes a difference.
+/// A row of the table, or a part of a row that the table distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Row {
     Closed,
@@ -30,31 +30,31 @@ enum Row {
     /// CONNECTING after a connection was lost.
     Reconnecting,
     Open,
-    /// CLOSING, and calls under way are waited for.
-    Waiting,
-    /// CLOSING, and the close frame has gone out.
-    Parting,
+    /// CLOSING, while the client waits for pending calls.
+    Draining,
+    /// CLOSING, after the close frame was sent.
+    CloseSent,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Column {
     Call,
-    CallOfTheServer,
-    AnswerOfAHandler,
+    ServerCall,
+    HandlerResponse,
     Connect,
     Close,
 }
 
-use Row::{Dialling, Open, Parting, Reconnecting, Waiting};
+use Row::{CloseSent, Dialling, Draining, Open, Reconnecting};
 
-/// A client in a state, with a handler at work where it has ever been connected, on the server's call `"1"`.
+/// A client in a state. If it was ever connected, a handler runs for the call `"1"` of the server.
 struct Scene {
     client: RpcClient,
     dials: Dials,
-    /// The connection there is, and a dial that is not answered yet.
+    /// The current connection, and a dial without a response so far.
     csms: Option<Csms>,
     dialled: Option<DuplexStream>,
-    /// Lets the handler end.
+    /// Ends the handler with a permit.
     gate: Arc<Semaphore>,
     /// The first connect, and the first close.
     attempt: Option<JoinHandle<Result<(), ConnectError>>>,
@@ -70,7 +70,7 @@ impl Scene {
         let mut scene = Self { client, dials, csms: None, dialled: None, gate, attempt: Some(attempt), closing: None };
         if row == Dialling {
             scene.dialled = Some(stream);
-            scene.is_in(ClientState::Connecting);
+            scene.assert_state(ClientState::Connecting);
             return scene;
         }
         let mut csms = Csms(accept(stream, "ocpp1.6").await);
@@ -84,13 +84,13 @@ impl Scene {
                 drop(csms);
                 becomes(&scene.client, ClientState::Connecting).await;
             }
-            Waiting => {
+            Draining => {
                 scene.close(Close::new(3000).drain(Duration::from_secs(30))).await;
                 scene.csms = Some(csms);
             }
-            Parting => {
+            CloseSent => {
                 scene.close(Close::new(3000)).await;
-                // The server is slow to notice.
+                // The server does not read the close frame yet.
                 scene.csms = Some(csms);
             }
             Row::Closed => {
@@ -100,16 +100,16 @@ impl Scene {
                 becomes(&scene.client, ClientState::Closed).await;
             }
         }
-        scene.is_in(match row {
+        scene.assert_state(match row {
             Row::Closed => ClientState::Closed,
             Dialling | Reconnecting => ClientState::Connecting,
             Open => ClientState::Open,
-            Waiting | Parting => ClientState::Closing,
+            Draining | CloseSent => ClientState::Closing,
         });
         scene
     }
 
-    /// The connection there is, or the next one.
+    /// Returns the current connection, or the next one if none is open.
     async fn connection(&mut self) -> Csms {
         match (self.csms.take(), self.dialled.take()) {
             (Some(csms), _) => csms,
@@ -123,11 +123,11 @@ impl Scene {
         tokio::spawn(async move { client.connect().await })
     }
 
-    fn is_in(&self, state: ClientState) {
+    fn assert_state(&self, state: ClientState) {
         assert_eq!(self.client.state(), state);
     }
 
-    /// Begins to close.
+    /// Starts a close and waits until the client is closing.
     async fn close(&mut self, close: Close) {
         let client = self.client.clone();
         self.closing = Some(tokio::spawn(async move { client.close(close).await }));
@@ -137,17 +137,16 @@ impl Scene {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b52_every_state_does_with_every_call_answer_connect_and_close_as_the_table_says() {
-    for row in [Row::Closed, Dialling, Reconnecting, Open, Waiting, Parting] {
-        for column in [Column::Call, Column::CallOfTheServer, Column::AnswerOfAHandler, Column::Connect, Column::Close]
-        {
+async fn b52_client_in_every_state_behaves_as_the_table_says() {
+    for row in [Row::Closed, Dialling, Reconnecting, Open, Draining, CloseSent] {
+        for column in [Column::Call, Column::ServerCall, Column::HandlerResponse, Column::Connect, Column::Close] {
             let scene = Scene::reach(row).await;
-            // Shown where one fails.
+            // The output appears only if the test fails.
             println!("{row:?}, {column:?}");
             match column {
                 Column::Call => call(row, scene).await,
-                Column::CallOfTheServer => call_of_the_server(row, scene).await,
-                Column::AnswerOfAHandler => answer_of_a_handler(row, scene).await,
+                Column::ServerCall => server_call(row, scene).await,
+                Column::HandlerResponse => handler_response(row, scene).await,
                 Column::Connect => connect(row, scene).await,
                 Column::Close => close(row, scene).await,
             }
@@ -160,58 +159,58 @@ async fn call(row: Row, mut scene: Scene) {
     let at_once = call.as_mut().now_or_never();
     match row {
         Row::Closed => assert!(matches!(at_once, Some(Err(Error::Closed))), "{at_once:?}"),
-        Waiting | Parting => assert!(matches!(at_once, Some(Err(Error::Closing))), "{at_once:?}"),
+        Draining | CloseSent => assert!(matches!(at_once, Some(Err(Error::Closing))), "{at_once:?}"),
         Dialling | Reconnecting | Open => {
             assert!(at_once.is_none(), "{at_once:?}");
             let mut csms = scene.connection().await;
-            let (answer, ()) = tokio::join!(call, csms.answer("Any"));
-            assert_eq!(answer.expect("an answer"), json!({"to": "Any"}));
+            let (response, ()) = tokio::join!(call, csms.answer("Any"));
+            assert_eq!(response.expect("a response"), json!({"to": "Any"}));
         }
     }
 }
 
-async fn call_of_the_server(row: Row, mut scene: Scene) {
+async fn server_call(row: Row, mut scene: Scene) {
     let call = json!([2, "3", "Echo", {"n": 1}]);
     match row {
-        Row::Closed | Dialling | Reconnecting => assert!(scene.csms.is_none(), "there is nobody to call"),
-        Open | Waiting => {
+        Row::Closed | Dialling | Reconnecting => assert!(scene.csms.is_none(), "there is no connection"),
+        Open | Draining => {
             let csms = scene.csms.as_mut().expect("a connection");
             csms.send(call).await;
             assert_eq!(csms.receive().await, json!([3, "3", {"n": 1}]));
         }
-        Parting => {
+        CloseSent => {
             let mut stream = scene.csms.take().expect("a connection").0.into_inner();
             stream.write_all(&frame(&call.to_string())).await.expect("open");
-            assert_eq!(opcodes(stream).await, [CLOSE], "no answer");
+            assert_eq!(opcodes(stream).await, [CLOSE], "no response");
         }
     }
 }
 
-async fn answer_of_a_handler(row: Row, mut scene: Scene) {
+async fn handler_response(row: Row, mut scene: Scene) {
     scene.gate.add_permits(1);
-    let answer = json!([3, "1", {}]);
+    let response = json!([3, "1", {}]);
     match row {
         Row::Closed => {
-            // Dropped: it does not go out on a connection to come either.
+            // The response is dropped: it is not sent on a later connection either.
             let attempt = scene.spawn_connect();
             let mut csms = scene.dials.accept("ocpp1.6").await;
             attempt.await.expect("no panic").expect("connected");
             csms.silent().await;
         }
-        // It was never connected, so nobody has called it.
+        // The client was never connected, so there is no handler.
         Dialling => {}
         Reconnecting | Open => {
             let mut csms = scene.connection().await;
-            assert_eq!(csms.receive().await, answer);
+            assert_eq!(csms.receive().await, response);
         }
-        Waiting => {
+        Draining => {
             let mut csms = scene.csms.take().expect("a connection");
-            assert_eq!(csms.receive().await, answer);
-            assert_eq!(csms.closed().await.0, 3000, "that was all it waited for");
+            assert_eq!(csms.receive().await, response);
+            assert_eq!(csms.closed().await.0, 3000, "the close waited only for this response");
         }
-        Parting => {
+        CloseSent => {
             let stream = scene.csms.take().expect("a connection").0.into_inner();
-            assert_eq!(opcodes(stream).await, [CLOSE], "no answer");
+            assert_eq!(opcodes(stream).await, [CLOSE], "no response");
         }
     }
 }
@@ -223,23 +222,23 @@ async fn connect(row: Row, mut scene: Scene) {
         Row::Closed => {
             let _csms = scene.dials.accept("ocpp1.6").await;
             attempt.await.expect("no panic").expect("connected");
-            scene.is_in(ClientState::Open);
+            scene.assert_state(ClientState::Open);
         }
         Dialling | Reconnecting => {
-            assert!(!attempt.is_finished(), "it joins");
+            assert!(!attempt.is_finished(), "connect joins the attempt");
             let _csms = scene.connection().await;
             attempt.await.expect("no panic").expect("connected");
             assert!(scene.dials.none(), "there was one attempt");
         }
         Open => {
-            assert!(attempt.is_finished(), "there is nothing to do");
+            assert!(attempt.is_finished(), "connect returns at once");
             attempt.await.expect("no panic").expect("connected");
             assert!(scene.dials.none());
         }
-        Waiting | Parting => {
-            assert!(attempt.is_finished(), "at once");
+        Draining | CloseSent => {
+            assert!(attempt.is_finished(), "connect fails at once");
             assert!(matches!(attempt.await.expect("no panic"), Err(ConnectError::Closing)));
-            scene.is_in(ClientState::Closing);
+            scene.assert_state(ClientState::Closing);
         }
     }
 }
@@ -250,14 +249,14 @@ async fn close(row: Row, mut scene: Scene) {
     match row {
         Row::Closed => {
             let closed = scene.client.close(close).await;
-            assert_eq!((closed.code, start.elapsed()), (3000, Duration::ZERO), "it was closed already");
+            assert_eq!((closed.code, start.elapsed()), (3000, Duration::ZERO), "the client was already closed");
         }
         Dialling | Reconnecting => {
             let closed = scene.client.close(close).await;
             let expected = if row == Dialling { (1001, "connection aborted") } else { (4000, "enough") };
             assert_eq!((closed.code, &*closed.reason, closed.cause), (expected.0, expected.1, CloseCause::Local));
             assert!(start.elapsed().is_zero());
-            scene.is_in(ClientState::Closed);
+            scene.assert_state(ClientState::Closed);
             assert!(scene.dials.none());
         }
         Open => {
@@ -273,7 +272,7 @@ async fn close(row: Row, mut scene: Scene) {
                 (4000, CloseCause::Local, ClientState::Closed)
             );
         }
-        Waiting | Parting => {
+        Draining | CloseSent => {
             scene.gate.add_permits(1);
             let closed = scene.client.close(close).await;
             let first = scene.closing.take().expect("a close").await.expect("no panic");
@@ -284,16 +283,16 @@ async fn close(row: Row, mut scene: Scene) {
 
 const CLOSE: u8 = 0x88;
 
-/// A text frame as a server sends it.
+/// Returns a text frame as a server sends it.
 fn frame(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).ok().filter(|length| *length < 126).expect("a short text");
     [&[0x81, length], text.as_bytes()].concat()
 }
 
-/// What kinds of frames came from a client until it closed the stream; short ones, and masked.
+/// Returns the opcodes of the short, masked frames of a client until it closes the stream.
 async fn opcodes(mut stream: DuplexStream) -> Vec<u8> {
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await.expect("an end");
+    stream.read_to_end(&mut bytes).await.expect("the end of the stream");
     let mut left = &bytes[..];
     let mut opcodes = Vec::new();
     while let [opcode, length, rest @ ..] = left {
