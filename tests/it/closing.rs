@@ -1,4 +1,4 @@
-//! How a session ends.
+//! Tests of closing: codes, reasons, causes, timeouts, and the fate of calls and handlers.
 
 use std::{
     convert::Infallible,
@@ -28,7 +28,7 @@ use tokio::{
 use crate::support::{SECOND, Station, connected, dial, echo, gated, serve, server, server_with};
 
 #[tokio::test]
-async fn b51_both_sides_see_who_closed_and_why() {
+async fn b51_both_sides_report_close_code_reason_and_cause() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let (ours, theirs) = tokio::join!(session.close(Close::new(1012).reason("update")), station.closed());
@@ -39,19 +39,19 @@ async fn b51_both_sides_see_who_closed_and_why() {
     station.close(1001, "rebooting").await;
     let closed = session.closed().await;
     assert_eq!((closed.code, &*closed.reason, closed.cause), (1001, "rebooting", CloseCause::Remote));
-    assert_eq!(station.closed().await, (1001, "rebooting".to_owned()), "the close is answered");
+    assert_eq!(station.closed().await, (1001, "rebooting".to_owned()), "the server replies to the close");
     assert!(server.session("CP-1").is_none());
 }
 
 #[tokio::test]
-async fn b47_a_close_at_once_fails_calls_and_tells_handlers() {
-    let told = Arc::new(Notify::new());
-    async fn wait(gone: CancellationToken, State(told): State<Arc<Notify>>) -> Result<(), Infallible> {
-        gone.cancelled().await;
-        told.notify_one();
+async fn b47_immediate_close_fails_calls_and_cancels_handlers() {
+    let notify = Arc::new(Notify::new());
+    async fn wait(token: CancellationToken, State(notify): State<Arc<Notify>>) -> Result<(), Infallible> {
+        token.cancelled().await;
+        notify.notify_one();
         Ok(())
     }
-    let server = server(RpcRouter::with_state(told.clone()).on("Wait", wait).on("Echo", echo));
+    let server = server(RpcRouter::with_state(notify.clone()).on("Wait", wait).on("Echo", echo));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     station.send(r#"[2,"1","Wait",{}]"#).await;
     let call = tokio::spawn(session.call::<Value>("Reset", &()));
@@ -59,11 +59,11 @@ async fn b47_a_close_at_once_fails_calls_and_tells_handlers() {
     let (_, theirs) = tokio::join!(session.close(Close::normal()), station.closed());
     assert_eq!(theirs.0, 1000);
     assert!(call.await.expect("no panic").expect_err("closed").maybe_delivered());
-    told.notified().await;
+    notify.notified().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn b47_a_waiting_close_lets_both_directions_end() {
+async fn b47_draining_close_completes_calls_in_both_directions() {
     let (router, gate) = gated();
     let server = server(router);
     let (mut station, session) = connected(&server, "ocpp1.6").await;
@@ -76,13 +76,13 @@ async fn b47_a_waiting_close_lets_both_directions_end() {
     });
     tokio::task::yield_now().await;
     assert!(matches!(session.call::<Value>("Third", &()).await, Err(Error::Closing)));
-    // A call that was in line when the close began still goes out, and the station's calls are still answered.
+    // While it drains, the session still sends queued calls and serves the station's calls.
     station.send(format!(r#"[3,"{first}",{{}}]"#)).await;
     let (second, _) = station.receive_call().await;
     assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
     station.send(format!(r#"[3,"{second}",{{}}]"#)).await;
     for call in calls {
-        call.await.expect("no panic").expect("an answer");
+        call.await.expect("no panic").expect("a response");
     }
     assert!(!closing.is_finished());
     gate.add_permits(1);
@@ -93,7 +93,7 @@ async fn b47_a_waiting_close_lets_both_directions_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b49_every_close_ends_within_its_deadline() {
+async fn b49_close_at_silent_peer_ends_by_its_deadline() {
     let options = Options::server().close_timeout(5 * SECOND).ping_interval(None);
     for (close, code, seconds) in [
         (Close::normal(), 1000, 5..=6),
@@ -107,7 +107,7 @@ async fn b49_every_close_ends_within_its_deadline() {
         let call = tokio::spawn(session.call::<Value>("Reset", &()));
         station.receive_call().await;
         let start = Instant::now();
-        // The station is silent from here on. The first close decides.
+        // The station is silent from here on. The first of two closes decides code and timeout.
         let (first, second) = tokio::join!(session.close(close.clone()), session.close(Close::new(4000)));
         assert_eq!((first.code, first.cause), (code, CloseCause::Local), "{close:?}");
         assert_eq!(first, second);
@@ -119,7 +119,7 @@ async fn b49_every_close_ends_within_its_deadline() {
 }
 
 #[tokio::test]
-async fn times_without_end_are_no_panic() {
+async fn timeouts_of_maximum_duration_do_not_panic() {
     let options =
         Options::server().call_timeout(Duration::MAX).close_timeout(Duration::MAX).ping_interval(Duration::MAX);
     let server = server_with(RpcRouter::new(), options);
@@ -128,7 +128,7 @@ async fn times_without_end_are_no_panic() {
     let (id, _) = station.receive_call().await;
     let closing = tokio::spawn(async move { session.close(Close::normal().drain(Duration::MAX)).await });
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
-    call.await.expect("no panic").expect("an answer");
+    call.await.expect("no panic").expect("a response");
     assert_eq!(station.closed().await.0, 1000);
     drop(station);
     assert_eq!(closing.await.expect("no panic").code, 1000);
@@ -136,10 +136,10 @@ async fn times_without_end_are_no_panic() {
 }
 
 #[tokio::test]
-async fn b37_a_lost_connection_lets_handlers_finish_and_a_forced_close_does_not() {
+async fn b37_handlers_finish_on_disconnect_but_not_on_forced_close() {
     let finished = Arc::new(AtomicUsize::new(0));
-    async fn work(gone: CancellationToken, State(finished): State<Arc<AtomicUsize>>) -> Result<(), Infallible> {
-        gone.cancelled().await;
+    async fn work(token: CancellationToken, State(finished): State<Arc<AtomicUsize>>) -> Result<(), Infallible> {
+        token.cancelled().await;
         tokio::task::yield_now().await;
         finished.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -151,11 +151,10 @@ async fn b37_a_lost_connection_lets_handlers_finish_and_a_forced_close_does_not(
             station.send(format!(r#"[2,"{id}","Work",{{}}]"#)).await;
         }
         station.ask(r#"[2,"x","Echo",{}]"#).await;
-        match forced {
-            true => drop(session.close(Close::forced()).await),
-            false => drop(station),
-        }
-        if !forced {
+        if forced {
+            session.close(Close::forced()).await;
+        } else {
+            drop(station);
             session.closed().await;
             while finished.load(Ordering::Relaxed) < 10 {
                 tokio::task::yield_now().await;
@@ -166,7 +165,7 @@ async fn b37_a_lost_connection_lets_handlers_finish_and_a_forced_close_does_not(
 }
 
 #[tokio::test(start_paused = true)]
-async fn b50_a_server_that_closes_waits_for_its_sessions_and_then_drops_them() {
+async fn b50_server_close_waits_for_sessions_then_aborts_them() {
     let (router, _gate) = gated();
     let server = server_with(router, Options::server().ping_interval(None));
     let mut polite = Station::connect(&server, "polite", "ocpp1.6").await;
@@ -176,27 +175,27 @@ async fn b50_a_server_that_closes_waits_for_its_sessions_and_then_drops_them() {
     polite.ask(r#"[2,"2","Echo",{}]"#).await;
     let (report, closed) = tokio::join!(server.close(Close::going_away()), polite.closed());
     assert_eq!(closed.0, 1001);
-    assert_eq!((report.clean, report.forced), (1, 1), "a handler never ended");
+    assert_eq!((report.clean, report.forced), (1, 1), "one handler never ends");
     assert!(server.sessions().is_empty());
     assert_eq!(server.close(Close::normal()).await, report);
 }
 
 #[tokio::test(start_paused = true)]
-async fn b50_a_server_that_closes_does_not_wait_as_long_as_a_session_was_given_before() {
+async fn b50_server_close_overrides_longer_drain_of_session() {
     let (router, _gate) = gated();
     let server = server_with(router, Options::server().ping_interval(None));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     station.send(r#"[2,"1","Wait",{}]"#).await;
     station.ask(r#"[2,"2","Echo",{}]"#).await;
-    let patient = session.close(Close::normal().drain(SECOND * 3600));
-    let begun = Instant::now();
-    let (_, report) = tokio::join!(patient, server.close(Close::going_away()));
+    let draining = session.close(Close::normal().drain(SECOND * 3600));
+    let start = Instant::now();
+    let (_, report) = tokio::join!(draining, server.close(Close::going_away()));
     assert_eq!((report.clean, report.forced), (0, 1));
-    assert!(begun.elapsed() < SECOND * 60, "{:?}", begun.elapsed());
+    assert!(start.elapsed() < SECOND * 60, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
-async fn a_stream_that_is_dropped_in_the_handshake_leaves_nothing() {
+async fn stream_dropped_during_handshake_leaves_no_session() {
     let server = server(RpcRouter::new());
     drop(dial(&server));
     let report = server.close(Close::normal()).await;
@@ -204,7 +203,7 @@ async fn a_stream_that_is_dropped_in_the_handshake_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn b46_invalid_and_reserved_codes_become_1000_and_long_reasons_are_cut() {
+async fn b46_invalid_codes_become_1000_and_long_reasons_are_cut() {
     let cut = "é".repeat(61);
     for (code, sent) in [(0, 1000), (999, 1000), (1005, 1000), (1006, 1000), (1015, 1000), (5000, 1000), (4999, 4999)] {
         let server = server(RpcRouter::new());
@@ -221,7 +220,7 @@ async fn b46_invalid_and_reserved_codes_become_1000_and_long_reasons_are_cut() {
 }
 
 #[tokio::test]
-async fn b46_the_code_is_1000_for_a_session_and_1001_for_a_server() {
+async fn b46_close_code_is_1000_for_session_and_1001_for_server() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let (ours, theirs) = tokio::join!(session.close(Close::normal()), station.closed());
@@ -234,7 +233,7 @@ async fn b46_the_code_is_1000_for_a_session_and_1001_for_a_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b46_pending_calls_have_thirty_seconds_unless_told_otherwise() {
+async fn b46_close_frame_is_sent_when_drain_timeout_ends() {
     for (close, seconds) in [
         (Close::normal().drain(Duration::from_secs(30)), 30),
         (Close::normal().drain(7 * SECOND), 7),
@@ -256,9 +255,9 @@ async fn b46_pending_calls_have_thirty_seconds_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn b47_when_the_close_frame_comes_calls_have_failed_and_tokens_have_fired() {
-    async fn wait(gone: CancellationToken, State(fired): State<Arc<AtomicUsize>>) -> Result<(), Infallible> {
-        gone.cancelled().await;
+async fn b47_calls_fail_and_tokens_fire_before_close_frame() {
+    async fn wait(token: CancellationToken, State(fired): State<Arc<AtomicUsize>>) -> Result<(), Infallible> {
+        token.cancelled().await;
         fired.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -282,17 +281,17 @@ async fn b47_when_the_close_frame_comes_calls_have_failed_and_tokens_have_fired(
 }
 
 #[tokio::test(start_paused = true)]
-async fn b48_a_forced_close_drops_the_socket_and_aborts_handlers() {
-    /// Counts the handlers that are dropped before their end.
+async fn b48_forced_close_drops_socket_and_aborts_handlers() {
+    /// Counts the handlers that are dropped before they finish.
     struct Guard(Arc<AtomicUsize>);
     impl Drop for Guard {
         fn drop(&mut self) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
-    async fn work(gone: CancellationToken, State(dropped): State<Arc<AtomicUsize>>) -> Result<(), Infallible> {
+    async fn work(token: CancellationToken, State(dropped): State<Arc<AtomicUsize>>) -> Result<(), Infallible> {
         let guard = Guard(dropped);
-        gone.cancelled().await;
+        token.cancelled().await;
         tokio::time::sleep(SECOND).await;
         std::mem::forget(guard);
         Ok(())
@@ -309,10 +308,10 @@ async fn b48_a_forced_close_drops_the_socket_and_aborts_handlers() {
     assert_eq!(dropped.load(Ordering::Relaxed), 10);
     let mut rest = Vec::new();
     station.ws.into_inner().read_to_end(&mut rest).await.expect("an end");
-    assert!(rest.is_empty(), "no close frame, nothing: {rest:?}");
+    assert!(rest.is_empty(), "bytes after a forced close: {rest:?}");
 }
 
-/// A stream in memory that fails once it is told to.
+/// An in-memory stream that fails to read once `broken` is set.
 struct Breakable {
     io: DuplexStream,
     broken: Arc<AtomicBool>,
@@ -320,9 +319,10 @@ struct Breakable {
 
 impl AsyncRead for Breakable {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.broken.load(Ordering::Relaxed) {
-            true => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            false => Pin::new(&mut self.io).poll_read(cx, buf),
+        if self.broken.load(Ordering::Relaxed) {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        } else {
+            Pin::new(&mut self.io).poll_read(cx, buf)
         }
     }
 }
@@ -342,7 +342,7 @@ impl AsyncWrite for Breakable {
 }
 
 #[tokio::test]
-async fn b51_a_transport_that_fails_is_the_cause() {
+async fn b51_transport_failure_is_reported_as_cause() {
     let server = server(RpcRouter::new().on("Echo", echo));
     let (near, far) = tokio::io::duplex(4096);
     let broken = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,4 @@
-//! Every way to close a session, with calls under way or none, at a peer that answers or is silent, and whoever else
-//! wishes to close meanwhile.
+//! Every combination of close mode, pending calls, responsive or silent peer, and a second concurrent close.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -18,37 +17,37 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::{SECOND, Station, connected, gated, server_with};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Manner {
-    AtOnce,
-    /// Calls under way have ten seconds.
-    Waiting,
+enum CloseMode {
+    Immediate,
+    /// Pending calls have ten seconds to complete.
+    Draining,
     Forced,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Peer {
-    /// It answers our close at once, and our call after three seconds.
-    Answers,
+    /// It replies to the close at once, and to the call after [`RESPONSE_DELAY`].
+    Responds,
     Silent,
 }
 
-/// Whose calls are under way.
+/// The directions in which a call is pending.
 #[derive(Debug, Clone, Copy)]
-struct UnderWay {
-    ours: bool,
-    theirs: bool,
+struct PendingCalls {
+    outgoing: bool,
+    incoming: bool,
 }
 
-const THINKS: Duration = Duration::from_secs(3);
+const RESPONSE_DELAY: Duration = Duration::from_secs(3);
 
 #[tokio::test(start_paused = true)]
-async fn b49_every_close_ends_in_time_and_both_sides_know_how() {
+async fn b49_every_close_ends_in_time_with_same_code_at_both_ends() {
     let mut cases = 0;
-    for mode in [Manner::AtOnce, Manner::Waiting, Manner::Forced] {
-        for (ours, theirs) in [(false, false), (true, false), (false, true), (true, true)] {
-            for peer in [Peer::Answers, Peer::Silent] {
+    for mode in [CloseMode::Immediate, CloseMode::Draining, CloseMode::Forced] {
+        for (outgoing, incoming) in [(false, false), (true, false), (false, true), (true, true)] {
+            for peer in [Peer::Responds, Peer::Silent] {
                 for second in [false, true] {
-                    check(mode, UnderWay { ours, theirs }, peer, second).await;
+                    check(mode, PendingCalls { outgoing, incoming }, peer, second).await;
                     cases += 1;
                 }
             }
@@ -57,103 +56,103 @@ async fn b49_every_close_ends_in_time_and_both_sides_know_how() {
     assert_eq!(cases, 48);
 }
 
-async fn check(mode: Manner, under_way: UnderWay, peer: Peer, second: bool) {
-    let case = format!("{mode:?}, {under_way:?}, {peer:?}, second: {second}");
+async fn check(mode: CloseMode, pending: PendingCalls, peer: Peer, second: bool) {
+    let case = format!("{mode:?}, {pending:?}, {peer:?}, second: {second}");
     let (router, gate) = gated();
-    // A ping that comes first would be answered into the void, and hide the close frame.
+    // A silent station replies to a ping only after the server has gone. The failed write would hide the close frame.
     let server = server_with(router, Options::server().ping_interval(None));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
-    if under_way.theirs {
+    if pending.incoming {
         station.send(r#"[2,"1","Wait",{}]"#).await;
         assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
     }
     let mut call = None;
     let mut id = None;
-    if under_way.ours {
+    if pending.outgoing {
         call = Some(tokio::spawn(session.call::<Value>("Reset", &())));
         id = Some(station.receive_call().await.0);
     }
 
     let close = match mode {
-        Manner::AtOnce => Close::new(3000).reason("so long"),
-        Manner::Waiting => Close::new(3000).reason("so long").drain(10 * SECOND),
-        Manner::Forced => Close::forced().reason("so long"),
+        CloseMode::Immediate => Close::new(3000).reason("so long"),
+        CloseMode::Draining => Close::new(3000).reason("so long").drain(10 * SECOND),
+        CloseMode::Forced => Close::forced().reason("so long"),
     };
     let closing = tokio::spawn(timed(session.clone(), close));
     tokio::task::yield_now().await;
     let other = second.then(|| tokio::spawn(timed(session.clone(), Close::new(4001).reason("other"))));
     let ((closed, elapsed), seen) = match peer {
-        Peer::Answers => {
-            let seen = listen(station, id, gate).await;
+        Peer::Responds => {
+            let seen = read_to_end(station, id, gate).await;
             (closing.await.expect("no panic"), seen)
         }
         Peer::Silent => {
             let closed = closing.await.expect("no panic");
-            // It reads only now, when nothing more comes.
-            (closed, listen(station, None, gate).await)
+            // The station reads only now, after the server has ended.
+            (closed, read_to_end(station, None, gate).await)
         }
     };
 
-    let busy = under_way.ours || under_way.theirs;
+    let busy = pending.outgoing || pending.incoming;
     let expected = match (mode, peer) {
-        (Manner::Forced, _) | (Manner::AtOnce, Peer::Answers) => 0..=0,
-        (Manner::Waiting, Peer::Answers) if busy => 3..=3,
-        (Manner::Waiting, Peer::Answers) => 0..=0,
-        // The close handshake has five seconds, and what else comes in one.
-        (Manner::AtOnce, Peer::Silent) => 5..=6,
-        (Manner::Waiting, Peer::Silent) if busy => 15..=16,
-        (Manner::Waiting, Peer::Silent) => 5..=6,
+        (CloseMode::Forced, _) | (CloseMode::Immediate, Peer::Responds) => 0..=0,
+        (CloseMode::Draining, Peer::Responds) if busy => 3..=3,
+        (CloseMode::Draining, Peer::Responds) => 0..=0,
+        // The close handshake has five seconds. The rest of the close may take one more.
+        (CloseMode::Immediate, Peer::Silent) => 5..=6,
+        (CloseMode::Draining, Peer::Silent) if busy => 15..=16,
+        (CloseMode::Draining, Peer::Silent) => 5..=6,
     };
     assert!(expected.contains(&elapsed.as_secs()), "{case}: {elapsed:?}");
 
-    let (code, told) = if mode == Manner::Forced { (1006, "") } else { (3000, "so long") };
+    let (code, reason) = if mode == CloseMode::Forced { (1006, "") } else { (3000, "so long") };
     assert_eq!((closed.code, &*closed.reason, closed.cause), (code, "so long", CloseCause::Local), "{case}");
-    assert_eq!(seen.end, (code, told.to_owned()), "{case}: what the station sees");
+    assert_eq!(seen.end, (code, reason.to_owned()), "{case}: at the station");
     if let Some(other) = other {
         assert_eq!(other.await.expect("no panic").0, closed, "{case}: the first close decides");
     }
     assert_eq!(session.closed().await, closed, "{case}");
-    assert!(server.session("CP-1").is_none(), "{case}: it has left the registry");
+    assert!(server.session("CP-1").is_none(), "{case}: the session is no longer registered");
 
-    let settles = mode == Manner::Waiting && peer == Peer::Answers;
+    let completes = mode == CloseMode::Draining && peer == Peer::Responds;
     if let Some(call) = call {
         match call.await.expect("no panic") {
-            Ok(_) => assert!(settles, "{case}"),
+            Ok(_) => assert!(completes, "{case}"),
             Err(error) => {
                 assert!(
-                    !settles && matches!(error, Error::Disconnected { maybe_delivered: true }),
+                    !completes && matches!(error, Error::Disconnected { maybe_delivered: true }),
                     "{case}: {error:?}"
                 );
             }
         }
     }
-    let answered: &[&str] = if settles && under_way.theirs { &[r#"[3,"1",{}]"#] } else { &[] };
-    assert_eq!(seen.texts, answered, "{case}");
+    let expected: &[&str] = if completes && pending.incoming { &[r#"[3,"1",{}]"#] } else { &[] };
+    assert_eq!(seen.texts, expected, "{case}");
 }
 
-/// Closes, and says how long it took.
+/// Closes the session and returns the elapsed time as well.
 async fn timed(session: Session, close: Close) -> (CloseInfo, Duration) {
     let start = Instant::now();
     (session.close(close).await, start.elapsed())
 }
 
-/// What a station sees of an end.
+/// The messages and the close that a station receives.
 struct Seen {
     texts: Vec<String>,
     end: (u16, String),
 }
 
-/// A station that listens to the end. It thinks for a while before it answers, and before it lets the handler of its
-/// own call go.
-async fn listen(mut station: Station, id: Option<String>, gate: Arc<Semaphore>) -> Seen {
+/// Reads until the connection ends. After [`RESPONSE_DELAY`] the station responds to the call of this id, and lets the
+/// handler of its own call finish.
+async fn read_to_end(mut station: Station, id: Option<String>, gate: Arc<Semaphore>) -> Seen {
     let mut texts = Vec::new();
-    let mut thinks = pin!(sleep(THINKS));
-    let mut thought = false;
+    let mut delay = pin!(sleep(RESPONSE_DELAY));
+    let mut has_responded = false;
     loop {
         let message = tokio::select! {
             message = station.ws.next() => message,
-            () = &mut thinks, if !thought => {
-                thought = true;
+            () = &mut delay, if !has_responded => {
+                has_responded = true;
                 gate.add_permits(1);
                 if let Some(id) = &id {
                     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;

@@ -1,5 +1,4 @@
-//! A server for tests of the client: it says exactly what it is told to, over streams in memory, so that time can be
-//! paused.
+//! A scripted server for tests of the client. It uses in-memory streams, so tests can pause the clock.
 
 use std::io;
 
@@ -26,36 +25,36 @@ use tokio_tungstenite::{
 
 use crate::support::SECOND;
 
-/// The head of an answer that upgrades, but for its last line.
+/// The head of a successful upgrade response, without the empty line at its end.
 pub const UPGRADE: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
 
-/// The far ends of a client's dials, one after the other.
+/// The server ends of a client's connections, in the order in which it dials.
 pub struct Dials(pub mpsc::UnboundedReceiver<DuplexStream>);
 
-/// A client that dials into memory, with waits that are known.
+/// A client that dials in-memory streams, with reconnect waits without jitter.
 pub fn client() -> (RpcClientBuilder, Dials) {
     let (client, dials) = client_with_defaults();
     (client.reconnect(reconnect()), dials)
 }
 
-/// A client that dials into memory, and is left as it is made.
+/// A client that dials in-memory streams, with default settings.
 pub fn client_with_defaults() -> (RpcClientBuilder, Dials) {
-    let (tell, told) = mpsc::unbounded_channel();
+    let (sender, receiver) = mpsc::unbounded_channel();
     let connector = move |_: Target| {
         let (near, far) = duplex(64 << 10);
-        let dialled = tell.send(far).map(|()| near).map_err(|_| io::ErrorKind::ConnectionRefused.into());
+        let dialled = sender.send(far).map(|()| near).map_err(|_| io::ErrorKind::ConnectionRefused.into());
         async { dialled }
     };
     let client =
         RpcClient::builder("ws://csms.test/ocpp", "CP-1").protocols(["ocpp2.0.1", "ocpp1.6"]).connector(connector);
-    (client, Dials(told))
+    (client, Dials(receiver))
 }
 
 pub fn reconnect() -> Reconnect {
     Reconnect::always().backoff(Backoff::exponential().jitter(0.0))
 }
 
-/// A server's end of a WebSocket that says exactly what it is told to.
+/// The server end of a WebSocket, controlled by the test.
 pub struct Csms(pub WebSocketStream<DuplexStream>);
 
 impl Dials {
@@ -68,12 +67,12 @@ impl Dials {
         Csms(accept(self.next().await, protocol).await)
     }
 
-    /// Accepts the next dial without a word on the subprotocol.
+    /// Accepts the next dial without a subprotocol.
     pub async fn accept_without_protocol(&mut self) {
         let _ = accept_async(self.next().await).await;
     }
 
-    /// Answers the next dial with a text in place of a handshake.
+    /// Writes `text` in response to the handshake request of the next dial.
     pub async fn answer(&mut self, text: &str) -> DuplexStream {
         let mut stream = self.next().await;
         let mut head = Vec::new();
@@ -102,7 +101,7 @@ impl Csms {
         }
     }
 
-    /// Receives a call of this action and gives its id.
+    /// Receives a call of this action and returns its id.
     pub async fn receive_call(&mut self, action: &str) -> String {
         let call = self.receive().await;
         assert_eq!((&call[0], call[2].as_str()), (&json!(2), Some(action)), "{call}");
@@ -118,10 +117,10 @@ impl Csms {
         self.0.send(Message::text(message.to_string())).await.expect("open");
     }
 
-    /// Asserts that nothing but pings comes for an hour. For tests with a paused clock.
+    /// Asserts that only pings and pongs arrive for an hour. The clock must be paused.
     pub async fn silent(&mut self) {
-        let heard = timeout(3600 * SECOND, self.receive()).await;
-        if let Ok(message) = heard {
+        let received = timeout(3600 * SECOND, self.receive()).await;
+        if let Ok(message) = received {
             panic!("not silent: {message}");
         }
     }
@@ -145,16 +144,16 @@ impl Csms {
     }
 }
 
-/// Waits for a state.
+/// Waits until the client has this state.
 pub async fn becomes(client: &RpcClient, wanted: ClientState) {
     let mut states = client.states();
     let reached = timeout(3600 * SECOND, states.wait_for(|state| *state == wanted)).await;
     reached.unwrap_or_else(|_| panic!("never {wanted:?}")).expect("a client");
 }
 
-/// A client that connects in a task of its own, and the task.
+/// Connects a client in a spawned task, and returns both.
 pub fn connecting(client: RpcClientBuilder) -> (RpcClient, tokio::task::JoinHandle<Result<(), ConnectError>>) {
-    let client = client.build().expect("sound settings");
+    let client = client.build().expect("valid settings");
     let attempt = tokio::spawn({
         let client = client.clone();
         async move { client.connect().await }
@@ -162,7 +161,7 @@ pub fn connecting(client: RpcClientBuilder) -> (RpcClient, tokio::task::JoinHand
     (client, attempt)
 }
 
-/// A client that is connected, and the server's end.
+/// Connects a client, and returns it with the server end.
 pub async fn connected(client: RpcClientBuilder, dials: &mut Dials) -> (RpcClient, Csms) {
     let (client, attempt) = connecting(client);
     let csms = dials.accept("ocpp1.6").await;
@@ -170,12 +169,12 @@ pub async fn connected(client: RpcClientBuilder, dials: &mut Dials) -> (RpcClien
     (client, csms)
 }
 
-/// Answers a handshake.
+/// Accepts a handshake.
 pub async fn accept(stream: DuplexStream, protocol: &'static str) -> WebSocketStream<DuplexStream> {
     try_accept(stream, protocol).await.expect("a handshake")
 }
 
-/// Answers a handshake, if the client still wants it.
+/// Accepts a handshake. Returns `None` if the client has closed the stream.
 pub async fn try_accept(stream: DuplexStream, protocol: &'static str) -> Option<WebSocketStream<DuplexStream>> {
     #[expect(clippy::result_large_err, reason = "tungstenite's signature")]
     let name = |_: &Request, mut response: Response| {
@@ -185,7 +184,7 @@ pub async fn try_accept(stream: DuplexStream, protocol: &'static str) -> Option<
     accept_hdr_async(stream, name).await.ok()
 }
 
-/// A client whose only connection is lost.
+/// Returns a client that has just lost its only connection.
 pub async fn connected_once(policy: Reconnect) -> (RpcClient, Dials) {
     let (builder, mut dials) = client();
     let (client, csms) = connected(builder.reconnect(policy), &mut dials).await;

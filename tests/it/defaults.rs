@@ -1,4 +1,4 @@
-//! What holds where nobody says otherwise, and what holds once somebody does.
+//! Default settings, and the effect of changing each of them.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -17,14 +17,14 @@ use crate::{
     support::{SECOND, Station, connected, server, server_with},
 };
 
-/// What came of a call, and after how many seconds.
+/// Returns the result of a call and its duration in seconds.
 async fn timed(call: Call<Value>) -> (Result<Value, Error>, u64) {
     let start = Instant::now();
     (call.await, start.elapsed().as_secs())
 }
 
 #[tokio::test(start_paused = true)]
-async fn b01_a_call_times_out_after_thirty_seconds_at_a_server_unless_told_otherwise() {
+async fn b01_server_call_timeout_is_30_seconds_unless_set() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let call = || session.call::<Value>("Any", &());
@@ -34,23 +34,23 @@ async fn b01_a_call_times_out_after_thirty_seconds_at_a_server_unless_told_other
         (call().timeout(None), None),
         (call().timeout(Duration::MAX), None),
     ] {
-        let outcome = tokio::spawn(timed(call));
+        let result = tokio::spawn(timed(call));
         station.receive_call().await;
         station.silent().await;
         match seconds {
             Some(seconds) => {
-                assert!(matches!(outcome.await.expect("no panic"), (Err(Error::Timeout), s) if s == seconds))
+                assert!(matches!(result.await.expect("no panic"), (Err(Error::Timeout), s) if s == seconds))
             }
             None => {
-                assert!(!outcome.is_finished(), "it waits for ever");
-                outcome.abort();
+                assert!(!result.is_finished(), "a call without timeout must stay pending");
+                result.abort();
             }
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn b01_a_call_times_out_after_sixty_seconds_at_a_client_unless_told_otherwise() {
+async fn b01_client_call_timeout_is_60_seconds_unless_set() {
     for (options, seconds) in [
         (Options::client(), Some(60)),
         (Options::client().call_timeout(7 * SECOND), Some(7)),
@@ -71,13 +71,16 @@ async fn b01_a_call_times_out_after_sixty_seconds_at_a_client_unless_told_otherw
                 let one_more = seconds + 1;
                 assert!(matches!(overridden.await.expect("no panic"), (Err(Error::Timeout), s) if s == one_more));
             }
-            None => assert!(!by_default.is_finished() && !overridden.is_finished(), "they wait for ever"),
+            None => assert!(
+                !by_default.is_finished() && !overridden.is_finished(),
+                "calls without timeout must stay pending"
+            ),
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn b02_the_ping_interval_is_thirty_seconds_at_both_ends_and_can_be_changed_while_connected() {
+async fn b02_ping_interval_is_30_seconds_and_changes_while_connected() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let (builder, mut dials) = client();
@@ -88,58 +91,57 @@ async fn b02_the_ping_interval_is_thirty_seconds_at_both_ends_and_can_be_changed
     for _ in 0..3 {
         assert_eq!(pinged(&mut station.ws).await, 30 * SECOND);
     }
-    session.set_options(Options::server().ping_interval(7 * SECOND)).expect("sound");
+    session.set_options(Options::server().ping_interval(7 * SECOND)).expect("valid options");
     for _ in 0..3 {
         assert_eq!(pinged(&mut station.ws).await, 7 * SECOND);
     }
-    session.set_options(Options::server().ping_interval(None)).expect("sound");
-    let heard = tokio::time::timeout(3600 * SECOND, station.next()).await;
-    assert!(heard.is_err(), "zero disables: {heard:?}");
+    session.set_options(Options::server().ping_interval(None)).expect("valid options");
+    let received = tokio::time::timeout(3600 * SECOND, station.next()).await;
+    assert!(received.is_err(), "received although pings are disabled: {received:?}");
 
-    // Nobody answered the client meanwhile.
+    // The first client has received no pongs meanwhile, so the test connects another one.
     drop((client, csms.0.close(None).await));
     let (builder, mut dials) = csms::client();
     let (client, mut csms) = csms::connected(builder, &mut dials).await;
     let first = pinged(&mut csms.0).await;
     assert!(first <= 30 * SECOND, "{first:?}");
     assert_eq!(pinged(&mut csms.0).await, 30 * SECOND);
-    client.set_options(Options::client().ping_interval(7 * SECOND)).expect("sound");
+    client.set_options(Options::client().ping_interval(7 * SECOND)).expect("valid options");
     assert_eq!(pinged(&mut csms.0).await, 7 * SECOND);
-    client.set_options(Options::client().ping_interval(None)).expect("sound");
+    client.set_options(Options::client().ping_interval(None)).expect("valid options");
     csms.silent().await;
 }
 
-/// How long it takes until a ping comes.
+/// Waits for the next ping, and returns the elapsed time.
 async fn pinged(ws: &mut tokio_tungstenite::WebSocketStream<tokio::io::DuplexStream>) -> Duration {
     let start = Instant::now();
     while !matches!(futures_util::StreamExt::next(ws).await, Some(Ok(Message::Ping(_)))) {}
-    // The answer leaves now.
+    // This flush sends the pong.
     ws.flush().await.expect("open");
     start.elapsed()
 }
 
 #[tokio::test(start_paused = true)]
-async fn b03_activity_postpones_pings_only_where_it_shall() {
+async fn b03_activity_postpones_pings_only_if_set() {
     let nothing = Bytes::new();
-    let signs = [Message::text(""), Message::Ping(nothing.clone()), Message::Pong(nothing)];
+    let messages = [Message::text(""), Message::Ping(nothing.clone()), Message::Pong(nothing)];
     for (options, deferred) in [(Options::server(), false), (Options::server().activity_defers_pings(true), true)] {
-        for sign in &signs {
+        for message in &messages {
             let server = server_with(RpcRouter::new(), options.clone());
             let (mut station, _session) = connected(&server, "ocpp1.6").await;
             let mut pings = 0;
             let mut last = Instant::now();
             for _ in 0..30 {
-                station.ws.send(sign.clone()).await.expect("open");
+                station.ws.send(message.clone()).await.expect("open");
                 last = Instant::now();
                 pings += pings_within(20 * SECOND, &mut station).await;
             }
-            match deferred {
-                true => assert_eq!(pings, 0, "{sign:?}"),
-                false => assert!((19..=21).contains(&pings), "{pings} pings in ten minutes of {sign:?}"),
-            }
             if deferred {
+                assert_eq!(pings, 0, "{message:?}");
                 pinged(&mut station.ws).await;
-                assert_eq!(last.elapsed(), 30 * SECOND, "after an interval of silence");
+                assert_eq!(last.elapsed(), 30 * SECOND, "a ping follows an interval of silence");
+            } else {
+                assert!((19..=21).contains(&pings), "{pings} pings in ten minutes of {message:?}");
             }
         }
     }
@@ -155,14 +157,14 @@ async fn pings_within(time: Duration, station: &mut Station) -> usize {
 }
 
 #[tokio::test]
-async fn b04_one_call_is_out_at_a_time_until_more_are_let_out_while_connected() {
+async fn b04_call_concurrency_is_one_until_raised_while_connected() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let _calls = ["A", "B", "C", "D"].map(|action| tokio::spawn(session.call::<Value>(action, &())));
     assert_eq!(station.receive_call().await.1[0], "A");
     tokio::task::yield_now().await;
     assert!(crate::support::NextNow::next_now(&mut station.ws).is_none(), "one at a time");
-    session.set_options(Options::server().call_concurrency(3)).expect("sound");
+    session.set_options(Options::server().call_concurrency(3)).expect("valid options");
     assert_eq!(station.receive_call().await.1[0], "B");
     assert_eq!(station.receive_call().await.1[0], "C");
     tokio::task::yield_now().await;
@@ -170,7 +172,7 @@ async fn b04_one_call_is_out_at_a_time_until_more_are_let_out_while_connected() 
 }
 
 #[tokio::test]
-async fn b05_bad_messages_are_borne_errors_tell_little_and_nothing_is_validated() {
+async fn b05_bad_messages_tolerated_errors_hidden_nothing_validated() {
     async fn fail() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Err("the database is down".into())
     }
@@ -185,21 +187,21 @@ async fn b05_bad_messages_are_borne_errors_tell_little_and_nothing_is_validated(
     for _ in 0..5000 {
         station.send("bad").await;
     }
-    let answer = station.ask(r#"[2,"1","Fail",{}]"#).await;
-    assert_eq!(answer, r#"[4,"1","InternalError","An internal error occurred",{}]"#);
-    // None of this fits OCPP 1.6, whichever way it goes.
-    let answer = station.ask(r#"[2,"2","BootNotification",{"model":1}]"#).await;
-    assert_eq!(answer, r#"[3,"2",{"status":7,"you said":{"model":1}}]"#);
+    let response = station.ask(r#"[2,"1","Fail",{}]"#).await;
+    assert_eq!(response, r#"[4,"1","InternalError","An internal error occurred",{}]"#);
+    // Neither these requests nor these responses are valid in OCPP 1.6.
+    let response = station.ask(r#"[2,"2","BootNotification",{"model":1}]"#).await;
+    assert_eq!(response, r#"[3,"2",{"status":7,"you said":{"model":1}}]"#);
     assert_eq!(station.ask(r#"[2,"3","Nonsense",{}]"#).await, r#"[3,"3",{"unknown":"Nonsense"}]"#);
     let reset = tokio::spawn(session.call::<Value>("Reset", &json!({"type": "Gentle"})));
     let (id, call) = station.receive_call().await;
     assert_eq!(call, json!(["Reset", {"type": "Gentle"}]));
     station.send(format!(r#"[3,"{id}",{{"status":"Perhaps"}}]"#)).await;
-    assert_eq!(reset.await.expect("no panic").expect("an answer"), json!({"status": "Perhaps"}));
+    assert_eq!(reset.await.expect("no panic").expect("a response"), json!({"status": "Perhaps"}));
 }
 
 #[tokio::test(start_paused = true)]
-async fn b06_a_client_dials_again_for_ever_with_waits_that_grow_from_one_second_to_ten() {
+async fn b06_reconnects_never_end_with_waits_from_1_to_10_seconds() {
     let (builder, mut dials) = client_with_defaults();
     let (_client, csms) = csms::connected(builder, &mut dials).await;
     drop(csms);
@@ -215,11 +217,11 @@ async fn b06_a_client_dials_again_for_ever_with_waits_that_grow_from_one_second_
         waits.push(waited);
     }
     let (least, most) = waits[4..].iter().fold((f64::MAX, 0.0_f64), |(a, b), wait| (a.min(*wait), b.max(*wait)));
-    assert!(least < 8.5 && most > 11.5, "a quarter of a wait is left to chance: {least} to {most}");
+    assert!(least < 8.5 && most > 11.5, "jitter must reach a quarter of the wait: {least} to {most}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b06_changing_one_field_of_the_back_off_keeps_the_others() {
+async fn b06_changing_one_backoff_field_keeps_the_others() {
     let steady = || Backoff::exponential().jitter(0.0);
     for (backoff, expected) in [
         (steady(), [1, 2, 4, 8, 10, 10]),

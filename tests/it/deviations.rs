@@ -1,4 +1,4 @@
-//! What charging stations really send, under the preset that puts up with it and under one that does not.
+//! Deviations of real charging stations, with presets that tolerate them and presets that do not.
 
 use futures_util::SinkExt;
 use ocpp_rpc::{
@@ -24,8 +24,8 @@ async fn tolerating(tolerance: Tolerance, protocol: &str) -> (RpcServer, Station
     (server, station, session, events)
 }
 
-/// The deviations and faults that have been told of so far.
-async fn strayed(server: RpcServer, mut events: Events) -> (Vec<Deviation>, Vec<MessageError>) {
+/// Closes the server, and returns the deviations and faults that it has reported.
+async fn close_and_collect(server: RpcServer, mut events: Events) -> (Vec<Deviation>, Vec<MessageError>) {
     server.close(ocpp_rpc::Close::forced()).await;
     let (mut deviations, mut faults) = (Vec::new(), Vec::new());
     while let Some(event) = events.next().await {
@@ -39,12 +39,12 @@ async fn strayed(server: RpcServer, mut events: Events) -> (Vec<Deviation>, Vec<
 }
 
 #[tokio::test(start_paused = true)]
-async fn b38_calls_that_stray_are_served_as_far_as_the_preset_goes() {
+async fn b38_deviating_calls_are_served_if_preset_tolerates_them() {
     use Deviation::*;
     let served = |id: &str, payload: &str| Some(format!(r#"[3,{id},{payload}]"#));
     let (one, escaped) = (served("\"1\"", "{}"), served("\"1\"", r#"{"s":"a\u0000b"}"#));
-    // What is sent, from which preset on it is served, the answer and the deviation.
-    for (text, from, answer, deviation) in [
+    // The message, the least tolerant preset that serves it, the response and the deviation.
+    for (text, from, response, deviation) in [
         ("\u{feff}[2,\"1\",\"Echo\",{}]", Lenient, &one, ByteOrderMark),
         ("[2,\"1\",\"Echo\",null]", Lenient, &one, MissingPayload),
         ("[2,\"1\",\"Echo\"]", Lenient, &one, MissingPayload),
@@ -58,59 +58,55 @@ async fn b38_calls_that_stray_are_served_as_far_as_the_preset_goes() {
             station.send(text).await;
             station.send(r#"[2,"next","Echo",{}]"#).await;
             let first = station.receive().await;
-            let (deviations, faults) = strayed(server, events).await;
-            match tolerance >= from {
-                true => {
-                    assert_eq!(Some(&first), answer.as_ref(), "{text:?}");
-                    assert_eq!((&deviations[..], &faults[..]), (&[deviation][..], &[][..]), "{text:?} {tolerance:?}");
-                }
-                false => {
-                    let is_refused =
-                        first.starts_with(r#"[4,"1","FormationViolation","#) || first == r#"[3,"next",{}]"#;
-                    assert!(is_refused, "{text:?}: {first}");
-                    assert_eq!((deviations.len(), faults.len()), (0, 1), "{text:?} {tolerance:?}");
-                }
+            let (deviations, faults) = close_and_collect(server, events).await;
+            if tolerance >= from {
+                assert_eq!(Some(&first), response.as_ref(), "{text:?}");
+                assert_eq!((&deviations[..], &faults[..]), (&[deviation][..], &[][..]), "{text:?} {tolerance:?}");
+            } else {
+                let is_refused = first.starts_with(r#"[4,"1","FormationViolation","#) || first == r#"[3,"next",{}]"#;
+                assert!(is_refused, "{text:?}: {first}");
+                assert_eq!((deviations.len(), faults.len()), (0, 1), "{text:?} {tolerance:?}");
             }
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn b38_white_space_is_no_deviation() {
+async fn b38_white_space_is_not_a_deviation() {
     let (server, mut station, _session, events) = tolerating(Strict, "ocpp1.6").await;
     let text = "\r\n [ 2 ,\t\"1\" , \"Echo\" ,\r\n{ \"a\" : 1 } ]\r\n";
     assert_eq!(station.ask(text).await, r#"[3,"1",{"a":1}]"#);
-    assert_eq!(strayed(server, events).await, (vec![], vec![]));
+    assert_eq!(close_and_collect(server, events).await, (vec![], vec![]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn b39_an_empty_message_is_put_up_with_but_by_the_strict() {
+async fn b39_empty_message_is_tolerated_unless_strict() {
     for (tolerance, deviations, faults) in
         [(Strict, vec![], vec![MessageError::NotJson]), (Lenient, vec![Deviation::EmptyMessage], vec![])]
     {
         let (server, mut station, _session, events) = tolerating(tolerance, "ocpp1.6").await;
         station.send("").await;
         assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#);
-        assert_eq!(strayed(server, events).await, (deviations, faults));
+        assert_eq!(close_and_collect(server, events).await, (deviations, faults));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn b35_a_number_that_is_being_worked_on_is_a_duplicate_and_another_id_than_its_text() {
+async fn b35_numeric_id_in_flight_is_duplicate_but_its_text_is_not() {
     let (router, gate) = crate::support::gated();
     let server = server_with(router, Options::server().tolerance(Permissive));
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
     station.send(r#"[2,7,"Wait",{}]"#).await;
-    let answer = station.ask(r#"[2,7,"Echo",{}]"#).await;
-    assert!(answer.starts_with(r#"[4,7,"GenericError","#), "{answer}");
+    let response = station.ask(r#"[2,7,"Echo",{}]"#).await;
+    assert!(response.starts_with(r#"[4,7,"GenericError","#), "{response}");
     assert_eq!(station.ask(r#"[2,"7","Echo",{}]"#).await, r#"[3,"7",{}]"#);
     gate.add_permits(1);
     assert_eq!(station.receive().await, "[3,7,{}]");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b38_a_number_is_echoed_whatever_else_is_wrong_or_is_no_id_at_all() {
-    for (tolerance, protocol, answer) in [
+async fn b38_numeric_id_of_invalid_call_is_echoed_only_if_permissive() {
+    for (tolerance, protocol, response) in [
         (Permissive, "ocpp1.6", Some(r#"[4,5,"FormationViolation","#)),
         (Permissive, "ocpp2.0.1", Some(r#"[4,5,"FormatViolation","#)),
         (Lenient, "ocpp1.6", None),
@@ -118,80 +114,83 @@ async fn b38_a_number_is_echoed_whatever_else_is_wrong_or_is_no_id_at_all() {
     ] {
         let (_server, mut station, _session, _events) = tolerating(tolerance, protocol).await;
         station.send(r#"[2,5,"Echo",[]]"#).await;
-        if let Some(answer) = answer {
+        if let Some(response) = response {
             let seen = station.receive().await;
-            assert!(seen.starts_with(answer), "{protocol} {tolerance:?}: {seen}");
+            assert!(seen.starts_with(response), "{protocol} {tolerance:?}: {seen}");
         }
         station.silent().await;
     }
 }
 
-/// The outcome of a call that is answered with this text, in which `ID` stands for its id.
-async fn outcome(tolerance: Tolerance, answer: &str) -> (Result<Value, Error>, Vec<Deviation>, Vec<MessageError>) {
+/// Makes a call that the station responds to with this text, in which `ID` is replaced by the id of the call.
+async fn call_with_response(
+    tolerance: Tolerance,
+    response: &str,
+) -> (Result<Value, Error>, Vec<Deviation>, Vec<MessageError>) {
     let (server, mut station, session, events) = tolerating(tolerance, "ocpp1.6").await;
     let call = tokio::spawn(session.call::<Value>("GetConfiguration", &()));
     let (id, _) = station.receive_call().await;
-    station.send(answer.replace("ID", &id)).await;
-    let outcome = call.await.expect("no panic");
-    assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "it stays open");
-    let (deviations, faults) = strayed(server, events).await;
-    (outcome, deviations, faults)
+    station.send(response.replace("ID", &id)).await;
+    let result = call.await.expect("no panic");
+    assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "the connection must stay open");
+    let (deviations, faults) = close_and_collect(server, events).await;
+    (result, deviations, faults)
 }
 
 #[tokio::test(start_paused = true)]
-async fn b26_answers_that_stray_end_their_call_as_far_as_the_preset_goes() {
+async fn b26_deviating_responses_end_their_call_if_tolerated() {
     use Deviation::*;
     let seen = |error: &CallError| {
         (error.code().to_string(), error.description().to_owned(), error.details().map(|d| d.as_str().to_owned()))
     };
-    // Four elements, or a text for details.
-    for (answer, description, details, deviation) in [
+    // Missing elements, or a string as details.
+    for (response, description, details, deviation) in [
         (r#"[4,"ID","NotSupported","no"]"#, "no", None, IncompleteError),
         (r#"[4,"ID","NotSupported"]"#, "", None, IncompleteError),
         (r#"[4,"ID","NotSupported","no","why"]"#, "no", Some(r#""why""#.to_owned()), DetailsNotAnObject),
     ] {
-        let (Err(Error::Rejected(error)), deviations, faults) = outcome(Lenient, answer).await else {
-            panic!("{answer}")
+        let (Err(Error::Rejected(error)), deviations, faults) = call_with_response(Lenient, response).await else {
+            panic!("{response}")
         };
-        assert_eq!(seen(&error), ("NotSupported".to_owned(), description.to_owned(), details), "{answer}");
-        assert_eq!((deviations, faults), (vec![deviation], vec![]), "{answer}");
-        let (failed, deviations, faults) = outcome(Strict, answer).await;
-        assert!(failed.expect_err("no answer").is_timeout(), "{answer}");
-        assert_eq!((deviations, faults), (vec![], vec![MessageError::Deviation(deviation)]), "{answer}");
+        assert_eq!(seen(&error), ("NotSupported".to_owned(), description.to_owned(), details), "{response}");
+        assert_eq!((deviations, faults), (vec![deviation], vec![]), "{response}");
+        let (failed, deviations, faults) = call_with_response(Strict, response).await;
+        assert!(failed.expect_err("no response").is_timeout(), "{response}");
+        assert_eq!((deviations, faults), (vec![], vec![MessageError::Deviation(deviation)]), "{response}");
     }
-    // Cut short, and quotes that are not escaped.
-    for answer in [r#"[3,"ID",{"configurationKey":[]"#, r#"[4,"ID","NotSupported","say "no"",{}]"#] {
-        let (failed, deviations, faults) = outcome(Lenient, answer).await;
-        assert!(failed.expect_err("no answer").is_timeout(), "{answer}");
-        assert_eq!((deviations, faults), (vec![], vec![MessageError::NotJson]), "{answer}");
-        let (failed, deviations, faults) = outcome(Permissive, answer).await;
-        match failed.expect_err("no answer") {
+    // Truncated JSON, and quotes that are not escaped.
+    for response in [r#"[3,"ID",{"configurationKey":[]"#, r#"[4,"ID","NotSupported","say "no"",{}]"#] {
+        let (failed, deviations, faults) = call_with_response(Lenient, response).await;
+        assert!(failed.expect_err("no response").is_timeout(), "{response}");
+        assert_eq!((deviations, faults), (vec![], vec![MessageError::NotJson]), "{response}");
+        let (failed, deviations, faults) = call_with_response(Permissive, response).await;
+        match failed.expect_err("no response") {
             Error::Rejected(error) => assert_eq!(*error.code(), ErrorCode::NOT_SUPPORTED),
-            Error::Decode(_) => assert!(answer.starts_with("[3"), "{answer}"),
-            other => panic!("{answer}: {other}"),
+            Error::Decode(_) => assert!(response.starts_with("[3"), "{response}"),
+            other => panic!("{response}: {other}"),
         }
-        assert_eq!((deviations, faults), (vec![UnreadableResponse], vec![]), "{answer}");
+        assert_eq!((deviations, faults), (vec![UnreadableResponse], vec![]), "{response}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn b40_answers_to_nobody_are_events_and_are_not_answered() {
+async fn b40_responses_to_no_call_are_events_and_get_no_response() {
     for protocol in ["ocpp1.6", "ocpp2.0.1", "ocpp2.1"] {
         let (server, mut station, _session, events) = tolerating(Permissive, protocol).await;
         assert_eq!(station.ask(r#"[2,"theirs","Echo",{}]"#).await, r#"[3,"theirs",{}]"#);
-        // The third answers our result to their call; the last two cannot even be read.
-        let answers = [
+        // The third one is a CALLERROR for the server's own CALLRESULT. The last two are not JSON.
+        let responses = [
             r#"[3,"",{}]"#,
             r#"[4,"","InternalError","",{}]"#,
             r#"[4,"theirs","FormationViolation","",{}]"#,
-            r#"[3,"nobody",{"cut":["#,
-            r#"[4,"nobody","X","say "no"",{}]"#,
+            r#"[3,"unknown",{"cut":["#,
+            r#"[4,"unknown","X","say "no"",{}]"#,
         ];
-        for answer in answers {
-            station.send(answer).await;
+        for response in responses {
+            station.send(response).await;
         }
         assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#);
-        let (deviations, faults) = strayed(server, events).await;
+        let (deviations, faults) = close_and_collect(server, events).await;
         let unknown = MessageError::UnknownMessageId;
         assert_eq!(
             (deviations, faults),
@@ -201,7 +200,7 @@ async fn b40_answers_to_nobody_are_events_and_are_not_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b51_binary_frames_end_a_connection_unless_they_are_salvaged() {
+async fn b51_binary_frames_end_connection_unless_permissive() {
     for tolerance in [Strict, Lenient, Permissive] {
         let (server, mut station, session, events) = tolerating(tolerance, "ocpp1.6").await;
         station.ws.send(Message::binary(&br#"[2,"1","Echo",{}]"#[..])).await.expect("open");
@@ -211,28 +210,28 @@ async fn b51_binary_frames_end_a_connection_unless_they_are_salvaged() {
         }
         assert_eq!(station.closed().await, (1003, "OCPP-J is text".to_owned()));
         assert_eq!(session.closed().await.cause, CloseCause::ProtocolError);
-        let (deviations, _) = strayed(server, events).await;
+        let (deviations, _) = close_and_collect(server, events).await;
         assert_eq!(deviations, if tolerance == Permissive { &[Deviation::BinaryMessage][..] } else { &[] });
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn b20_a_station_that_tries_one_protocol_and_then_another_gets_the_dialect_of_the_connection() {
+async fn b20_station_with_changed_protocol_gets_matching_dialect() {
     let server = server_with(RpcRouter::new(), Options::server());
     for (protocol, spelling) in [("ocpp1.6", "FormationViolation"), ("ocpp2.0.1", "FormatViolation")] {
         let mut station = Station::connect(&server, "CP-1", protocol).await;
         assert_eq!(station.protocol.as_deref(), Some(protocol));
-        let answer = station.ask(r#"[2,"1","A",["m"]]"#).await;
-        assert!(answer.starts_with(&format!(r#"[4,"1","{spelling}","#)), "{answer}");
+        let response = station.ask(r#"[2,"1","A",["m"]]"#).await;
+        assert!(response.starts_with(&format!(r#"[4,"1","{spelling}","#)), "{response}");
         assert_eq!(server.session("CP-1").expect("there").protocol().as_deref(), Some(protocol));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn b22_a_result_of_many_kilobytes_is_read_and_the_limit_can_be_changed() {
+async fn b22_large_result_is_read_unless_over_set_message_limit() {
     let big = format!(r#"{{"configurationKey":"{}"}}"#, "x".repeat(20_000));
-    let (answered, ..) = outcome(Strict, &format!(r#"[3,"ID",{big}]"#)).await;
-    assert_eq!(Payload::encode(&answered.expect("a result")).expect("an object").as_str(), big);
+    let (result, ..) = call_with_response(Strict, &format!(r#"[3,"ID",{big}]"#)).await;
+    assert_eq!(Payload::encode(&result.expect("a result")).expect("an object").as_str(), big);
 
     let server = server_with(RpcRouter::new(), Options::server().max_message_size(10_000));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
@@ -247,7 +246,7 @@ async fn b22_a_result_of_many_kilobytes_is_read_and_the_limit_can_be_changed() {
 // Handshakes.
 
 #[tokio::test]
-async fn b20_handshakes_that_stray_are_let_in_and_told_of_but_by_the_strict() {
+async fn b20_deviating_handshakes_are_reported_or_refused_if_strict() {
     for (path, offer, deviation) in [
         ("//CP-1", "ocpp1.6", Deviation::ExtraSlashes),
         ("///CP-1", "ocpp1.6", Deviation::ExtraSlashes),
@@ -271,13 +270,13 @@ async fn b20_handshakes_that_stray_are_let_in_and_told_of_but_by_the_strict() {
             Some(r#"[4,"1","FormationViolati"#)
         );
         assert_eq!(site.server.session("CP-1").expect("there").protocol().as_deref(), Some("ocpp1.6"));
-        let told = loop {
+        let reported = loop {
             let event = tcp::soon(site.events.next()).await.expect("more");
             if let EventKind::Deviation { deviation, text: None, .. } = event.kind {
                 break (deviation, event.identity);
             }
         };
-        assert_eq!(told, (deviation, Some("CP-1".into())), "{path} {offer}");
+        assert_eq!(reported, (deviation, Some("CP-1".into())), "{path} {offer}");
 
         let mut site = tcp::Site::of(builder(Strict)).await;
         assert_eq!(site.ask(&head).await.status, 400, "{path} {offer}");

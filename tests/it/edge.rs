@@ -1,4 +1,4 @@
-//! What can be chosen at a server's edge: subprotocols, identities, how many sessions, and who accepts connections.
+//! Settings of a server's edge: subprotocols, identities, limits of sessions, and connections accepted elsewhere.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::tcp::{Client, Site, TcpStation, head, offering, soon, with};
 
 const WHO: &str = r#"[2,"1","Who",{}]"#;
 
-/// A server that tells its clients who they are.
+/// A server with a `Who` handler that returns the identity and protocol of its session.
 fn builder() -> RpcServerBuilder {
     async fn who(session: Session) -> Result<Value, Infallible> {
         Ok(json!([session.identity(), session.protocol()])
@@ -37,16 +37,16 @@ fn builder() -> RpcServerBuilder {
 }
 
 async fn who(station: &mut TcpStation) -> Value {
-    let answer = soon(station.ask(WHO)).await;
-    let (_, _, mut who): (u8, String, Value) = serde_json::from_str(&answer).expect("a result");
+    let response = soon(station.ask(WHO)).await;
+    let (_, _, mut who): (u8, String, Value) = serde_json::from_str(&response).expect("a result");
     who["who"].take()
 }
 
-/// A client in memory, of a connection that `server` was given with these facts.
-fn connect(server: &RpcServer, facts: ConnectionInfo) -> Client<DuplexStream> {
+/// An in-memory client of a connection that `server` serves with this information.
+fn connect(server: &RpcServer, info: ConnectionInfo) -> Client<DuplexStream> {
     let (near, far) = tokio::io::duplex(64 << 10);
     let server = server.clone();
-    tokio::spawn(async move { server.serve_connection(far, facts).await });
+    tokio::spawn(async move { server.serve_connection(far, info).await });
     Client::over(near)
 }
 
@@ -57,7 +57,7 @@ fn from(address: &str) -> ConnectionInfo {
 // Subprotocols.
 
 #[tokio::test]
-async fn the_order_of_the_server_decides_where_it_was_told_to() {
+async fn server_protocol_order_decides_if_preferred() {
     let site = Site::of(builder().protocols(["ocpp2.0.1", "ocpp1.6"]).prefer_server_order(true)).await;
     for (offer, agreed) in [("ocpp1.6, ocpp2.0.1", "ocpp2.0.1"), ("mine, ocpp1.6", "ocpp1.6")] {
         let mut station = site.enter(&offering("/CP", offer)).await;
@@ -67,7 +67,7 @@ async fn the_order_of_the_server_decides_where_it_was_told_to() {
 }
 
 #[tokio::test]
-async fn who_offers_nothing_is_served_by_the_default_protocol_which_is_not_named() {
+async fn station_without_offer_gets_unnamed_default_protocol() {
     let site = Site::of(builder().protocols(["ocpp2.0.1", "ocpp1.6"]).default_protocol("ocpp1.6")).await;
     for head in [head("/CP"), offering("/CP", ""), offering("/CP", " ,, ")] {
         let mut station = site.enter(&head).await;
@@ -76,15 +76,16 @@ async fn who_offers_nothing_is_served_by_the_default_protocol_which_is_not_named
     }
     let mut station = site.enter(&offering("/CP", "ocpp2.0.1")).await;
     assert_eq!(who(&mut station).await, json!(["CP", "ocpp2.0.1"]));
-    // Who offers something else has something else in mind.
+    // The default protocol does not apply to a client that offers an unknown protocol.
     let mut other = site.enter(&offering("/CP", "mine")).await;
     assert_eq!(soon(other.closed()).await.0, 1002);
 }
 
 #[tokio::test]
-async fn the_hook_may_choose_the_default_protocol_for_who_offers_nothing() {
-    let hook = async |handshake: Handshake| Ok(Accept::new().protocol(handshake.identity()));
-    let site = Site::of(builder().protocols(["ocpp2.0.1", "ocpp1.6"]).default_protocol("ocpp1.6").auth(hook)).await;
+async fn authenticator_may_choose_default_protocol_without_offer() {
+    let authenticator = async |handshake: Handshake| Ok(Accept::new().protocol(handshake.identity()));
+    let site =
+        Site::of(builder().protocols(["ocpp2.0.1", "ocpp1.6"]).default_protocol("ocpp1.6").auth(authenticator)).await;
     let mut station = site.enter(&head("/ocpp1.6")).await;
     assert_eq!(station.protocol, None);
     assert_eq!(who(&mut station).await, json!(["ocpp1.6", "ocpp1.6"]));
@@ -93,19 +94,19 @@ async fn the_hook_may_choose_the_default_protocol_for_who_offers_nothing() {
 }
 
 #[tokio::test]
-async fn no_common_protocol_is_refused_where_it_was_told_to() {
+async fn no_common_protocol_is_refused_if_set() {
     let builder = builder().protocols(["ocpp1.6"]).no_common_protocol(NoCommonProtocol::Refuse);
     let mut site = Site::of(builder).await;
     for head in [head("/CP"), offering("/CP", "ocpp2.1")] {
-        let answer = site.ask(&head).await;
-        assert_eq!((answer.status, &*answer.body), (400, "no common subprotocol"), "{head}");
-        assert_eq!(answer.header("upgrade"), "");
+        let response = site.ask(&head).await;
+        assert_eq!((response.status, &*response.body), (400, "no common subprotocol"), "{head}");
+        assert_eq!(response.header("upgrade"), "");
         assert_eq!(site.refused().await, (Some("CP".to_owned()), Some(400), "no common subprotocol".to_owned()));
     }
 }
 
 #[tokio::test]
-async fn no_common_protocol_is_served_where_it_was_told_to() {
+async fn no_common_protocol_is_served_if_set() {
     let site = Site::of(builder().protocols(["ocpp1.6"]).no_common_protocol(NoCommonProtocol::Serve)).await;
     for head in [head("/CP"), offering("/CP", "ocpp2.1")] {
         let mut station = site.enter(&head).await;
@@ -117,9 +118,9 @@ async fn no_common_protocol_is_served_where_it_was_told_to() {
 }
 
 #[test]
-fn b10_settings_of_the_edge_that_could_never_work_are_refused_with_their_names() {
-    type Spoil = fn(RpcServerBuilder) -> RpcServerBuilder;
-    let cases: &[(Spoil, &str)] = &[
+fn b10_invalid_edge_settings_are_refused_by_name() {
+    type Invalidate = fn(RpcServerBuilder) -> RpcServerBuilder;
+    let cases: &[(Invalidate, &str)] = &[
         (|builder| builder.protocols(["ocpp1.6"]).default_protocol("ocpp2.1"), "\"ocpp2.1\" is not in protocols"),
         (|builder| builder.default_protocol("ocpp1.6"), "\"ocpp1.6\" is not in protocols"),
         (|builder| builder.max_sessions(0), "max_sessions must be more than zero"),
@@ -128,15 +129,15 @@ fn b10_settings_of_the_edge_that_could_never_work_are_refused_with_their_names()
         (|builder| builder.max_connections(0), "max_connections must be more than zero"),
         (|builder| builder.max_head_size(8191), "max_head_size"),
     ];
-    for (spoil, text) in cases {
-        let error = spoil(builder()).build().expect_err(text);
+    for (invalidate, text) in cases {
+        let error = invalidate(builder()).build().expect_err(text);
         assert!(error.to_string().contains(text), "{error}");
     }
 }
 
 // Identities.
 
-/// A layer's work: the identity stands in the query, where there is one.
+/// Sets the identity from the query, if there is one. A layer applies it to each request.
 fn identify<B>(mut request: Request<B>) -> Request<B> {
     if let Some(identity) = request.uri().query().map(|query| Identity(query.replace('+', " "))) {
         request.extensions_mut().insert(identity);
@@ -145,13 +146,13 @@ fn identify<B>(mut request: Request<B>) -> Request<B> {
 }
 
 #[tokio::test]
-async fn b11_an_identity_that_a_layer_knows_stands_in_for_the_path() {
+async fn b11_identity_set_by_layer_replaces_path_identity() {
     let seen = async |handshake: Handshake| {
         let shown = (handshake.identity().to_owned(), handshake.endpoint().to_owned());
         assert!(handshake.password_is(b"secret"), "{shown:?}");
         Ok(Accept::new().extension(shown))
     };
-    let server = builder().auth(seen).max_identity_length(20).build().expect("sound");
+    let server = builder().auth(seen).max_identity_length(20).build().expect("valid settings");
     let extracted = {
         let server = server.clone();
         any(async move |upgrade: RpcUpgrade| {
@@ -172,18 +173,18 @@ async fn b11_an_identity_that_a_layer_knows_stands_in_for_the_path() {
         [("/service", "/service"), ("/nested/stations/", "/nested/stations"), ("/extracted/", "/extracted")]
     {
         let mut client = Client::dial(listener.local_addr()).await;
-        let answer = client.ask(&credentials(&format!("{path}?old+CP/1"), "old CP/1")).await;
-        let mut station = client.upgraded(&answer).await;
+        let response = client.ask(&credentials(&format!("{path}?old+CP/1"), "old CP/1")).await;
+        let mut station = client.upgraded(&response).await;
         assert_eq!(who(&mut station).await, json!(["old CP/1", null]), "{path}");
         let session = server.session("old CP/1").expect("registered");
         assert_eq!(session.extension(), Some(("old CP/1".to_owned(), endpoint.to_owned())));
         for wrong in ["", "a\u{85}", &"x".repeat(21)] {
             let mut client = Client::dial(listener.local_addr()).await;
-            let answer = client.ask(&credentials(&format!("{path}?{wrong}"), wrong)).await;
-            assert_eq!(answer.status, 404, "{path} {wrong:?}");
+            let response = client.ask(&credentials(&format!("{path}?{wrong}"), wrong)).await;
+            assert_eq!(response.status, 404, "{path} {wrong:?}");
         }
     }
-    // Without the layer's word the path has it.
+    // If the layer sets no identity, the path determines it.
     let mut client = Client::dial(listener.local_addr()).await;
     assert_eq!(client.ask(&credentials("/nested/stations/CP", "CP")).await.status, 101);
 }
@@ -191,13 +192,13 @@ async fn b11_an_identity_that_a_layer_knows_stands_in_for_the_path() {
 // Sessions of one identity.
 
 #[tokio::test]
-async fn b21_the_oldest_stays_where_it_was_told_to() {
+async fn b21_oldest_session_stays_if_new_ones_are_rejected() {
     let mut site = Site::of(builder().duplicate_identity(DuplicateIdentity::RejectNew)).await;
     let mut old = site.enter(&head("/CP")).await;
     who(&mut old).await;
-    let answer = site.ask(&head("/CP")).await;
-    assert_eq!((answer.status, &*answer.body), (409, "the identity is already connected"));
-    assert_eq!(site.refused().await, (Some("CP".to_owned()), Some(409), answer.body));
+    let response = site.ask(&head("/CP")).await;
+    assert_eq!((response.status, &*response.body), (409, "the identity is already connected"));
+    assert_eq!(site.refused().await, (Some("CP".to_owned()), Some(409), response.body));
     who(&mut old).await;
 
     let session = site.server.session("CP").expect("registered");
@@ -206,9 +207,9 @@ async fn b21_the_oldest_stays_where_it_was_told_to() {
 }
 
 #[tokio::test]
-async fn b21_of_two_that_come_at_once_only_one_gets_the_place_that_the_oldest_keeps() {
-    let server = builder().duplicate_identity(DuplicateIdentity::RejectNew).build().expect("sound");
-    // The answer does not fit, so that the first session cannot open yet.
+async fn b21_second_of_simultaneous_handshakes_is_refused_if_set() {
+    let server = builder().duplicate_identity(DuplicateIdentity::RejectNew).build().expect("valid settings");
+    // The response does not fit into the pipe, so the first session cannot open yet.
     let (near, far) = tokio::io::duplex(16);
     tokio::spawn({
         let server = server.clone();
@@ -219,12 +220,12 @@ async fn b21_of_two_that_come_at_once_only_one_gets_the_place_that_the_oldest_ke
     let status = first.status().await;
     assert!(server.sessions().is_empty());
     assert_eq!(connect(&server, ConnectionInfo::new()).ask(&head("/CP")).await.status, 409);
-    let answer = first.answer_behind(status).await;
-    soon(first.upgraded(&answer).await.ask(WHO)).await;
+    let response = first.answer_behind(status).await;
+    soon(first.upgraded(&response).await.ask(WHO)).await;
 }
 
 #[tokio::test]
-async fn b21_both_are_sessions_where_it_was_told_to() {
+async fn b21_duplicate_sessions_coexist_if_both_are_allowed() {
     let site = Site::of(builder().duplicate_identity(DuplicateIdentity::AllowBoth)).await;
     let mut sessions = Vec::new();
     let mut stations = Vec::new();
@@ -238,64 +239,64 @@ async fn b21_both_are_sessions_where_it_was_told_to() {
     for station in &mut stations {
         who(station).await;
     }
-    // The newest that is left, whoever leaves.
+    // The server returns the newest of the remaining sessions, in any order of closing.
     for (leaving, newest) in [(1, Some(2)), (2, Some(0)), (0, None)] {
         let (closing, _) =
             soon(async { tokio::join!(sessions[leaving].close(Close::normal()), stations[leaving].closed()) }).await;
         assert_eq!(closing.cause, CloseCause::Local);
-        let left = site.server.session("CP").map(|session| session.connected_at());
-        assert_eq!(left, newest.map(|newest: usize| sessions[newest].connected_at()));
+        let remaining = site.server.session("CP").map(|session| session.connected_at());
+        assert_eq!(remaining, newest.map(|newest: usize| sessions[newest].connected_at()));
     }
     assert!(site.server.sessions().is_empty());
 }
 
 #[tokio::test]
-async fn b21_a_thousand_connections_of_one_identity_leave_one_session_and_nothing_else() {
+async fn b21_thousand_connections_of_one_identity_leave_one_session() {
     let options = Options::server().close_timeout(Duration::from_millis(100)).ping_interval(None);
-    let server = builder().options(options).max_sessions(1).build().expect("sound");
+    let server = builder().options(options).max_sessions(1).build().expect("valid settings");
     let clients = join_all((0..1000).map(async |_| {
         let mut client = connect(&server, ConnectionInfo::new());
         client.send(head("/CP")).await;
         client
     }));
-    let answers = clients.await.into_iter().map(|mut client| async {
-        let answer = client.answer().await;
-        (client, answer)
+    let responses = clients.await.into_iter().map(|mut client| async {
+        let response = client.answer().await;
+        (client, response)
     });
     let (mut entered, mut full) = (Vec::new(), 0);
-    for (client, answer) in join_all(answers).await {
-        match answer.status {
+    for (client, response) in join_all(responses).await {
+        match response.status {
             101 => entered.push(tokio::spawn(async { client.rest().await })),
             503 => full += 1,
             other => panic!("{other}"),
         }
     }
     assert_eq!((entered.len() + full, server.sessions().len()), (1000, 1));
-    let last = server.session("CP").expect("one is left");
+    let last = server.session("CP").expect("one session remains");
     assert!(last.is_open());
     soon(last.close(Close::normal())).await;
     assert!(server.session("CP").is_none());
     for client in entered {
         soon(client).await.expect("every connection ends");
     }
-    // Every place was given back.
+    // Wait until the server has released every reservation.
     while connect(&server, ConnectionInfo::new()).ask(&head("/other")).await.status == 503 {
         tokio::task::yield_now().await;
     }
 }
 
-// How many sessions there may be.
+// Limits of sessions.
 
 #[tokio::test]
-async fn b22_more_sessions_than_there_may_be_are_turned_away_until_one_has_ended() {
+async fn b22_sessions_over_limit_are_refused_until_one_ends() {
     let mut site = Site::of(builder().max_sessions(2)).await;
     let mut first = site.enter(&head("/first")).await;
     who(&mut first).await;
     let _second = site.enter(&head("/second")).await;
-    let answer = site.ask(&head("/third")).await;
-    assert_eq!((answer.status, answer.header("retry-after"), &*answer.body), (503, "5", "too many sessions"));
-    assert_eq!(site.refused().await, (Some("third".to_owned()), Some(503), answer.body));
-    // One that comes back takes the place of its old self.
+    let response = site.ask(&head("/third")).await;
+    assert_eq!((response.status, response.header("retry-after"), &*response.body), (503, "5", "too many sessions"));
+    assert_eq!(site.refused().await, (Some("third".to_owned()), Some(503), response.body));
+    // A reconnecting station replaces its old session within the limit.
     let mut again = site.enter(&head("/first")).await;
     assert_eq!(soon(first.closed()).await.0, 1008);
     who(&mut again).await;
@@ -309,7 +310,7 @@ async fn b22_more_sessions_than_there_may_be_are_turned_away_until_one_has_ended
 }
 
 #[tokio::test]
-async fn b22_sessions_without_a_limit_all_open() {
+async fn b22_sessions_without_limit_all_open() {
     let unlimited =
         builder().max_sessions(1).max_sessions(None).max_sessions_per_address(1).max_sessions_per_address(None);
     let site = Site::of(unlimited).await;
@@ -319,17 +320,17 @@ async fn b22_sessions_without_a_limit_all_open() {
 }
 
 #[tokio::test]
-async fn b22_more_sessions_from_one_address_than_there_may_be_are_turned_away() {
-    let server = builder().max_sessions_per_address(2).build().expect("sound");
+async fn b22_sessions_over_address_limit_are_refused() {
+    let server = builder().max_sessions_per_address(2).build().expect("valid settings");
     let mut sessions = Vec::new();
     for (number, (address, status)) in [
         ("10.0.0.1", 101),
         ("10.0.0.1", 101),
         ("10.0.0.1", 429),
-        // The same address by another name.
+        // The same address, written as an IPv4-mapped IPv6 address.
         ("::ffff:10.0.0.1", 429),
         ("10.0.0.2", 101),
-        // One network of one customer.
+        // The limit applies to a /64 network as a whole.
         ("2001:db8:0:1::1", 101),
         ("2001:db8:0:1:ffff::1", 101),
         ("2001:db8:0:1:ffff::2", 429),
@@ -339,20 +340,20 @@ async fn b22_more_sessions_from_one_address_than_there_may_be_are_turned_away() 
     .enumerate()
     {
         let mut client = connect(&server, from(address));
-        let answer = client.ask(&head(&format!("/CP-{number}"))).await;
-        assert_eq!(answer.status, status, "{address}");
+        let response = client.ask(&head(&format!("/CP-{number}"))).await;
+        assert_eq!(response.status, status, "{address}");
         match status {
             101 => sessions.push(client),
-            _ => assert_eq!(answer.header("retry-after"), "5"),
+            _ => assert_eq!(response.header("retry-after"), "5"),
         }
     }
-    // One of them comes back, from the same address and from another that is full.
+    // A station reconnects from the same address, and another one from an address at its limit.
     assert_eq!(connect(&server, from("10.0.0.1")).ask(&head("/CP-0")).await.status, 101);
     assert_eq!(connect(&server, from("2001:db8:0:1::3")).ask(&head("/CP-1")).await.status, 429);
-    // Who comes from nowhere is not counted.
+    // Connections without a known address are not counted.
     for number in 0..3 {
         let mut client = connect(&server, ConnectionInfo::new());
-        assert_eq!(client.ask(&head(&format!("/nowhere-{number}"))).await.status, 101);
+        assert_eq!(client.ask(&head(&format!("/unknown-{number}"))).await.status, 101);
         sessions.push(client);
     }
     drop(sessions);
@@ -364,13 +365,13 @@ async fn b22_more_sessions_from_one_address_than_there_may_be_are_turned_away() 
 // Options.
 
 #[tokio::test]
-async fn the_hook_decides_the_options_of_a_session() {
-    let hook = async |handshake: Handshake| match handshake.identity() {
+async fn authenticator_sets_options_of_session() {
+    let authenticator = async |handshake: Handshake| match handshake.identity() {
         "small" => Ok(Accept::new().options(Options::server().max_message_size(10))),
         "absurd" => Ok(Accept::new().options(Options::server().max_message_size(0))),
         _ => Ok(Accept::new()),
     };
-    let mut site = Site::of(builder().auth(hook)).await;
+    let mut site = Site::of(builder().auth(authenticator)).await;
     who(&mut site.enter(&head("/large")).await).await;
     let mut small = site.enter(&head("/small")).await;
     soon(small.send(WHO)).await;
@@ -380,12 +381,12 @@ async fn the_hook_decides_the_options_of_a_session() {
 }
 
 #[tokio::test]
-async fn b09_new_options_of_a_server_hold_for_later_sessions() {
+async fn b09_new_server_options_apply_to_later_sessions() {
     let site = Site::of(builder()).await;
     let mut before = site.enter(&head("/before")).await;
     who(&mut before).await;
     assert!(site.server.set_options(Options::server().call_queue(0)).is_err());
-    site.server.set_options(Options::server().max_message_size(10)).expect("sound");
+    site.server.set_options(Options::server().max_message_size(10)).expect("valid settings");
     let mut after = site.enter(&head("/after")).await;
     soon(after.send(WHO)).await;
     assert_eq!(soon(after.closed()).await.0, 1009);
@@ -393,9 +394,9 @@ async fn b09_new_options_of_a_server_hold_for_later_sessions() {
 }
 
 #[tokio::test]
-async fn b22_whoever_comes_again_and_again_takes_no_more_than_there_is() {
+async fn b22_repeated_reconnects_stay_within_session_limits() {
     let mut site = Site::of(builder().max_sessions(3).max_sessions_per_address(3)).await;
-    // One that ignores that it was replaced keeps its place until it has gone; nobody else gets more by it.
+    // A replaced client that does not disconnect still counts until its connection ends.
     let mut kept = Vec::new();
     let mut statuses = Vec::new();
     for _ in 0..10 {
@@ -411,50 +412,50 @@ async fn b22_whoever_comes_again_and_again_takes_no_more_than_there_is() {
 }
 
 #[tokio::test]
-async fn b22_who_has_no_common_protocol_takes_a_place_until_it_has_gone() {
+async fn b22_client_without_common_protocol_counts_until_closed() {
     let site = Site::of(builder().protocols(["ocpp1.6"]).max_sessions(1)).await;
-    let mut stranger = site.dial().await;
-    assert_eq!(stranger.ask(&offering("/A", "mine")).await.status, 101);
+    let mut incompatible = site.dial().await;
+    assert_eq!(incompatible.ask(&offering("/A", "mine")).await.status, 101);
     assert_eq!(site.ask(&offering("/B", "ocpp1.6")).await.status, 503);
 }
 
-// Connections that somebody else accepted.
+// Connections that the application has accepted.
 
 #[tokio::test]
-async fn b11_what_is_known_of_a_connection_reaches_the_hook_and_the_session() {
-    let (shown, mut handshakes) = mpsc::unbounded_channel();
-    let hook = move |handshake: Handshake| {
-        shown.send(handshake).expect("a test");
+async fn b11_connection_info_reaches_authenticator_and_session() {
+    let (sender, mut handshakes) = mpsc::unbounded_channel();
+    let authenticator = move |handshake: Handshake| {
+        sender.send(handshake).expect("a test");
         async { Ok(Accept::new()) }
     };
-    let server = builder().auth(hook).build().expect("sound");
+    let server = builder().auth(authenticator).build().expect("valid settings");
     let tls = TlsInfo::new().with_version(TlsVersion::Tls12).with_peer_chain([vec![1, 2, 3], vec![4]]);
     let mut client = connect(&server, from("192.0.2.7").tls(tls.clone()));
-    // One connection for several requests: the facts are those of all of them.
+    // The information applies to every request of the connection.
     assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.status, 404);
-    let answer = client.ask(&head("/CP")).await;
-    soon(client.upgraded(&answer).await.ask(WHO)).await;
-    let handshake = soon(handshakes.recv()).await.expect("shown");
+    let response = client.ask(&head("/CP")).await;
+    soon(client.upgraded(&response).await.ask(WHO)).await;
+    let handshake = soon(handshakes.recv()).await.expect("a handshake");
     let session = server.session("CP").expect("registered");
     assert_eq!((handshake.tls(), session.tls()), (Some(&tls), Some(tls.clone())));
     assert_eq!(handshake.remote_address().map(|address| address.to_string()), Some("192.0.2.7:1".to_owned()));
     assert_eq!(session.remote_address(), handshake.remote_address());
-    let facts = session.tls().expect("known");
-    assert_eq!((facts.version(), facts.peer_chain().len()), (Some(TlsVersion::Tls12), 2));
-    assert_eq!(format!("{facts:?}"), "TlsInfo { version: Some(Tls12), peer_certificates: 2 }");
+    let info = session.tls().expect("TLS information");
+    assert_eq!((info.version(), info.peer_chain().len()), (Some(TlsVersion::Tls12), 2));
+    assert_eq!(format!("{info:?}"), "TlsInfo { version: Some(Tls12), peer_certificates: 2 }");
 }
 
 #[tokio::test]
-async fn a_connection_that_is_served_ends_with_its_upgrade_or_with_the_server() {
-    let server = builder().build().expect("sound");
+async fn served_connection_ends_on_upgrade_or_server_close() {
+    let server = builder().build().expect("valid settings");
     let serve = || {
         let (near, far) = tokio::io::duplex(4096);
         let server = server.clone();
         (Client::over(near), tokio::spawn(async move { server.serve_connection(far, ConnectionInfo::new()).await }))
     };
     let (mut client, served) = serve();
-    let answer = client.ask(&head("/CP")).await;
-    let mut station = client.upgraded(&answer).await;
+    let response = client.ask(&head("/CP")).await;
+    let mut station = client.upgraded(&response).await;
     soon(served).await.expect("no panic");
     assert!(soon(station.ask(WHO)).await.starts_with("[3,"));
 
@@ -466,10 +467,11 @@ async fn a_connection_that_is_served_ends_with_its_upgrade_or_with_the_server() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn b13_the_deadline_of_a_handshake_is_one_for_the_head_and_the_hook() {
-    let hook = async |_: Handshake| std::future::pending::<Result<Accept, Reject>>().await;
-    let server = builder().auth(hook).handshake_timeout(Duration::from_secs(5)).build().expect("sound");
-    let began = Instant::now();
+async fn b13_handshake_timeout_covers_head_and_authenticator() {
+    let authenticator = async |_: Handshake| std::future::pending::<Result<Accept, Reject>>().await;
+    let server =
+        builder().auth(authenticator).handshake_timeout(Duration::from_secs(5)).build().expect("valid settings");
+    let start = Instant::now();
     let mut client = connect(&server, ConnectionInfo::new());
     let head = head("/CP");
     let (first, rest) = head.split_at(20);
@@ -477,15 +479,15 @@ async fn b13_the_deadline_of_a_handshake_is_one_for_the_head_and_the_hook() {
     sleep(Duration::from_secs(3)).await;
     client.send(rest).await;
     assert_eq!(client.answer().await.status, 503);
-    assert_eq!(began.elapsed().as_secs(), 5);
-    // A later request on the same connection has its own time.
+    assert_eq!(start.elapsed().as_secs(), 5);
+    // A later request on the same connection has its own deadline.
     client.send(&head).await;
     assert_eq!(client.answer().await.status, 503);
-    assert_eq!(began.elapsed().as_secs(), 10);
+    assert_eq!(start.elapsed().as_secs(), 10);
 }
 
 #[tokio::test]
-async fn a_request_that_a_handler_refuses_is_an_event_where_the_handler_says_so() {
+async fn request_refused_by_handler_is_event_if_reported() {
     async fn connect(
         upgrade: Result<RpcUpgrade, UpgradeError>,
         axum::extract::State(server): axum::extract::State<RpcServer>,
@@ -495,13 +497,13 @@ async fn a_request_that_a_handler_refuses_is_an_event_where_the_handler_says_so(
             Err(error) => server.refuse(error),
         }
     }
-    let server = builder().build().expect("sound");
+    let server = builder().build().expect("valid settings");
     let app = Router::new().route("/{identity}", any(connect)).with_state(server.clone());
     let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let mut events = server.events();
     let mut client = Client::dial(listener.local_addr()).await;
-    let answer = client.ask(&head("/CP").replace("Version: 13", "Version: 7")).await;
-    assert_eq!((answer.status, answer.header("sec-websocket-version")), (426, "13"));
+    let response = client.ask(&head("/CP").replace("Version: 13", "Version: 7")).await;
+    assert_eq!((response.status, response.header("sec-websocket-version")), (426, "13"));
     let event = soon(events.next()).await.expect("an event");
     assert_eq!(event.remote_address, Some(client.address()));
     assert!(matches!(event.kind, EventKind::HandshakeRefused { status: Some(426), .. }), "{event:?}");
@@ -511,7 +513,7 @@ async fn a_request_that_a_handler_refuses_is_an_event_where_the_handler_says_so(
 // Limits of the listener.
 
 #[tokio::test]
-async fn the_size_of_a_head_and_the_number_of_its_lines_can_be_set() {
+async fn head_size_and_header_count_limits_can_be_set() {
     let site = Site::of(builder().max_head_size(16 << 10).max_headers(10)).await;
     for (bytes, status) in [(15 << 10, 101), (17 << 10, 431)] {
         let head = with(&head("/CP"), &format!("X-Padding: {}", "x".repeat(bytes)));
@@ -524,9 +526,9 @@ async fn the_size_of_a_head_and_the_number_of_its_lines_can_be_set() {
 }
 
 #[tokio::test]
-async fn clients_wait_when_there_are_as_many_connections_as_there_may_be_and_sessions_do_not_count() {
+async fn clients_over_max_connections_wait_and_sessions_do_not_count() {
     let entered = Arc::new(Notify::new());
-    let hook = {
+    let authenticator = {
         let entered = entered.clone();
         move |handshake: Handshake| {
             entered.notify_one();
@@ -538,7 +540,7 @@ async fn clients_wait_when_there_are_as_many_connections_as_there_may_be_and_ses
             }
         }
     };
-    let builder = builder().auth(hook).max_connections(2).handshake_timeout(Duration::from_secs(3600));
+    let builder = builder().auth(authenticator).max_connections(2).handshake_timeout(Duration::from_secs(3600));
     let site = Site::of(builder).await;
     let mut sessions = Vec::new();
     for number in 0..5 {

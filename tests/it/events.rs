@@ -1,4 +1,4 @@
-//! What an application sees of its connections.
+//! Events that a server emits for its connections.
 
 use ocpp_rpc::{
     Close, Options, RpcRouter, Session,
@@ -16,9 +16,9 @@ fn arrow(direction: Direction) -> &'static str {
     }
 }
 
-/// An event in a line, with `ID` for an id of ours. Raw messages are read over.
+/// Formats the next event as one line, with `ID` in place of the server's own ids. Skips raw messages.
 async fn line(events: &mut Events) -> Option<String> {
-    let ours = |id: &str| if id.len() == 36 { "ID".to_owned() } else { id.to_owned() };
+    let mask = |id: &str| if id.len() == 36 { "ID".to_owned() } else { id.to_owned() };
     loop {
         return Some(match events.next().await?.kind {
             EventKind::Received(_) | EventKind::Sent(_) => continue,
@@ -26,22 +26,22 @@ async fn line(events: &mut Events) -> Option<String> {
             EventKind::Closing => "closing".to_owned(),
             EventKind::Closed(closed) => format!("closed {closed}"),
             EventKind::Call { direction, id, action, params, .. } => {
-                format!("{} call {} {action} {params:?}", arrow(direction), ours(id.as_str()))
+                format!("{} call {} {action} {params:?}", arrow(direction), mask(id.as_str()))
             }
             EventKind::CallResult { direction, id, result, .. } => {
-                format!("{} result {} {result:?}", arrow(direction), ours(id.as_str()))
+                format!("{} result {} {result:?}", arrow(direction), mask(id.as_str()))
             }
             EventKind::CallError { direction, id, error, .. } => {
-                format!("{} error {} {error}", arrow(direction), ours(id.as_str()))
+                format!("{} error {} {error}", arrow(direction), mask(id.as_str()))
             }
             EventKind::CallResultError { direction, id, error, .. } => {
-                format!("{} result error {} {error}", arrow(direction), ours(id.as_str()))
+                format!("{} result error {} {error}", arrow(direction), mask(id.as_str()))
             }
             EventKind::Send { direction, id, action, params, .. } => {
-                format!("{} send {} {action} {params:?}", arrow(direction), ours(id.as_str()))
+                format!("{} send {} {action} {params:?}", arrow(direction), mask(id.as_str()))
             }
             EventKind::ResponseWritten(id) => format!("written {id}"),
-            EventKind::LateResponse(id) => format!("late {}", ours(id.as_str())),
+            EventKind::LateResponse(id) => format!("late {}", mask(id.as_str())),
             EventKind::UnhandledSend { action, .. } => format!("unhandled {action}"),
             EventKind::Pong(time) => format!("pong {time:?}"),
             other => format!("{other:?}"),
@@ -50,7 +50,7 @@ async fn line(events: &mut Events) -> Option<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b60_everything_that_is_said_on_a_connection_is_an_event_in_order() {
+async fn b60_all_messages_of_a_connection_are_events_in_order() {
     let server = server_with(RpcRouter::new().on("Echo", echo), Options::server().ping_interval(None));
     let mut events = server.events();
     let (mut station, session) = connected(&server, "ocpp2.1").await;
@@ -67,19 +67,19 @@ async fn b60_everything_that_is_said_on_a_connection_is_an_event_in_order() {
     assert_eq!(seen().await, "out error 2 NotImplemented");
     assert_eq!(seen().await, "written 2");
 
-    for (answer, event) in
+    for (response, event) in
         [(r#"[3,"ID",{"b":2}]"#, r#"in result ID {"b":2}"#), (r#"[4,"ID","Code","why",{}]"#, "in error ID Code: why")]
     {
         let call = tokio::spawn(session.call::<Value>("Do", &json!({"c": 3})));
         let (id, _) = station.receive_call().await;
-        station.send(answer.replace("ID", &id)).await;
+        station.send(response.replace("ID", &id)).await;
         let _ = call.await.expect("no panic");
         assert_eq!(seen().await, r#"out call ID Do {"c":3}"#);
         assert_eq!(seen().await, event);
     }
 
     let late = session.call::<Value>("Slow", &()).timeout(SECOND).await;
-    assert!(late.expect_err("silence").is_timeout());
+    assert!(late.expect_err("a timeout").is_timeout());
     let (id, _) = station.receive_call().await;
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
     assert_eq!(seen().await, "out call ID Slow {}");
@@ -104,7 +104,7 @@ async fn b60_everything_that_is_said_on_a_connection_is_an_event_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b60_raw_messages_come_with_time_identity_and_direction() {
+async fn b60_raw_messages_have_time_identity_and_direction() {
     let server = server(RpcRouter::new().on("Echo", echo));
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
     let mut events = server.events();
@@ -127,17 +127,17 @@ async fn b60_raw_messages_come_with_time_identity_and_direction() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b60_a_ping_that_is_answered_tells_its_round_trip_time() {
+async fn b60_pong_event_has_round_trip_time() {
     let server = server_with(RpcRouter::new(), Options::server().ping_interval(10 * SECOND));
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
     let mut events = server.events();
-    let answering = tokio::spawn(async move { station.closed().await });
+    let responding = tokio::spawn(async move { station.closed().await });
     assert_eq!(line(&mut events).await.expect("more"), "pong 0ns");
-    answering.abort();
+    responding.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn b60_a_session_that_is_replaced_says_so() {
+async fn b60_replaced_session_reports_its_cause() {
     let server = server(RpcRouter::new());
     let (mut old, _) = connected(&server, "ocpp1.6").await;
     let mut events = server.events();
@@ -150,26 +150,26 @@ async fn b60_a_session_that_is_replaced_says_so() {
 }
 
 #[tokio::test]
-async fn b60_a_slow_reader_loses_events_knows_how_many_and_slows_nothing() {
-    async fn calls(Params(_): Params<Value>, session: Session) -> Result<Value, std::convert::Infallible> {
+async fn b60_slow_reader_gets_lagged_count_and_slows_nothing() {
+    async fn who(Params(_): Params<Value>, session: Session) -> Result<Value, std::convert::Infallible> {
         Ok(json!({"to": session.identity()}))
     }
-    let server = server(RpcRouter::new().on("Who", calls));
+    let server = server(RpcRouter::new().on("Who", who));
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
     let mut slow = server.events();
     let mut quick = server.events();
     let mut read = 0;
-    // Five events each: raw and read, in and out, and that the answer was written.
+    // Each call emits five events: raw and parsed, in and out, and one for the written response.
     for call in 0..1000 {
-        let answer = station.ask(format!(r#"[2,"{call}","Who",{{}}]"#)).await;
-        assert_eq!(answer, format!(r#"[3,"{call}",{{"to":"CP-1"}}]"#));
+        let response = station.ask(format!(r#"[2,"{call}","Who",{{}}]"#)).await;
+        assert_eq!(response, format!(r#"[3,"{call}",{{"to":"CP-1"}}]"#));
         while let Some(Some(event)) = futures_util::FutureExt::now_or_never(quick.next()) {
             assert!(!matches!(event.kind, EventKind::Lagged(_)));
             read += 1;
         }
     }
     assert_eq!(read, 5000);
-    let EventKind::Lagged(missed) = slow.next().await.expect("more").kind else { panic!("nothing was missed") };
-    assert_eq!(missed, 5000 - Events::CAPACITY as u64);
+    let EventKind::Lagged(lost) = slow.next().await.expect("more").kind else { panic!("no event was lost") };
+    assert_eq!(lost, 5000 - Events::CAPACITY as u64);
     assert!(!matches!(slow.next().await.expect("more").kind, EventKind::Lagged(_)));
 }

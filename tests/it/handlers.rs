@@ -1,4 +1,4 @@
-//! Handlers: what they get, what they give, and what becomes of them when their connection goes.
+//! Handlers: extractors, responses, errors, and the effect of a disconnect.
 
 use std::{convert::Infallible, future::poll_fn, io, sync::Arc, task::Poll};
 
@@ -19,7 +19,7 @@ use tokio::{
 use crate::support::{SECOND, Station, connected, echo, gated, server, server_with};
 
 #[tokio::test]
-async fn b32_handlers_get_what_they_ask_for() {
+async fn b32_handler_receives_all_extractors() {
     async fn all(
         State(greeting): State<&'static str>,
         action: Action,
@@ -27,22 +27,22 @@ async fn b32_handlers_get_what_they_ask_for() {
         session: Session,
         peer: Session,
         payload: Payload,
-        gone: CancellationToken,
+        token: CancellationToken,
     ) -> Result<Value, Infallible> {
         assert!(action == "Any" && "7" == id && action.len() == 3 && AsRef::<str>::as_ref(&payload).starts_with('{'));
         Ok(json!([greeting, action, id, session.identity(), peer.protocol(), payload])
             .as_array()
-            .map(|seen| json!({"seen": seen, "gone": gone.is_cancelled()}))
+            .map(|seen| json!({"seen": seen, "cancelled": token.is_cancelled()}))
             .unwrap_or_default())
     }
     let server = server(RpcRouter::with_state("hello").fallback(all));
     let mut station = Station::connect(&server, "CP-1", "ocpp2.0.1").await;
-    let answer = station.ask(r#"[2,"7","Any",{"p":1}]"#).await;
-    assert_eq!(answer, r#"[3,"7",{"gone":false,"seen":["hello","Any","7","CP-1","ocpp2.0.1",{"p":1}]}]"#);
+    let response = station.ask(r#"[2,"7","Any",{"p":1}]"#).await;
+    assert_eq!(response, r#"[3,"7",{"cancelled":false,"seen":["hello","Any","7","CP-1","ocpp2.0.1",{"p":1}]}]"#);
 }
 
 #[tokio::test]
-async fn b33_errors_are_answered_as_the_protocol_spells_them() {
+async fn b33_error_codes_use_the_spelling_of_the_protocol() {
     async fn fail(Params(kind): Params<Value>) -> Result<Value, CallError> {
         match kind["kind"].as_str() {
             Some("call") => Err(CallError::new(ErrorCode::FORMAT_VIOLATION, "why").with_details(&json!({"at": 1}))),
@@ -65,22 +65,22 @@ async fn b33_errors_are_answered_as_the_protocol_spells_them() {
         assert_eq!(old.ask(&call).await, v16);
         assert_eq!(new.ask(&call).await, v201);
     }
-    assert_eq!(old.ask(r#"[2,"2","Nobody",{}]"#).await, r#"[4,"2","NotImplemented","",{}]"#);
+    assert_eq!(old.ask(r#"[2,"2","Unknown",{}]"#).await, r#"[4,"2","NotImplemented","",{}]"#);
 }
 
 #[tokio::test]
-async fn b32_parameters_that_do_not_fit_are_refused_with_a_reason() {
+async fn b32_invalid_parameters_are_rejected_with_reason() {
     async fn typed(Params(_): Params<std::collections::HashMap<String, u8>>) -> Result<(), Infallible> {
         Ok(())
     }
     let server = server(RpcRouter::new().on("Typed", typed));
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
-    let answer = station.ask(r#"[2,"1","Typed",{"x":"\"no"}]"#).await;
-    assert_eq!(answer, r#"[4,"1","TypeConstraintViolation","/x: is a string, not u8",{"pointer":"/x"}]"#);
+    let response = station.ask(r#"[2,"1","Typed",{"x":"\"no"}]"#).await;
+    assert_eq!(response, r#"[4,"1","TypeConstraintViolation","/x: is a string, not u8",{"pointer":"/x"}]"#);
 }
 
 #[tokio::test]
-async fn b34_detailed_errors_tell_what_an_internal_error_was_about() {
+async fn b34_detailed_errors_include_text_of_internal_error() {
     async fn fail() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Err("the database is down".into())
     }
@@ -90,7 +90,7 @@ async fn b34_detailed_errors_tell_what_an_internal_error_was_about() {
 }
 
 #[tokio::test]
-async fn b33_a_handler_may_leave_a_call_unanswered() {
+async fn b33_handler_with_no_response_sends_nothing() {
     async fn silent() -> Result<NoResponse, Infallible> {
         Ok(NoResponse)
     }
@@ -116,7 +116,7 @@ async fn layers_wrap_handlers() {
 }
 
 #[tokio::test]
-async fn b32_typed_parameters_are_read_from_the_wire() {
+async fn b32_typed_parameters_are_decoded() {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Start {
@@ -129,26 +129,26 @@ async fn b32_typed_parameters_are_read_from_the_wire() {
     }
     let server = server(RpcRouter::new().on("Start", start));
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
-    let answer = station.ask(r#"[2,"1","Start",{"idTag":"\u00fc","connectorId":2,"more":[]}]"#).await;
-    assert_eq!(answer, r#"[3,"1",{"connector":2,"tag":"ü"}]"#);
+    let response = station.ask(r#"[2,"1","Start",{"idTag":"\u00fc","connectorId":2,"more":[]}]"#).await;
+    assert_eq!(response, r#"[3,"1",{"connector":2,"tag":"ü"}]"#);
 }
 
 #[tokio::test(start_paused = true)]
-async fn b32_the_token_fires_with_the_end_of_the_connection_and_not_while_a_close_waits() {
+async fn b32_token_fires_on_disconnect_but_not_while_draining() {
     async fn watch(
-        gone: CancellationToken,
-        State((told, gate)): State<(mpsc::UnboundedSender<bool>, Arc<Semaphore>)>,
+        token: CancellationToken,
+        State((sender, gate)): State<(mpsc::UnboundedSender<bool>, Arc<Semaphore>)>,
     ) -> Result<(), CallError> {
         tokio::select! {
-            () = gone.cancelled() => {}
+            () = token.cancelled() => {}
             permit = gate.acquire() => permit.map_err(CallError::internal)?.forget(),
         }
-        told.send(gone.is_cancelled()).map_err(CallError::internal)
+        sender.send(token.is_cancelled()).map_err(CallError::internal)
     }
     for (how, fires) in [("lost", true), ("left", true), ("at once", true), ("after pending", false)] {
-        let (tell, mut told) = mpsc::unbounded_channel();
+        let (sender, mut receiver) = mpsc::unbounded_channel();
         let gate = Arc::new(Semaphore::new(0));
-        let server = server(RpcRouter::with_state((tell, gate.clone())).on("Watch", watch).on("Echo", echo));
+        let server = server(RpcRouter::with_state((sender, gate.clone())).on("Watch", watch).on("Echo", echo));
         let (mut station, session) = connected(&server, "ocpp1.6").await;
         station.send(r#"[2,"1","Watch",{}]"#).await;
         assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
@@ -162,17 +162,21 @@ async fn b32_the_token_fires_with_the_end_of_the_connection_and_not_while_a_clos
             "at once" => drop(close(Close::normal())),
             _ => {
                 close(Close::normal().drain(30 * SECOND));
-                assert_eq!(station.ask(r#"[2,"3","Echo",{}]"#).await, r#"[3,"3",{}]"#, "while it waits");
+                assert_eq!(
+                    station.ask(r#"[2,"3","Echo",{}]"#).await,
+                    r#"[3,"3",{}]"#,
+                    "the session must serve calls while it drains"
+                );
                 gate.add_permits(1);
                 assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
             }
         }
-        assert_eq!(told.recv().await, Some(fires), "{how}");
+        assert_eq!(receiver.recv().await, Some(fires), "{how}");
     }
 }
 
 #[tokio::test]
-async fn b34_any_error_that_becomes_a_call_error_works_with_a_question_mark() {
+async fn b34_errors_convertible_to_call_error_work_with_question_mark() {
     #[derive(Debug)]
     struct NoSuchTag(String);
     impl From<NoSuchTag> for CallError {
@@ -200,18 +204,18 @@ async fn b34_any_error_that_becomes_a_call_error_works_with_a_question_mark() {
     let router = RpcRouter::new().on("Own", own).on("OwnType", own_type).on("Anything", anything).on("Boxed", boxed);
     let server = server(router);
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
-    for (action, answer) in [
+    for (action, response) in [
         ("Own", r#"[4,"1","PropertyConstraintViolation","no such tag",{"tag":"A1"}]"#),
         ("OwnType", r#"[4,"1","PropertyConstraintViolation","no such tag",{"tag":"A2"}]"#),
         ("Anything", r#"[4,"1","InternalError","An internal error occurred",{}]"#),
         ("Boxed", r#"[4,"1","TypeConstraintViolation","/port: is a string",{"pointer":"/port"}]"#),
     ] {
-        assert_eq!(station.ask(format!(r#"[2,"1","{action}",{{}}]"#)).await, answer);
+        assert_eq!(station.ask(format!(r#"[2,"1","{action}",{{}}]"#)).await, response);
     }
 }
 
 #[tokio::test]
-async fn b34_question_mark_takes_the_errors_of_others() {
+async fn b34_question_mark_converts_foreign_errors() {
     async fn handler(Params(params): Params<Value>) -> Result<Value, CallError> {
         let secret = "hunter2";
         match params["error"].as_str() {
@@ -245,15 +249,15 @@ async fn b34_question_mark_takes_the_errors_of_others() {
         .chain([&r#"[2,"1","Anyhow",{}]"#.to_owned()])
     {
         assert_eq!(station.ask(call).await, internal, "{call}");
-        let told = detailed.ask(call).await;
-        let secret = ["hunter2", "invalid digit", "cannot open the door"].iter().any(|text| told.contains(text));
-        assert!(told.starts_with(r#"[4,"1","InternalError","An internal error occurred: "#) && secret, "{told}");
+        let shown = detailed.ask(call).await;
+        let secret = ["hunter2", "invalid digit", "cannot open the door"].iter().any(|text| shown.contains(text));
+        assert!(shown.starts_with(r#"[4,"1","InternalError","An internal error occurred: "#) && secret, "{shown}");
     }
-    for (case, answer) in [
+    for (case, response) in [
         ("code", r#"[4,"1","NotSupported","",{}]"#),
         ("violation", r#"[4,"1","PropertyConstraintViolation","/a: is too long",{"pointer":"/a"}]"#),
     ] {
-        assert_eq!(station.ask(format!(r#"[2,"1","Any",{{"error":"{case}"}}]"#)).await, answer);
+        assert_eq!(station.ask(format!(r#"[2,"1","Any",{{"error":"{case}"}}]"#)).await, response);
     }
 }
 
@@ -267,7 +271,7 @@ fn b34_call_error_keeps_its_source() {
 }
 
 #[tokio::test]
-async fn b34_a_panic_is_an_internal_error_and_ends_neither_the_connection_nor_other_handlers() {
+async fn b34_panic_is_internal_error_and_other_handlers_go_on() {
     async fn at_once() -> Result<(), Infallible> {
         panic!("hunter2")
     }
@@ -282,8 +286,8 @@ async fn b34_a_panic_is_an_internal_error_and_ends_neither_the_connection_nor_ot
         let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
         station.send(r#"[2,"1","Wait",{}]"#).await;
         for action in ["AtOnce", "Later", "AtOnce"] {
-            let answer = station.ask(format!(r#"[2,"2","{action}",{{}}]"#)).await;
-            assert_eq!(answer, r#"[4,"2","InternalError","An internal error occurred",{}]"#);
+            let response = station.ask(format!(r#"[2,"2","{action}",{{}}]"#)).await;
+            assert_eq!(response, r#"[4,"2","InternalError","An internal error occurred",{}]"#);
         }
         gate.add_permits(1);
         assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
@@ -291,7 +295,7 @@ async fn b34_a_panic_is_an_internal_error_and_ends_neither_the_connection_nor_ot
 }
 
 #[tokio::test]
-async fn b36_another_router_answers_from_now_on_and_calls_under_way_keep_their_handler() {
+async fn b36_new_router_serves_new_calls_but_not_those_in_flight() {
     async fn new() -> Result<Value, Infallible> {
         Ok(json!({"new": true}))
     }
@@ -308,29 +312,29 @@ async fn b36_another_router_answers_from_now_on_and_calls_under_way_keep_their_h
     assert!(station.ask(r#"[2,"4","Echo",{}]"#).await.contains("NotImplemented"));
     gate.add_permits(1);
     assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
-    assert_eq!(other.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "of one connection alone");
+    assert_eq!(other.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "the other connection must keep its router");
 
-    // All but one of the old ones.
+    // The old router without one of its handlers.
     session.set_router(old.without("Wait"));
     assert_eq!(station.ask(r#"[2,"5","Echo",{}]"#).await, r#"[3,"5",{}]"#);
     assert!(station.ask(r#"[2,"6","Wait",{}]"#).await.contains("NotImplemented"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn b37_handlers_of_a_lost_connection_are_told_and_finish_and_nothing_is_sent() {
+async fn b37_handlers_finish_after_disconnect_without_response() {
     async fn work(
-        gone: CancellationToken,
+        token: CancellationToken,
         id: MessageId,
-        State(tell): State<mpsc::UnboundedSender<(String, bool)>>,
+        State(sender): State<mpsc::UnboundedSender<(String, bool)>>,
     ) -> Result<Value, CallError> {
-        gone.cancelled().await;
-        // There is still something to put in order.
+        token.cancelled().await;
+        // Clean-up takes some time after the disconnect.
         tokio::time::sleep(5 * SECOND).await;
-        tell.send((id.to_string(), gone.is_cancelled())).map_err(CallError::internal)?;
+        sender.send((id.to_string(), token.is_cancelled())).map_err(CallError::internal)?;
         Ok(json!({"done": true}))
     }
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let server = server(RpcRouter::with_state(tell).on("Work", work).on("Echo", echo));
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let server = server(RpcRouter::with_state(sender).on("Work", work).on("Echo", echo));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     for id in 0..10 {
         station.send(format!(r#"[2,"{id}","Work",{{}}]"#)).await;
@@ -338,13 +342,17 @@ async fn b37_handlers_of_a_lost_connection_are_told_and_finish_and_nothing_is_se
     station.ask(r#"[2,"x","Echo",{}]"#).await;
     drop(station);
     session.closed().await;
-    // The station is back before they have finished.
+    // The station reconnects before the handlers have finished.
     let mut events = server.events();
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
-    assert_eq!(station.ask(r#"[2,"0","Echo",{}]"#).await, r#"[3,"0",{}]"#, "the id is free");
+    assert_eq!(
+        station.ask(r#"[2,"0","Echo",{}]"#).await,
+        r#"[3,"0",{}]"#,
+        "the new connection must accept the same id"
+    );
     let mut finished = Vec::new();
     for _ in 0..10 {
-        finished.push(told.recv().await.expect("it finishes"));
+        finished.push(receiver.recv().await.expect("the handler must finish"));
     }
     finished.sort();
     assert_eq!(finished, (0..10).map(|id| (id.to_string(), true)).collect::<Vec<_>>());
@@ -357,7 +365,7 @@ async fn b37_handlers_of_a_lost_connection_are_told_and_finish_and_nothing_is_se
 }
 
 #[tokio::test]
-async fn b32_handlers_that_wake_themselves_get_on_and_starve_nobody() {
+async fn b32_self_waking_handlers_progress_and_starve_no_other() {
     async fn wake_self(Params(times): Params<Value>) -> Result<(), Infallible> {
         let mut left = times["times"].as_u64().unwrap_or(u64::MAX);
         poll_fn(|cx| {

@@ -1,4 +1,4 @@
-//! The opening handshake over TCP: what opens a session, and what is answered to everything else.
+//! The opening handshake over TCP: requests that open a session, and the responses to all others.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use crate::tcp::{Client, Site, TcpStation, frame, head, offering, soon, with};
 
 const WHO: &str = r#"[2,"1","Who",{}]"#;
 
-/// A server that tells its clients who they are.
+/// A server with a `Who` handler that returns the identity and protocol of its session.
 fn builder() -> RpcServerBuilder {
     async fn who(session: Session) -> Result<Value, Infallible> {
         Ok(json!({"identity": session.identity(), "protocol": session.protocol()}))
@@ -30,13 +30,13 @@ fn builder() -> RpcServerBuilder {
 }
 
 async fn who(station: &mut TcpStation) -> (String, Option<String>) {
-    let answer = soon(station.ask(WHO)).await;
-    let (_, _, mut who): (u8, String, Value) = serde_json::from_str(&answer).expect("a result");
+    let response = soon(station.ask(WHO)).await;
+    let (_, _, mut who): (u8, String, Value) = serde_json::from_str(&response).expect("a result");
     (serde_json::from_value(who["identity"].take()).expect("a name"), who["protocol"].as_str().map(str::to_owned))
 }
 
 #[tokio::test]
-async fn b16_a_handshake_that_is_wrong_is_told_what_is_wrong_with_it() {
+async fn b16_invalid_handshake_is_refused_with_reason() {
     const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     const NO_KEY: &str = "the Sec-WebSocket-Key is not 16 bytes in base64";
     const NO_CONNECTION: &str = "the Connection header does not contain Upgrade";
@@ -44,7 +44,7 @@ async fn b16_a_handshake_that_is_wrong_is_told_what_is_wrong_with_it() {
     const BAD_PROTOCOL: &str = "the Sec-WebSocket-Protocol header is malformed";
     let two_keys = KEY.repeat(2);
     let mut site = Site::of(builder()).await;
-    for (sound, spoiled, status, reason) in [
+    for (valid, invalid, status, reason) in [
         ("GET ", "POST ", 400, "a WebSocket handshake must be a GET request"),
         ("HTTP/1.1", "HTTP/1.0", 400, "a WebSocket handshake must use HTTP/1.1"),
         ("Connection: Upgrade\r\n", "", 400, NO_CONNECTION),
@@ -61,19 +61,19 @@ async fn b16_a_handshake_that_is_wrong_is_told_what_is_wrong_with_it() {
         ("Host: test", "Sec-WebSocket-Protocol: ocpp 1.6", 400, BAD_PROTOCOL),
         ("Host: test", "Sec-WebSocket-Protocol: ocpp1.6\r\nSec-WebSocket-Protocol: a;b", 400, BAD_PROTOCOL),
     ] {
-        let head = head("/ocpp/CP").replace(sound, spoiled);
-        let answer = site.ask(&head).await;
-        assert_eq!((answer.status, &*answer.body), (status, reason), "{head}");
-        let told = (answer.header("upgrade"), answer.header("sec-websocket-version"));
-        assert_eq!(told, if status == 426 { ("websocket", "13") } else { ("", "") }, "{head}");
-        let (_, status_told, reason_told) = site.refused().await;
-        assert_eq!((status_told, &*reason_told), (Some(status), reason), "{head}");
+        let head = head("/ocpp/CP").replace(valid, invalid);
+        let response = site.ask(&head).await;
+        assert_eq!((response.status, &*response.body), (status, reason), "{head}");
+        let headers = (response.header("upgrade"), response.header("sec-websocket-version"));
+        assert_eq!(headers, if status == 426 { ("websocket", "13") } else { ("", "") }, "{head}");
+        let (_, status_reported, reason_reported) = site.refused().await;
+        assert_eq!((status_reported, &*reason_reported), (Some(status), reason), "{head}");
     }
     assert!(site.server.sessions().is_empty());
 }
 
 #[tokio::test]
-async fn b17_a_malformed_handshake_is_an_event_that_says_where_it_came_from() {
+async fn b17_malformed_handshake_event_has_remote_address() {
     let mut site = Site::of(builder()).await;
     let mut client = site.dial().await;
     client.ask(&head("/ocpp/CP").replace("Version: 13", "Version: 8")).await;
@@ -82,23 +82,23 @@ async fn b17_a_malformed_handshake_is_an_event_that_says_where_it_came_from() {
 }
 
 #[tokio::test]
-async fn b15_a_request_for_no_websocket_is_not_found_at_a_listener_and_told_to_upgrade_by_the_service() {
-    let server = builder().build().expect("a sound configuration");
-    let alone = server.listen("127.0.0.1:0").await.expect("a port");
-    let whole = server.bind("127.0.0.1:0").app(server.clone()).serve().await.expect("a port");
+async fn b15_plain_request_gets_404_at_listener_and_426_at_service() {
+    let server = builder().build().expect("a valid configuration");
+    let plain = server.listen("127.0.0.1:0").await.expect("a port");
+    let service = server.bind("127.0.0.1:0").app(server.clone()).serve().await.expect("a port");
     for change in [("Upgrade: websocket\r\n", ""), ("Upgrade: websocket", "Upgrade: h2c")] {
         let head = head("/ocpp/CP").replace(change.0, change.1);
-        for (listener, status, upgrade, version) in [(&alone, 404, "", ""), (&whole, 426, "websocket", "13")] {
+        for (listener, status, upgrade, version) in [(&plain, 404, "", ""), (&service, 426, "websocket", "13")] {
             let mut client = Client::dial(listener.local_addr()).await;
-            let answer = client.ask(&head).await;
-            let told = (answer.status, answer.header("upgrade"), answer.header("sec-websocket-version"));
-            assert_eq!(told, (status, upgrade, version), "{head}");
+            let response = client.ask(&head).await;
+            let seen = (response.status, response.header("upgrade"), response.header("sec-websocket-version"));
+            assert_eq!(seen, (status, upgrade, version), "{head}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_handshake_may_be_spelled_in_many_ways() {
+async fn handshake_header_variants_are_accepted() {
     let site = Site::of(builder()).await;
     for (usual, unusual) in [
         ("Connection: Upgrade", "Connection: keep-alive, uPGRADE"),
@@ -110,15 +110,15 @@ async fn a_handshake_may_be_spelled_in_many_ways() {
     ] {
         let head = head("/ocpp/CP").replace(usual, unusual);
         assert!(head.contains(unusual));
-        let answer = site.ask(&head).await;
-        let accept = answer.header("sec-websocket-accept");
-        assert_eq!((answer.status, accept), (101, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
-        assert_eq!((answer.header("connection"), answer.header("upgrade")), ("Upgrade", "websocket"), "{head}");
+        let response = site.ask(&head).await;
+        let accept = response.header("sec-websocket-accept");
+        assert_eq!((response.status, accept), (101, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+        assert_eq!((response.header("connection"), response.header("upgrade")), ("Upgrade", "websocket"), "{head}");
     }
 }
 
 #[tokio::test]
-async fn b11_the_identity_is_the_last_segment_of_the_path_decoded_once() {
+async fn b11_identity_is_last_path_segment_decoded_once() {
     let site = Site::of(builder()).await;
     let longest = "x".repeat(255);
     let target = format!("/{longest}");
@@ -139,7 +139,7 @@ async fn b11_the_identity_is_the_last_segment_of_the_path_decoded_once() {
 }
 
 #[tokio::test]
-async fn b16_a_path_that_ends_in_no_identity_is_not_found() {
+async fn b16_path_without_valid_identity_is_not_found() {
     let mut site = Site::of(builder().max_identity_length(48)).await;
     let (long, wide) = ("x".repeat(49), "é".repeat(25));
     let too_long = [format!("/ocpp/{long}"), format!("/ocpp/{}", "%C3%A9".repeat(25))];
@@ -149,17 +149,17 @@ async fn b16_a_path_that_ends_in_no_identity_is_not_found() {
             .into_iter()
             .chain([(&*too_long[0], Some(long)), (&too_long[1], Some(wide))])
     {
-        let answer = site.ask(&head(path)).await;
+        let response = site.ask(&head(path)).await;
         let (identity, status, reason) = site.refused().await;
-        assert_eq!((answer.status, status, identity), (404, Some(404), known), "{path}");
-        assert_eq!(answer.body, reason, "{path}");
+        assert_eq!((response.status, status, identity), (404, Some(404), known), "{path}");
+        assert_eq!(response.body, reason, "{path}");
         assert!(!reason.is_empty());
     }
     assert!(site.server.sessions().is_empty());
 }
 
 #[tokio::test]
-async fn b08_the_first_protocol_of_the_client_that_the_server_has_is_agreed_on() {
+async fn b08_first_client_protocol_known_to_server_is_negotiated() {
     let site = Site::of(builder().protocols(["ocpp1.6", "ocpp2.0.1"])).await;
     for (lines, agreed) in [
         ("ocpp1.6", "ocpp1.6"),
@@ -175,23 +175,23 @@ async fn b08_the_first_protocol_of_the_client_that_the_server_has_is_agreed_on()
 }
 
 #[tokio::test]
-async fn b08_a_client_without_a_common_protocol_is_upgraded_without_one_and_closed() {
+async fn b08_client_without_common_protocol_is_upgraded_and_closed() {
     let mut site = Site::of(builder().protocols(["ocpp1.6"])).await;
     for head in [head("/CP"), offering("/CP", ""), offering("/CP", "OCPP1.6, ocpp1.60")] {
         let mut station = site.enter(&head).await;
         assert_eq!(station.protocol, None, "{head}");
         assert_eq!(soon(station.closed()).await, (1002, "no common subprotocol".to_owned()), "{head}");
         assert!(site.server.sessions().is_empty());
-        // The first event tells of it: it was no session, not even for a moment.
+        // The refusal is the first event, so the session never opened.
         let event = soon(site.events.next()).await.expect("an event");
         let EventKind::HandshakeRefused { status, reason, .. } = event.kind else { panic!("{event:?}") };
-        let told = (event.identity.as_deref(), status, &*reason);
-        assert_eq!(told, (Some("CP"), Some(101), "no common subprotocol"), "{head}");
+        let reported = (event.identity.as_deref(), status, &*reason);
+        assert_eq!(reported, (Some("CP"), Some(101), "no common subprotocol"), "{head}");
     }
 }
 
 #[tokio::test]
-async fn b08_a_server_without_protocols_takes_any_client_and_names_none() {
+async fn b08_server_without_protocols_accepts_any_and_names_none() {
     let site = Site::of(builder()).await;
     for head in [head("/CP"), offering("/CP", "ocpp1.6, mine")] {
         let mut station = site.enter(&head).await;
@@ -201,7 +201,7 @@ async fn b08_a_server_without_protocols_takes_any_client_and_names_none() {
 }
 
 #[tokio::test]
-async fn b18_frames_right_behind_the_head_are_served_by_a_session_that_is_registered() {
+async fn b18_frames_sent_with_head_are_served_by_registered_session() {
     async fn registered(
         Params(params): Params<Value>,
         session: Session,
@@ -217,8 +217,8 @@ async fn b18_frames_right_behind_the_head_are_served_by_a_session_that_is_regist
     let mut client = site.dial().await;
     let frames = ["a", "b"].map(|id| frame(&format!(r#"[2,"{id}","Registered",{{"n":1}}]"#)));
     client.send([head("/CP").into_bytes(), frames.concat()].concat()).await;
-    let answer = client.answer().await;
-    let mut station = client.upgraded(&answer).await;
+    let response = client.answer().await;
+    let mut station = client.upgraded(&response).await;
     for id in ["a", "b"] {
         let result = format!(r#"[3,"{id}",{{"params":{{"n":1}},"registered":true}}]"#);
         assert_eq!(soon(station.receive()).await, result);
@@ -226,7 +226,7 @@ async fn b18_frames_right_behind_the_head_are_served_by_a_session_that_is_regist
 }
 
 #[tokio::test]
-async fn a_head_of_more_than_64_kib_is_too_large() {
+async fn head_over_64_kib_is_refused() {
     let site = Site::of(builder()).await;
     for (kib, status) in [(60, 101), (65, 431)] {
         let head = with(&head("/CP"), &format!("X-Padding: {}", "x".repeat(kib << 10)));
@@ -235,7 +235,7 @@ async fn a_head_of_more_than_64_kib_is_too_large() {
 }
 
 #[tokio::test]
-async fn b16_a_client_that_does_not_finish_its_head_is_disconnected_and_holds_nobody_up() {
+async fn b16_client_with_unfinished_head_is_disconnected_at_deadline() {
     let site = Site::of(builder().handshake_timeout(Duration::from_millis(100))).await;
     for part in ["", "GET /CP HTTP/1.1\r\nHost: te"] {
         let mut slow = site.dial().await;
@@ -248,9 +248,9 @@ async fn b16_a_client_that_does_not_finish_its_head_is_disconnected_and_holds_no
 }
 
 #[test]
-fn b10_settings_that_could_never_work_are_refused_with_their_names() {
-    type Spoil = fn(RpcServerBuilder) -> RpcServerBuilder;
-    let cases: &[(Spoil, &str)] = &[
+fn b10_invalid_settings_are_refused_by_name() {
+    type Invalidate = fn(RpcServerBuilder) -> RpcServerBuilder;
+    let cases: &[(Invalidate, &str)] = &[
         (|builder| builder.protocols(["ocpp 1.6"]), "\"ocpp 1.6\" is not a token"),
         (|builder| builder.protocols([""]), "\"\" is not a token"),
         (|builder| builder.protocols(["a", "b", "a"]), "duplicate protocol \"a\""),
@@ -270,9 +270,9 @@ fn b10_settings_that_could_never_work_are_refused_with_their_names() {
         (|builder| builder.options(Options::server().call_rate(0, Duration::from_secs(1))), "call_rate"),
         (|builder| builder.options(Options::server().call_rate(1, Duration::ZERO)), "call_rate"),
     ];
-    for (spoil, text) in cases {
-        match spoil(builder()).build() {
-            Ok(_) => panic!("built, in spite of: {text}"),
+    for (invalidate, text) in cases {
+        match invalidate(builder()).build() {
+            Ok(_) => panic!("invalid settings were accepted: {text}"),
             Err(error) => assert!(error.to_string().contains(text), "{error}"),
         }
     }
@@ -281,14 +281,14 @@ fn b10_settings_that_could_never_work_are_refused_with_their_names() {
 }
 
 #[test]
-fn b10_two_dialects_for_one_protocol_contradict_each_other() {
+fn b10_two_dialects_for_one_protocol_are_refused() {
     let twice = builder().protocols(["a"]).dialect("a", Dialect::OCPP_1_6).dialect("a", Dialect::OCPP_2_1);
     assert!(twice.build().is_err());
 }
 
 #[tokio::test]
-async fn b16_a_request_whose_connection_cannot_be_upgraded_is_refused() {
-    let server = builder().build().expect("a sound configuration");
+async fn b16_request_on_connection_without_upgrade_is_refused() {
+    let server = builder().build().expect("a valid configuration");
     let request = Request::get("/CP")
         .header("connection", "Upgrade")
         .header("upgrade", "websocket")
@@ -299,25 +299,25 @@ async fn b16_a_request_whose_connection_cannot_be_upgraded_is_refused() {
 }
 
 #[tokio::test]
-async fn b15_a_wrong_version_of_websocket_is_told_the_right_one_in_plain_words() {
+async fn b15_wrong_websocket_version_gets_426_naming_version_13() {
     let site = Site::of(builder()).await;
     for version in ["8", "14", "x"] {
-        let answer = site.ask(&head("/CP").replace("Version: 13", &format!("Version: {version}"))).await;
-        assert_eq!((answer.status, answer.header("sec-websocket-version")), (426, "13"), "{version}");
-        assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
-        assert_eq!(answer.body, "the Sec-WebSocket-Version is not 13");
+        let response = site.ask(&head("/CP").replace("Version: 13", &format!("Version: {version}"))).await;
+        assert_eq!((response.status, response.header("sec-websocket-version")), (426, "13"), "{version}");
+        assert_eq!(response.header("content-type"), "text/plain; charset=utf-8");
+        assert_eq!(response.body, "the Sec-WebSocket-Version is not 13");
     }
 }
 
 #[tokio::test]
-async fn b08_one_server_may_have_several_listeners() {
-    let server = builder().build().expect("a sound configuration");
+async fn b08_server_may_have_several_listeners() {
+    let server = builder().build().expect("a valid configuration");
     let mut stations = Vec::new();
     for identity in ["A", "B", "C"] {
         let listener = server.listen("127.0.0.1:0").await.expect("a port");
         let mut client = Client::dial(listener.local_addr()).await;
-        let answer = client.ask(&head(&format!("/{identity}"))).await;
-        let mut station = client.upgraded(&answer).await;
+        let response = client.ask(&head(&format!("/{identity}"))).await;
+        let mut station = client.upgraded(&response).await;
         assert_eq!(who(&mut station).await.0, identity);
         stations.push((listener, station));
     }
@@ -329,6 +329,9 @@ async fn b08_one_server_may_have_several_listeners() {
         assert_eq!(soon(station.closed()).await.0, 1001);
     }
     for address in addresses {
-        assert!(soon(tokio::net::TcpStream::connect(address)).await.is_err(), "they stop together");
+        assert!(
+            soon(tokio::net::TcpStream::connect(address)).await.is_err(),
+            "all listeners of a server must stop together"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Clients that mean no good, over real sockets: each gets its answer or its end, and a station gets in beside it.
+//! Hostile clients over real sockets. The server refuses or disconnects each of them, and still serves a station.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -23,16 +23,16 @@ fn builder() -> RpcServerBuilder {
     RpcServer::builder(RpcRouter::new().on("Ping", ping))
 }
 
-/// A station is served, whatever else is going on.
+/// Asserts that the server still serves a station.
 async fn serves(site: &Site) {
     let mut station = site.enter(&head("/good")).await;
     assert_eq!(soon(station.ask(PING)).await, r#"[3,"1",{}]"#);
 }
 
-/// Sends one byte at a time until the server has had enough.
+/// Sends one byte at a time until the server closes the connection, and returns its response.
 pub async fn drip(mut stream: TcpStream, bytes: impl IntoIterator<Item = u8>) -> Vec<u8> {
     let (mut reader, mut writer) = stream.split();
-    let dripping = async {
+    let writing = async {
         let mut pace = interval(Duration::from_millis(10));
         for byte in bytes {
             pace.tick().await;
@@ -46,8 +46,8 @@ pub async fn drip(mut stream: TcpStream, bytes: impl IntoIterator<Item = u8>) ->
     let reading = reader.read_to_end(&mut seen);
     soon(async {
         tokio::select! {
-            () = dripping => {}
-            // A reset is an end, too.
+            () = writing => {}
+            // A reset ends the connection as well.
             _ = reading => {}
         }
     })
@@ -58,7 +58,7 @@ pub async fn drip(mut stream: TcpStream, bytes: impl IntoIterator<Item = u8>) ->
 // Before the handshake.
 
 #[tokio::test]
-async fn b17_a_head_that_comes_byte_by_byte_ends_at_the_deadline_and_is_told() {
+async fn b17_head_sent_byte_by_byte_is_refused_at_deadline() {
     let mut site = Site::of(builder().handshake_timeout(Duration::from_millis(300))).await;
     let stream = TcpStream::connect(site.listener.local_addr()).await.expect("a listener");
     let endless = with(&head("/CP"), "X-More: ").trim_end().to_owned().into_bytes();
@@ -70,7 +70,7 @@ async fn b17_a_head_that_comes_byte_by_byte_ends_at_the_deadline_and_is_told() {
 }
 
 #[tokio::test]
-async fn b17_a_head_that_is_too_large_or_none_at_all_is_told() {
+async fn b17_oversized_or_invalid_head_is_reported() {
     let mut site = Site::of(builder()).await;
     for (head, status) in
         [(with(&head("/CP"), &format!("X: {}", "x".repeat(70_000))), 431), ("\u{1}\r\n\r\n".to_owned(), 400)]
@@ -82,7 +82,7 @@ async fn b17_a_head_that_is_too_large_or_none_at_all_is_told() {
 }
 
 #[tokio::test]
-async fn requests_that_could_be_smuggled_are_refused_and_nothing_behind_them_is_served() {
+async fn requests_with_smuggling_headers_are_refused_and_open_nothing() {
     let mut site = Site::of(builder()).await;
     let smuggled = head("/smuggled");
     for line in [
@@ -102,9 +102,9 @@ async fn requests_that_could_be_smuggled_are_refused_and_nothing_behind_them_is_
     ] {
         let mut client = site.dial().await;
         client.send([with(&head("/CP"), line), smuggled.clone()].concat()).await;
-        let answer = client.answer().await;
-        assert_eq!(answer.status, 400, "{line}");
-        // Whatever else is answered on the connection, it opens nothing.
+        let response = client.answer().await;
+        assert_eq!(response.status, 400, "{line}");
+        // Later responses on this connection must not be upgrades.
         let rest = client.rest().await;
         assert!(!String::from_utf8_lossy(&rest).contains("101"), "{line}: {}", String::from_utf8_lossy(&rest));
         assert!(site.server.sessions().is_empty(), "{line}");
@@ -121,14 +121,14 @@ async fn requests_that_could_be_smuggled_are_refused_and_nothing_behind_them_is_
 }
 
 #[tokio::test]
-async fn a_handshake_whose_body_has_no_length_is_a_handshake() {
+async fn handshake_with_content_length_zero_is_accepted() {
     let site = Site::of(builder()).await;
     let mut station = site.enter(&with(&head("/CP"), "Content-Length: 0")).await;
     assert_eq!(soon(station.ask(PING)).await, r#"[3,"1",{}]"#);
 }
 
 #[tokio::test]
-async fn b16_identities_are_taken_as_they_are_or_not_at_all() {
+async fn b16_identities_are_accepted_unchanged_or_refused() {
     let site = Site::of(builder()).await;
     let long = "x".repeat(10_000);
     let escaped = "%C3%A9".repeat(5_000);
@@ -150,37 +150,37 @@ async fn b16_identities_are_taken_as_they_are_or_not_at_all() {
         (&*format!("/ocpp/{escaped}"), None),
     ] {
         let mut client = site.dial().await;
-        let answer = client.ask(&head(path)).await;
+        let response = client.ask(&head(path)).await;
         match identity {
             Some(identity) => {
-                let mut station = client.upgraded(&answer).await;
+                let mut station = client.upgraded(&response).await;
                 soon(station.ask(PING)).await;
                 assert_eq!(site.server.session(identity).expect(path).identity().as_ref(), identity);
             }
-            None => assert_eq!(answer.status, 404, "{path}"),
+            None => assert_eq!(response.status, 404, "{path}"),
         }
     }
     assert_eq!(site.ask(&head(&format!("/{}", "x".repeat(70_000)))).await.status, 431);
 }
 
 #[tokio::test]
-async fn b13_a_hook_that_answers_after_the_client_has_left_opens_nothing_that_stays() {
+async fn b13_late_authenticator_leaves_no_session_of_gone_client() {
     let (entered, mut entering) = mpsc::unbounded_channel();
     let open = Arc::new(Semaphore::new(0));
-    let hook = {
+    let authenticator = {
         let open = open.clone();
         move |_: Handshake| {
             let (entered, open) = (entered.clone(), open.clone());
             async move {
                 entered.send(()).expect("a test");
-                open.acquire().await.expect("open some day").forget();
+                open.acquire().await.expect("an open gate").forget();
                 Ok(Accept::new())
             }
         }
     };
-    let mut site = Site::of(builder().auth(hook)).await;
+    let mut site = Site::of(builder().auth(authenticator)).await;
     let mut client = site.dial().await;
-    // Frames behind the head keep it unknown that the client has left.
+    // With frames behind the head, the server does not read on and cannot detect the disconnect.
     client.send([head("/CP").into_bytes(), frame(PING)].concat()).await;
     soon(entering.recv()).await.expect("entered");
     drop(client);
@@ -198,7 +198,7 @@ async fn b13_a_hook_that_answers_after_the_client_has_left_opens_nothing_that_st
     serves(&site).await;
 }
 
-// Behind the handshake.
+// After the handshake.
 
 /// A frame as a client sends it, with a mask of zeros.
 fn raw(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -212,7 +212,7 @@ fn raw(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The code of the close frame among what a server has sent.
+/// The code of the close frame in the bytes from a server.
 fn close_code(seen: &[u8]) -> Option<u16> {
     let mut rest = seen;
     while let [first, length, payload @ ..] = rest {
@@ -226,23 +226,23 @@ fn close_code(seen: &[u8]) -> Option<u16> {
 }
 
 #[tokio::test]
-async fn b51_frames_that_break_the_protocol_end_the_session_with_a_code() {
+async fn b51_invalid_frames_end_session_with_code() {
     let mut site = Site::of(builder().options(Options::server().max_message_size(100_000))).await;
     for (bytes, code, cause) in [
         (vec![0x81, 0x02, b'h', b'i'], 1002, CloseCause::ProtocolError), // not masked
-        (raw(0xc1, b"x"), 1002, CloseCause::ProtocolError),              // the bit of compression
+        (raw(0xc1, b"x"), 1002, CloseCause::ProtocolError),              // the compression bit
         (raw(0xa1, b"x"), 1002, CloseCause::ProtocolError),
         (raw(0x91, b"x"), 1002, CloseCause::ProtocolError),
-        (raw(0x83, b"x"), 1002, CloseCause::ProtocolError), // an opcode that is none
+        (raw(0x83, b"x"), 1002, CloseCause::ProtocolError), // a reserved opcode
         (raw(0x8b, b"x"), 1002, CloseCause::ProtocolError),
         (raw(0x81, &[0xc3]), 1007, CloseCause::ProtocolError),
         (raw(0x81, &[0xed, 0xa0, 0x80]), 1007, CloseCause::ProtocolError), // half a surrogate
         (raw(0x89, &[0; 126]), 1002, CloseCause::ProtocolError),
         (raw(0x8a, &[0; 1000]), 1002, CloseCause::ProtocolError),
         (raw(0x88, &[0; 126]), 1002, CloseCause::ProtocolError),
-        (raw(0x09, b"x"), 1002, CloseCause::ProtocolError), // a ping in pieces
-        (raw(0x80, b"x"), 1002, CloseCause::ProtocolError), // the end of nothing
-        ([raw(0x01, b"["), raw(0x81, b"]")].concat(), 1002, CloseCause::ProtocolError), // a message within a message
+        (raw(0x09, b"x"), 1002, CloseCause::ProtocolError), // a fragmented ping
+        (raw(0x80, b"x"), 1002, CloseCause::ProtocolError), // a continuation without a start
+        ([raw(0x01, b"["), raw(0x81, b"]")].concat(), 1002, CloseCause::ProtocolError), // an interleaved message
         (vec![0x81, 0xff, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1009, CloseCause::TooLarge), // 2^63 bytes
         ([raw(0x01, &[b'x'; 60_000]), raw(0x80, &[b'x'; 60_000])].concat(), 1009, CloseCause::TooLarge),
     ] {
@@ -252,7 +252,7 @@ async fn b51_frames_that_break_the_protocol_end_the_session_with_a_code() {
         stream.write_all(&bytes).await.expect("open");
         stream.shutdown().await.expect("open");
         let mut seen = Vec::new();
-        soon(stream.read_to_end(&mut seen)).await.expect("an end, and no reset");
+        soon(stream.read_to_end(&mut seen)).await.expect("the stream must end without a reset");
         assert_eq!(close_code(&seen), Some(code), "{shown}: {seen:x?}");
         let closed = loop {
             if let EventKind::Closed(closed) = soon(site.events.next()).await.expect("an event").kind {
@@ -265,16 +265,16 @@ async fn b51_frames_that_break_the_protocol_end_the_session_with_a_code() {
 }
 
 #[tokio::test]
-async fn a_message_of_a_million_pieces_is_one_message() {
-    // No ping comes in between.
+async fn message_of_a_million_fragments_is_read() {
+    // The raw reads below do not expect pings.
     let site = Site::of(builder().options(Options::server().ping_interval(None))).await;
     let station = site.enter(&head("/CP")).await;
     let stream = station.ws.into_inner();
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let pieces = tokio::spawn(async move {
+    let fragments = tokio::spawn(async move {
         let (first, rest) = PING.split_at(1);
         let mut bytes = raw(0x01, first.as_bytes());
-        // Most of them are empty, which no limit on the size of a message stops.
+        // Most fragments are empty, so the limit on the message size does not apply.
         let empty = raw(0x00, b"").repeat(1000);
         for _ in 0..1000 {
             bytes.extend(&empty);
@@ -284,21 +284,21 @@ async fn a_message_of_a_million_pieces_is_one_message() {
         writer.write_all(&raw(0x80, rest.as_bytes())).await.expect("open");
         writer
     });
-    let mut answer = vec![0; 2 + r#"[3,"1",{}]"#.len()];
-    soon(reader.read_exact(&mut answer)).await.expect("an answer");
-    assert_eq!(&answer[2..], br#"[3,"1",{}]"#);
-    soon(pieces).await.expect("written");
+    let mut response = vec![0; 2 + r#"[3,"1",{}]"#.len()];
+    soon(reader.read_exact(&mut response)).await.expect("a response");
+    assert_eq!(&response[2..], br#"[3,"1",{}]"#);
+    soon(fragments).await.expect("written");
     serves(&site).await;
 }
 
 #[tokio::test]
-async fn a_message_that_never_ends_is_too_large_before_it_is_kept() {
+async fn endless_message_is_too_large_before_it_is_buffered() {
     let site = Site::of(builder().options(Options::server().max_message_size(10_000))).await;
     let station = site.enter(&head("/CP")).await;
     let (mut reader, mut writer) = tokio::io::split(station.ws.into_inner());
     let endless = tokio::spawn(async move {
         let mut bytes = raw(0x01, b"x");
-        // Ends when the server hears no more.
+        // The write fails once the server has closed the connection.
         while writer.write_all(&bytes).await.is_ok() {
             bytes = raw(0x00, b"x").repeat(100);
         }
@@ -310,7 +310,7 @@ async fn a_message_that_never_ends_is_too_large_before_it_is_kept() {
 }
 
 #[tokio::test]
-async fn silent_connections_hold_nobody_up_and_end_at_the_deadline() {
+async fn silent_connections_end_at_deadline_and_delay_no_station() {
     let site = Site::of(builder().handshake_timeout(Duration::from_millis(500))).await;
     let mut silent = Vec::new();
     for _ in 0..200 {

@@ -1,4 +1,4 @@
-//! HTTP/2 on the port of HTTP/1.1: applications by either, and charging stations that share a connection.
+//! HTTP/2 on the same port as HTTP/1.1: applications over both, and charging stations that share a connection.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -38,10 +38,10 @@ use crate::{
 
 const WHO: &str = r#"[2,"1","Who",{}]"#;
 
-/// What a client of HTTP/2 begins with, and settings of it that say nothing.
+/// The connection preface of an HTTP/2 client, with an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// A server that tells its clients who they are.
+/// A server with a `Who` handler that returns the identity of its session.
 fn builder() -> RpcServerBuilder {
     async fn who(session: Session) -> Result<Value, Infallible> {
         Ok(json!({"who": session.identity()}))
@@ -51,7 +51,7 @@ fn builder() -> RpcServerBuilder {
         .options(Options::server().close_timeout(Duration::from_millis(100)))
 }
 
-/// A server on a port, within an application.
+/// Listens on a port, with the server as part of an application.
 async fn backend(server: &RpcServer) -> Listener {
     server.bind("127.0.0.1:0").app(app(server)).serve().await.expect("a port")
 }
@@ -70,7 +70,7 @@ fn app(server: &RpcServer) -> Router {
         .with_state(server.clone())
 }
 
-/// A connection of HTTP/2.
+/// The client end of an HTTP/2 connection.
 struct Multiplexed(SendRequest<Empty<Bytes>>);
 
 impl Multiplexed {
@@ -94,19 +94,19 @@ impl Multiplexed {
         .await
     }
 
-    /// Status and body.
+    /// Returns status and body.
     async fn get(&self, path: &str) -> (u16, String) {
         let request = Request::get(format!("http://test{path}")).body(Empty::new()).expect("a request");
-        let response = self.send(request).await.expect("an answer");
+        let response = self.send(request).await.expect("a response");
         assert_eq!(response.version(), Version::HTTP_2);
         let status = response.status().as_u16();
         let body = soon(response.into_body().collect()).await.expect("a body").to_bytes();
         (status, String::from_utf8(body.into()).expect("text"))
     }
 
-    /// The answer to an extended CONNECT.
+    /// Sends an extended CONNECT, and returns the response.
     async fn connect(&self, path: &str, protocol: &'static str, version: &str) -> Response<Incoming> {
-        // A client asks once it has seen that it may.
+        // The client must not send an extended CONNECT before it has received the server's settings.
         self.get("/").await;
         let request = Request::builder()
             .method(Method::CONNECT)
@@ -116,10 +116,10 @@ impl Multiplexed {
             .header("sec-websocket-protocol", "ocpp1.6")
             .body(Empty::new())
             .expect("a request");
-        self.send(request).await.expect("an answer")
+        self.send(request).await.expect("a response")
     }
 
-    /// A session: its client's end.
+    /// Opens a session, and returns the station.
     async fn enter(&self, path: &str) -> MultiplexedStation {
         let response = self.connect(path, "websocket", "13").await;
         assert_eq!(response.status(), 200, "{response:?}");
@@ -135,7 +135,7 @@ impl Multiplexed {
 
 type MultiplexedStation = Station<TokioIo<hyper::upgrade::Upgraded>>;
 
-/// One end of a connection in memory that `server` serves, and what ends with it.
+/// The client end of an in-memory connection that `server` serves, and a future that ends with the connection.
 fn connect(server: &RpcServer) -> (DuplexStream, impl Future<Output = ()>) {
     let (near, far) = tokio::io::duplex(64 << 10);
     let server = server.clone();
@@ -143,7 +143,7 @@ fn connect(server: &RpcServer) -> (DuplexStream, impl Future<Output = ()>) {
     (near, async { serving.await.expect("no panic") })
 }
 
-/// A frame of HTTP/2: its type, and what is in it.
+/// Reads an HTTP/2 frame, and returns its type and payload.
 async fn frame(stream: &mut (impl AsyncRead + Unpin)) -> (u8, Vec<u8>) {
     let mut head = [0; 9];
     stream.read_exact(&mut head).await.expect("a frame");
@@ -152,7 +152,7 @@ async fn frame(stream: &mut (impl AsyncRead + Unpin)) -> (u8, Vec<u8>) {
     (head[3], payload)
 }
 
-/// The settings that a server begins with.
+/// Reads the initial SETTINGS frame of a server.
 async fn settings(stream: &mut (impl AsyncRead + Unpin)) -> Vec<(u16, u32)> {
     let (kind, payload) = frame(stream).await;
     assert_eq!(kind, 4);
@@ -166,42 +166,42 @@ async fn settings(stream: &mut (impl AsyncRead + Unpin)) -> Vec<(u16, u32)> {
 // One port.
 
 #[tokio::test]
-async fn an_application_and_stations_are_served_on_one_port_by_either_version() {
-    let server = builder().build().expect("sound");
+async fn application_and_stations_share_port_with_either_version() {
+    let server = builder().build().expect("valid settings");
     let listener = backend(&server).await;
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     assert_eq!(http2.get("/hello/one").await, (200, "one by HTTP/2.0".to_owned()));
     let mut client = Client::dial(listener.local_addr()).await;
-    let answer = client.ask("GET /hello/two HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    assert_eq!(answer.body, "two by HTTP/1.1");
-    let answer = client.ask(&offering("/ocpp/CP", "ocpp1.6")).await;
-    let mut station = client.upgraded(&answer).await;
+    let response = client.ask("GET /hello/two HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!(response.body, "two by HTTP/1.1");
+    let response = client.ask(&offering("/ocpp/CP", "ocpp1.6")).await;
+    let mut station = client.upgraded(&response).await;
     assert_eq!(soon(station.ask(WHO)).await, r#"[3,"1",{"who":"CP"}]"#);
     assert_eq!(http2.get("/hello/three").await, (200, "three by HTTP/2.0".to_owned()));
-    // Where stations connect, there is nothing else.
+    // The path of the stations serves only handshakes.
     assert_eq!(http2.get("/ocpp/CP").await.0, 400);
 }
 
 #[tokio::test]
-async fn a_head_that_comes_byte_by_byte_is_http_1_all_the_same() {
-    let server = builder().build().expect("sound");
+async fn head_sent_byte_by_byte_is_read_as_http_1() {
+    let server = builder().build().expect("valid settings");
     for head in ["PRI * HTTP/1.1\r\nHost: test\r\n\r\n", "PUT / HTTP/1.1\r\nHost: test\r\n\r\n"] {
         let (near, far) = tokio::io::duplex(1);
         let server = server.clone();
         tokio::spawn(async move { server.serve_connection(far, ConnectionInfo::new()).await });
-        let answer = Client::over(near).ask(head).await;
-        assert_eq!((answer.status, answer.header("content-length")), (404, "0"), "{head}");
+        let response = Client::over(near).ask(head).await;
+        assert_eq!((response.status, response.header("content-length")), (404, "0"), "{head}");
     }
 }
 
 #[cfg(feature = "tls")]
 #[tokio::test]
-async fn alpn_chooses_the_version_below_tls() {
+async fn alpn_selects_http_version() {
     use crate::tls::{Authority, alpn, tls_to};
     let authority = Authority::new();
     let tls = ocpp_rpc::tls::ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate());
-    let server = builder().websockets_over_http2(true).build().expect("sound");
-    let listening = server.bind("127.0.0.1:0").tls(tls.build().expect("sound")).app(app(&server)).serve();
+    let server = builder().websockets_over_http2(true).build().expect("valid settings");
+    let listening = server.bind("127.0.0.1:0").tls(tls.build().expect("valid settings")).app(app(&server)).serve();
     let listener = listening.await.expect("a port");
     let address = listener.local_addr();
 
@@ -217,8 +217,8 @@ async fn alpn_chooses_the_version_below_tls() {
         let stream = tls_to(address, alpn(&authority, offered)).await.expect("a stream");
         assert_eq!(stream.get_ref().1.alpn_protocol(), offered.first().map(|offer| offer.as_bytes()));
         let mut client = Client::over(stream);
-        let answer = client.ask(&offering("/ocpp/CP-1", "ocpp1.6")).await;
-        let mut station = client.upgraded(&answer).await;
+        let response = client.ask(&offering("/ocpp/CP-1", "ocpp1.6")).await;
+        let mut station = client.upgraded(&response).await;
         assert_eq!(soon(station.ask(WHO)).await, r#"[3,"1",{"who":"CP-1"}]"#);
     }
 }
@@ -226,9 +226,9 @@ async fn alpn_chooses_the_version_below_tls() {
 // Limits.
 
 #[tokio::test(start_paused = true)]
-async fn half_a_preface_and_a_connection_without_a_request_end_at_the_deadline() {
-    let server = builder().handshake_timeout(10 * SECOND).build().expect("sound");
-    let began = Instant::now();
+async fn partial_preface_or_no_request_ends_at_handshake_deadline() {
+    let server = builder().handshake_timeout(10 * SECOND).build().expect("valid settings");
+    let first_start = Instant::now();
     for (bytes, at_most) in [(&b""[..], 10), (&PREFACE[..17], 10), (PREFACE, 20)] {
         let (mut stream, served) = connect(&server);
         stream.write_all(bytes).await.expect("open");
@@ -237,12 +237,12 @@ async fn half_a_preface_and_a_connection_without_a_request_end_at_the_deadline()
         let took = start.elapsed();
         assert!(took >= 9 * SECOND && took <= (at_most + 1) * SECOND, "{took:?} of {bytes:?}");
     }
-    assert!(began.elapsed() < 60 * SECOND);
+    assert!(first_start.elapsed() < 60 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_silent_after_an_answer_is_told_to_go() {
-    let server = builder().handshake_timeout(10 * SECOND).build().expect("sound");
+async fn connection_idle_after_response_is_closed() {
+    let server = builder().handshake_timeout(10 * SECOND).build().expect("valid settings");
     let (stream, served) = connect(&server);
     let http2 = Multiplexed::over(stream).await;
     tokio::time::sleep(8 * SECOND).await;
@@ -250,21 +250,21 @@ async fn a_connection_that_is_silent_after_an_answer_is_told_to_go() {
     tokio::time::sleep(8 * SECOND).await;
     assert_eq!(http2.get("/").await.0, 404);
     let start = Instant::now();
-    // A client that goes when it is told to.
+    // The client closes when it receives GOAWAY.
     served.await;
     let took = start.elapsed();
     assert!(took >= 9 * SECOND && took <= 11 * SECOND, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_has_vanished_is_missed_also_in_the_midst_of_an_answer() {
-    let server = builder().build().expect("sound");
+async fn vanished_client_is_detected_during_response() {
+    let server = builder().build().expect("valid settings");
     let dropped = Arc::new(Notify::new());
     let on_drop = dropped.clone();
     let application = tower::service_fn(move |_: Request<Incoming>| {
-        let gone = Gone(on_drop.clone());
+        let guard = NotifyOnDrop(on_drop.clone());
         async move {
-            let _gone = gone;
+            let _guard = guard;
             std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>().await
         }
     });
@@ -272,25 +272,25 @@ async fn a_client_that_has_vanished_is_missed_also_in_the_midst_of_an_answer() {
     tokio::spawn(async move { server.serve_connection_with(far, ConnectionInfo::new(), application).await });
     stream.write_all(PREFACE).await.expect("open");
     stream.write_all(&headers(&[(":method", "GET"), (":scheme", "http"), (":path", "/")])).await.expect("open");
-    // The stream stays open, and nobody answers pings any more.
+    // The stream stays open, and the client no longer acknowledges pings.
     let start = Instant::now();
     dropped.notified().await;
     assert!(start.elapsed() <= 60 * SECOND, "{:?}", start.elapsed());
 }
 
-/// Tells when it is dropped.
-struct Gone(Arc<Notify>);
+/// Notifies when it is dropped.
+struct NotifyOnDrop(Arc<Notify>);
 
-impl Drop for Gone {
+impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
         self.0.notify_one();
     }
 }
 
-/// A frame of a request's headers that are its end as well, of the first stream.
+/// A HEADERS frame of a request without a body, on stream 1.
 fn headers(fields: &[(&str, &str)]) -> Vec<u8> {
     let short = |text: &str| u8::try_from(text.len()).ok().filter(|length| *length < 127).expect("a short text");
-    // Literals that nobody remembers (RFC 7541 §6.2.2).
+    // Literals without indexing (RFC 7541 §6.2.2).
     let literal = |&(name, value): &(&str, &str)| {
         [&[0, short(name)], name.as_bytes(), &[short(value)], value.as_bytes()].concat()
     };
@@ -300,8 +300,8 @@ fn headers(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_limits_of_a_head_hold_and_streams_are_limited_too() {
-    let server = builder().max_head_size(8 << 10).max_headers(10).build().expect("sound");
+async fn head_limits_and_stream_limit_apply() {
+    let server = builder().max_head_size(8 << 10).max_headers(10).build().expect("valid settings");
     let (mut stream, _served) = connect(&server);
     stream.write_all(PREFACE).await.expect("open");
     let settings = soon(settings(&mut stream)).await;
@@ -317,17 +317,17 @@ async fn the_limits_of_a_head_hold_and_streams_are_limited_too() {
         request
     };
     for (lines, value, status) in [(10, "x", 404), (11, "x", 431), (9, &*"x".repeat(1000), 431), (1, "x", 404)] {
-        let answer = http2.send(with(lines, value)).await.expect("an answer");
-        assert_eq!(answer.status(), status, "{lines} lines of {} bytes", value.len());
+        let response = http2.send(with(lines, value)).await.expect("a response");
+        assert_eq!(response.status(), status, "{lines} lines of {} bytes", value.len());
     }
 }
 
 #[tokio::test]
-async fn a_panic_ends_its_own_request_and_no_other() {
+async fn panic_ends_only_its_own_request() {
     async fn panics() -> &'static str {
-        panic!("as the test wants it")
+        panic!("intended by this test")
     }
-    let server = builder().websockets_over_http2(true).build().expect("sound");
+    let server = builder().websockets_over_http2(true).build().expect("valid settings");
     let app = app(&server).route("/panics", get(panics));
     let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let http2 = Multiplexed::dial(listener.local_addr()).await;
@@ -341,12 +341,12 @@ async fn a_panic_ends_its_own_request_and_no_other() {
 // Closing.
 
 #[tokio::test]
-async fn a_close_waits_for_answers_under_way_and_drops_what_does_not_end() {
+async fn close_waits_for_responses_and_drops_endless_streams() {
     let (entered, mut entries) = mpsc::unbounded_channel();
     let (gate, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (open, gone) = (gate.clone(), dropped.clone());
+    let (open, on_drop) = (gate.clone(), dropped.clone());
     let wait = async move |Path(what): Path<String>| {
-        let _gone = Gone(gone.clone());
+        let _guard = NotifyOnDrop(on_drop.clone());
         entered.send(()).expect("a test");
         match &*what {
             "ever" => std::future::pending().await,
@@ -354,12 +354,12 @@ async fn a_close_waits_for_answers_under_way_and_drops_what_does_not_end() {
         }
         "x".repeat(200_000)
     };
-    let server = builder().build().expect("sound");
+    let server = builder().build().expect("valid settings");
     let app = Router::new().route("/wait/{what}", get(wait));
     let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let address = listener.local_addr();
     let (one, other) = (Multiplexed::dial(address).await, Multiplexed::dial(address).await);
-    let answer = tokio::spawn(async move { one.get("/wait/awhile").await });
+    let response = tokio::spawn(async move { one.get("/wait/awhile").await });
     soon(entries.recv()).await.expect("an entry");
     let request = Request::get("http://test/wait/ever").body(Empty::new()).expect("a request");
     let never = tokio::spawn(async move { other.send(request).await });
@@ -371,7 +371,7 @@ async fn a_close_waits_for_answers_under_way_and_drops_what_does_not_end() {
         tokio::task::yield_now().await;
     }
     gate.notify_one();
-    let (status, body) = answer.await.expect("no panic");
+    let (status, body) = response.await.expect("no panic");
     assert_eq!((status, body.len()), (200, 200_000));
     soon(dropped.notified()).await;
     soon(closing).await.expect("no panic");
@@ -381,17 +381,17 @@ async fn a_close_waits_for_answers_under_way_and_drops_what_does_not_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_closes_drops_streams_that_do_not_end_whoever_serves_them() {
-    let server = builder().build().expect("sound");
+async fn server_close_drops_endless_streams_of_foreign_service() {
+    let server = builder().build().expect("valid settings");
     let (near, far) = tokio::io::duplex(64 << 10);
     let dropped = Arc::new(Notify::new());
     let (entered, mut entries) = mpsc::unbounded_channel();
     let on_drop = dropped.clone();
     let application = tower::service_fn(move |_: Request<Incoming>| {
-        let gone = Gone(on_drop.clone());
+        let guard = NotifyOnDrop(on_drop.clone());
         entered.send(()).expect("a test");
         async move {
-            let _gone = gone;
+            let _guard = guard;
             std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>().await
         }
     });
@@ -409,8 +409,8 @@ async fn a_server_that_closes_drops_streams_that_do_not_end_whoever_serves_them(
 }
 
 #[tokio::test]
-async fn a_close_ends_the_sessions_of_a_connection_and_the_connection() {
-    let server = builder().websockets_over_http2(true).build().expect("sound");
+async fn close_ends_sessions_and_their_connection() {
+    let server = builder().websockets_over_http2(true).build().expect("valid settings");
     let listener = backend(&server).await;
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     let (mut one, mut other) = (http2.enter("/ocpp/CP-1").await, http2.enter("/ocpp/CP-2").await);
@@ -424,13 +424,13 @@ async fn a_close_ends_the_sessions_of_a_connection_and_the_connection() {
 }
 
 #[tokio::test]
-async fn sessions_outlive_a_listener_that_is_dropped() {
-    let server = builder().websockets_over_http2(true).build().expect("sound");
+async fn sessions_outlive_dropped_listener() {
+    let server = builder().websockets_over_http2(true).build().expect("valid settings");
     let listener = backend(&server).await;
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     let mut station = http2.enter("/ocpp/CP").await;
     drop(listener);
-    // The client was told that there will be no more streams.
+    // Wait until the client has received GOAWAY and rejects new streams.
     while http2.send(Request::get("http://test/").body(Empty::new()).expect("a request")).await.is_ok() {}
     assert_eq!(soon(station.ask(WHO)).await, r#"[3,"1",{"who":"CP"}]"#);
 }
@@ -438,8 +438,8 @@ async fn sessions_outlive_a_listener_that_is_dropped() {
 // Stations.
 
 #[tokio::test]
-async fn stations_share_a_connection_and_part_one_by_one() {
-    let server = builder().websockets_over_http2(true).build().expect("sound");
+async fn stations_share_connection_and_close_independently() {
+    let server = builder().websockets_over_http2(true).build().expect("valid settings");
     let listener = backend(&server).await;
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     let mut one = http2.enter("/ocpp/CP-1").await;
@@ -453,32 +453,33 @@ async fn stations_share_a_connection_and_part_one_by_one() {
         let (id, call_in) = soon(station.receive_call()).await;
         assert_eq!(call_in, json!(["Ask", {"of": identity}]));
         station.send(format!(r#"[3,"{id}",{{"from":"{identity}"}}]"#)).await;
-        assert_eq!(call.await.expect("no panic").expect("an answer"), json!({"from": identity}));
+        assert_eq!(call.await.expect("no panic").expect("a response"), json!({"from": identity}));
     }
     let session = server.session("CP-1").expect("registered");
     one.close(3000, "enough").await;
     assert_eq!(soon(session.closed()).await.code, 3000);
     assert!(server.session("CP-1").is_none());
     assert_eq!(soon(other.ask(WHO)).await, r#"[3,"1",{"who":"CP-2"}]"#);
-    // A large message goes through the windows of the stream, both ways.
+    // A large message exceeds the flow-control windows in both directions.
     let session = server.session("CP-2").expect("registered");
     let large = json!({"x": "x".repeat(900_000)});
-    let call = tokio::spawn(async move { session.call::<Value>("Echo", &large).await.map(|answer| (answer, large)) });
+    let call =
+        tokio::spawn(async move { session.call::<Value>("Echo", &large).await.map(|response| (response, large)) });
     let (id, call_in) = soon(other.receive_call()).await;
     other.send(format!(r#"[3,"{id}",{}]"#, call_in[1])).await;
-    let (answer, large) = soon(call).await.expect("no panic").expect("an answer");
-    assert!(answer == large);
-    // And the closed one comes back.
+    let (response, large) = soon(call).await.expect("no panic").expect("a response");
+    assert!(response == large);
+    // The closed station can open a new session.
     let mut again = http2.enter("/ocpp/CP-1").await;
     assert_eq!(soon(again.ask(WHO)).await, r#"[3,"1",{"who":"CP-1"}]"#);
 }
 
 #[tokio::test]
-async fn sessions_are_lost_with_their_connection() {
-    let server = builder().websockets_over_http2(true).build().expect("sound");
+async fn sessions_end_when_their_connection_is_lost() {
+    let server = builder().websockets_over_http2(true).build().expect("valid settings");
     let (near, served) = connect(&server);
     let (mut pipe, end) = tokio::io::duplex(64 << 10);
-    let carrying = tokio::spawn(async move {
+    let forwarding = tokio::spawn(async move {
         let mut near = near;
         tokio::io::copy_bidirectional(&mut pipe, &mut near).await
     });
@@ -486,7 +487,7 @@ async fn sessions_are_lost_with_their_connection() {
     let stations = [http2.enter("/CP-1").await, http2.enter("/CP-2").await];
     let mut sessions = server.sessions();
     assert_eq!(sessions.len(), 2);
-    carrying.abort();
+    forwarding.abort();
     soon(served).await;
     for session in sessions.drain(..) {
         let closed = soon(session.closed()).await;
@@ -496,33 +497,33 @@ async fn sessions_are_lost_with_their_connection() {
 }
 
 #[tokio::test]
-async fn a_connect_is_judged_like_any_other_handshake() {
-    let hook = async |handshake: Handshake| match handshake.identity() {
-        "stranger" => Err(Reject::unauthorized()),
+async fn extended_connect_is_checked_like_other_handshakes() {
+    let authenticator = async |handshake: Handshake| match handshake.identity() {
+        "unknown" => Err(Reject::unauthorized()),
         _ => Ok(Accept::new()),
     };
-    let server = builder().websockets_over_http2(true).auth(hook).build().expect("sound");
+    let server = builder().websockets_over_http2(true).auth(authenticator).build().expect("valid settings");
     let listener = backend(&server).await;
     let http2 = Multiplexed::dial(listener.local_addr()).await;
     for (path, protocol, version, status) in [
         ("/ocpp/CP", "connect-udp", "13", 501),
         ("/ocpp/CP", "websocket", "8", 400),
         ("/ocpp/%ff", "websocket", "13", 404),
-        ("/ocpp/stranger", "websocket", "13", 401),
+        ("/ocpp/unknown", "websocket", "13", 401),
         ("/extracted/CP", "websocket", "8", 400),
         ("/hello/CP", "websocket", "13", 405),
     ] {
-        let answer = http2.connect(path, protocol, version).await;
-        assert_eq!(answer.status(), status, "{path} {protocol} {version}");
-        assert_eq!(answer.headers().contains_key("sec-websocket-version"), version == "8");
+        let response = http2.connect(path, protocol, version).await;
+        assert_eq!(response.status(), status, "{path} {protocol} {version}");
+        assert_eq!(response.headers().contains_key("sec-websocket-version"), version == "8");
     }
     assert!(server.sessions().is_empty());
     http2.enter("/ocpp/CP").await;
 }
 
 #[tokio::test]
-async fn who_has_no_common_protocol_is_told_over_http_2_as_well() {
-    let server = builder().protocols(["ocpp2.1"]).websockets_over_http2(true).build().expect("sound");
+async fn client_without_common_protocol_over_http_2_is_closed() {
+    let server = builder().protocols(["ocpp2.1"]).websockets_over_http2(true).build().expect("valid settings");
     let http2 = Multiplexed::over(connect(&server).0).await;
     let mut station = http2.enter("/CP").await;
     assert_eq!(station.protocol, None);
@@ -531,9 +532,9 @@ async fn who_has_no_common_protocol_is_told_over_http_2_as_well() {
 }
 
 #[tokio::test]
-async fn without_the_option_there_are_no_websockets_over_http_2() {
+async fn websockets_over_http_2_require_the_option() {
     for is_on in [false, true] {
-        let server = builder().websockets_over_http2(is_on).build().expect("sound");
+        let server = builder().websockets_over_http2(is_on).build().expect("valid settings");
         let (mut stream, _served) = connect(&server);
         stream.write_all(PREFACE).await.expect("open");
         let settings = soon(settings(&mut stream)).await;
@@ -548,7 +549,7 @@ async fn without_the_option_there_are_no_websockets_over_http_2() {
             ("sec-websocket-protocol", "ocpp1.6"),
         ]);
         stream.write_all(&connect).await.expect("open");
-        // An answer, or a reset.
+        // The server sends either a HEADERS frame or a RST_STREAM frame.
         let kind = loop {
             if let (kind @ (1 | 3), _) = soon(frame(&mut stream)).await {
                 break kind;
@@ -556,8 +557,8 @@ async fn without_the_option_there_are_no_websockets_over_http_2() {
         };
         assert_eq!(kind == 1, is_on);
     }
-    // The same where somebody else lets such requests through.
-    let server = builder().build().expect("sound");
+    // The service refuses such requests even if another listener allows the extended CONNECT.
+    let server = builder().build().expect("valid settings");
     let (near, far) = tokio::io::duplex(64 << 10);
     let service = hyper_util::service::TowerToHyperService::new(server.clone());
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())

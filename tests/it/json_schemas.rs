@@ -1,4 +1,4 @@
-//! A protocol of one's own, checked by JSON Schemas, as both ends notice it.
+//! Validation of a custom protocol by JSON Schemas, in both directions.
 
 use ocpp_rpc::{
     Error, Options, RpcRouter, RpcServer,
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{connected, echo};
 
 #[tokio::test(start_paused = true)]
-async fn b42_other_protocols_are_checked_by_schemas_of_ones_own() {
+async fn b42_custom_protocols_are_checked_by_custom_schemas() {
     let schema = json!({
         "$schema": "http://json-schema.org/draft-06/schema#",
         "type": "object",
@@ -20,9 +20,10 @@ async fn b42_other_protocols_are_checked_by_schemas_of_ones_own() {
     let schemas = JsonSchemas::new().schema("acme1", "Dim", PayloadKind::Request, schema).expect("a schema");
     let schemas = schemas.schema("acme1", "Dim", PayloadKind::Response, json!({"type": "object"})).expect("a schema");
     let server = RpcServer::builder(RpcRouter::new().on("Dim", echo)).protocols(["acme1"]);
-    let server = server.options(Options::server().validation(Validation::new(schemas))).build().expect("sound");
+    let server =
+        server.options(Options::server().validation(Validation::new(schemas))).build().expect("valid settings");
     let (mut station, session) = connected(&server, "acme1").await;
-    for (params, answer) in [
+    for (params, response) in [
         (r#"{"level":2}"#, r#"[3,"1",{"level":2}]"#),
         (r#"{"level":4}"#, r#"[4,"1","PropertyConstraintViolation","/level: "#),
         (r#"{"level":"2"}"#, r#"[4,"1","TypeConstraintViolation","/level: "#),
@@ -30,7 +31,7 @@ async fn b42_other_protocols_are_checked_by_schemas_of_ones_own() {
         (r#"{"level":1,"more":1}"#, r#"[4,"1","FormatViolation","/more: "#),
     ] {
         let seen = station.ask(format!(r#"[2,"1","Dim",{params}]"#)).await;
-        assert!(seen.starts_with(answer), "{params}: {seen}");
+        assert!(seen.starts_with(response), "{params}: {seen}");
     }
     let failed = session.call::<Value>("Dim", &json!({"level": 9})).await;
     assert!(matches!(failed, Err(Error::Invalid(violation)) if violation.pointer() == "/level"));
