@@ -21,7 +21,7 @@ use crate::support::{Station, dial_with_buffer, echo};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn server<S: Send + Sync + 'static>(router: RpcRouter<S>, options: Options) -> RpcServer {
-    RpcServer::builder(router).protocols(["ocpp2.1", "ocpp1.6"]).options(options).build().expect("valid")
+    RpcServer::builder(router).protocols(["ocpp2.1", "ocpp1.6"]).options(options).build().expect("valid settings")
 }
 
 /// Connects a station over a stream with a buffer of `bytes` bytes and returns it with its session.
@@ -185,7 +185,7 @@ async fn b31_raised_handler_concurrency_starts_queued_calls() {
     station.send(r#"[2,"1","Wait",{}]"#).await;
     station.send(r#"[2,"2","Echo",{}]"#).await;
     messages(&mut events, 2).await;
-    session.set_options(Options::server().handler_concurrency(2)).expect("valid");
+    session.set_options(Options::server().handler_concurrency(2)).expect("valid settings");
     assert_eq!(station.receive().await, r#"[3,"2",{}]"#);
     assert!(session.set_options(Options::server().call_concurrency(0)).is_err());
 }
@@ -193,7 +193,7 @@ async fn b31_raised_handler_concurrency_starts_queued_calls() {
 #[tokio::test(start_paused = true)]
 async fn b31_handler_raising_concurrency_starts_queued_calls() {
     async fn raise_limit(session: Session) -> Result<(), Infallible> {
-        session.set_options(Options::server().handler_concurrency(2).ping_interval(None)).expect("valid");
+        session.set_options(Options::server().handler_concurrency(2).ping_interval(None)).expect("valid settings");
         pending().await
     }
     let router = RpcRouter::new().on("RaiseLimit", raise_limit).on("Echo", echo);

@@ -21,7 +21,7 @@ async fn status(listener: &Listener, head: &str) -> u16 {
 
 #[tokio::test]
 async fn b15_existing_socket_serves_stations_only_by_default() {
-    let server = builder().build().expect("valid");
+    let server = builder().build().expect("valid settings");
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = socket.local_addr().expect("an address");
     let listener = server.attach(socket).serve().await.expect("a listening socket");
@@ -32,7 +32,7 @@ async fn b15_existing_socket_serves_stations_only_by_default() {
 
 #[tokio::test]
 async fn existing_socket_serves_an_application() {
-    let server = builder().build().expect("valid");
+    let server = builder().build().expect("valid settings");
     let app = Router::new().route("/health", get(async || "ok")).route_service("/ocpp/{*identity}", server.clone());
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let listener = server.attach(socket).app(app).serve().await.expect("a listening socket");
@@ -43,7 +43,7 @@ async fn existing_socket_serves_an_application() {
 
 #[tokio::test]
 async fn address_in_use_is_an_error() {
-    let server = builder().build().expect("valid");
+    let server = builder().build().expect("valid settings");
     let listener = server.listen("127.0.0.1:0").await.expect("a port");
     let again = server.bind(listener.local_addr()).serve().await.expect_err("in use");
     assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
@@ -51,7 +51,7 @@ async fn address_in_use_is_an_error() {
 
 #[tokio::test]
 async fn address_resolving_to_nothing_is_an_error() {
-    let server = builder().build().expect("valid");
+    let server = builder().build().expect("valid settings");
     let no_addresses: &[std::net::SocketAddr] = &[];
     let error = server.bind(no_addresses).serve().await.expect_err("no address");
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
@@ -59,7 +59,7 @@ async fn address_resolving_to_nothing_is_an_error() {
 
 #[tokio::test]
 async fn dropped_builder_leaves_server_open() {
-    let server = builder().build().expect("valid");
+    let server = builder().build().expect("valid settings");
     drop(server.bind("127.0.0.1:0"));
     assert!(!server.is_closing());
     let listener = server.listen("127.0.0.1:0").await.expect("a port");
@@ -74,8 +74,9 @@ async fn existing_socket_serves_tls() {
     use crate::tls::{Authority, alpn, tls_to};
 
     let authority = Authority::new();
-    let tls = ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate()).build().expect("valid");
-    let server = builder().build().expect("valid");
+    let tls =
+        ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate()).build().expect("valid settings");
+    let server = builder().build().expect("valid settings");
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let listener = server.attach(socket).tls(tls).serve().await.expect("a listening socket");
     let stream = soon(tls_to(listener.local_addr(), alpn(&authority, &["http/1.1"]))).await.expect("a TLS stream");
@@ -95,7 +96,7 @@ async fn existing_socket_serves_tls() {
 #[cfg(feature = "tls")]
 #[tokio::test]
 async fn tls_none_serves_plain_tcp() {
-    let server = builder().build().expect("valid");
+    let server = builder().build().expect("valid settings");
     let listener = server.bind("127.0.0.1:0").tls(None).serve().await.expect("a port");
     assert_eq!(status(&listener, &offering("/ocpp/CP", "ocpp1.6")).await, 101);
 }

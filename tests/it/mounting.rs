@@ -76,7 +76,7 @@ async fn axum_with_addresses(app: Router) -> SocketAddr {
     address
 }
 
-/// Selects if the server knows the address of the client.
+/// The expectation for the client's address at the server.
 #[derive(Clone, Copy)]
 enum Remote {
     Known,
@@ -93,8 +93,8 @@ async fn check_mounted_server(server: &RpcServer, address: SocketAddr, remote: R
         Remote::Known => Some(own),
         Remote::Unknown => None,
     };
-    let who = json!({"endpoint": "/ocpp", "identity": "CP/1", "protocol": "ocpp1.6", "remote": remote});
-    assert_eq!(response, json!([3, "1", who]).to_string());
+    let info = json!({"endpoint": "/ocpp", "identity": "CP/1", "protocol": "ocpp1.6", "remote": remote});
+    assert_eq!(response, json!([3, "1", info]).to_string());
 
     let session = server.session("CP/1").expect("registered");
     let reset = session.call::<Value>("Reset", &json!({"type": "Soft"}));

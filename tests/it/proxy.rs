@@ -57,7 +57,7 @@ async fn trusted_proxy_headers_reach_service() {
 
 #[tokio::test]
 async fn trusted_proxy_headers_reach_service_below_axum_serve() {
-    let server = builder().build().expect("valid");
+    let server = builder().build().expect("valid settings");
     let app = Router::new().nest_service("/ocpp", server.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("a port");
@@ -78,7 +78,7 @@ async fn trusted_proxy_headers_reach_application_of_listener() {
         assert_eq!(upgrade.handshake().tls(), tls.as_deref());
         server.accept(upgrade, Accept::new())
     }
-    let server = builder().build().expect("valid");
+    let server = builder().build().expect("valid settings");
     let app = Router::new().route("/ocpp/{identity}", any(connect)).with_state(server.clone());
     let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
     let response = Client::dial(listener.local_addr()).await.ask(&forwarded(&head("/ocpp/CP"))).await;
@@ -96,7 +96,7 @@ async fn trusted_proxy_headers_reach_session_by_axum_extractor() {
     async fn connect(upgrade: RpcUpgrade, axum::extract::State(server): axum::extract::State<RpcServer>) -> Response {
         server.accept(upgrade, Accept::new())
     }
-    let server = builder().build().expect("valid");
+    let server = builder().build().expect("valid settings");
     let app = Router::new().route("/ocpp/{identity}", any(connect)).with_state(server.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("a port");

@@ -44,7 +44,7 @@ async fn layers_apply_to_handshake_but_not_to_session() {
         let id = handshake.headers()["x-request-id"].clone();
         Ok(Accept::new().extension(id))
     };
-    let server = RpcServer::builder(RpcRouter::new()).auth(hook).build().expect("valid");
+    let server = RpcServer::builder(RpcRouter::new()).auth(hook).build().expect("valid settings");
     let id = HeaderName::from_static("x-request-id");
     let timeout = Duration::from_millis(100);
     let app = Router::new()
@@ -88,7 +88,8 @@ async fn joint_shutdown_with_axum_loses_no_response() {
         Ok(json!({"answered": "late"}))
     }
     let gate = Arc::new(Semaphore::new(0));
-    let server = RpcServer::builder(RpcRouter::with_state(gate.clone()).on("Slow", slow)).build().expect("valid");
+    let server =
+        RpcServer::builder(RpcRouter::with_state(gate.clone()).on("Slow", slow)).build().expect("valid settings");
     let app = Router::new()
         .route("/reset/{identity}", post(reset))
         .route_service("/ocpp/{*identity}", server.clone())

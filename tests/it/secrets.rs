@@ -24,7 +24,8 @@ async fn logs_events_errors_and_debug_output_contain_no_secret() {
     async fn ping() -> Result<(), Infallible> {
         Ok(())
     }
-    // The subscriber is set for this thread only. The bridge from `log` is global and uses the subscriber of each thread.
+    // The subscriber is set for this thread only. The bridge from `log` is global and uses the subscriber of the calling
+    // thread.
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
     let _logging = log_to(subscriber.with_writer(log.clone()).finish());
@@ -41,13 +42,13 @@ async fn logs_events_errors_and_debug_output_contain_no_secret() {
     let tls = ServerTls::builder().certificate(certificates[0].certificate());
     let tls = tls.required_client_certificates(stations.authorities());
     let _ = write!(written, "{builder:?} {tls:?}");
-    let server = builder.build().expect("valid");
-    let listener = server.bind("127.0.0.1:0").tls(tls.build().expect("valid")).serve().await.expect("a port");
+    let server = builder.build().expect("valid settings");
+    let listener = server.bind("127.0.0.1:0").tls(tls.build().expect("valid settings")).serve().await.expect("a port");
     let mut site = Site { events: server.events(), listener, server };
 
     let tls = ClientTls::builder().authorities(authority.authorities()).certificate(certificates[1].certificate());
     let _ = write!(written, "{tls:?}");
-    let tls = tls.build().expect("valid");
+    let tls = tls.build().expect("valid settings");
     let client = |identity: &str, password: &str| {
         RpcClient::builder(format!("wss://{}/ocpp", site.listener.local_addr()), identity)
             .protocols(["ocpp1.6"])

@@ -207,8 +207,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Station<S> {
         self.ws.next().await.expect("open").expect("a message")
     }
 
-    /// Returns code and reason of the next close frame, after the reply that the protocol requires. Skips other messages
-    /// before it.
+    /// Returns code and reason of the next close frame, after the reply that the protocol requires. Skips other
+    /// messages before it.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
             match self.ws.next().await {

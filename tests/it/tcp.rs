@@ -99,7 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         status.unwrap_or_else(|| panic!("no response: {line:?}"))
     }
 
-    /// Reads the rest of a response whose first line was read already.
+    /// Reads the rest of a response after its first line.
     pub async fn answer_behind(&mut self, status: u16) -> Responder {
         let mut headers = HeaderMap::new();
         while let Some((name, value)) = self.line().await.split_once(": ") {
