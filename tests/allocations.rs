@@ -1,7 +1,7 @@
-//! What connections and calls cost in memory, counted: a regression fails here, and not in somebody's benchmark.
+//! Allocations of connections and calls: exact limits, so that a regression fails a test and not only a benchmark.
 //!
-//! Only what the thread of a test allocates is counted, and the stations' side of it allocates nothing.
-// Only Linux: elsewhere, mutexes of the standard library and sockets of tokio allocate as well.
+//! The tests count only the allocations of their own thread. The station's side allocates nothing.
+// Only on Linux: on other systems, the mutexes of the standard library and tokio's sockets allocate as well.
 #![cfg(all(feature = "server", target_os = "linux"))]
 
 use std::{
@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::{runtime::Runtime, task::yield_now};
 
-/// A server on a port, all of which runs on this thread.
+/// A server with a listener that runs on this thread only.
 struct Site {
     runtime: Runtime,
     server: RpcServer,
@@ -42,12 +42,13 @@ impl Site {
         let router = RpcRouter::new().on("Heartbeat", heartbeat).on("Slow", slow).on("Large", large);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let options = Options::server().ping_interval(None);
-        let server = RpcServer::builder(router).protocols(["ocpp1.6"]).options(options).build().expect("sound");
+        let server =
+            RpcServer::builder(router).protocols(["ocpp1.6"]).options(options).build().expect("valid settings");
         let listener = runtime.block_on(server.listen("127.0.0.1:0")).expect("a port");
         Self { runtime, server, listener }
     }
 
-    /// Connects a station that has made a call.
+    /// Connects a station, which makes one call.
     fn connect(&self, identity: usize) -> (Station, Session) {
         self.runtime.block_on(async {
             let mut station = Station::connect(self.listener.local_addr(), identity).await;
@@ -57,7 +58,7 @@ impl Site {
     }
 }
 
-/// A station that allocates once, for what it receives.
+/// A station that allocates only once, for its receive buffer.
 struct Station {
     socket: TcpStream,
     buffer: Vec<u8>,
@@ -74,7 +75,7 @@ impl Station {
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
             Sec-WebSocket-Protocol: ocpp1.6\r\n\r\n"
         );
-        station.socket.write_all(head.as_bytes()).expect("room for a head");
+        station.socket.write_all(head.as_bytes()).expect("buffer space for the head");
         let mut read = 0;
         while !station.buffer[..read].ends_with(b"\r\n\r\n") {
             read += station.read(read..read + 1).await;
@@ -88,7 +89,7 @@ impl Station {
         self.receive().await
     }
 
-    /// Sends a text in a frame that is masked with zeros (RFC 6455 §5.2), all of it at once.
+    /// Sends a text in one frame that is masked with zeros (RFC 6455 §5.2).
     async fn send(&mut self, text: &[u8]) {
         let (head, frame) = self.buffer.split_at_mut(14);
         head.fill(0);
@@ -137,7 +138,7 @@ impl Station {
         let mut buffer = &mut self.buffer[range.clone()];
         while !buffer.is_empty() {
             match self.socket.read(buffer) {
-                Ok(0) => panic!("the end"),
+                Ok(0) => panic!("unexpected end of the stream"),
                 Ok(read) => buffer = &mut buffer[read..],
                 Err(error) if error.kind() == ErrorKind::WouldBlock => yield_now().await,
                 Err(error) => panic!("{error}"),
@@ -147,14 +148,14 @@ impl Station {
     }
 }
 
-/// How many calls, or connections, are counted over.
+/// Number of calls, or connections, in each measurement.
 const COUNT: u64 = 100;
 
-/// What a call costs: the engine, its two buffers, the count of those who share what was read, the handler's future,
-/// the result, the count of those who share it, and the text of the answer.
+/// Allocations of a call: the engine, its two buffers, the reference count of the received bytes, the handler's future,
+/// the result, its reference count, and the text of the response.
 const PER_CALL: u64 = 8;
 
-/// What a call takes that a station makes.
+/// Measures the allocations of calls from a station.
 fn calls_in(site: &Site, station: &mut Station, action: &str) -> AllocationInfo {
     let call = format!(r#"[2,"1","{action}",{{}}]"#);
     let calls = async {
@@ -165,17 +166,17 @@ fn calls_in(site: &Site, station: &mut Station, action: &str) -> AllocationInfo 
     measure(|| site.runtime.block_on(calls))
 }
 
-/// What a call takes that is made to a station.
+/// Measures the allocations of calls to a station.
 fn calls_out(site: &Site, station: &mut Station, session: &Session) -> AllocationInfo {
     let calls = async {
         for _ in 0..COUNT {
-            let called = session.call::<Payload>("Reset", &());
-            let answered = async {
-                let mut answer = *br#"[3,"123456789012345678901234567890123456",{}]"#;
-                answer[3..41].copy_from_slice(&station.receive().await[3..41]);
-                station.send(&answer).await;
+            let call = session.call::<Payload>("Reset", &());
+            let responding = async {
+                let mut response = *br#"[3,"123456789012345678901234567890123456",{}]"#;
+                response[3..41].copy_from_slice(&station.receive().await[3..41]);
+                station.send(&response).await;
             };
-            let (result, ()) = tokio::join!(called, answered);
+            let (result, ()) = tokio::join!(call, responding);
             assert_eq!(result.expect("a result").as_str(), "{}");
         }
     };
@@ -183,7 +184,7 @@ fn calls_out(site: &Site, station: &mut Station, session: &Session) -> Allocatio
 }
 
 #[test]
-fn b60_events_that_nobody_reads_cost_no_allocation() {
+fn b60_events_without_reader_allocate_nothing() {
     let site = Site::new();
     let (mut station, _) = site.connect(0);
     calls_in(&site, &mut station, "Heartbeat");
@@ -193,49 +194,48 @@ fn b60_events_that_nobody_reads_cost_no_allocation() {
     drop(events);
     let no_longer_read = calls_in(&site, &mut station, "Heartbeat").count_total;
     assert_eq!(never_read, no_longer_read);
-    // One more is the runtime's, for all of them.
+    // The runtime allocates at most once more for all calls together.
     assert!(never_read - COUNT * PER_CALL <= 1, "{never_read} allocations of {COUNT} calls");
-    assert!(read >= never_read + 3 * COUNT, "a reader gets texts of its own: {read}");
+    assert!(read >= never_read + 3 * COUNT, "events copy their texts if there is a reader: {read}");
 }
 
 #[test]
-fn a_connection_that_rests_keeps_little() {
+fn idle_connection_keeps_few_allocations() {
     let site = Site::new();
-    // What a server allocates once, and for the first time.
+    // The first connection makes the allocations that a server makes only once.
     let first = site.connect(0);
     let mut connected = Vec::with_capacity(COUNT as usize);
-    let resting = measure(|| {
+    let idle = measure(|| {
         connected.extend((1..=COUNT as usize).map(|identity| site.connect(identity)));
-        // The stations' own.
+        // The buffers of the stations do not count.
         connected.iter_mut().for_each(|(station, _)| station.buffer = Vec::new());
     });
-    let (blocks, bytes) = (resting.count_current as u64 / COUNT, resting.bytes_current as u64 / COUNT);
-    // Task, driver, link, socket, tokio's registration of it, identity, and a place in the registry.
-    println!("{bytes} bytes");
+    let (blocks, bytes) = (idle.count_current as u64 / COUNT, idle.bytes_current as u64 / COUNT);
+    // Task, driver, shared state, socket and its registration with tokio, identity, and an entry in the registry.
     assert_eq!(blocks, 8);
     assert!(bytes <= 2_250, "{bytes} bytes");
     drop(first);
 }
 
 #[test]
-fn what_went_over_a_connection_leaves_little_behind() {
+fn finished_calls_leave_few_allocations() {
     let site = Site::new();
     let (mut station, session) = site.connect(0);
     calls_in(&site, &mut station, "Heartbeat");
     assert_eq!(calls_in(&site, &mut station, "Heartbeat").bytes_current, 0);
 
     let slow = calls_in(&site, &mut station, "Slow").bytes_current;
-    assert!(slow <= 250, "{slow} bytes after calls whose handlers took their time");
+    assert!(slow <= 250, "{slow} bytes after calls with slow handlers");
     assert_eq!(calls_in(&site, &mut station, "Slow").bytes_current, 0);
 
     let out = calls_out(&site, &mut station, &session).bytes_current;
-    assert!(out <= 350, "{out} bytes after calls of ours");
+    assert!(out <= 350, "{out} bytes after calls from the server");
     assert_eq!(calls_out(&site, &mut station, &session).bytes_current, 0);
 
     let large = format!(r#"[2,"1","Large",{{"text":"{}"}}]"#, "x".repeat(200_000));
     let each_way = measure(|| assert!(site.runtime.block_on(station.ask(large.as_bytes())).len() > 200_000));
-    assert!(each_way.bytes_max > 400_000, "it did go each way");
-    // The last part of the answer is read before the server has seen that it is written.
+    assert!(each_way.bytes_max > 400_000, "the payload was both received and sent");
+    // The station reads the end of the response before the server sees that the write has completed.
     let next = calls_in(&site, &mut station, "Heartbeat").bytes_current;
     assert_eq!(each_way.bytes_current + next, 0);
 }

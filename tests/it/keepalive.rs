@@ -1,4 +1,4 @@
-//! Pings, and signs of life.
+//! Pings, pongs and the time of the last received frame.
 
 use futures_util::{FutureExt, SinkExt};
 use ocpp_rpc::{Options, RpcRouter, close::CloseCause, event::EventKind};
@@ -8,11 +8,11 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 use crate::support::{SECOND, Station, connected, echo, server, server_with};
 
 #[tokio::test(start_paused = true)]
-async fn b51_a_silent_peer_is_dropped_after_two_intervals() {
+async fn b51_silent_peer_is_dropped_after_two_ping_intervals() {
     let server = server_with(RpcRouter::new(), Options::server().ping_interval(30 * SECOND));
     let (station, session) = connected(&server, "ocpp1.6").await;
     let start = Instant::now();
-    // The station reads nothing, so no pong goes out.
+    // The station does not read, so it sends no pong.
     let closed = session.closed().await;
     assert_eq!((closed.code, closed.cause), (1006, CloseCause::PingTimeout));
     let lived = start.elapsed();
@@ -21,7 +21,7 @@ async fn b51_a_silent_peer_is_dropped_after_two_intervals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b02_pings_go_out_every_thirty_seconds_and_pongs_keep_a_connection_alive() {
+async fn b02_default_pings_every_30_s_keep_connection_open() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let mut events = server.events();
@@ -34,19 +34,19 @@ async fn b02_pings_go_out_every_thirty_seconds_and_pongs_keep_a_connection_alive
         }
         pongs
     };
-    assert!(pongs.await >= 119, "one in 30 s for an hour");
+    assert!(pongs.await >= 119, "one pong every 30 s for an hour");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b02_no_interval_no_pings() {
+async fn b02_no_ping_interval_sends_no_pings() {
     let server = server_with(RpcRouter::new(), Options::server().ping_interval(None));
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
-    let heard = tokio::time::timeout(3600 * SECOND, station.next()).await;
-    assert!(heard.is_err(), "{heard:?}");
+    let received = tokio::time::timeout(3600 * SECOND, station.next()).await;
+    assert!(received.is_err(), "{received:?}");
 }
 
 #[tokio::test]
-async fn a_ping_of_the_peer_is_answered() {
+async fn peer_ping_receives_pong() {
     let server = server(RpcRouter::new());
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
     station.ws.send(Message::Ping(Bytes::from_static(b"you?"))).await.expect("open");
@@ -54,12 +54,12 @@ async fn a_ping_of_the_peer_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_tell_when_they_were_seen() {
+async fn session_last_seen_follows_last_message() {
     let server = server(RpcRouter::new().on("Echo", echo));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     advance(10 * SECOND).await;
     station.ask(r#"[2,"1","Echo",{}]"#).await;
     let (seen, connected) = (session.last_seen_at().expect("seen"), session.connected_at().expect("connected"));
-    let seen = seen.duration_since(connected).expect("later");
+    let seen = seen.duration_since(connected).expect("last seen after the connection");
     assert_eq!(seen.as_secs(), 10);
 }

@@ -1,4 +1,4 @@
-//! The files of the library only look down, and a test reads their imports to say so.
+//! Checks of the layers of the source files: a file imports only files of the layers below it.
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -36,7 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "options and facts",
+        "options and info",
         &["options", "close/info", "close/intent", "close", "response", "event", "telemetry/metrics", "telemetry"],
     ),
     (
@@ -121,7 +121,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("guide", &["guide"]),
 ];
 
-/// The layers and folders whose files know neither a runtime nor an HTTP server.
+/// The files and folders that must use neither a runtime nor an HTTP server.
 const PURE: &[&str] = &[
     "action",
     "backoff",
@@ -144,7 +144,7 @@ const PURE: &[&str] = &[
 ];
 
 #[test]
-fn imports_point_downwards() {
+fn imports_point_to_lower_layers_only() {
     let files = LAYERS.iter().flat_map(|(_, files)| *files);
     let places: HashMap<&str, usize> = files.enumerate().map(|(place, file)| (*file, place)).collect();
     let layer = |file: &str| LAYERS.iter().position(|(_, files)| files.contains(&file));
@@ -153,11 +153,12 @@ fn imports_point_downwards() {
     for (file, text) in library() {
         let place = *places.get(&*file).unwrap_or_else(|| panic!("{file} is in no layer"));
         for path in imports(&text) {
-            let import = file_of(&path, &places).unwrap_or_else(|| panic!("{file} imports {path}, which is no file"));
+            let import =
+                file_of(&path, &places).unwrap_or_else(|| panic!("{file} imports {path}, which is not a source file"));
             assert!(import == file || places[import] < place, "{file} imports {import}, which is not below it");
             let is_across =
                 layer(import) != layer(&file) && [layer(import), layer(&file)].iter().all(|l| sides.contains(l));
-            assert!(!is_across, "{file} imports {import} of the other side");
+            assert!(!is_across, "{file} imports {import}: client and server must not import each other");
             checked += 1;
         }
     }
@@ -165,42 +166,42 @@ fn imports_point_downwards() {
 }
 
 #[test]
-fn layers_name_files_that_exist() {
+fn layers_list_only_existing_files() {
     let library: Vec<_> = library().into_iter().map(|(file, _)| file).collect();
     for file in LAYERS.iter().flat_map(|(_, files)| *files) {
-        assert!(library.iter().any(|name| name == file), "{file} is no file");
+        assert!(library.iter().any(|name| name == file), "{file} is not a source file");
     }
 }
 
 #[test]
-fn imports_name_the_file_from_the_root() {
+fn imports_start_at_the_crate_root() {
     for (file, text) in library() {
         for line in code(&text).lines() {
             assert!(!line.trim_start().starts_with("use super::"), "{file}: `{line}` is relative");
-            assert!(!line.contains("#[path"), "{file}: a module at a path of its own");
+            assert!(!line.contains("#[path"), "{file}: `#[path]` sets the file of a module");
         }
     }
 }
 
 #[test]
-fn pure_files_know_no_runtime() {
+fn pure_files_use_no_runtime() {
     let is_pure = |file: &str| PURE.iter().any(|pure| file == *pure || file.starts_with(&format!("{pure}/")));
     let pure: Vec<_> = library().into_iter().filter(|(file, _)| is_pure(file)).collect();
     assert!(pure.len() > 20);
     for (file, text) in pure {
         for runtime in ["tokio", "hyper", "tungstenite"] {
-            assert!(!text.contains(&format!("{runtime}::")), "{file} knows {runtime}");
+            assert!(!text.contains(&format!("{runtime}::")), "{file} uses {runtime}");
         }
     }
 }
 
 #[test]
-fn one_file_knows_the_websocket_engine() {
-    let knows: Vec<_> = library().into_iter().filter(|(_, text)| text.contains("tungstenite::")).collect();
-    assert_eq!(knows.iter().map(|(file, _)| &**file).collect::<Vec<_>>(), ["connection/socket"]);
+fn tungstenite_is_used_in_one_file() {
+    let users: Vec<_> = library().into_iter().filter(|(_, text)| text.contains("tungstenite::")).collect();
+    assert_eq!(users.iter().map(|(file, _)| &**file).collect::<Vec<_>>(), ["connection/socket"]);
 }
 
-/// Returns every source file but the root and the files of tests alone, by its path without the ending.
+/// Returns the path without extension and the text of every source file, except the root and the files of tests.
 fn library() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders = vec![Path::new("src").to_owned()];
@@ -221,14 +222,14 @@ fn library() -> Vec<(String, String)> {
     found
 }
 
-/// Returns a file's code without its comments and its tests.
+/// Returns the code of a file without comments and tests.
 fn code(text: &str) -> String {
     let before_tests = text.split("\n#[cfg(test)]").next().unwrap_or_default();
     let lines = before_tests.lines().filter(|line| !line.trim_start().starts_with("//"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the paths that a file names from the root of the crate: imports with all their branches, and in code.
+/// Returns the paths in a file that start at the crate root: each branch of an import, and paths in code.
 fn imports(text: &str) -> Vec<String> {
     let code = code(text);
     let mut found = Vec::new();
@@ -273,7 +274,7 @@ fn branches(prefix: &str, tree: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Returns the file that a path leads to: that of its longest part that is one.
+/// Returns the file of the longest prefix of the path that is a source file.
 fn file_of<'a>(path: &str, places: &HashMap<&'a str, usize>) -> Option<&'a str> {
     let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
     let mut parts: Vec<&str> = ends.map(|end| &path[..end]).collect();

@@ -1,4 +1,4 @@
-//! What holds at the edges: floods, backlogs, spent budgets, changes at run time.
+//! Limits: floods, backlogs, exhausted task budgets, changes at run time.
 
 use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
@@ -21,25 +21,25 @@ use crate::support::{Station, dial_with_buffer, echo};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn server<S: Send + Sync + 'static>(router: RpcRouter<S>, options: Options) -> RpcServer {
-    RpcServer::builder(router).protocols(["ocpp2.1", "ocpp1.6"]).options(options).build().expect("sound")
+    RpcServer::builder(router).protocols(["ocpp2.1", "ocpp1.6"]).options(options).build().expect("valid settings")
 }
 
-/// A station over a stream that holds so many bytes, and its session.
+/// Connects a station over a stream with a buffer of `bytes` bytes and returns it with its session.
 async fn connected(server: &RpcServer, protocol: &str, bytes: usize) -> (Station, Session) {
     let mut events = server.events();
     let station = Station::open(dial_with_buffer(server, bytes), "CP-1", protocol).await;
-    while !matches!(events.next().await.expect("more").kind, EventKind::Opened { .. }) {}
+    while !matches!(events.next().await.expect("an event").kind, EventKind::Opened { .. }) {}
     (station, server.session("CP-1").expect("registered"))
 }
 
-/// Waits for so many messages to have gone in or out.
+/// Waits until `count` messages were received or sent.
 async fn messages(events: &mut Events, count: usize) {
     for _ in 0..count {
-        while !matches!(events.next().await.expect("more").kind, EventKind::Received(_) | EventKind::Sent(_)) {}
+        while !matches!(events.next().await.expect("an event").kind, EventKind::Received(_) | EventKind::Sent(_)) {}
     }
 }
 
-/// Handlers that wait until they are let go, and others that do not.
+/// A router with a handler, `Wait`, that waits for a permit of the semaphore, and one, `Echo`, that does not.
 fn gated() -> (RpcRouter<Arc<Semaphore>>, Arc<Semaphore>) {
     async fn wait(State(gate): State<Arc<Semaphore>>) -> Result<(), CallError> {
         gate.acquire().await.map_err(CallError::internal)?.forget();
@@ -52,10 +52,10 @@ fn gated() -> (RpcRouter<Arc<Semaphore>>, Arc<Semaphore>) {
     (RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo), gate)
 }
 
-// Peers that do not read.
+// Peers that do not read
 
 #[tokio::test(start_paused = true)]
-async fn b51_a_peer_that_does_not_read_is_dropped() {
+async fn b51_peer_not_reading_is_dropped() {
     let server = server(RpcRouter::new(), Options::server().max_unsent(10_000));
     let (station, session) = connected(&server, "ocpp1.6", 1024).await;
     let params = json!({"x": "x".repeat(8000)});
@@ -67,7 +67,7 @@ async fn b51_a_peer_that_does_not_read_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_pings_and_does_not_read_is_dropped() {
+async fn pinging_peer_not_reading_is_dropped() {
     let server = server(RpcRouter::new(), Options::server().max_unsent(10_000));
     let (mut station, session) = connected(&server, "ocpp1.6", 1024).await;
     let ping = Message::Ping(Bytes::from_static(&[b'x'; 125]));
@@ -77,10 +77,10 @@ async fn a_peer_that_pings_and_does_not_read_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_a_slow_reader_is_counted_to_the_byte() {
+async fn unsent_bytes_to_slow_reader_are_counted_exactly() {
     let server = server(RpcRouter::new(), Options::server().max_unsent(1000));
     let (mut station, session) = connected(&server, "ocpp2.1", 256).await;
-    // There is always something left unsent, so that no flush is ever complete.
+    // Some bytes always remain unsent, so no flush ever completes.
     let send = async || tokio::time::timeout(SECOND, session.send("S", &())).await;
     for _ in 0..12 {
         let _ = send().await;
@@ -94,12 +94,12 @@ async fn what_waits_for_a_slow_reader_is_counted_to_the_byte() {
         let _ = send().await;
         more += 1;
     }
-    assert!(more < 30, "{more} messages of some fifty bytes before it was dropped");
+    assert!(more < 30, "{more} messages of some 50 bytes until the server dropped the connection");
     assert_eq!(session.closed().await.cause, CloseCause::NotReading);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backlog_goes_out_to_a_peer_that_reads() {
+async fn backlog_is_sent_to_reading_peer() {
     let server = server(RpcRouter::new(), Options::server());
     let (mut station, session) = connected(&server, "ocpp2.1", 1024).await;
     let reader = tokio::spawn(async move {
@@ -111,11 +111,11 @@ async fn a_backlog_goes_out_to_a_peer_that_reads() {
     let body = json!({"x": "x".repeat(10_000)});
     let sends = join_all((0..900).map(|_| session.send("S", &body))).await;
     assert!(sends.iter().all(Result::is_ok));
-    reader.await.expect("all of it");
+    reader.await.expect("the whole backlog");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b27_what_never_left_is_not_reported_as_written() {
+async fn b27_unsent_message_is_not_reported_as_written() {
     let server = server(RpcRouter::new(), Options::server());
     let (station, session) = connected(&server, "ocpp2.1", 1024).await;
     let mut events = server.events();
@@ -128,10 +128,10 @@ async fn b27_what_never_left_is_not_reported_as_written() {
     }
 }
 
-// Time.
+// Timeouts
 
 #[tokio::test(start_paused = true)]
-async fn time_goes_on_when_handlers_use_up_the_budget_of_their_task() {
+async fn call_times_out_while_handlers_exhaust_task_budget() {
     async fn busy(State(gate): State<Arc<Semaphore>>) -> Result<(), CallError> {
         for _ in 0..20 {
             drop(gate.acquire().await.map_err(CallError::internal)?);
@@ -146,14 +146,14 @@ async fn time_goes_on_when_handlers_use_up_the_budget_of_their_task() {
     }
     station.ws.flush().await.expect("open");
     let call = session.call::<Value>("Any", &()).timeout(SECOND);
-    let outcome = tokio::time::timeout(3600 * SECOND, call).await.expect("its own timeout comes first");
+    let outcome = tokio::time::timeout(3600 * SECOND, call).await.expect("the timeout of the call elapses first");
     assert!(matches!(outcome, Err(Error::Timeout)), "{outcome:?}");
 }
 
-// Full lines, and changes at run time.
+// Full queues, and changes at run time
 
 #[tokio::test(start_paused = true)]
-async fn a_send_is_not_answered_when_the_line_is_full() {
+async fn send_beyond_full_queue_gets_no_response() {
     let (router, gate) = gated();
     let server = server(router, Options::server().handler_concurrency(1).handler_queue(1));
     let (mut station, _session) = connected(&server, "ocpp2.1", 4096).await;
@@ -167,7 +167,7 @@ async fn a_send_is_not_answered_when_the_line_is_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_frees_no_id_of_a_call() {
+async fn send_does_not_free_id_of_running_call() {
     let (router, _gate) = gated();
     let server = server(router, Options::server());
     let (mut station, _session) = connected(&server, "ocpp2.1", 4096).await;
@@ -177,7 +177,7 @@ async fn a_send_frees_no_id_of_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b31_more_room_for_handlers_lets_the_line_move_on() {
+async fn b31_raised_handler_concurrency_starts_queued_calls() {
     let (router, _gate) = gated();
     let server = server(router, Options::server().handler_concurrency(1));
     let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;
@@ -185,27 +185,27 @@ async fn b31_more_room_for_handlers_lets_the_line_move_on() {
     station.send(r#"[2,"1","Wait",{}]"#).await;
     station.send(r#"[2,"2","Echo",{}]"#).await;
     messages(&mut events, 2).await;
-    session.set_options(Options::server().handler_concurrency(2)).expect("sound");
+    session.set_options(Options::server().handler_concurrency(2)).expect("valid settings");
     assert_eq!(station.receive().await, r#"[3,"2",{}]"#);
     assert!(session.set_options(Options::server().call_concurrency(0)).is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn b31_a_handler_that_makes_room_for_others_lets_the_line_move_on() {
-    async fn make_room(peer: Session) -> Result<(), Infallible> {
-        peer.set_options(Options::server().handler_concurrency(2).ping_interval(None)).expect("sound");
+async fn b31_handler_raising_concurrency_starts_queued_calls() {
+    async fn raise_limit(session: Session) -> Result<(), Infallible> {
+        session.set_options(Options::server().handler_concurrency(2).ping_interval(None)).expect("valid settings");
         pending().await
     }
-    let router = RpcRouter::new().on("MakeRoom", make_room).on("Echo", echo);
+    let router = RpcRouter::new().on("RaiseLimit", raise_limit).on("Echo", echo);
     let server = server(router, Options::server().handler_concurrency(1).ping_interval(None));
     let (mut station, _session) = connected(&server, "ocpp1.6", 4096).await;
-    station.send(r#"[2,"1","MakeRoom",{}]"#).await;
+    station.send(r#"[2,"1","RaiseLimit",{}]"#).await;
     station.send(r#"[2,"2","Echo",{}]"#).await;
-    assert_eq!(timeout(SECOND, station.receive()).await.expect("a turn"), r#"[3,"2",{}]"#);
+    assert_eq!(timeout(SECOND, station.receive()).await.expect("the queued call starts"), r#"[3,"2",{}]"#);
 }
 
 #[tokio::test]
-async fn b31_a_line_is_bounded_in_bytes_as_well() {
+async fn b31_handler_queue_is_bounded_in_bytes() {
     let (router, _gate) = gated();
     let options = Options::server().handler_concurrency(1).handler_queue(100).max_message_size(1000);
     let server = server(router, options);
@@ -214,15 +214,15 @@ async fn b31_a_line_is_bounded_in_bytes_as_well() {
     for id in 0..6 {
         station.send(format!(r#"[2,"{id}","Wait",{params}]"#)).await;
     }
-    assert!(station.receive().await.starts_with(r#"[4,"5","GenericError""#), "one runs, four wait");
+    assert!(station.receive().await.starts_with(r#"[4,"5","GenericError""#), "one call runs, four are queued");
 }
 
 #[tokio::test]
-async fn limits_without_end_are_no_panic() {
+async fn maximum_limits_do_not_panic() {
     let (router, gate) = gated();
-    let most = usize::MAX;
-    let options = Options::server().max_message_size(most).max_unsent(most).call_queue(most).call_concurrency(most);
-    let server = server(router, options.handler_queue(most).handler_concurrency(1));
+    let max = usize::MAX;
+    let options = Options::server().max_message_size(max).max_unsent(max).call_queue(max).call_concurrency(max);
+    let server = server(router, options.handler_queue(max).handler_concurrency(1));
     let (mut station, _session) = connected(&server, "ocpp1.6", 4096).await;
     let mut events = server.events();
     station.send(r#"[2,"1","Wait",{}]"#).await;
@@ -233,10 +233,10 @@ async fn limits_without_end_are_no_panic() {
     assert_eq!(station.receive().await, r#"[3,"2",{}]"#);
 }
 
-// Ends.
+// Closing
 
 #[tokio::test(start_paused = true)]
-async fn b48_a_forced_close_drops_handlers_also_when_the_peer_leaves_in_that_moment() {
+async fn b48_forced_close_drops_handlers_after_peer_disconnected() {
     let (router, _gate) = gated();
     let server = server(router, Options::server());
     let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;
@@ -250,16 +250,16 @@ async fn b48_a_forced_close_drops_handlers_also_when_the_peer_leaves_in_that_mom
 }
 
 #[tokio::test(start_paused = true)]
-async fn b26_a_session_that_is_dropped_says_which_calls_were_never_written() {
+async fn b26_dropped_session_reports_calls_never_written() {
     let (router, _gate) = gated();
     let server = server(router, Options::server().ping_interval(None));
     let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;
     let calls = [session.call::<Value>("Written", &()), session.call("Waiting", &())]
         .map(|call| tokio::spawn(call.timeout(None)));
     station.receive_call().await;
-    // The first close is so patient that the second one's time is up before.
-    let patient = session.close(Close::normal().drain(3600 * SECOND));
-    let (closed, report) = tokio::join!(patient, server.close(Close::going_away()));
+    // The drain period of the first close is longer than the close timeout of the second.
+    let draining = session.close(Close::normal().drain(3600 * SECOND));
+    let (closed, report) = tokio::join!(draining, server.close(Close::going_away()));
     assert_eq!((closed.code, report.forced), (1006, 1));
     let [written, waiting] = calls.map(|call| async { call.await.expect("no panic").expect_err("dropped") });
     assert!(written.await.maybe_delivered());
@@ -267,7 +267,7 @@ async fn b26_a_session_that_is_dropped_says_which_calls_were_never_written() {
 }
 
 #[tokio::test]
-async fn events_end_with_the_server() {
+async fn events_end_when_server_is_dropped() {
     let server = server(RpcRouter::new(), Options::server());
     let mut events = server.events();
     drop(server);
@@ -275,7 +275,7 @@ async fn events_end_with_the_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_of_type_6_is_ignored_where_there_is_none_whatever_it_carries() {
+async fn send_message_is_ignored_if_protocol_has_none() {
     let server = server(RpcRouter::new(), Options::server());
     let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;
     station.send(r#"[6,"1","A",["m"]]"#).await;
@@ -284,28 +284,29 @@ async fn a_message_of_type_6_is_ignored_where_there_is_none_whatever_it_carries(
 }
 
 #[tokio::test(start_paused = true)]
-async fn b22_calls_beyond_the_rate_are_refused_and_told_why() {
+async fn b22_calls_beyond_rate_are_rejected_with_reason() {
     let server = server(RpcRouter::new().on("Echo", echo), Options::server().call_rate(2, 10 * SECOND));
     let (mut station, _session) = connected(&server, "ocpp1.6", 64 << 10).await;
-    let refused = r#"[4,"1","GenericError","more than 2 calls in 10s",{}]"#;
-    for (wait, answers) in [(0, [r#"[3,"1",{}]"#, r#"[3,"1",{}]"#, refused]), (5, [r#"[3,"1",{}]"#, refused, refused])]
+    let rejected = r#"[4,"1","GenericError","more than 2 calls in 10s",{}]"#;
+    for (wait, responses) in
+        [(0, [r#"[3,"1",{}]"#, r#"[3,"1",{}]"#, rejected]), (5, [r#"[3,"1",{}]"#, rejected, rejected])]
     {
         tokio::time::advance(wait * SECOND).await;
-        for answer in answers {
-            assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, answer);
+        for response in responses {
+            assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, response);
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn b31_what_waits_in_line_is_bounded_by_all_that_it_keeps_in_memory() {
+async fn b31_handler_queue_is_bounded_by_memory_of_messages() {
     async fn wait() -> Result<(), Infallible> {
         std::future::pending().await
     }
     let options = Options::server().handler_concurrency(1).max_message_size(10_000);
     let server = server(RpcRouter::new().on("Wait", wait), options);
     let (mut station, _session) = connected(&server, "ocpp1.6", 64 << 10).await;
-    // Next to nothing to read, in large messages: four of the largest may wait.
+    // Blanks make the messages large although their payloads are empty: at most four of the largest are queued.
     let blanks = " ".repeat(9_900);
     for id in 0..6 {
         station.send(format!(r#"[2,"{id}","Wait",{{}}{blanks}]"#)).await;

@@ -1,4 +1,4 @@
-//! The listener: over an address or a socket that listens already, with and without TLS.
+//! The listener: on an address or an existing listening socket, with and without TLS.
 
 use std::io;
 
@@ -21,10 +21,10 @@ async fn status(listener: &Listener, head: &str) -> u16 {
 
 #[tokio::test]
 async fn b15_existing_socket_serves_stations_only_by_default() {
-    let server = builder().build().expect("sound");
+    let server = builder().build().expect("valid settings");
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = socket.local_addr().expect("an address");
-    let listener = server.attach(socket).serve().await.expect("a socket that listens");
+    let listener = server.attach(socket).serve().await.expect("a listening socket");
     assert_eq!(listener.local_addr(), address);
     assert_eq!(status(&listener, &offering("/ocpp/CP", "ocpp1.6")).await, 101);
     assert_eq!(status(&listener, "GET /ocpp/CP HTTP/1.1\r\nHost: test\r\n\r\n").await, 404);
@@ -32,10 +32,10 @@ async fn b15_existing_socket_serves_stations_only_by_default() {
 
 #[tokio::test]
 async fn existing_socket_serves_an_application() {
-    let server = builder().build().expect("sound");
+    let server = builder().build().expect("valid settings");
     let app = Router::new().route("/health", get(async || "ok")).route_service("/ocpp/{*identity}", server.clone());
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let listener = server.attach(socket).app(app).serve().await.expect("a socket that listens");
+    let listener = server.attach(socket).app(app).serve().await.expect("a listening socket");
     assert_eq!(status(&listener, &offering("/ocpp/CP", "ocpp1.6")).await, 101);
     assert_eq!(status(&listener, "GET /health HTTP/1.1\r\nHost: test\r\n\r\n").await, 200);
     assert_eq!(status(&listener, &head("/elsewhere/CP")).await, 404);
@@ -43,23 +43,23 @@ async fn existing_socket_serves_an_application() {
 
 #[tokio::test]
 async fn address_in_use_is_an_error() {
-    let server = builder().build().expect("sound");
+    let server = builder().build().expect("valid settings");
     let listener = server.listen("127.0.0.1:0").await.expect("a port");
     let again = server.bind(listener.local_addr()).serve().await.expect_err("in use");
     assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
 }
 
 #[tokio::test]
-async fn address_that_resolves_to_nothing_is_an_error() {
-    let server = builder().build().expect("sound");
-    let nowhere: &[std::net::SocketAddr] = &[];
-    let error = server.bind(nowhere).serve().await.expect_err("no address");
+async fn address_resolving_to_nothing_is_an_error() {
+    let server = builder().build().expect("valid settings");
+    let no_addresses: &[std::net::SocketAddr] = &[];
+    let error = server.bind(no_addresses).serve().await.expect_err("no address");
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }
 
 #[tokio::test]
-async fn builder_that_is_dropped_leaves_the_server_alone() {
-    let server = builder().build().expect("sound");
+async fn dropped_builder_leaves_server_open() {
+    let server = builder().build().expect("valid settings");
     drop(server.bind("127.0.0.1:0"));
     assert!(!server.is_closing());
     let listener = server.listen("127.0.0.1:0").await.expect("a port");
@@ -74,10 +74,11 @@ async fn existing_socket_serves_tls() {
     use crate::tls::{Authority, alpn, tls_to};
 
     let authority = Authority::new();
-    let tls = ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate()).build().expect("sound");
-    let server = builder().build().expect("sound");
+    let tls =
+        ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate()).build().expect("valid settings");
+    let server = builder().build().expect("valid settings");
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let listener = server.attach(socket).tls(tls).serve().await.expect("a socket that listens");
+    let listener = server.attach(socket).tls(tls).serve().await.expect("a listening socket");
     let stream = soon(tls_to(listener.local_addr(), alpn(&authority, &["http/1.1"]))).await.expect("a TLS stream");
     let mut client = Client::over(stream);
     assert_eq!(soon(client.ask(&offering("/ocpp/CP", "ocpp1.6"))).await.status, 101);
@@ -95,7 +96,7 @@ async fn existing_socket_serves_tls() {
 #[cfg(feature = "tls")]
 #[tokio::test]
 async fn tls_none_serves_plain_tcp() {
-    let server = builder().build().expect("sound");
+    let server = builder().build().expect("valid settings");
     let listener = server.bind("127.0.0.1:0").tls(None).serve().await.expect("a port");
     assert_eq!(status(&listener, &offering("/ocpp/CP", "ocpp1.6")).await, 101);
 }

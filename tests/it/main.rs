@@ -1,5 +1,5 @@
-//! The whole crate from outside: what a charging station and an application notice.
-#![allow(unreachable_pub, reason = "a test crate has no outside")]
+//! Tests of the public API, as a charging station and an application see it.
+#![allow(unreachable_pub, reason = "no other crate uses a test crate")]
 
 mod answers;
 mod auth;

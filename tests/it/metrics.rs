@@ -1,4 +1,4 @@
-//! What a recorder is told.
+//! The metrics that a recorder receives.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
     tcp::{Site, head},
 };
 
-/// What was counted, by name and labels; for times, how many there were.
+/// Returns the recorded values by name and labels; for a histogram, the number of its samples.
 fn counted(recorder: &DebuggingRecorder) -> BTreeMap<String, u64> {
     let metrics = recorder.snapshotter().snapshot().into_vec();
     let line = |key: &metrics::Key| {
@@ -32,7 +32,7 @@ fn counted(recorder: &DebuggingRecorder) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b61_connections_calls_and_what_is_out_of_the_ordinary_are_counted() {
+async fn b61_connections_calls_and_deviations_are_counted() {
     let recorder = DebuggingRecorder::new();
     let _installed = metrics::set_default_local_recorder(&recorder);
     let options = Options::server().ping_interval(SECOND).call_timeout(SECOND);
@@ -49,7 +49,7 @@ async fn b61_connections_calls_and_what_is_out_of_the_ordinary_are_counted() {
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
     call.await.expect("no panic").expect("a result");
     let late = session.call::<Value>("Slow", &()).await;
-    assert!(late.expect_err("silence").is_timeout());
+    assert!(late.expect_err("no response").is_timeout());
     let (id, _) = station.receive_call().await;
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
     station.ask(r#"[2,"3","Echo",{}]"#).await;
@@ -81,7 +81,7 @@ async fn b61_connections_calls_and_what_is_out_of_the_ordinary_are_counted() {
 }
 
 #[tokio::test]
-async fn b61_handshakes_that_are_refused_are_counted_by_status() {
+async fn b61_refused_handshakes_are_counted_by_status() {
     let recorder = DebuggingRecorder::new();
     let _installed = metrics::set_default_local_recorder(&recorder);
     let site = Site::of(RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"])).await;

@@ -1,4 +1,4 @@
-//! A server behind other people's HTTP: axum in its many ways, hyper alone, and layers in between.
+//! A server mounted in other HTTP servers: in axum, in hyper alone, and below tower layers.
 
 use std::time::Duration;
 use std::{collections::HashMap, convert::Infallible, net::SocketAddr};
@@ -32,7 +32,7 @@ use crate::{
 
 const WHO: &str = r#"[2,"1","Who",{}]"#;
 
-/// Where the handshake says that it came to.
+/// The endpoint of the handshake.
 #[derive(Clone)]
 struct Endpoint(String);
 
@@ -42,7 +42,7 @@ impl Endpoint {
     }
 }
 
-/// A server that tells its clients what it knows of them.
+/// A server with an action that returns the session info of the caller.
 fn server() -> RpcServer {
     async fn who(session: Session, Extension(Endpoint(endpoint)): Extension<Endpoint>) -> Result<Value, Infallible> {
         Ok(json!({
@@ -55,7 +55,7 @@ fn server() -> RpcServer {
     let server = RpcServer::builder(RpcRouter::new().on("Who", who))
         .protocols(["ocpp1.6"])
         .auth(async |handshake: Handshake| Ok(Accept::new().extension(Endpoint::of(&handshake))));
-    server.build().expect("a sound configuration")
+    server.build().expect("a valid configuration")
 }
 
 async fn bind() -> (TcpListener, SocketAddr) {
@@ -76,75 +76,75 @@ async fn axum_with_addresses(app: Router) -> SocketAddr {
     address
 }
 
-/// Whether the client's address gets through.
+/// The expectation for the client's address at the server.
 #[derive(Clone, Copy)]
 enum Remote {
     Known,
     Unknown,
 }
 
-/// Calls both ways over a server that is mounted at `/ocpp`, and checks that wrong requests get the right answers.
-async fn works(server: &RpcServer, address: SocketAddr, remote: Remote) {
+/// Makes calls in both directions with a server mounted at `/ocpp`, and checks the responses to invalid requests.
+async fn check_mounted_server(server: &RpcServer, address: SocketAddr, remote: Remote) {
     let stream = soon(TcpStream::connect(address)).await.expect("a listener");
     let own = stream.local_addr().expect("a socket");
     let mut station = soon(Station::open(stream, "CP%2F1", "ocpp2.0.1, ocpp1.6")).await;
-    let answer = soon(station.ask(WHO)).await;
+    let response = soon(station.ask(WHO)).await;
     let remote = match remote {
         Remote::Known => Some(own),
         Remote::Unknown => None,
     };
-    let who = json!({"endpoint": "/ocpp", "identity": "CP/1", "protocol": "ocpp1.6", "remote": remote});
-    assert_eq!(answer, json!([3, "1", who]).to_string());
+    let info = json!({"endpoint": "/ocpp", "identity": "CP/1", "protocol": "ocpp1.6", "remote": remote});
+    assert_eq!(response, json!([3, "1", info]).to_string());
 
     let session = server.session("CP/1").expect("registered");
     let reset = session.call::<Value>("Reset", &json!({"type": "Soft"}));
-    let answering = async {
+    let responding = async {
         let (id, call) = station.receive_call().await;
         assert_eq!(call, json!(["Reset", {"type": "Soft"}]));
         station.send(json!([3, id, {"status": "Accepted"}]).to_string()).await;
     };
-    let (reset, ()) = soon(async { tokio::join!(reset, answering) }).await;
-    assert_eq!(reset.expect("answered"), json!({"status": "Accepted"}));
+    let (reset, ()) = soon(async { tokio::join!(reset, responding) }).await;
+    assert_eq!(reset.expect("a response"), json!({"status": "Accepted"}));
 
-    // What comes in the same segment as the head is not lost, whoever read it.
+    // A frame in the same segment as the head is not lost, although the HTTP server may have read it.
     let mut client = Client::dial(address).await;
     let head_and_frame = [offering("/ocpp/early", "ocpp1.6").into_bytes(), frame(WHO)].concat();
     client.send(head_and_frame).await;
-    let answer = client.answer().await;
-    let mut early = client.upgraded(&answer).await;
+    let response = client.answer().await;
+    let mut early = client.upgraded(&response).await;
     assert!(soon(early.receive()).await.contains(r#""identity":"early""#));
 
-    // One connection for both: a refusal does not end it.
+    // Both requests use one connection: a refused handshake does not close it.
     let mut client = Client::dial(address).await;
     assert_eq!(client.ask(&head("/ocpp/%E0%A4%A")).await.status, 404);
-    let answer = client.ask("GET /ocpp/CP HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    assert_eq!((answer.status, answer.header("sec-websocket-version")), (426, "13"));
+    let response = client.ask("GET /ocpp/CP HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!((response.status, response.header("sec-websocket-version")), (426, "13"));
 }
 
 #[tokio::test]
-async fn b08_as_a_route_of_axum() {
+async fn b08_axum_route_service_accepts_stations() {
     let server = server();
     let address = axum(Router::new().route_service("/ocpp/{*identity}", server.clone())).await;
-    works(&server, address, Remote::Unknown).await;
+    check_mounted_server(&server, address, Remote::Unknown).await;
 }
 
 #[tokio::test]
-async fn b08_nested_in_axum() {
+async fn b08_axum_nested_service_accepts_stations() {
     let server = server();
     let app = Router::new().route("/", get(async || "hello")).nest_service("/ocpp", server.clone());
-    works(&server, axum_with_addresses(app).await, Remote::Known).await;
+    check_mounted_server(&server, axum_with_addresses(app).await, Remote::Known).await;
 }
 
 #[tokio::test]
-async fn b08_as_the_fallback_of_axum() {
+async fn b08_axum_fallback_service_accepts_stations() {
     let server = server();
     let address = axum(Router::new().route("/", get(async || "hello")).fallback_service(server.clone())).await;
-    works(&server, address, Remote::Unknown).await;
-    let answer = Client::dial(address).await.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    assert_eq!((answer.status, &*answer.body), (200, "hello"));
+    check_mounted_server(&server, address, Remote::Unknown).await;
+    let response = Client::dial(address).await.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!((response.status, &*response.body), (200, "hello"));
 }
 
-/// A handler of axum's that judges handshakes.
+/// An axum handler that accepts handshakes.
 async fn connect(
     ConnectInfo(remote): ConnectInfo<SocketAddr>,
     Query(query): Query<HashMap<String, String>>,
@@ -160,40 +160,40 @@ async fn connect(
 }
 
 #[tokio::test]
-async fn b08_handed_over_by_a_handler_of_axum() {
+async fn b08_axum_handler_accepts_stations_by_extractor() {
     let server = server();
     let stations = Router::new().route("/{identity}", any(connect)).with_state(server.clone());
     let address = axum_with_addresses(Router::new().nest("/ocpp", stations)).await;
     let (mut client, mut events) = (Client::dial(address).await, server.events());
-    let answer = client.ask(&head("/ocpp/CP?protocol=mine")).await;
-    assert_eq!((answer.status, &*answer.body), (400, "the accepted protocol was not offered"));
+    let response = client.ask(&head("/ocpp/CP?protocol=mine")).await;
+    assert_eq!((response.status, &*response.body), (400, "the accepted protocol was not offered"));
     let event = soon(events.next()).await.expect("an event");
     assert!(matches!(event.kind, EventKind::HandshakeRefused { status: Some(400), .. }), "{event:?}");
     assert_eq!((event.identity.as_deref(), event.remote_address), (Some("CP"), Some(client.address())));
 
-    works(&server, address, Remote::Known).await;
+    check_mounted_server(&server, address, Remote::Known).await;
 }
 
 #[tokio::test]
-async fn b08_with_layers_around_it() {
+async fn b08_layered_service_accepts_stations() {
     let server = server();
     let traced = ServiceBuilder::new().layer(TraceLayer::new_for_http()).service(server.clone());
     let app = Router::new().route_service("/ocpp/{*identity}", traced).layer(TraceLayer::new_for_http());
-    works(&server, axum(app).await, Remote::Unknown).await;
+    check_mounted_server(&server, axum(app).await, Remote::Unknown).await;
 }
 
 #[tokio::test]
-async fn b08_in_an_application_that_the_server_listens_for() {
+async fn b08_listener_with_application_accepts_stations() {
     let server = server();
     let app = Router::new().route("/", get(async || "hello")).nest_service("/ocpp", server.clone());
     let listener = server.bind("127.0.0.1:0").app(app.layer(TraceLayer::new_for_http())).serve().await.expect("a port");
-    works(&server, listener.local_addr(), Remote::Known).await;
-    let answer = Client::dial(listener.local_addr()).await.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    assert_eq!((answer.status, &*answer.body), (200, "hello"));
+    check_mounted_server(&server, listener.local_addr(), Remote::Known).await;
+    let response = Client::dial(listener.local_addr()).await.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!((response.status, &*response.body), (200, "hello"));
 }
 
 #[tokio::test]
-async fn b08_served_by_hyper_alone() {
+async fn b08_hyper_http1_accepts_stations() {
     let server = server();
     let ((listener, address), service) = (bind().await, TowerToHyperService::new(server.clone()));
     tokio::spawn(async move {
@@ -202,11 +202,11 @@ async fn b08_served_by_hyper_alone() {
             tokio::spawn(connection.with_upgrades());
         }
     });
-    works(&server, address, Remote::Unknown).await;
+    check_mounted_server(&server, address, Remote::Unknown).await;
 }
 
 #[tokio::test]
-async fn b08_served_by_hyper_for_either_version_with_the_address_put_in_by_a_layer() {
+async fn b08_hyper_auto_with_address_layer_accepts_stations() {
     let server = server();
     let ((listener, address), inner) = (bind().await, server.clone());
     tokio::spawn(async move {
@@ -222,11 +222,11 @@ async fn b08_served_by_hyper_for_either_version_with_the_address_put_in_by_a_lay
             });
         }
     });
-    works(&server, address, Remote::Known).await;
+    check_mounted_server(&server, address, Remote::Known).await;
 }
 
 #[tokio::test]
-async fn b50_a_close_waits_for_upgraded_sockets_and_leaves_the_users_http_server_alone() {
+async fn b50_close_waits_for_sessions_and_keeps_http_server() {
     let server = server();
     let app = Router::new().route("/", get(async || "hello")).nest_service("/ocpp", server.clone());
     let address = axum(app).await;
@@ -236,17 +236,17 @@ async fn b50_a_close_waits_for_upgraded_sockets_and_leaves_the_users_http_server
     let session = server.session("CP").expect("registered");
     let call = session.call::<Value>("Reset", &json!({}));
     let closing = server.close(Close::going_away().drain(Duration::from_secs(30)));
-    let station_answers = async {
+    let station_responds = async {
         let (id, _) = station.receive_call().await;
         station.send(json!([3, id, {}]).to_string()).await;
         station.closed().await
     };
-    // In this order: the call is made before the close, which waits for it.
-    let (call, report, seen) = soon(async { tokio::join!(call, closing, station_answers) }).await;
+    // The order matters: the call starts before the close, which waits for it.
+    let (call, report, seen) = soon(async { tokio::join!(call, closing, station_responds) }).await;
     assert!(call.is_ok(), "{call:?}");
     assert_eq!(((report.clean, report.forced), seen.0), ((1, 0), 1001));
     let mut client = Client::dial(address).await;
-    let answer = client.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    assert_eq!((answer.status, &*answer.body), (200, "hello"), "it goes on");
+    let response = client.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!((response.status, &*response.body), (200, "hello"), "the HTTP server still serves");
     assert_eq!(client.ask(&offering("/ocpp/CP", "ocpp1.6")).await.status, 503);
 }

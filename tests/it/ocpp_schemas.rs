@@ -1,4 +1,4 @@
-//! OCPP's own rules, checked without any file, as both ends notice it.
+//! The built-in OCPP schemas, which need no schema files, as both ends see them.
 
 use std::convert::Infallible;
 
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::support::{SECOND, connected, echo, server_with};
 
 #[tokio::test(start_paused = true)]
-async fn b42_the_versions_of_ocpp_are_known_without_any_file() {
-    // Protocol, a valid boot, and its answer; then one that lacks something, with the code and the place.
+async fn b42_ocpp_versions_are_validated_without_schema_files() {
+    // Protocol, a valid request, and the error code for a request without its required members.
     for (protocol, boot, code) in [
         ("ocpp1.6", json!({"chargePointVendor": "ACME", "chargePointModel": "1"}), "OccurenceConstraintViolation"),
         (
@@ -33,13 +33,13 @@ async fn b42_the_versions_of_ocpp_are_known_without_any_file() {
         let router = RpcRouter::new().on("BootNotification", accept).fallback(echo);
         let server = server_with(router, Options::server().validation(Validation::new(OcppSchemas)));
         let (mut station, session) = connected(&server, protocol).await;
-        let answer = station.ask(json!([2, "1", "BootNotification", boot]).to_string()).await;
-        assert!(answer.starts_with(r#"[3,"1",{"#), "{protocol}: {answer}");
-        let answer = station.ask(r#"[2,"2","BootNotification",{}]"#).await;
-        assert!(answer.starts_with(&format!(r#"[4,"2","{code}","/"#)), "{protocol}: {answer}");
-        // The fallback has no say in what the version does not know.
-        let answer = station.ask(r#"[2,"3","Dance",{}]"#).await;
-        assert!(answer.starts_with(r#"[4,"3","NotImplemented","#), "{protocol}: {answer}");
+        let response = station.ask(json!([2, "1", "BootNotification", boot]).to_string()).await;
+        assert!(response.starts_with(r#"[3,"1",{"#), "{protocol}: {response}");
+        let response = station.ask(r#"[2,"2","BootNotification",{}]"#).await;
+        assert!(response.starts_with(&format!(r#"[4,"2","{code}","/"#)), "{protocol}: {response}");
+        // The fallback is not called for an action that the version does not define.
+        let response = station.ask(r#"[2,"3","Dance",{}]"#).await;
+        assert!(response.starts_with(r#"[4,"3","NotImplemented","#), "{protocol}: {response}");
         let failed = session.call::<Value>("Reset", &json!({"type": "Gently"})).await;
         assert!(matches!(failed, Err(Error::Invalid(violation)) if violation.pointer() == "/type"), "{protocol}");
         station.silent().await;
@@ -47,7 +47,7 @@ async fn b42_the_versions_of_ocpp_are_known_without_any_file() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b44_a_multiple_of_a_tenth_is_one_whatever_floating_point_says() {
+async fn b44_multiple_of_a_tenth_is_valid_despite_rounding() {
     let server = server_with(RpcRouter::new(), Options::server().validation(Validation::new(OcppSchemas)));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let profile = |limit: &str| -> Value {

@@ -1,4 +1,4 @@
-//! A server behind a proxy: what the proxy says of its clients reaches hook, session, events and limits.
+//! A server behind a proxy: the client info in the proxy's headers reaches authenticator, session, events and limits.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use crate::tcp::{Client, Site, head, soon, with};
 
 const STATION: &str = "203.0.113.9:0";
 
-/// A server that believes the loopback, and lets in whom a proxy vouches for.
+/// A server that trusts the loopback address as a proxy, and accepts clients with a certificate in its headers.
 fn builder() -> RpcServerBuilder {
     let proxies = TrustedProxies::x_forwarded(["127.0.0.1"]).expect("a network");
     let certificate = "x-client-cert".parse().expect("a name");
@@ -26,16 +26,16 @@ fn builder() -> RpcServerBuilder {
     )
 }
 
-/// A handshake as a proxy hands it on.
+/// Adds the headers of a proxy to a handshake.
 fn forwarded(head: &str) -> String {
     with(head, "X-Forwarded-For: 1.1.1.1, 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Client-Cert: AQID")
 }
 
-/// Checks that the station is known by what the proxy says.
-async fn is_seen_through(server: &RpcServer, address: SocketAddr) {
+/// Checks that the server takes the station's address and certificate from the headers of the proxy.
+async fn check_forwarded_info(server: &RpcServer, address: SocketAddr) {
     let mut events = server.events();
     let mut client = Client::dial(address).await;
-    // Refused without a certificate, and known all the same.
+    // The handshake is refused without a certificate; the event has the forwarded address nevertheless.
     let refused = forwarded(&head("/ocpp/CP")).replace("X-Client-Cert", "X-Other");
     assert_eq!(client.ask(&refused).await.status, 401);
     let event = soon(events.next()).await.expect("an event");
@@ -50,23 +50,23 @@ async fn is_seen_through(server: &RpcServer, address: SocketAddr) {
 }
 
 #[tokio::test]
-async fn what_a_trusted_proxy_says_holds_for_the_service() {
+async fn trusted_proxy_headers_reach_service() {
     let Site { server, listener, .. } = Site::of(builder()).await;
-    is_seen_through(&server, listener.local_addr()).await;
+    check_forwarded_info(&server, listener.local_addr()).await;
 }
 
 #[tokio::test]
-async fn what_a_trusted_proxy_says_holds_below_axums_own_server() {
-    let server = builder().build().expect("sound");
+async fn trusted_proxy_headers_reach_service_below_axum_serve() {
+    let server = builder().build().expect("valid settings");
     let app = Router::new().nest_service("/ocpp", server.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("a port");
     tokio::spawn(async { axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await });
-    is_seen_through(&server, address).await;
+    check_forwarded_info(&server, address).await;
 }
 
 #[tokio::test]
-async fn what_a_trusted_proxy_says_holds_for_the_whole_application_of_a_listener() {
+async fn trusted_proxy_headers_reach_application_of_listener() {
     async fn connect(
         Extension(RemoteAddress(seen)): Extension<RemoteAddress>,
         tls: Option<Extension<TlsInfo>>,
@@ -78,11 +78,11 @@ async fn what_a_trusted_proxy_says_holds_for_the_whole_application_of_a_listener
         assert_eq!(upgrade.handshake().tls(), tls.as_deref());
         server.accept(upgrade, Accept::new())
     }
-    let server = builder().build().expect("sound");
+    let server = builder().build().expect("valid settings");
     let app = Router::new().route("/ocpp/{identity}", any(connect)).with_state(server.clone());
     let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
-    let answer = Client::dial(listener.local_addr()).await.ask(&forwarded(&head("/ocpp/CP"))).await;
-    assert_eq!(answer.status, 101);
+    let response = Client::dial(listener.local_addr()).await.ask(&forwarded(&head("/ocpp/CP"))).await;
+    assert_eq!(response.status, 101);
     let mut events = server.events();
     while server.session("CP").is_none() {
         soon(events.next()).await;
@@ -92,11 +92,11 @@ async fn what_a_trusted_proxy_says_holds_for_the_whole_application_of_a_listener
 }
 
 #[tokio::test]
-async fn the_extractor_below_axums_own_server_is_believed_when_the_session_opens() {
+async fn trusted_proxy_headers_reach_session_by_axum_extractor() {
     async fn connect(upgrade: RpcUpgrade, axum::extract::State(server): axum::extract::State<RpcServer>) -> Response {
         server.accept(upgrade, Accept::new())
     }
-    let server = builder().build().expect("sound");
+    let server = builder().build().expect("valid settings");
     let app = Router::new().route("/ocpp/{identity}", any(connect)).with_state(server.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("a port");
@@ -111,10 +111,10 @@ async fn the_extractor_below_axums_own_server_is_believed_when_the_session_opens
 }
 
 #[tokio::test]
-async fn anybody_elses_word_means_nothing() {
+async fn untrusted_proxy_headers_are_ignored() {
     let proxies = TrustedProxies::x_forwarded(["10.0.0.0/8"]).expect("a network");
-    let stranger = builder().trusted_proxies(proxies.client_certificate("x-client-cert".parse().expect("a name")));
-    let mut site = Site::of(stranger).await;
+    let builder = builder().trusted_proxies(proxies.client_certificate("x-client-cert".parse().expect("a name")));
+    let mut site = Site::of(builder).await;
     let mut client = site.dial().await;
     assert_eq!(client.ask(&forwarded(&head("/CP"))).await.status, 401);
     let event = soon(site.events.next()).await.expect("an event");
@@ -122,14 +122,14 @@ async fn anybody_elses_word_means_nothing() {
 }
 
 #[tokio::test]
-async fn sessions_are_counted_by_the_address_behind_the_proxy() {
+async fn session_limit_counts_address_behind_proxy() {
     let site = Site::of(builder().max_sessions_per_address(1)).await;
     let mut clients = Vec::new();
     for (identity, address, status) in [
         ("one", "203.0.113.9", 101),
         ("two", "203.0.113.9", 429),
         ("three", "203.0.113.10", 101),
-        // Who comes to the proxy with a line of his own is himself.
+        // Only the address that the proxy appended counts, not one that the client sent.
         ("four", "198.51.100.1, 203.0.113.10", 429),
     ] {
         let head = forwarded(&head(&format!("/{identity}"))).replace("1.1.1.1, 203.0.113.9", address);

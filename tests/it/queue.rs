@@ -1,4 +1,4 @@
-//! A call at each place where it can stand, and everything that can become of it there.
+//! The outcome of a call in each state of the client, for each incident that can end the call.
 
 use std::time::Duration;
 
@@ -16,38 +16,38 @@ use crate::{
     support::SECOND,
 };
 
-/// Where the call stands.
+/// The state of the call when the incident occurs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Place {
-    /// The client dials for the first time.
+    /// The client connects for the first time.
     Connecting,
-    /// Behind a call that is not answered.
-    InLine,
-    /// On the wire, not answered.
-    Written,
-    /// The client has lost its connection, and waits before it dials again.
+    /// The call is queued behind a pending call.
+    Queued,
+    /// The call was sent and is pending.
+    InFlight,
+    /// The client was disconnected and waits before it connects again.
     Reconnecting,
 }
 
-/// What happens then.
+/// The event that affects the call.
 #[derive(Debug, Clone, Copy)]
-enum Fate {
+enum Incident {
     Dropped,
-    TakenBack,
-    OutOfTime,
-    /// The connection, or the attempt to get one, fails.
-    Lost,
+    TokenCancelled,
+    TimedOut,
+    /// The connection, or the attempt to connect, fails.
+    ConnectionLost,
     Closed,
     ClosedAfterPending,
-    Forced,
+    ForceClosed,
 }
 
-/// What the caller hears.
+/// The result that the caller receives.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Heard {
-    /// It is not there any more.
+enum Outcome {
+    /// The call was dropped, so no caller waits.
     Nothing,
-    Responder,
+    Responded,
     Cancelled,
     Timeout,
     NeverSent,
@@ -55,45 +55,45 @@ enum Heard {
     NeverWritten,
 }
 
-use Fate::{Closed, ClosedAfterPending, Dropped, Forced, Lost, OutOfTime, TakenBack};
-use Heard::{Cancelled, MaybeDelivered, NeverSent, NeverWritten, Nothing, Responder, Timeout};
-use Place::{Connecting, InLine, Reconnecting, Written};
+use Incident::{Closed, ClosedAfterPending, ConnectionLost, Dropped, ForceClosed, TimedOut, TokenCancelled};
+use Outcome::{Cancelled, MaybeDelivered, NeverSent, NeverWritten, Nothing, Responded, Timeout};
+use Place::{Connecting, InFlight, Queued, Reconnecting};
 
-/// With what the caller hears, and whether the call is ever on the wire.
-const CELLS: [(Place, Fate, Heard, bool); 28] = [
+/// Each case with the expected outcome, and `true` if the call is ever sent.
+const CELLS: [(Place, Incident, Outcome, bool); 28] = [
     (Connecting, Dropped, Nothing, false),
-    (Connecting, TakenBack, Cancelled, false),
-    (Connecting, OutOfTime, NeverSent, false),
-    (Connecting, Lost, NeverWritten, false),
+    (Connecting, TokenCancelled, Cancelled, false),
+    (Connecting, TimedOut, NeverSent, false),
+    (Connecting, ConnectionLost, NeverWritten, false),
     (Connecting, Closed, NeverWritten, false),
     (Connecting, ClosedAfterPending, NeverWritten, false),
-    (Connecting, Forced, NeverWritten, false),
-    (InLine, Dropped, Nothing, false),
-    (InLine, TakenBack, Cancelled, false),
-    (InLine, OutOfTime, NeverSent, false),
-    (InLine, Lost, Responder, true),
-    (InLine, Closed, NeverWritten, false),
-    (InLine, ClosedAfterPending, Responder, true),
-    (InLine, Forced, NeverWritten, false),
-    (Written, Dropped, Nothing, true),
-    (Written, TakenBack, Cancelled, true),
-    (Written, OutOfTime, Timeout, true),
-    (Written, Lost, MaybeDelivered, true),
-    (Written, Closed, MaybeDelivered, true),
-    (Written, ClosedAfterPending, Responder, true),
-    (Written, Forced, MaybeDelivered, true),
+    (Connecting, ForceClosed, NeverWritten, false),
+    (Queued, Dropped, Nothing, false),
+    (Queued, TokenCancelled, Cancelled, false),
+    (Queued, TimedOut, NeverSent, false),
+    (Queued, ConnectionLost, Responded, true),
+    (Queued, Closed, NeverWritten, false),
+    (Queued, ClosedAfterPending, Responded, true),
+    (Queued, ForceClosed, NeverWritten, false),
+    (InFlight, Dropped, Nothing, true),
+    (InFlight, TokenCancelled, Cancelled, true),
+    (InFlight, TimedOut, Timeout, true),
+    (InFlight, ConnectionLost, MaybeDelivered, true),
+    (InFlight, Closed, MaybeDelivered, true),
+    (InFlight, ClosedAfterPending, Responded, true),
+    (InFlight, ForceClosed, MaybeDelivered, true),
     (Reconnecting, Dropped, Nothing, false),
-    (Reconnecting, TakenBack, Cancelled, false),
-    (Reconnecting, OutOfTime, NeverSent, false),
-    (Reconnecting, Lost, Responder, true),
+    (Reconnecting, TokenCancelled, Cancelled, false),
+    (Reconnecting, TimedOut, NeverSent, false),
+    (Reconnecting, ConnectionLost, Responded, true),
     (Reconnecting, Closed, NeverWritten, false),
     (Reconnecting, ClosedAfterPending, NeverWritten, false),
-    (Reconnecting, Forced, NeverWritten, false),
+    (Reconnecting, ForceClosed, NeverWritten, false),
 ];
 
-fn heard(outcome: &Result<Value, Error>) -> Heard {
+fn outcome_of(outcome: &Result<Value, Error>) -> Outcome {
     match outcome {
-        Ok(_) => Responder,
+        Ok(_) => Responded,
         Err(Error::Cancelled) => Cancelled,
         Err(Error::Timeout) => Timeout,
         Err(Error::NeverSent) => NeverSent,
@@ -103,15 +103,15 @@ fn heard(outcome: &Result<Value, Error>) -> Heard {
     }
 }
 
-/// What the server has of the client at this moment.
+/// The server's end of the connection.
 enum Side {
     Nothing,
     Dialled(DuplexStream),
-    /// With the id of a call that is not answered yet.
+    /// An open connection, with the id of a pending call.
     Open(Box<Csms>, Option<String>),
 }
 
-/// Brings a client to where a call will stand at this place, once it is made.
+/// Brings a client into the state in which the next call will be in this place.
 async fn reach(place: Place) -> (RpcClient, Dials, Side) {
     let (builder, mut dials) = client();
     let (client, attempt) = connecting(builder);
@@ -122,32 +122,32 @@ async fn reach(place: Place) -> (RpcClient, Dials, Side) {
     let mut csms = Csms(accept(stream, "ocpp1.6").await);
     attempt.await.expect("no panic").expect("connected");
     let side = match place {
-        InLine => {
+        Queued => {
             tokio::spawn(client.call::<Value>("Ahead", &()));
-            let ahead = csms.receive_call("Ahead").await;
-            Side::Open(Box::new(csms), Some(ahead))
+            let id = csms.receive_call("Ahead").await;
+            Side::Open(Box::new(csms), Some(id))
         }
         Reconnecting => {
             drop(csms);
             becomes(&client, ClientState::Connecting).await;
             Side::Nothing
         }
-        Connecting | Written => Side::Open(Box::new(csms), None),
+        Connecting | InFlight => Side::Open(Box::new(csms), None),
     };
     (client, dials, side)
 }
 
-/// Serves the client for a minute, on as many connections as it likes, and answers every call. Gives the actions that
-/// came in.
-async fn survey(mut dials: Dials, side: Side) -> Vec<String> {
+/// Serves the client for a minute, on any number of connections, responds to every call, and returns the actions of
+/// the received calls.
+async fn serve(mut dials: Dials, side: Side) -> Vec<String> {
     let end = Instant::now() + 60 * SECOND;
     let mut seen = Vec::new();
     let mut next = match side {
         Side::Nothing => None,
         Side::Dialled(stream) => try_accept(stream, "ocpp1.6").await.map(Csms),
-        Side::Open(mut csms, unanswered) => {
-            if let Some(id) = unanswered {
-                answer(&mut csms, id).await;
+        Side::Open(mut csms, pending) => {
+            if let Some(id) = pending {
+                respond(&mut csms, id).await;
             }
             Some(*csms)
         }
@@ -164,31 +164,31 @@ async fn survey(mut dials: Dials, side: Side) -> Vec<String> {
             let Message::Text(text) = message else { continue };
             let call: Value = serde_json::from_str(&text).expect("JSON");
             seen.push(call[2].as_str().expect("a call").to_owned());
-            answer(&mut csms, call[1].as_str().expect("an id").to_owned()).await;
+            respond(&mut csms, call[1].as_str().expect("an id").to_owned()).await;
         }
     }
 }
 
-/// Answers a call; the client may have left.
-async fn answer(csms: &mut Csms, id: String) {
+/// Responds to a call. Ignores errors, because the client may have disconnected.
+async fn respond(csms: &mut Csms, id: String) {
     let _ = csms.0.send(Message::text(json!([3, id, {}]).to_string())).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn b24_what_becomes_of_a_call_depends_on_where_it_stands() {
-    for (place, fate, expected, on_the_wire) in CELLS {
+async fn b24_call_outcome_depends_on_place_and_incident() {
+    for (place, incident, expected, is_sent) in CELLS {
         let (client, mut dials, mut side) = reach(place).await;
         let token = CancellationToken::new();
-        let mut call = client.call::<Value>("PayloadContext", &()).timeout(20 * SECOND).cancel_on(&token);
-        if let (OutOfTime, Connecting | InLine | Reconnecting) = (fate, place) {
+        let mut call = client.call::<Value>("Observed", &()).timeout(20 * SECOND).cancel_on(&token);
+        if let (TimedOut, Connecting | Queued | Reconnecting) = (incident, place) {
             call = call.total_timeout(SECOND / 2);
         }
         let mut call = Some(tokio::spawn(call));
         let mut seen = Vec::new();
         match &mut side {
-            Side::Open(csms, unanswered) if place == Written => {
-                *unanswered = Some(csms.receive_call("PayloadContext").await);
-                seen.push("PayloadContext".to_owned());
+            Side::Open(csms, pending) if place == InFlight => {
+                *pending = Some(csms.receive_call("Observed").await);
+                seen.push("Observed".to_owned());
             }
             _ => tokio::task::yield_now().await,
         }
@@ -198,47 +198,47 @@ async fn b24_what_becomes_of_a_call_depends_on_where_it_stands() {
             let client = client.clone();
             closing = Some(tokio::spawn(async move { client.close(close).await }));
         };
-        match fate {
+        match incident {
             Dropped => {
                 let dropped = call.take().expect("a call");
                 dropped.abort();
                 assert!(dropped.await.expect_err("aborted").is_cancelled());
             }
-            TakenBack => token.cancel(),
-            OutOfTime => {}
-            // A server that is not there any more; where there was none, the next attempt fails as well.
-            Lost if place == Reconnecting => drop(dials.next().await),
-            Lost => side = Side::Nothing,
+            TokenCancelled => token.cancel(),
+            TimedOut => {}
+            // The server disconnects; if the client was disconnected already, its next attempt fails.
+            ConnectionLost if place == Reconnecting => drop(dials.next().await),
+            ConnectionLost => side = Side::Nothing,
             Closed => close(Close::normal()),
             ClosedAfterPending => close(Close::normal().drain(30 * SECOND)),
-            Forced => close(Close::forced()),
+            ForceClosed => close(Close::forced()),
         }
         tokio::task::yield_now().await;
-        let case = format!("{place:?}, {fate:?}");
-        // Time runs out while nothing comes from the server.
-        let survey = tokio::spawn(async move {
-            let late = if let OutOfTime = fate { 30 * SECOND } else { Duration::ZERO };
-            sleep(late).await;
-            survey(dials, side).await
+        let case = format!("{place:?}, {incident:?}");
+        // The timeout elapses while the server sends nothing.
+        let serving = tokio::spawn(async move {
+            let delay = if let TimedOut = incident { 30 * SECOND } else { Duration::ZERO };
+            sleep(delay).await;
+            serve(dials, side).await
         });
         let outcome = match call {
-            Some(call) => heard(&call.await.expect("no panic")),
+            Some(call) => outcome_of(&call.await.expect("no panic")),
             None => Nothing,
         };
         assert_eq!(outcome, expected, "{case}");
         let at_once = matches!(expected, Cancelled | MaybeDelivered | NeverWritten);
         assert!(!at_once || start.elapsed().is_zero(), "{case}: after {:?}", start.elapsed());
-        if let (OutOfTime, place) = (fate, place) {
-            let due = if place == Written { 20 * SECOND } else { SECOND / 2 };
+        if let (TimedOut, place) = (incident, place) {
+            let due = if place == InFlight { 20 * SECOND } else { SECOND / 2 };
             assert_eq!(start.elapsed(), due, "{case}");
         }
-        seen.extend(survey.await.expect("no panic"));
+        seen.extend(serving.await.expect("no panic"));
         if let Some(closing) = closing {
             closing.await.expect("no panic");
         }
         assert_eq!(
-            seen.iter().filter(|action| *action == "PayloadContext").count(),
-            usize::from(on_the_wire),
+            seen.iter().filter(|action| *action == "Observed").count(),
+            usize::from(is_sent),
             "{case}: {seen:?}"
         );
     }

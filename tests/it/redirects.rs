@@ -1,4 +1,4 @@
-//! A client that is sent elsewhere.
+//! Redirects: limits, targets and credentials of the redirected request.
 
 use http::{HeaderValue, StatusCode};
 use ocpp_rpc::{
@@ -12,9 +12,9 @@ use tokio::{
 
 type Dials = mpsc::UnboundedReceiver<(Target, DuplexStream)>;
 
-/// A client with credentials, whose dials say where they go.
+/// A client with credentials, and the targets and streams of its dials.
 fn client(endpoint: &str) -> (RpcClientBuilder, Dials) {
-    let (tell, told) = mpsc::unbounded_channel();
+    let (sender, receiver) = mpsc::unbounded_channel();
     let client = RpcClient::builder(endpoint, "CP-1")
         .protocols(["ocpp1.6"])
         .password("secret")
@@ -22,21 +22,21 @@ fn client(endpoint: &str) -> (RpcClientBuilder, Dials) {
         .header(http::HeaderName::from_static("x-api-key"), HeaderValue::from_static("key"))
         .secure_connector(move |target: Target| {
             let (near, far) = duplex(64 << 10);
-            let sent = tell.send((target, far));
+            let sent = sender.send((target, far));
             async move { sent.map(|()| near).map_err(std::io::Error::other) }
         });
-    (client, told)
+    (client, receiver)
 }
 
-/// Answers a dial with this status and location; gives the target and the head of the request.
-async fn answer(dials: &mut Dials, status: u16, location: &str) -> (String, String) {
+/// Responds to a dial with this status and location, and returns the target and the head of the request.
+async fn respond(dials: &mut Dials, status: u16, location: &str) -> (String, String) {
     let (target, mut stream) = dials.recv().await.expect("a dial");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.expect("a head"));
     }
-    let answer = format!("HTTP/1.1 {status} Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
-    stream.write_all(answer.as_bytes()).await.expect("open");
+    let response = format!("HTTP/1.1 {status} Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(response.as_bytes()).await.expect("open");
     (format!("{}{target}", if target.is_secure() { "wss://" } else { "ws://" }), String::from_utf8(head).expect("text"))
 }
 
@@ -47,12 +47,12 @@ fn has_secrets(head: &str) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b58_redirects_are_refused_by_default_and_followed_up_to_a_limit() {
+async fn b58_redirects_are_followed_up_to_limit() {
     for (limit, dialled) in [(0, 1), (1, 2), (3, 4)] {
         let (client, mut dials) = client("ws://one.test/ocpp");
         let attempt = tokio::spawn(client.max_redirects(limit).connect());
         for n in 0..dialled {
-            answer(&mut dials, 302, &format!("/hop/{n}/CP-1")).await;
+            respond(&mut dials, 302, &format!("/hop/{n}/CP-1")).await;
         }
         match attempt.await.expect("no panic") {
             Err(ConnectError::Refused { status, headers, .. }) => {
@@ -66,8 +66,8 @@ async fn b58_redirects_are_refused_by_default_and_followed_up_to_a_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b58_redirects_carry_no_credentials_to_another_host_and_never_leave_tls() {
-    // Endpoint, location, and where it leads with or without the secrets.
+async fn b58_redirects_to_other_host_or_plain_ws_expose_no_secrets() {
+    // Endpoint, location, and the request that follows: target, request line, and `true` if it has the credentials.
     for (endpoint, location, expected) in [
         ("ws://one.test/ocpp", "/there/CP-1?a=b", Some(("ws://one.test:80", "GET /there/CP-1?a=b ", true))),
         ("ws://one.test/ocpp", "ws://ONE.test:80/CP-1", Some(("ws://ONE.test:80", "GET /CP-1 ", true))),
@@ -86,10 +86,10 @@ async fn b58_redirects_carry_no_credentials_to_another_host_and_never_leave_tls(
     ] {
         let (client, mut dials) = client(endpoint);
         let attempt = tokio::spawn(client.max_redirects(1).connect());
-        let (_, first) = answer(&mut dials, 307, location).await;
+        let (_, first) = respond(&mut dials, 307, location).await;
         assert!(has_secrets(&first));
         if let Some((target, line, secrets)) = expected {
-            let (dialled, head) = answer(&mut dials, 403, "").await;
+            let (dialled, head) = respond(&mut dials, 403, "").await;
             assert_eq!(dialled, target, "{location}");
             assert!(head.starts_with(line), "{location}: {head}");
             assert_eq!(has_secrets(&head), secrets, "{location}");

@@ -1,4 +1,4 @@
-//! Sessions of a server over TCP: the newest of an identity, and what closing leaves behind.
+//! Sessions of a server over TCP: duplicate identities, and closing of sessions, listeners and servers.
 
 use std::{convert::Infallible, future, pin::pin, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     tcp::{Client, Site, TcpStation, head, offering, soon},
 };
 
-/// A server with two actions, one that is answered and one that is worked on for ever, after a sign to the test.
+/// A server with two actions: `Ping` responds at once; the handler of `Stick` notifies the test and never completes.
 fn builder(stuck: Arc<Notify>) -> RpcServerBuilder {
     async fn ping() -> Result<(), Infallible> {
         Ok(())
@@ -31,12 +31,12 @@ fn builder(stuck: Arc<Notify>) -> RpcServerBuilder {
     RpcServer::builder(router).options(Options::server().close_timeout(Duration::from_millis(100)))
 }
 
-/// Makes sure that the station's session is the one that is registered.
+/// Makes a call, so that the session of the station is registered afterwards.
 async fn ping(station: &mut TcpStation) {
     assert_eq!(soon(station.ask(r#"[2,"1","Ping",{}]"#)).await, r#"[3,"1",{}]"#);
 }
 
-/// A station whose session is registered.
+/// Connects a station and returns it with its registered session.
 async fn enter(site: &Site, identity: &str) -> (TcpStation, Session) {
     let mut station = site.enter(&head(&format!("/{identity}"))).await;
     ping(&mut station).await;
@@ -44,9 +44,9 @@ async fn enter(site: &Site, identity: &str) -> (TcpStation, Session) {
 }
 
 #[tokio::test]
-async fn b21_a_newer_connection_replaces_the_old_one_and_outlives_it() {
+async fn b21_newer_connection_replaces_older_one() {
     let site = Site::of(builder(Arc::default())).await;
-    // This station does not notice for a while that it was replaced.
+    // This station does not read yet, so it does not see that it was replaced.
     let (mut old, old_session) = enter(&site, "CP").await;
     let (mut new, new_session) = enter(&site, "CP").await;
     assert!(!old_session.is_open() && new_session.is_open());
@@ -62,7 +62,7 @@ async fn b21_a_newer_connection_replaces_the_old_one_and_outlives_it() {
 }
 
 #[tokio::test]
-async fn b21_a_connection_that_is_not_let_in_replaces_nobody() {
+async fn b21_refused_connection_replaces_no_session() {
     let hook = async |handshake: Handshake| match handshake.query() {
         Some("welcome") => Ok(Accept::new()),
         _ => Err(Reject::unauthorized()),
@@ -71,14 +71,14 @@ async fn b21_a_connection_that_is_not_let_in_replaces_nobody() {
     let mut station = site.enter(&offering("/CP?welcome", "ocpp1.6")).await;
     ping(&mut station).await;
     assert_eq!(site.ask(&head("/CP")).await.status, 401);
-    // Let in, but without a common protocol.
+    // Accepted by the authenticator, but without a common protocol.
     let mut other = site.enter(&head("/CP?welcome")).await;
     assert_eq!(soon(other.closed()).await.0, 1002);
     ping(&mut station).await;
 }
 
 #[tokio::test]
-async fn b51_a_session_has_left_the_registry_when_its_close_is_done() {
+async fn b51_closed_session_is_not_registered_after_close() {
     let mut site = Site::of(builder(Arc::default())).await;
     let (mut station, session) = enter(&site, "CP").await;
     let close = Close::new(3000).reason("enough");
@@ -92,26 +92,26 @@ async fn b51_a_session_has_left_the_registry_when_its_close_is_done() {
                 return closed;
             }
         }
-        panic!("no such event")
+        panic!("no `Closed` event")
     };
     assert_eq!(soon(closed_event).await, closed);
 }
 
 #[tokio::test]
-async fn b19_a_server_that_closes_turns_new_clients_away_and_waits_for_silent_ones_as_long_as_it_said() {
+async fn b19_closing_server_refuses_clients_and_waits_for_sessions() {
     let mut site = Site::of(builder(Arc::default())).await;
     let (mut silent, _) = enter(&site, "silent").await;
     let (server, head) = (site.server.clone(), head("/CP"));
     let mut closing = pin!(server.close(Close::restart().reason("update")));
     assert!(closing.as_mut().now_or_never().is_none() && server.is_closing());
 
-    // The listener stops, but other HTTP servers that the server is mounted on go on.
-    let mut elsewhere = Client::over(dial(&server));
-    let answer = tokio::select! {
-        answer = elsewhere.ask(&head) => answer,
+    // The listener stops, but HTTP servers in which the server is mounted continue to serve.
+    let mut mounted = Client::over(dial(&server));
+    let response = tokio::select! {
+        response = mounted.ask(&head) => response,
         _ = &mut closing => panic!("closed without waiting"),
     };
-    assert_eq!((answer.status, answer.header("retry-after"), &*answer.body), (503, "5", "the server is closing"));
+    assert_eq!((response.status, response.header("retry-after"), &*response.body), (503, "5", "the server is closing"));
 
     let report = soon(closing).await;
     assert_eq!((report.clean, report.forced), (1, 0));
@@ -125,7 +125,7 @@ async fn b19_a_server_that_closes_turns_new_clients_away_and_waits_for_silent_on
 }
 
 #[tokio::test]
-async fn b50_a_handler_that_never_ends_is_dropped_and_its_session_counted_as_forced() {
+async fn b50_session_with_endless_handler_counts_as_forced() {
     let stuck = Arc::new(Notify::new());
     let site = Site::of(builder(stuck.clone())).await;
     let (_well_behaved, _) = enter(&site, "well-behaved").await;
@@ -137,31 +137,31 @@ async fn b50_a_handler_that_never_ends_is_dropped_and_its_session_counted_as_for
 }
 
 #[tokio::test]
-async fn b50_a_handler_that_outlived_its_session_takes_no_other_session_out_of_the_count() {
+async fn b50_handler_of_disconnected_session_counts_as_forced() {
     let stuck = Arc::new(Notify::new());
     let site = Site::of(builder(stuck.clone())).await;
     let (_well_behaved, _) = enter(&site, "well-behaved").await;
-    let (mut gone, session) = enter(&site, "gone").await;
-    soon(gone.send(r#"[2,"2","Stick",{}]"#)).await;
+    let (mut disconnected, session) = enter(&site, "disconnected").await;
+    soon(disconnected.send(r#"[2,"2","Stick",{}]"#)).await;
     soon(stuck.notified()).await;
-    drop(gone);
+    drop(disconnected);
     soon(session.closed()).await;
     let report = soon(site.server.close(Close::going_away())).await;
     assert_eq!((report.clean, report.forced), (1, 1));
 }
 
 #[tokio::test]
-async fn b50_a_session_that_opens_while_the_server_closes_is_closed_and_counted() {
-    let server = builder(Arc::default()).build().expect("a sound configuration");
-    // So small a buffer that the answer does not fit: the session opens once the client has read it.
+async fn b50_session_opening_during_close_is_closed_and_counted() {
+    let server = builder(Arc::default()).build().expect("a valid configuration");
+    // The response does not fit the small buffer, so the session opens only when the client has read the response.
     let mut client = Client::over(dial_with_buffer(&server, 16));
     client.send(head("/CP")).await;
     let status = client.status().await;
     let mut closing = pin!(server.close(Close::going_away()));
     assert!(closing.as_mut().now_or_never().is_none());
     let entering = async {
-        let answer = client.answer_behind(status).await;
-        client.upgraded(&answer).await.closed().await
+        let response = client.answer_behind(status).await;
+        client.upgraded(&response).await.closed().await
     };
     let (report, (code, _)) = soon(async { tokio::join!(closing, entering) }).await;
     assert_eq!(code, 1001);
@@ -169,31 +169,31 @@ async fn b50_a_session_that_opens_while_the_server_closes_is_closed_and_counted(
 }
 
 #[tokio::test(start_paused = true)]
-async fn b50_a_client_that_never_takes_its_answer_has_no_session_to_be_dropped() {
-    let server = builder(Arc::default()).build().expect("a sound configuration");
+async fn b50_client_not_reading_handshake_response_is_not_counted() {
+    let server = builder(Arc::default()).build().expect("a valid configuration");
     let mut client = Client::over(dial_with_buffer(&server, 16));
     client.send(head("/CP")).await;
     client.status().await;
-    let begun = tokio::time::Instant::now();
+    let start = tokio::time::Instant::now();
     let report = server.close(Close::going_away()).await;
     assert_eq!((report.clean, report.forced), (0, 0));
-    // Before the handshake's own deadline.
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Before the handshake timeout elapses.
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
-async fn b50_closing_a_listener_closes_its_port_and_its_sessions() {
+async fn b50_closed_listener_closes_port_and_sessions() {
     let Site { server, listener, mut events } = Site::of(builder(Arc::default())).await;
     let address = listener.local_addr();
     let report = soon(listener.run_until(future::ready(()))).await;
     assert_eq!((report.clean, report.forced), (0, 0));
     assert!(soon(TcpStream::connect(address)).await.is_err());
     assert!(server.is_closing());
-    assert!(soon(events.next()).await.is_none(), "there is nothing left to happen");
+    assert!(soon(events.next()).await.is_none(), "no more events");
 }
 
 #[tokio::test]
-async fn b50_closing_a_listener_ends_connections_that_never_asked_for_anything_whole() {
+async fn b50_closed_listener_closes_idle_and_incomplete_requests() {
     let site = Site::of(builder(Arc::default()).handshake_timeout(Duration::from_secs(3600))).await;
     let mut clients = [site.dial().await, site.dial().await, site.dial().await];
     let [_, idle, half] = &mut clients;
@@ -207,7 +207,7 @@ async fn b50_closing_a_listener_ends_connections_that_never_asked_for_anything_w
 }
 
 #[tokio::test]
-async fn sessions_outlive_a_listener_that_is_dropped() {
+async fn dropped_listener_keeps_sessions_open() {
     let site = Site::of(builder(Arc::default())).await;
     let (mut station, session) = enter(&site, "CP").await;
     drop(site.listener);
@@ -217,14 +217,14 @@ async fn sessions_outlive_a_listener_that_is_dropped() {
 }
 
 #[tokio::test]
-async fn b51_a_client_sees_the_close_frame_although_it_has_sent_more_than_was_read() {
+async fn b51_close_frame_arrives_despite_unread_input() {
     let site = Site::of(builder(Arc::default())).await;
     let (station, _) = enter(&site, "CP").await;
     let mut stream = station.ws.into_inner();
-    // A binary message of no bytes, and more behind it than is read in one turn.
+    // An empty binary message, followed by more bytes than the server reads at once.
     let binary = [0x82, 0x80, 0, 0, 0, 0];
     soon(stream.write_all(&[&binary[..], &[0; 32 << 10]].concat())).await.expect("open");
     let mut seen = Vec::new();
-    soon(stream.read_to_end(&mut seen)).await.expect("an end, and no reset");
+    soon(stream.read_to_end(&mut seen)).await.expect("the end of the stream, not a reset");
     assert_eq!(seen[..4], [0x88, 2 + "OCPP-J is text".len() as u8, 0x03, 0xeb], "1003");
 }

@@ -1,4 +1,4 @@
-//! What the log says of connections and calls.
+//! Spans and log lines of connections and calls.
 
 use ocpp_rpc::{CallError, ErrorCode, RpcRouter, RpcServer, extract::Params};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::{
     tcp::{Site, offering, soon},
 };
 
-/// What is logged, down to this level, of a session with a call each way that goes well and one that does not.
+/// Returns the log, down to this level, of a session with one successful and one failed call in each direction.
 async fn log_at(level: tracing::Level) -> String {
     async fn refuse(Params(_): Params<Value>) -> Result<Value, CallError> {
         Err(ErrorCode::SECURITY_ERROR.into())
@@ -23,11 +23,11 @@ async fn log_at(level: tracing::Level) -> String {
     let mut station = site.enter(&offering("/CP-1", "ocpp1.6")).await;
     soon(station.ask(r#"[2,"one","Echo",{"idTag":"a payload"}]"#)).await;
     soon(station.ask(r#"[2,"two","Refuse",{"idTag":"a payload"}]"#)).await;
-    let session = site.server.session("CP-1").expect("there");
-    for answer in [r#"[3,"ID",{"idTag":"a payload"}]"#, r#"[4,"ID","NotSupported","",{}]"#] {
+    let session = site.server.session("CP-1").expect("registered");
+    for response in [r#"[3,"ID",{"idTag":"a payload"}]"#, r#"[4,"ID","NotSupported","",{}]"#] {
         let call = tokio::spawn(session.call::<Value>("Reset", &json!({"idTag": "a payload"})));
         let (id, _) = soon(station.receive_call()).await;
-        station.send(answer.replace("ID", &id)).await;
+        station.send(response.replace("ID", &id)).await;
         let _ = call.await.expect("no panic");
     }
     drop(station);
@@ -37,7 +37,7 @@ async fn log_at(level: tracing::Level) -> String {
 }
 
 #[tokio::test]
-async fn b61_spans_name_the_connection_and_each_call_with_its_outcome() {
+async fn b61_spans_have_fields_of_connection_and_call_outcome() {
     let log = log_at(tracing::Level::DEBUG).await;
     let connection = r#"connection{identity="CP-1" protocol="ocpp1.6" remote_address=127.0.0.1:"#;
     for (call, outcome) in [
@@ -46,9 +46,9 @@ async fn b61_spans_name_the_connection_and_each_call_with_its_outcome() {
         (r#"call{direction="out" identity="CP-1" action="Reset" id=""#, r#"outcome="result"}"#),
         (r#"call{direction="out" identity="CP-1" action="Reset" id=""#, r#"outcome="NotSupported"}"#),
     ] {
-        let is_there =
+        let is_logged =
             log.lines().any(|line| line.contains(call) && line.contains(outcome) && line.contains(": close"));
-        assert!(is_there, "{call} {outcome}: {log}");
+        assert!(is_logged, "{call} {outcome}: {log}");
     }
     assert!(
         log.lines().any(|line| line.contains(connection) && line.contains("}: ocpp_rpc::server::session::task: close")),
@@ -57,7 +57,7 @@ async fn b61_spans_name_the_connection_and_each_call_with_its_outcome() {
 }
 
 #[tokio::test]
-async fn b61_payloads_are_logged_at_trace_and_nowhere_above() {
+async fn b61_payloads_are_logged_at_trace_level_only() {
     assert!(!log_at(tracing::Level::DEBUG).await.contains("a payload"));
     assert!(log_at(tracing::Level::TRACE).await.contains("a payload"));
 }

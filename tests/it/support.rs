@@ -1,5 +1,5 @@
-//! A charging station for tests: any WebSocket client that says exactly what it is told to, over a stream in
-//! memory, so that time can be paused.
+//! A charging station for tests: a WebSocket client that sends exactly the given messages, over a stream in memory, so
+//! that time can be paused.
 
 use std::{
     convert::Infallible,
@@ -42,23 +42,23 @@ pub fn server<S: Send + Sync + 'static>(router: RpcRouter<S>) -> RpcServer {
 /// A server with these options.
 pub fn server_with<S: Send + Sync + 'static>(router: RpcRouter<S>, options: Options) -> RpcServer {
     let protocols = ["ocpp2.1", "ocpp2.0.1", "ocpp1.6"];
-    RpcServer::builder(router).protocols(protocols).options(options).build().expect("a sound configuration")
+    RpcServer::builder(router).protocols(protocols).options(options).build().expect("a valid configuration")
 }
 
-/// A station and its session, once the server has it.
+/// Connects a station and returns it with its session when the server has opened it.
 pub async fn connected(server: &RpcServer, protocol: &str) -> (Station, Session) {
     let mut events = server.events();
     let station = Station::connect(server, "CP-1", protocol).await;
-    while !matches!(events.next().await.expect("more").kind, EventKind::Opened { .. }) {}
+    while !matches!(events.next().await.expect("an event").kind, EventKind::Opened { .. }) {}
     (station, server.session("CP-1").expect("registered"))
 }
 
-/// A handler that gives back what it gets.
+/// A handler that returns its params.
 pub async fn echo(Params(params): Params<Value>) -> Result<Value, Infallible> {
     Ok(params)
 }
 
-/// A router with a handler, `Wait`, that waits until it is let go, and one, `Echo`, that does not.
+/// A router with a handler, `Wait`, that waits for a permit of the semaphore, and one, `Echo`, that does not.
 pub fn gated() -> (RpcRouter<Arc<Semaphore>>, Arc<Semaphore>) {
     async fn wait(State(gate): State<Arc<Semaphore>>) -> Result<(), CallError> {
         gate.acquire().await.map_err(CallError::internal)?.forget();
@@ -68,17 +68,17 @@ pub fn gated() -> (RpcRouter<Arc<Semaphore>>, Arc<Semaphore>) {
     (RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo), gate)
 }
 
-/// Fails where an error and its causes, printed one after the other, say the same twice.
+/// Fails if an error and its causes, printed one after the other, repeat a text.
 pub fn says_nothing_twice(error: &dyn Error) {
-    let mut said = error.to_string();
+    let mut printed = error.to_string();
     for cause in std::iter::successors(error.source(), |cause| (**cause).source()) {
         let cause = cause.to_string();
-        assert!(!said.contains(&cause), "{cause:?} comes after {said:?}");
-        said.push_str(&cause);
+        assert!(!printed.contains(&cause), "{cause:?} repeats {printed:?}");
+        printed.push_str(&cause);
     }
 }
 
-/// Everything that was logged.
+/// A writer that keeps everything that was logged.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -106,16 +106,16 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-/// Has `subscriber` get what this thread logs, until what is given back is dropped.
+/// Sends the log of this thread to `subscriber` until the returned value is dropped.
 ///
-/// Another one is registered beside it: while there is but one, `tracing` asks nobody else than the thread that comes to
-/// a place in the code first whether it is to log, and switches the place off for all where that thread has none.
+/// The function registers a second subscriber as well. If there is only one, `tracing` caches the interest of the first
+/// thread that reaches a callsite, and disables the callsite for all threads if that thread has no subscriber.
 pub fn log_to(subscriber: impl Subscriber + Send + Sync) -> (DefaultGuard, Dispatch) {
     let other = Dispatch::new(NoSubscriber::default());
     (set_default(subscriber), other)
 }
 
-/// What has arrived already.
+/// Access to messages that have arrived already.
 pub trait NextNow {
     fn next_now(&mut self) -> Option<Message>;
 }
@@ -128,23 +128,23 @@ impl<S: futures_util::Stream<Item = Result<Message, E>> + Unpin, E> NextNow for 
 
 pub struct Station<S = DuplexStream> {
     pub ws: WebSocketStream<S>,
-    /// The subprotocol that the server agreed to.
+    /// The subprotocol that the server selected.
     pub protocol: Option<String>,
 }
 
-/// One end of a connection in memory whose other end `server` serves.
+/// Returns one end of a connection in memory; `server` serves the other end.
 pub fn dial(server: &RpcServer) -> DuplexStream {
     dial_with_buffer(server, 64 << 10)
 }
 
-/// The same, over a stream that holds so many bytes each way.
+/// Does the same over a stream with a buffer of `bytes` bytes in each direction.
 pub fn dial_with_buffer(server: &RpcServer, bytes: usize) -> DuplexStream {
     let (near, far) = tokio::io::duplex(bytes);
     serve(server, far);
     near
 }
 
-/// Has `server` serve one end of a connection in memory.
+/// Serves one end of a connection in memory by `server`.
 pub fn serve(server: &RpcServer, far: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
     let connection = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(far), TowerToHyperService::new(server.clone()))
@@ -153,7 +153,7 @@ pub fn serve(server: &RpcServer, far: impl AsyncRead + AsyncWrite + Send + Unpin
 }
 
 impl Station {
-    /// Connects as `identity`, offering `protocols` (a header value; none offers nothing).
+    /// Connects as `identity` and offers `protocols`, a header value; if it is empty, offers no protocol.
     pub async fn connect(server: &RpcServer, identity: &str, protocols: &str) -> Self {
         Self::open(dial(server), identity, protocols).await
     }
@@ -166,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Station<S> {
             let value = HeaderValue::from_str(protocols).expect("a header");
             request.headers_mut().insert("sec-websocket-protocol", value);
         }
-        // The client checks the answer's protocol against its offer, which some tests break.
+        // The client compares the protocol of the response with its offer. Some tests violate this rule.
         let (ws, response) = client_async(request, stream).await.expect("a session");
         let protocol = response.headers().get("sec-websocket-protocol");
         let protocol = protocol.map(|protocol| protocol.to_str().expect("a token").to_owned());
@@ -177,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Station<S> {
         self.ws.send(Message::text(text.into())).await.expect("open");
     }
 
-    /// The next text message. Pings are answered along the way.
+    /// Receives the next text message, and responds to pings in between.
     pub async fn receive(&mut self) -> String {
         loop {
             match self.next().await {
@@ -188,13 +188,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Station<S> {
         }
     }
 
-    /// Sends a message and gives the answer to it.
+    /// Sends a message and returns the response.
     pub async fn ask(&mut self, text: impl Into<String>) -> String {
         self.send(text).await;
         self.receive().await
     }
 
-    /// Receives a call, and gives its id and the rest of its elements.
+    /// Receives a call and returns its id, and its action and payload.
     pub async fn receive_call(&mut self) -> (String, serde_json::Value) {
         let text = self.receive().await;
         let (kind, id, action, params): (u8, String, String, serde_json::Value) =
@@ -207,8 +207,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Station<S> {
         self.ws.next().await.expect("open").expect("a message")
     }
 
-    /// Code and reason of the close frame that comes next, answered as the protocol wants it. Other messages before
-    /// it are read over.
+    /// Returns code and reason of the next close frame, after the reply that the protocol requires. Skips other
+    /// messages before it.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
             match self.ws.next().await {
@@ -228,9 +228,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Station<S> {
         self.ws.send(Message::Close(Some(frame))).await.expect("open");
     }
 
-    /// Asserts that nothing but pings comes for an hour. For tests with a paused clock.
+    /// Asserts that the station receives only pings and pongs for an hour. For tests with a paused clock.
     pub async fn silent(&mut self) {
-        let heard = timeout(Duration::from_secs(3600), async {
+        let received = timeout(Duration::from_secs(3600), async {
             loop {
                 let message = self.next().await;
                 if !matches!(message, Message::Ping(_) | Message::Pong(_)) {
@@ -238,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Station<S> {
                 }
             }
         });
-        if let Ok(message) = heard.await {
+        if let Ok(message) = received.await {
             panic!("not silent: {message:?}");
         }
     }

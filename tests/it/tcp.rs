@@ -1,5 +1,5 @@
-//! A client over TCP whose head of a request is a text that the test has written, for handshakes that no WebSocket
-//! client would make. Nothing here waits for ever.
+//! A client over TCP that sends the request head that the test passes, for handshakes that no WebSocket client makes.
+//! Every wait has a timeout.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,12 +18,12 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use crate::support::Station;
 
-/// Waits for something that should not take long.
-pub async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(10), what).await.expect("should have happened by now")
+/// Waits for a future that must complete within 10 seconds.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(10), future).await.expect("completed within 10 s")
 }
 
-/// The head of a sound handshake that offers no protocol (RFC 6455 §1.3).
+/// The head of a valid handshake that offers no protocol (RFC 6455 §1.3).
 pub fn head(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -31,7 +31,7 @@ pub fn head(path: &str) -> String {
     )
 }
 
-/// The same head with one more header line.
+/// Adds a header line to a head.
 pub fn with(head: &str, line: &str) -> String {
     format!("{}{line}\r\n\r\n", head.strip_suffix("\r\n").expect("a whole head"))
 }
@@ -41,7 +41,7 @@ pub fn offering(path: &str, protocols: &str) -> String {
     with(&head(path), &format!("Sec-WebSocket-Protocol: {protocols}"))
 }
 
-/// A text frame as a client sends it, masked.
+/// A masked text frame, as clients send it.
 pub fn frame(text: &str) -> Vec<u8> {
     const MASK: [u8; 4] = [1, 2, 3, 4];
     let length = u8::try_from(text.len()).ok().filter(|length| *length < 126).expect("a short text");
@@ -61,7 +61,7 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// A header's value, empty where there is none.
+    /// Returns the value of a header, or an empty text if there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("ASCII"))
     }
@@ -82,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Self(BufReader::new(stream))
     }
 
-    /// Sends all of it, in one segment where it fits. A server that does not want to read it is no failure.
+    /// Sends all bytes, in one segment if they fit. Ignores errors, because a server may close without reading.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = soon(self.0.write_all(bytes.as_ref())).await;
     }
@@ -92,14 +92,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.answer_behind(status).await
     }
 
-    /// The first line of the answer.
+    /// Reads the status from the first line of the response.
     pub async fn status(&mut self) -> u16 {
         let line = self.line().await;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        status.unwrap_or_else(|| panic!("no answer: {line:?}"))
+        status.unwrap_or_else(|| panic!("no response: {line:?}"))
     }
 
-    /// The answer whose first line was read already.
+    /// Reads the rest of a response after its first line.
     pub async fn answer_behind(&mut self, status: u16) -> Responder {
         let mut headers = HeaderMap::new();
         while let Some((name, value)) = self.line().await.split_once(": ") {
@@ -118,30 +118,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         line.trim_end().to_owned()
     }
 
-    /// What comes until the server closes the connection.
+    /// Reads until the server closes the connection.
     pub async fn rest(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        // A reset is an end, too.
+        // A reset closes the connection as well.
         let _ = soon(self.0.read_to_end(&mut rest)).await;
         rest
     }
 
-    /// Asks, and gives the answer.
+    /// Sends a request and returns the response.
     pub async fn ask(&mut self, head: &str) -> Responder {
         self.send(head).await;
         self.answer().await
     }
 
-    /// Goes on as a station, once the answer was 101.
-    pub async fn upgraded(self, answer: &Responder) -> Station<BufReader<S>> {
-        assert_eq!(answer.status, 101, "{answer:?}");
-        let protocol = answer.headers.get("sec-websocket-protocol");
+    /// Continues as a station after a response with status 101.
+    pub async fn upgraded(self, response: &Responder) -> Station<BufReader<S>> {
+        assert_eq!(response.status, 101, "{response:?}");
+        let protocol = response.headers.get("sec-websocket-protocol");
         let protocol = protocol.map(|protocol| protocol.to_str().expect("a token").to_owned());
         Station { ws: WebSocketStream::from_raw_socket(self.0, Role::Client, None).await, protocol }
     }
 }
 
-/// A server that listens by itself, and what happens at it.
+/// A server with its own listener, and its events.
 pub struct Site {
     pub server: RpcServer,
     pub listener: Listener,
@@ -150,7 +150,7 @@ pub struct Site {
 
 impl Site {
     pub async fn of(builder: RpcServerBuilder) -> Self {
-        let server = builder.build().expect("a sound configuration");
+        let server = builder.build().expect("a valid configuration");
         let listener = server.listen("127.0.0.1:0").await.expect("a port");
         Self { events: server.events(), listener, server }
     }
@@ -159,19 +159,19 @@ impl Site {
         Client::dial(self.listener.local_addr()).await
     }
 
-    /// The answer to a handshake on a connection of its own.
+    /// Sends a handshake on a new connection and returns the response.
     pub async fn ask(&self, head: &str) -> Responder {
         self.dial().await.ask(head).await
     }
 
-    /// A session: its client's end.
+    /// Opens a session and returns the client's end.
     pub async fn enter(&self, head: &str) -> TcpStation {
         let mut client = self.dial().await;
-        let answer = client.ask(head).await;
-        client.upgraded(&answer).await
+        let response = client.ask(head).await;
+        client.upgraded(&response).await
     }
 
-    /// The next handshake that was refused: identity, status, and why.
+    /// Returns identity, status and reason of the next refused handshake.
     pub async fn refused(&mut self) -> (Option<String>, Option<u16>, String) {
         loop {
             let event = soon(self.events.next()).await.expect("an event");

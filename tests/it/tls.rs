@@ -1,4 +1,4 @@
-//! TLS at both ends, over real sockets: certificates of either side, chosen, replaced, wanted and refused.
+//! TLS at both ends, over real sockets: selection, replacement, verification and rejection of certificates.
 
 use std::{
     convert::Infallible,
@@ -41,13 +41,13 @@ use crate::{
     tcp::{Client, Site, head, soon},
 };
 
-/// An authority, made up for one test.
+/// A certificate authority for one test.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
 }
 
-/// A certificate of an authority, and its key.
+/// A certificate that an authority issued, and its key.
 #[derive(Clone)]
 pub struct Issued {
     pub chain: String,
@@ -64,12 +64,12 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// An ECDSA certificate of this name.
+    /// Issues an ECDSA certificate for this name.
     pub fn issue(&self, name: &str) -> Issued {
         self.issue_for(name, &KeyPair::generate().expect("a key"), |_| {})
     }
 
-    /// An RSA certificate, whose key ring cannot make.
+    /// Issues an RSA certificate. OpenSSL generates the key, because ring cannot generate RSA keys.
     fn issue_rsa(&self, name: &str) -> Issued {
         let arguments = ["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
         let made = Command::new("openssl").args(arguments).output().expect("openssl");
@@ -110,43 +110,43 @@ fn builder() -> RpcServerBuilder {
         .options(Options::server().close_timeout(Duration::from_millis(100)))
 }
 
-/// A site whose only listener speaks TLS.
+/// A site whose only listener uses TLS.
 async fn site(builder: RpcServerBuilder, tls: ServerTls) -> Site {
-    let server = builder.build().expect("sound");
+    let server = builder.build().expect("valid settings");
     let listener = server.bind("127.0.0.1:0").tls(tls).serve().await.expect("a port");
     Site { events: server.events(), listener, server }
 }
 
-fn local(authority: &Authority) -> ServerTlsBuilder {
+fn localhost_tls(authority: &Authority) -> ServerTlsBuilder {
     ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate())
 }
 
-fn plain(builder: ServerTlsBuilder) -> ServerTls {
-    builder.build().expect("sound")
+fn build(builder: ServerTlsBuilder) -> ServerTls {
+    builder.build().expect("valid settings")
 }
 
-fn believing(authority: &Authority) -> ClientTls {
-    ClientTls::builder().authorities(authority.authorities()).build().expect("sound")
+fn trusting(authority: &Authority) -> ClientTls {
+    ClientTls::builder().authorities(authority.authorities()).build().expect("valid settings")
 }
 
-/// A client of this site that dials once.
+/// A client of this site that does not reconnect.
 fn client(site: &Site, tls: ClientTls) -> RpcClientBuilder {
     let endpoint = format!("wss://{}/ocpp", site.listener.local_addr());
     RpcClient::builder(endpoint, "CP").protocols(["ocpp1.6"]).reconnect(Reconnect::never()).tls(tls)
 }
 
 async fn who(client: &RpcClient) -> Value {
-    soon(client.call("Who", &())).await.expect("an answer")
+    soon(client.call("Who", &())).await.expect("a response")
 }
 
-/// A connection that speaks what this configuration says, for a look at what the server shows.
+/// Connects with this configuration, so that a test can inspect the TLS stream.
 pub async fn tls_to(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = soon(TcpStream::connect(address)).await?;
     let name = ServerName::try_from("127.0.0.1").expect("a name");
     soon(TlsConnector::from(config).connect(name, stream)).await
 }
 
-/// A client's configuration, with this cryptography.
+/// The configuration of a client that uses this provider and this version of TLS.
 fn config(
     authority: &Authority,
     provider: CryptoProvider,
@@ -156,12 +156,12 @@ fn config(
     roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("an authority");
     ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[version])
-        .expect("sound")
+        .expect("valid settings")
         .with_root_certificates(roots)
         .with_no_client_auth()
 }
 
-/// A client's configuration that offers these protocols of applications.
+/// The configuration of a client that offers these ALPN protocols.
 #[cfg(feature = "http2")]
 pub fn alpn(authority: &Authority, protocols: &[&str]) -> Arc<ClientConfig> {
     let mut config = config(authority, ring::default_provider(), &rustls::version::TLS13);
@@ -169,58 +169,58 @@ pub fn alpn(authority: &Authority, protocols: &[&str]) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+fn server_certificate(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().expect("a certificate")[0].clone().into_owned()
 }
 
-// Profile 2: the server has a certificate.
+// Profile 2: the server has a certificate
 
 #[tokio::test]
-async fn a_client_of_a_wss_endpoint_calls_and_is_called() {
+async fn wss_client_makes_and_receives_calls() {
     let authority = Authority::new();
-    let site = site(builder(), plain(local(&authority))).await;
-    let client = soon(client(&site, believing(&authority)).password("secret").connect()).await.expect("connected");
+    let site = site(builder(), build(localhost_tls(&authority))).await;
+    let client = soon(client(&site, trusting(&authority)).password("secret").connect()).await.expect("connected");
     assert_eq!(who(&client).await, json!({"identity": "CP", "tls": ["TLS 1.3", 0]}));
     let session = site.server.session("CP").expect("registered");
-    let called = soon(session.call::<Value>("Any", &())).await.expect_err("there is no handler");
-    assert!(called.to_string().contains("NotImplemented"), "{called}");
+    let error = soon(session.call::<Value>("Any", &())).await.expect_err("no handler");
+    assert!(error.to_string().contains("NotImplemented"), "{error}");
     let closed = soon(client.close(Close::new(3000).reason("enough"))).await;
     assert_eq!((closed.code, soon(session.closed()).await.code), (3000, 3000));
 }
 
 #[tokio::test]
-async fn a_large_message_goes_both_ways_in_one_piece() {
+async fn large_message_is_echoed_unchanged() {
     async fn echo(ocpp_rpc::extract::Params(params): ocpp_rpc::extract::Params<Value>) -> Result<Value, Infallible> {
         Ok(params)
     }
     let authority = Authority::new();
     let builder = RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"]);
-    let site = site(builder, plain(local(&authority))).await;
-    let client = soon(client(&site, believing(&authority)).connect()).await.expect("connected");
+    let site = site(builder, build(localhost_tls(&authority))).await;
+    let client = soon(client(&site, trusting(&authority)).connect()).await.expect("connected");
     let params = json!({"x": "x".repeat(900_000)});
-    assert_eq!(soon(client.call::<Value>("Echo", &params)).await.expect("an answer"), params);
+    assert_eq!(soon(client.call::<Value>("Echo", &params)).await.expect("a response"), params);
 }
 
 #[tokio::test]
-async fn frames_right_behind_the_head_are_not_lost_below_tls() {
+async fn frame_sent_with_head_is_not_lost_over_tls() {
     let authority = Authority::new();
-    let site = site(builder(), plain(local(&authority))).await;
+    let site = site(builder(), build(localhost_tls(&authority))).await;
     let config = config(&authority, ring::default_provider(), &rustls::version::TLS12);
     let mut client = Client::over(tls_to(site.listener.local_addr(), Arc::new(config)).await.expect("a stream"));
     let early = crate::tcp::frame(r#"[2,"1","Who",{}]"#);
     client.send([crate::tcp::offering("/CP", "ocpp1.6").into_bytes(), early].concat()).await;
-    let answer = client.answer().await;
-    let mut station = client.upgraded(&answer).await;
+    let response = client.answer().await;
+    let mut station = client.upgraded(&response).await;
     assert_eq!(soon(station.receive()).await, r#"[3,"1",{"identity":"CP","tls":["TLS 1.2",0]}]"#);
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_believed_is_not_talked_to() {
+async fn untrusted_server_is_refused_by_client() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let mut site = site(builder(), plain(local(&authority))).await;
+    let mut site = site(builder(), build(localhost_tls(&authority))).await;
     let other_name = ClientTls::builder().authorities(authority.authorities()).server_name("csms.example");
-    for tls in [believing(&other), other_name.build().expect("sound")] {
-        let error = soon(client(&site, tls).connect()).await.expect_err("not believed");
+    for tls in [trusting(&other), other_name.build().expect("valid settings")] {
+        let error = soon(client(&site, tls).connect()).await.expect_err("not trusted");
         assert!(matches!(error, ConnectError::Io(_)), "{error:?}");
         assert!(error.to_string().contains("invalid peer certificate"), "{error}");
         says_nothing_twice(&error);
@@ -231,20 +231,20 @@ async fn a_server_that_cannot_be_believed_is_not_talked_to() {
 }
 
 #[tokio::test]
-async fn the_name_of_the_server_may_be_another_than_its_host() {
+async fn server_name_may_differ_from_host() {
     let authority = Authority::new();
-    let tls = plain(ServerTls::builder().certificate(authority.issue("csms.example").certificate()));
+    let tls = build(ServerTls::builder().certificate(authority.issue("csms.example").certificate()));
     let site = site(builder(), tls).await;
     let tls = ClientTls::builder().authorities(authority.authorities()).server_name("csms.example").build();
-    who(&soon(client(&site, tls.expect("sound")).connect()).await.expect("connected")).await;
+    who(&soon(client(&site, tls.expect("valid settings")).connect()).await.expect("connected")).await;
 }
 
 #[tokio::test]
-async fn a_client_gets_the_certificate_that_it_can_verify() {
+async fn client_receives_certificate_it_can_verify() {
     let authority = Authority::new();
     let (ecdsa, rsa) = (authority.issue("127.0.0.1"), authority.issue_rsa("127.0.0.1"));
     let both = ServerTls::builder().certificate(ecdsa.certificate()).certificate(rsa.certificate());
-    let site = site(builder(), plain(both)).await;
+    let site = site(builder(), build(both)).await;
     let only = |suite: fn(&rustls::SupportedCipherSuite) -> bool| {
         let mut provider = ring::default_provider();
         provider.cipher_suites.retain(suite);
@@ -253,8 +253,8 @@ async fn a_client_gets_the_certificate_that_it_can_verify() {
     let is_rsa = |suite: &rustls::SupportedCipherSuite| format!("{suite:?}").contains("_RSA_");
     let is_ecdsa = |suite: &rustls::SupportedCipherSuite| format!("{suite:?}").contains("_ECDSA_");
     let mut no_ecdsa = ring::default_provider();
-    // As a client says it in TLS 1.3, where suites say nothing of certificates: but the authority's own signature has
-    // to be verified.
+    // In TLS 1.3, cipher suites do not imply a kind of certificate: a client restricts the signature algorithms. The
+    // mapping alone is restricted, because the client must still verify the ECDSA signature of the authority.
     no_ecdsa.signature_verification_algorithms.mapping = Box::leak(
         no_ecdsa
             .signature_verification_algorithms
@@ -273,41 +273,41 @@ async fn a_client_gets_the_certificate_that_it_can_verify() {
         (no_ecdsa, tls13, &rsa),
     ] {
         let stream = tls_to(site.listener.local_addr(), Arc::new(config(&authority, provider, version))).await;
-        assert_eq!(shown(&stream.expect("a stream")), expected.der());
+        assert_eq!(server_certificate(&stream.expect("a stream")), expected.der());
     }
 }
 
 #[tokio::test]
-async fn a_certificate_is_replaced_and_nobody_is_disconnected() {
+async fn replaced_certificate_keeps_connections_open() {
     let authority = Authority::new();
     let (old, new) = (authority.issue("127.0.0.1"), authority.issue("127.0.0.1"));
-    let tls = plain(ServerTls::builder().certificate(old.certificate()));
+    let tls = build(ServerTls::builder().certificate(old.certificate()));
     let site = site(builder(), tls.clone()).await;
-    let connected = soon(client(&site, believing(&authority)).connect()).await.expect("connected");
+    let connected = soon(client(&site, trusting(&authority)).connect()).await.expect("connected");
     let config = Arc::new(config(&authority, ring::default_provider(), &rustls::version::TLS13));
     let before = tls_to(site.listener.local_addr(), config.clone()).await.expect("a stream");
-    assert_eq!(shown(&before), old.der());
-    tls.replace(&plain(ServerTls::builder().certificate(new.certificate())));
+    assert_eq!(server_certificate(&before), old.der());
+    tls.replace(&build(ServerTls::builder().certificate(new.certificate())));
     let after = tls_to(site.listener.local_addr(), config).await.expect("a stream");
-    assert_eq!(shown(&after), new.der());
+    assert_eq!(server_certificate(&after), new.der());
     who(&connected).await;
-    // What began before goes on as well.
+    // A connection of before the replacement stays usable.
     let mut before = Client::over(before);
     assert_eq!(before.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.status, 404);
 }
 
 #[tokio::test]
-async fn sessions_are_resumed_unless_client_certificates_are_asked_for() {
+async fn tls_sessions_resume_unless_client_certificate_requested() {
     let authority = Authority::new();
-    let asking = local(&authority).optional_client_certificates(authority.authorities());
-    for (tls, second) in [(local(&authority), HandshakeKind::Resumed), (asking, HandshakeKind::Full)] {
-        let site = site(builder(), plain(tls)).await;
+    let requesting = localhost_tls(&authority).optional_client_certificates(authority.authorities());
+    for (tls, second) in [(localhost_tls(&authority), HandshakeKind::Resumed), (requesting, HandshakeKind::Full)] {
+        let site = site(builder(), build(tls)).await;
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             let config = Arc::new(config(&authority, ring::default_provider(), version));
             for kind in [HandshakeKind::Full, second] {
                 let stream = tls_to(site.listener.local_addr(), config.clone()).await.expect("a stream");
                 assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind), "{version:?}");
-                // A ticket comes behind the handshake.
+                // The server sends the ticket after the handshake, so the client must read once more.
                 let mut client = Client::over(stream);
                 client.ask("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
             }
@@ -316,36 +316,36 @@ async fn sessions_are_resumed_unless_client_certificates_are_asked_for() {
 }
 
 #[tokio::test]
-async fn what_speaks_no_tls_is_an_event_and_holds_nobody_up() {
+async fn connection_without_tls_emits_event_and_blocks_no_client() {
     let authority = Authority::new();
     let builder = builder().handshake_timeout(Duration::from_millis(300));
-    let mut site = site(builder, plain(local(&authority))).await;
-    // Plain HTTP, noise, nothing at all, and the beginning of a hello that is never finished.
+    let mut site = site(builder, build(localhost_tls(&authority))).await;
+    // Plain HTTP, noise, no bytes at all, and the beginning of an incomplete ClientHello.
     let hello = [0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00];
-    for (sent, late) in [(head("/CP").as_bytes(), false), (&[0xff; 100], false), (&[], true), (&hello, true)] {
+    for (sent, times_out) in [(head("/CP").as_bytes(), false), (&[0xff; 100], false), (&[], true), (&hello, true)] {
         let mut client = Client::dial(site.listener.local_addr()).await;
         let address = client.address();
         client.send(sent).await;
         let event = soon(site.events.next()).await.expect("an event");
         assert_eq!(event.remote_address, Some(address));
         let text = format!("{:?}", event.kind);
-        assert_eq!(text.contains("the TLS handshake timed out"), late, "{text}");
-        assert!(text.contains("connection setup failed") || late, "{text}");
+        assert_eq!(text.contains("the TLS handshake timed out"), times_out, "{text}");
+        assert!(text.contains("connection setup failed") || times_out, "{text}");
         client.rest().await;
     }
-    who(&soon(client(&site, believing(&authority)).connect()).await.expect("connected")).await;
+    who(&soon(client(&site, trusting(&authority)).connect()).await.expect("connected")).await;
 }
 
 #[tokio::test]
-async fn a_hello_that_comes_byte_by_byte_ends_at_the_deadline() {
+async fn client_hello_sent_byte_by_byte_times_out() {
     let authority = Authority::new();
     let builder = builder().handshake_timeout(Duration::from_millis(300));
-    let mut site = site(builder, plain(local(&authority))).await;
+    let mut site = site(builder, build(localhost_tls(&authority))).await;
     let stream = TcpStream::connect(site.listener.local_addr()).await.expect("a listener");
-    // The beginning of a record of sixteen kilobytes, and of a hello as large.
+    // The beginning of a record of 16 KiB that holds a ClientHello of the same size.
     let hello = [0x16, 0x03, 0x01, 0x40, 0x00, 0x01, 0x00, 0x3f, 0xf0, 0x03, 0x03];
     let dripping = crate::hostile::drip(stream, hello.into_iter().chain(std::iter::repeat(0)));
-    let served = async { who(&soon(client(&site, believing(&authority)).connect()).await.expect("connected")).await };
+    let served = async { who(&soon(client(&site, trusting(&authority)).connect()).await.expect("connected")).await };
     let (seen, _) = tokio::join!(dripping, served);
     assert!(seen.is_empty(), "{seen:x?}");
     let (_, _, reason) = site.refused().await;
@@ -353,62 +353,63 @@ async fn a_hello_that_comes_byte_by_byte_ends_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_listener_that_closes_waits_for_no_tls_handshake() {
+async fn closing_listener_does_not_wait_for_tls_handshakes() {
     let authority = Authority::new();
     let hour = Duration::from_secs(3600);
     let builder = builder().handshake_timeout(hour).options(Options::server().close_timeout(hour));
-    let site = site(builder, plain(local(&authority))).await;
+    let site = site(builder, build(localhost_tls(&authority))).await;
     let silent = Client::dial(site.listener.local_addr()).await;
-    // Whoever comes later and is served shows that the silent one was accepted.
-    let client = soon(client(&site, believing(&authority)).connect()).await.expect("connected");
+    // A later client is served, which proves that the server has accepted the silent connection.
+    let client = soon(client(&site, trusting(&authority)).connect()).await.expect("connected");
     soon(client.close(Close::normal())).await;
     soon(site.listener.close(Close::going_away())).await;
     assert!(silent.rest().await.is_empty());
 }
 
-// Profile 3: the client has one, too.
+// Profile 3: the client has a certificate as well
 
-/// A hook that shows what it is shown.
-fn showing() -> (impl ocpp_rpc::Authenticate, mpsc::UnboundedReceiver<Handshake>) {
-    let (shown, handshakes) = mpsc::unbounded_channel();
+/// An authenticator that forwards each handshake to the test, and requires a client certificate.
+fn recording_hook() -> (impl ocpp_rpc::Authenticate, mpsc::UnboundedReceiver<Handshake>) {
+    let (sender, handshakes) = mpsc::unbounded_channel();
     let hook = move |handshake: Handshake| {
-        let certified = handshake.tls().is_some_and(|tls| !tls.peer_chain().is_empty());
-        shown.send(handshake).expect("a test");
-        async move { if certified { Ok(Accept::new()) } else { Err(Reject::unauthorized()) } }
+        let has_certificate = handshake.tls().is_some_and(|tls| !tls.peer_chain().is_empty());
+        sender.send(handshake).expect("a receiver");
+        async move { if has_certificate { Ok(Accept::new()) } else { Err(Reject::unauthorized()) } }
     };
     (hook, handshakes)
 }
 
-fn certified(authority: &Authority, certificate: &Issued) -> ClientTls {
+fn trusting_with_certificate(authority: &Authority, certificate: &Issued) -> ClientTls {
     let tls = ClientTls::builder().authorities(authority.authorities()).certificate(certificate.certificate());
-    tls.build().expect("sound")
+    tls.build().expect("valid settings")
 }
 
 #[tokio::test]
-async fn b11_a_client_certificate_reaches_the_hook_and_the_session() {
+async fn b11_client_certificate_reaches_hook_and_session() {
     let (authority, stations) = (Authority::new(), Authority::new());
-    let (hook, mut handshakes) = showing();
-    let tls = plain(local(&authority).required_client_certificates(stations.authorities()));
+    let (hook, mut handshakes) = recording_hook();
+    let tls = build(localhost_tls(&authority).required_client_certificates(stations.authorities()));
     let site = site(builder().auth(hook), tls).await;
     let mut issued = stations.issue("SN-0815");
     let own = issued.der();
     issued.chain.push_str(&stations.pem);
-    let connected = soon(client(&site, certified(&authority, &issued)).connect()).await.expect("connected");
+    let connected =
+        soon(client(&site, trusting_with_certificate(&authority, &issued)).connect()).await.expect("connected");
     assert_eq!(who(&connected).await["tls"], json!(["TLS 1.3", 2]));
-    let handshake = soon(handshakes.recv()).await.expect("shown");
-    let tls = handshake.tls().expect("known");
+    let handshake = soon(handshakes.recv()).await.expect("a handshake");
+    let tls = handshake.tls().expect("TLS info");
     assert_eq!((tls.version(), &tls.peer_chain()[0][..]), (Some(TlsVersion::Tls13), &own[..]));
     let session = site.server.session("CP").expect("registered");
     assert_eq!(session.tls(), Some(tls.clone()));
 }
 
 #[tokio::test]
-async fn without_a_client_certificate_there_is_no_handshake_where_one_is_required() {
+async fn required_client_certificate_missing_or_untrusted_is_refused() {
     let (authority, stations) = (Authority::new(), Authority::new());
-    let tls = plain(local(&authority).required_client_certificates(stations.authorities()));
+    let tls = build(localhost_tls(&authority).required_client_certificates(stations.authorities()));
     let mut site = site(builder(), tls).await;
-    // Of TLS 1.3 a client learns only afterwards that it was refused.
-    for tls in [believing(&authority), certified(&authority, &Authority::new().issue("SN-0815"))] {
+    // In TLS 1.3, the client sees the refusal only after its own handshake has completed.
+    for tls in [trusting(&authority), trusting_with_certificate(&authority, &Authority::new().issue("SN-0815"))] {
         assert!(soon(client(&site, tls).connect()).await.is_err());
         let (identity, status, reason) = site.refused().await;
         assert_eq!((identity, status), (None, None));
@@ -418,18 +419,18 @@ async fn without_a_client_certificate_there_is_no_handshake_where_one_is_require
 }
 
 #[tokio::test]
-async fn the_hook_decides_where_client_certificates_are_asked_for() {
+async fn optional_client_certificate_is_checked_by_hook() {
     let (authority, stations) = (Authority::new(), Authority::new());
-    let (hook, _handshakes) = showing();
-    let tls = plain(local(&authority).optional_client_certificates(stations.authorities()));
+    let (hook, _handshakes) = recording_hook();
+    let tls = build(localhost_tls(&authority).optional_client_certificates(stations.authorities()));
     let site = site(builder().auth(hook), tls).await;
-    let error = soon(client(&site, believing(&authority)).connect()).await.expect_err("refused");
+    let error = soon(client(&site, trusting(&authority)).connect()).await.expect_err("refused");
     assert_eq!(error.status().map(|status| status.as_u16()), Some(401));
-    let known = certified(&authority, &stations.issue("SN-0815"));
-    who(&soon(client(&site, known).connect()).await.expect("connected")).await;
+    let with_certificate = trusting_with_certificate(&authority, &stations.issue("SN-0815"));
+    who(&soon(client(&site, with_certificate).connect()).await.expect("connected")).await;
 }
 
-/// Believes everybody, also those whose time is over: the hook will know.
+/// A verifier that accepts every certificate, also expired ones, and leaves the decision to the authenticator.
 #[derive(Debug)]
 struct Lenient;
 
@@ -473,131 +474,131 @@ impl ClientCertVerifier for Lenient {
 }
 
 #[tokio::test]
-async fn a_verifier_of_ones_own_may_believe_a_certificate_that_has_expired() {
+async fn custom_verifier_may_accept_expired_certificate() {
     let (authority, stations) = (Authority::new(), Authority::new());
     let expired = stations.issue_for("SN-0815", &KeyPair::generate().expect("a key"), |params| {
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
     });
-    let strict = local(&authority).required_client_certificates(stations.authorities());
-    let lenient = local(&authority).client_verifier(Arc::new(Lenient));
-    for (tls, believed) in [(strict, false), (lenient, true)] {
-        let site = site(builder(), plain(tls)).await;
-        let connected = soon(client(&site, certified(&authority, &expired)).connect()).await;
-        assert_eq!(connected.is_ok(), believed);
+    let strict = localhost_tls(&authority).required_client_certificates(stations.authorities());
+    let lenient = localhost_tls(&authority).client_verifier(Arc::new(Lenient));
+    for (tls, is_accepted) in [(strict, false), (lenient, true)] {
+        let site = site(builder(), build(tls)).await;
+        let connected = soon(client(&site, trusting_with_certificate(&authority, &expired)).connect()).await;
+        assert_eq!(connected.is_ok(), is_accepted);
         if let Ok(connected) = connected {
             assert_eq!(who(&connected).await["tls"], json!(["TLS 1.3", 1]));
         }
     }
 }
 
-// Streams of other people's.
+// Custom streams and connectors
 
 #[tokio::test]
-async fn tls_over_any_stream_can_be_accepted_and_dialled() {
+async fn tls_works_over_any_stream_at_both_ends() {
     let (authority, stations) = (Authority::new(), Authority::new());
-    let tls = plain(local(&authority).required_client_certificates(stations.authorities()));
-    let server = builder().build().expect("sound");
+    let tls = build(localhost_tls(&authority).required_client_certificates(stations.authorities()));
+    let server = builder().build().expect("valid settings");
     let (dialled, mut accepted) = mpsc::unbounded_channel();
     tokio::spawn({
         let server = server.clone();
         async move {
             while let Some(stream) = accepted.recv().await {
-                let (stream, facts): (_, ocpp_rpc::tls::TlsInfo) =
-                    tls.accept::<tokio::io::DuplexStream>(stream).await?;
-                let facts = ConnectionInfo::new().tls(facts);
-                server.serve_connection(stream, facts).await;
+                let (stream, info): (_, ocpp_rpc::tls::TlsInfo) = tls.accept::<tokio::io::DuplexStream>(stream).await?;
+                let info = ConnectionInfo::new().tls(info);
+                server.serve_connection(stream, info).await;
             }
             Ok::<_, std::io::Error>(())
         }
     });
     let in_memory = move |target: ocpp_rpc::client::Target| {
-        assert!(!target.is_secure(), "there is no TLS to be made below TLS");
+        assert!(!target.is_secure(), "the connector must not add TLS, because the client does");
         let (near, far) = tokio::io::duplex(4096);
         dialled.send(far).expect("a server");
         async { Ok(near) }
     };
-    let tls = certified(&authority, &stations.issue("SN-0815"));
+    let tls = trusting_with_certificate(&authority, &stations.issue("SN-0815"));
     let client = RpcClient::builder("wss://127.0.0.1/ocpp", "CP").protocols(["ocpp1.6"]);
     let client = soon(client.connector(in_memory).tls(tls).connect()).await.expect("connected");
     assert_eq!(who(&client).await, json!({"identity": "CP", "tls": ["TLS 1.3", 1]}));
 }
 
 #[tokio::test]
-async fn nothing_is_said_in_the_clear_to_a_wss_endpoint_whatever_dials() {
+async fn wss_endpoint_receives_no_plain_text_with_any_connector() {
     let authority = Authority::new();
     let client = |connector| {
         let client = RpcClient::builder("wss://127.0.0.1/ocpp", "CP").password("secret").reconnect(Reconnect::never());
         let builders = [
             client.clone().connector(connector),
-            client.clone().tls(believing(&authority)).connector(connector),
-            client.connector(connector).tls(believing(&authority)),
+            client.clone().tls(trusting(&authority)).connector(connector),
+            client.connector(connector).tls(trusting(&authority)),
         ];
-        builders.map(|builder| builder.build().expect("sound"))
+        builders.map(|builder| builder.build().expect("valid settings"))
     };
-    // Whoever knows nothing of TLS: a stream whose other end keeps what it hears.
-    static HEARD: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-    let deaf = async |_: ocpp_rpc::client::Target| {
+    // A connector without TLS, whose stream ends at a task that records the received bytes.
+    static RECEIVED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    let plain_connector = async |_: ocpp_rpc::client::Target| {
         let (near, mut far) = tokio::io::duplex(4096);
         tokio::spawn(async move {
             let mut bytes = vec![0; 4096];
             let read = far.read(&mut bytes).await.unwrap_or_default();
-            HEARD.lock().expect("whole").extend(&bytes[..read]);
+            RECEIVED.lock().expect("no panic").extend(&bytes[..read]);
         });
         Ok(near)
     };
-    for client in client(deaf) {
+    for client in client(plain_connector) {
         assert!(soon(client.connect()).await.is_err());
-        let heard = std::mem::take(&mut *HEARD.lock().expect("whole"));
-        assert_eq!(heard.first(), Some(&0x16), "the hello of a TLS handshake (RFC 8446 §5.1): {heard:?}");
+        let received = std::mem::take(&mut *RECEIVED.lock().expect("no panic"));
+        assert_eq!(received.first(), Some(&0x16), "the ClientHello of a TLS handshake (RFC 8446 §5.1): {received:?}");
     }
 }
 
 #[tokio::test]
-async fn a_ws_endpoint_stays_one_whatever_tls_there_is() {
+async fn ws_endpoint_uses_no_tls_despite_tls_settings() {
     let authority = Authority::new();
     let site = Site::of(builder()).await;
     let endpoint = format!("ws://{}/ocpp", site.listener.local_addr());
-    let client = RpcClient::builder(endpoint, "CP").protocols(["ocpp1.6"]).tls(believing(&authority));
+    let client = RpcClient::builder(endpoint, "CP").protocols(["ocpp1.6"]).tls(trusting(&authority));
     let client = soon(client.connect()).await.expect("connected");
     assert_eq!(who(&client).await["tls"], Value::Null);
 }
 
 #[tokio::test]
-async fn the_end_of_a_session_is_told_below_the_close_frame_as_well() {
+async fn closed_session_sends_tls_close_notify() {
     let authority = Authority::new();
-    let site = site(builder(), plain(local(&authority))).await;
+    let site = site(builder(), build(localhost_tls(&authority))).await;
     let config = config(&authority, ring::default_provider(), &rustls::version::TLS13);
     let mut client = Client::over(tls_to(site.listener.local_addr(), Arc::new(config)).await.expect("a stream"));
-    let answer = client.ask(&crate::tcp::offering("/CP", "ocpp1.6")).await;
-    let mut station = client.upgraded(&answer).await;
+    let response = client.ask(&crate::tcp::offering("/CP", "ocpp1.6")).await;
+    let mut station = client.upgraded(&response).await;
     soon(station.ask(r#"[2,"1","Who",{}]"#)).await;
     let session = site.server.session("CP").expect("registered");
     let (_, seen) = soon(async { tokio::join!(session.close(Close::restart()), station.closed()) }).await;
     assert_eq!(seen.0, 1012);
     let mut stream = station.ws.into_inner().into_inner();
     let mut rest = Vec::new();
-    // Without a close_notify, rustls says that the end may be an attacker's.
+    // Without a close_notify, rustls returns an error, because an attacker may have truncated the stream.
     soon(stream.read_to_end(&mut rest)).await.expect("a clean end");
     let _ = stream.shutdown().await;
 }
 
-// Mistakes.
+// Invalid settings
 
 #[test]
-fn what_cannot_work_is_said_when_it_is_set_up() {
+fn invalid_tls_settings_are_build_errors() {
     let authority = Authority::new();
     let (one, other) = (authority.issue("one"), authority.issue("other"));
-    let says = |error: BuildError, what: &str| assert!(error.to_string().contains(what), "{error}");
-    let pem = |chain: &str, key: &str| Certificate::from_pem(chain.as_bytes(), key.as_bytes()).expect_err("wrong");
-    says(pem(&one.chain, &other.key), "keys may not be consistent");
-    says(pem("", &one.key), "a certificate");
-    says(pem(&one.chain, ""), "a private key");
-    says(Certificate::from_pem_files("/nowhere/at.all", "/nowhere").expect_err("wrong"), "/nowhere/at.all");
-    says(RootCerts::from_pem_file("/nowhere/at.all").expect_err("wrong"), "/nowhere/at.all");
-    says(RootCerts::from_pem(b"").expect_err("wrong"), "no certificate of an authority");
-    says(ServerTls::builder().build().expect_err("wrong"), "needs a certificate");
+    let check = |error: BuildError, text: &str| assert!(error.to_string().contains(text), "{error}");
+    let pem =
+        |chain: &str, key: &str| Certificate::from_pem(chain.as_bytes(), key.as_bytes()).expect_err("invalid settings");
+    check(pem(&one.chain, &other.key), "keys may not be consistent");
+    check(pem("", &one.key), "a certificate");
+    check(pem(&one.chain, ""), "a private key");
+    check(Certificate::from_pem_files("/nowhere/at.all", "/nowhere").expect_err("invalid settings"), "/nowhere/at.all");
+    check(RootCerts::from_pem_file("/nowhere/at.all").expect_err("invalid settings"), "/nowhere/at.all");
+    check(RootCerts::from_pem(b"").expect_err("invalid settings"), "no certificate of an authority");
+    check(ServerTls::builder().build().expect_err("invalid settings"), "needs a certificate");
     let named = ClientTls::builder().authorities(authority.authorities()).server_name("not a name");
-    says(named.build().expect_err("wrong"), "the server name");
+    check(named.build().expect_err("invalid settings"), "the server name");
 }
 
 #[test]
@@ -618,7 +619,7 @@ fn missing_pem_file_is_an_io_error_of_kind_not_found() {
 }
 
 #[test]
-fn errors_of_tls_keep_the_error_of_rustls() {
+fn tls_errors_have_rustls_errors_as_cause() {
     let authority = Authority::new();
     let (one, other) = (authority.issue("one"), authority.issue("other"));
     let error = Certificate::from_pem(one.chain.as_bytes(), other.key.as_bytes()).expect_err("another key");
@@ -628,7 +629,7 @@ fn errors_of_tls_keep_the_error_of_rustls() {
 }
 
 #[test]
-fn keys_are_not_printed() {
+fn debug_output_contains_no_keys() {
     let authority = Authority::new();
     let issued = authority.issue("one");
     let key: String = issued.key.lines().filter(|line| !line.starts_with("-----")).take(1).collect();

@@ -1,4 +1,4 @@
-//! Actions as types: calls, handlers, and what becomes of parameters that do not fit.
+//! Typed actions: calls, handlers, and invalid parameters.
 
 use std::convert::Infallible;
 
@@ -36,7 +36,7 @@ struct Started {
 
 ocpp_rpc::action!("Start": Start => Started);
 
-/// Types that could be anybody's.
+/// Types that an action does not own, as those of another crate.
 type Tags = Vec<String>;
 type Lists = std::collections::BTreeMap<String, Tags>;
 
@@ -63,35 +63,35 @@ fn lists() -> Lists {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_goes_out_under_the_name_of_its_action_and_comes_back_as_its_response() {
+async fn typed_request_is_sent_by_name_and_returns_typed_response() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let request = start();
     let calls: [Call<Started>; 3] =
         [session.request(&request), session.request(&request), session.request(request.clone())];
     for call in calls {
-        let answer = async {
+        let responding = async {
             let (id, call) = station.receive_call().await;
             assert_eq!(call, json!(["Start", {"connectorId": 1, "idTag": "tag"}]));
             station.send(format!(r#"[3,"{id}",{{"transaction":7}}]"#)).await;
         };
-        let (answered, ()) = tokio::join!(call, answer);
-        assert_eq!(answered.expect("an answer"), Started { transaction: 7 });
+        let (result, ()) = tokio::join!(call, responding);
+        assert_eq!(result.expect("a response"), Started { transaction: 7 });
     }
-    let answer = async {
+    let responding = async {
         let (id, call) = station.receive_call().await;
         assert_eq!(call, json!(["SendLists", {"local": ["tag"]}]));
         station.send(format!(r#"[3,"{id}",{{"theirs":[]}}]"#)).await;
     };
-    let (answered, ()) = tokio::join!(session.request(SendLists(lists())), answer);
-    assert_eq!(answered.expect("an answer"), Lists::from([("theirs".to_owned(), vec![])]));
-    // It is a call like any other.
+    let (result, ()) = tokio::join!(session.request(SendLists(lists())), responding);
+    assert_eq!(result.expect("a response"), Lists::from([("theirs".to_owned(), vec![])]));
+    // The settings of a call apply to a typed request as well.
     let late = session.request(start()).timeout(SECOND).await;
     assert!(matches!(late, Err(Error::Timeout)), "{late:?}");
 }
 
 #[tokio::test]
-async fn a_client_and_its_server_speak_by_types() {
+async fn typed_handlers_respond_to_typed_requests() {
     async fn start(Params(start): Params<Start>, session: Session) -> Result<Started, CallError> {
         match (&*start.id_tag, &*session.identity()) {
             ("tag", "CP-1") => Ok(Started { transaction: start.connector_id.into() }),
@@ -114,16 +114,16 @@ async fn a_client_and_its_server_speak_by_types() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_never_answered_has_a_type_as_well() {
-    async fn seen(Params(sample): Params<Sample>, State(tell): State<UnboundedSender<u32>>) -> Result<(), CallError> {
-        tell.send(sample.at).map_err(CallError::internal)
+async fn typed_send_reaches_handler_and_peer() {
+    async fn seen(Params(sample): Params<Sample>, State(sender): State<UnboundedSender<u32>>) -> Result<(), CallError> {
+        sender.send(sample.at).map_err(CallError::internal)
     }
-    let (tell, mut told) = unbounded_channel();
-    let server = server(RpcRouter::with_state(tell).on_send_action::<Sample, _>(seen).on("Echo", echo));
+    let (sender, mut receiver) = unbounded_channel();
+    let server = server(RpcRouter::with_state(sender).on_send_action::<Sample, _>(seen).on("Echo", echo));
     let (mut station, session) = connected(&server, "ocpp2.1").await;
     station.send(r#"[6,"1","Sample",{"at":7}]"#).await;
-    assert_eq!(told.recv().await, Some(7));
-    assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#, "and nothing before it");
+    assert_eq!(receiver.recv().await, Some(7));
+    assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#, "the SEND gets no response");
 
     session.send_action(&Sample { at: 8 }).await.expect("written");
     let text = station.receive().await;
@@ -139,7 +139,7 @@ async fn a_message_that_is_never_answered_has_a_type_as_well() {
 
 #[test]
 #[should_panic(expected = "the action \"Start\" has a handler already")]
-fn an_action_has_one_handler_however_it_is_named() {
+fn second_handler_for_action_panics() {
     async fn start(_: Params<Start>) -> Result<Started, Infallible> {
         Ok(Started { transaction: 1 })
     }
@@ -147,7 +147,7 @@ fn an_action_has_one_handler_however_it_is_named() {
 }
 
 #[tokio::test]
-async fn b32_parameters_that_do_not_fit_are_refused_with_the_code_and_the_place() {
+async fn b32_invalid_parameters_are_rejected_with_code_and_pointer() {
     async fn start(_: Params<Start>) -> Result<Started, Infallible> {
         Ok(Started { transaction: 1 })
     }
@@ -162,20 +162,20 @@ async fn b32_parameters_that_do_not_fit_are_refused_with_the_code_and_the_place(
         (r#"{"a/b":1}"#, "FormationViolation", "FormatViolation", "/a~1b"),
     ] {
         for (station, code) in [(&mut old, v16), (&mut new, v21)] {
-            let answer = station.ask(format!(r#"[2,"1","Start",{params}]"#)).await;
-            let (_, _, told, why, details): (u8, String, String, String, Value) =
-                serde_json::from_str(&answer).expect("a CALLERROR");
-            assert_eq!((&*told, &details), (code, &json!({"pointer": pointer})), "{answer}");
-            assert!(why.starts_with(pointer) && !why.contains("hunter2"), "{answer}");
+            let response = station.ask(format!(r#"[2,"1","Start",{params}]"#)).await;
+            let (_, _, actual, description, details): (u8, String, String, String, Value) =
+                serde_json::from_str(&response).expect("a CALLERROR");
+            assert_eq!((&*actual, &details), (code, &json!({"pointer": pointer})), "{response}");
+            assert!(description.starts_with(pointer) && !description.contains("hunter2"), "{response}");
         }
     }
-    // What serde takes is taken: an array for a struct and null for nothing.
+    // The server accepts everything that serde accepts, such as null for a missing member.
     let nothing = r#"[2,"2","Start",{"connectorId":1,"idTag":"tag","mode":null}]"#;
     assert_eq!(old.ask(nothing).await, r#"[3,"2",{"transaction":1}]"#);
 }
 
 #[tokio::test]
-async fn each_protocol_has_handlers_of_its_own_and_shares_the_others() {
+async fn protocol_router_takes_precedence_over_shared_handlers() {
     async fn old(_: Params<Start>) -> Result<Started, Infallible> {
         Ok(Started { transaction: 16 })
     }
@@ -198,12 +198,12 @@ async fn each_protocol_has_handlers_of_its_own_and_shares_the_others() {
     assert_eq!(station.ask(call).await, r#"[3,"1",{"transaction":16}]"#);
     assert_eq!(newer.ask(call).await, r#"[3,"1",{"version":"2.0.1"}]"#);
     assert_eq!(newest.ask(call).await, r#"[3,"1",{"rest":true}]"#);
-    for (station, answer) in
+    for (station, response) in
         [(&mut station, r#"[3,"2",{}]"#), (&mut newer, r#"[3,"2",{}]"#), (&mut newest, r#"[3,"2",{"rest":true}]"#)]
     {
-        assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, answer);
+        assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, response);
     }
-    // A layer is around all of them, and an action leaves all of them.
+    // A layer applies to all protocols, and `without` removes an action from all protocols.
     let full = tower::limit::ConcurrencyLimitLayer::new(1);
     session.set_router(router.layer(full).without("Start"));
     assert!(station.ask(call).await.contains("NotImplemented"));
@@ -221,7 +221,7 @@ mod kit {
     use super::*;
 
     #[tokio::test]
-    async fn the_requests_of_each_version_are_actions() {
+    async fn requests_of_each_ocpp_version_are_actions() {
         async fn boot_1_6(
             Params(boot): Params<v1_6::BootNotificationRequest>,
             session: Session,
@@ -250,20 +250,20 @@ mod kit {
         let refused = new.ask(r#"[2,"2","BootNotification",{"reason":"PowerUp","chargingStation":{"model":"2"}}]"#);
         assert!(
             refused.await.ends_with(r#"{"pointer":"/chargingStation/vendorName"}]"#),
-            "a member of a member is missing"
+            "the pointer leads to the missing nested member"
         );
 
-        let answer = async {
+        let responding = async {
             let (id, call) = old.receive_call().await;
             assert_eq!(call, json!(["Reset", {"type": "Soft"}]));
             old.send(format!(r#"[3,"{id}",{{"status":"Accepted"}}]"#)).await;
         };
         let reset = session.request(v1_6::ResetRequest::new(v1_6::ResetType::Soft));
-        let (answered, ()) = tokio::join!(reset, answer);
-        assert_eq!(answered.expect("an answer"), v1_6::ResetResponse::new(v1_6::ResetStatus::Accepted));
+        let (result, ()) = tokio::join!(reset, responding);
+        assert_eq!(result.expect("a response"), v1_6::ResetResponse::new(v1_6::ResetStatus::Accepted));
     }
 
-    /// What the handlers of both versions share.
+    /// State that the handlers of both versions share.
     #[derive(Clone)]
     struct App {
         token: &'static str,
@@ -273,8 +273,8 @@ mod kit {
         Params(authorize): Params<v1_6::AuthorizeRequest>,
         State(app): State<App>,
     ) -> Result<v1_6::AuthorizeResponse, Infallible> {
-        let known = *authorize.id_tag == *app.token;
-        let status = if known { v1_6::AuthorizationStatus::Accepted } else { v1_6::AuthorizationStatus::Invalid };
+        let is_accepted = *authorize.id_tag == *app.token;
+        let status = if is_accepted { v1_6::AuthorizationStatus::Accepted } else { v1_6::AuthorizationStatus::Invalid };
         Ok(v1_6::AuthorizeResponse::new(v1_6::IdTagInfo::new(status)))
     }
 
@@ -282,8 +282,9 @@ mod kit {
         Params(authorize): Params<v2_0_1::AuthorizeRequest>,
         State(app): State<App>,
     ) -> Result<v2_0_1::AuthorizeResponse, Infallible> {
-        let known = *authorize.id_token.id_token == *app.token;
-        let status = if known { v2_0_1::AuthorizationStatus::Accepted } else { v2_0_1::AuthorizationStatus::Invalid };
+        let is_accepted = *authorize.id_token.id_token == *app.token;
+        let status =
+            if is_accepted { v2_0_1::AuthorizationStatus::Accepted } else { v2_0_1::AuthorizationStatus::Invalid };
         Ok(v2_0_1::AuthorizeResponse::new(v2_0_1::IdTokenInfo::new(status)))
     }
 
@@ -298,7 +299,7 @@ mod kit {
     }
 
     #[tokio::test]
-    async fn two_versions_of_one_application_call_both_ways_with_their_types() {
+    async fn two_ocpp_versions_make_typed_calls_in_both_directions() {
         let app = App { token: "A1B2" };
         let router = RpcRouter::with_state(app.clone())
             .protocol(
@@ -309,7 +310,7 @@ mod kit {
                 "ocpp2.0.1",
                 RpcRouter::with_state(app).on_action::<v2_0_1::AuthorizeRequest, _>(authorize_2_0_1),
             );
-        let server = RpcServer::builder(router).protocols(["ocpp2.0.1", "ocpp1.6"]).build().expect("sound settings");
+        let server = RpcServer::builder(router).protocols(["ocpp2.0.1", "ocpp1.6"]).build().expect("valid settings");
         let listener = server.listen("127.0.0.1:0").await.expect("a port");
         let endpoint = format!("ws://{}", listener.local_addr());
 
@@ -340,7 +341,7 @@ mod kit {
     }
 
     #[test]
-    fn actions_are_named_as_their_version_names_them() {
+    fn action_names_follow_ocpp_version() {
         fn names<A: Action>() -> &'static str {
             A::NAME
         }

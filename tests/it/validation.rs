@@ -1,4 +1,4 @@
-//! Payloads that are checked, by a validator of a private protocol.
+//! Validation of payloads by a custom validator of a private protocol.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use crate::{
     support::{SECOND, Station, connected, echo},
 };
 
-/// Requests have a number `n`, responses a truth value `ok`, and there are two actions.
+/// A validator of two actions: requests must have a member `n`, responses a boolean `ok`.
 struct Acme;
 
 impl Validator for Acme {
@@ -29,20 +29,20 @@ impl Validator for Acme {
         protocol == "acme1"
     }
 
-    fn validate(&self, subject: &PayloadContext<'_>) -> Result<Valid, Violation> {
-        if !["Do", "Panic"].contains(&subject.action) {
+    fn validate(&self, context: &PayloadContext<'_>) -> Result<Valid, Violation> {
+        if !["Do", "Panic"].contains(&context.action) {
             return Err(Violation::new(ErrorCode::NOT_IMPLEMENTED, "", "no such action"));
         }
-        let mut value: Value = subject.payload.decode().expect("JSON");
-        match subject.kind {
-            PayloadKind::Request if subject.action == "Panic" => panic!("a broken validator"),
+        let mut value: Value = context.payload.decode().expect("JSON");
+        match context.kind {
+            PayloadKind::Request if context.action == "Panic" => panic!("a broken validator"),
             PayloadKind::Request if value.get("n").is_none() => {
                 Err(Violation::new(ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION, "/n", "is missing"))
             }
             PayloadKind::Response if !value["ok"].is_boolean() => {
                 Err(Violation::new(ErrorCode::TYPE_CONSTRAINT_VIOLATION, "/ok", "is no truth value"))
             }
-            // Whoever takes the value that was checked can tell.
+            // The extra member shows that a handler or caller received the validated value.
             _ => {
                 value["checked"] = json!(true);
                 Ok(Valid::with_value(value))
@@ -51,7 +51,7 @@ impl Validator for Acme {
     }
 }
 
-/// A server of the private protocol and one other, whose handlers count their calls.
+/// A server of the private protocol and another one, with handlers that count their calls.
 fn server(validation: Validation) -> (RpcServer, Arc<AtomicUsize>) {
     async fn act(Params(params): Params<Value>, State(calls): State<Arc<AtomicUsize>>) -> Result<Value, Infallible> {
         calls.fetch_add(1, Ordering::Relaxed);
@@ -63,14 +63,14 @@ fn server(validation: Validation) -> (RpcServer, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let router = RpcRouter::with_state(calls.clone()).on("Do", act).fallback(act);
     let server = RpcServer::builder(router).protocols(["acme1", "other"]);
-    let server = server.options(Options::server().validation(validation)).build().expect("sound");
+    let server = server.options(Options::server().validation(validation)).build().expect("valid settings");
     (server, calls)
 }
 
-/// The next violation: direction, kind, action, id, pointer, and whether it was stopped.
+/// Returns the next violation: direction, kind, action, id, pointer, and `true` if it was enforced.
 async fn violation(events: &mut Events) -> (Direction, PayloadKind, String, String, String, bool) {
     loop {
-        let event = events.next().await.expect("more").kind;
+        let event = events.next().await.expect("an event").kind;
         if let EventKind::ValidationFailed { direction, kind, action, id, violation, enforced, .. } = event {
             let (action, id, pointer) = (action.to_string(), id.to_string(), violation.pointer().to_owned());
             return (direction, kind, action, id, pointer, enforced);
@@ -79,7 +79,7 @@ async fn violation(events: &mut Events) -> (Direction, PayloadKind, String, Stri
 }
 
 #[tokio::test(start_paused = true)]
-async fn b41_payloads_are_checked_in_all_four_places() {
+async fn b41_requests_and_responses_are_checked_in_both_directions() {
     use {Direction::*, PayloadKind::*};
     let (server, calls) = server(Validation::new(Acme).only(["acme1"]));
     let (mut station, session) = connected(&server, "acme1").await;
@@ -88,21 +88,21 @@ async fn b41_payloads_are_checked_in_all_four_places() {
         (direction, kind, "Do".to_owned(), id.to_owned(), pointer.to_owned(), true)
     };
 
-    // A call in: answered, and no handler runs.
+    // Incoming request: the call is rejected and no handler runs.
     assert_eq!(
         station.ask(r#"[2,"1","Do",{}]"#).await,
         r#"[4,"1","OccurrenceConstraintViolation","/n: is missing",{"pointer":"/n"}]"#
     );
     assert_eq!(calls.load(Ordering::Relaxed), 0);
     assert_eq!(violation(&mut events).await, seen(In, Request, "1", "/n"));
-    // A result out: replaced, and the peer learns nothing of it.
-    let answer = station.ask(r#"[2,"2","Do",{"n":1,"result":"text"}]"#).await;
-    assert_eq!(answer, r#"[4,"2","InternalError","An internal error occurred",{}]"#);
+    // Outgoing response: it is replaced by an error that does not tell the peer about the violation.
+    let response = station.ask(r#"[2,"2","Do",{"n":1,"result":"text"}]"#).await;
+    assert_eq!(response, r#"[4,"2","InternalError","An internal error occurred",{}]"#);
     assert_eq!(calls.load(Ordering::Relaxed), 1);
     assert_eq!(violation(&mut events).await, seen(Out, Response, "2", "/ok"));
-    // What is valid passes.
+    // Valid payloads pass.
     assert_eq!(station.ask(r#"[2,"3","Do",{"n":1,"result":true}]"#).await, r#"[3,"3",{"ok":true}]"#);
-    // A result in: the call fails.
+    // Incoming response: the call fails.
     let call = tokio::spawn(session.call::<Value>("Do", &json!({"n": 1})));
     let (id, _) = station.receive_call().await;
     station.send(format!(r#"[3,"{id}",{{"ok":1}}]"#)).await;
@@ -111,7 +111,7 @@ async fn b41_payloads_are_checked_in_all_four_places() {
         other => panic!("{other:?}"),
     }
     assert_eq!(violation(&mut events).await, seen(In, Response, &id, "/ok"));
-    // A call out: fails here, and nothing is sent.
+    // Outgoing request: the call fails locally and nothing is sent.
     let error = session.call::<Value>("Do", &()).await.expect_err("no n");
     assert!(matches!(&error, Error::Invalid(violation) if violation.pointer() == "/n"));
     assert!(!error.maybe_delivered());
@@ -121,7 +121,7 @@ async fn b41_payloads_are_checked_in_all_four_places() {
 }
 
 #[tokio::test]
-async fn b41_who_wants_a_payload_as_the_type_that_was_checked_gets_that_very_value() {
+async fn b41_validated_value_is_reused_if_type_matches() {
     let (server, _) = server(Validation::new(Acme).only(["acme1"]));
     let (mut station, session) = connected(&server, "acme1").await;
     assert_eq!(station.ask(r#"[2,"1","Do",{"n":1}]"#).await, r#"[3,"1",{"ok":true}]"#);
@@ -133,21 +133,21 @@ async fn b41_who_wants_a_payload_as_the_type_that_was_checked_gets_that_very_val
     }
     assert_eq!(call.await.expect("no panic").expect("a result"), json!({"ok": false, "checked": true}));
     let payload = other.await.expect("no panic").expect("a result");
-    assert_eq!(payload.as_str(), r#"{"ok":false}"#, "another type is read from what came in");
+    assert_eq!(payload.as_str(), r#"{"ok":false}"#, "another type is decoded from the received text");
 }
 
 #[tokio::test]
-async fn b41_a_validator_that_panics_refuses_and_ends_nothing() {
+async fn b41_panicking_validator_rejects_only_its_call() {
     let (server, calls) = server(Validation::new(Acme).only(["acme1"]));
     let mut station = Station::connect(&server, "CP-1", "acme1").await;
-    let answer = station.ask(r#"[2,"1","Panic",{}]"#).await;
-    assert!(answer.starts_with(r#"[4,"1","InternalError","#), "{answer}");
+    let response = station.ask(r#"[2,"1","Panic",{}]"#).await;
+    assert!(response.starts_with(r#"[4,"1","InternalError","#), "{response}");
     assert_eq!(station.ask(r#"[2,"2","Do",{"n":1,"result":true}]"#).await, r#"[3,"2",{"ok":true}]"#);
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn b43_validation_holds_for_named_protocols_or_only_reports() {
+async fn b43_validation_is_limited_by_protocol_and_report_only() {
     let named = Validation::new(Acme).only(["acme1"]);
     for (validation, protocol, reports) in
         [(named.clone(), "other", false), (named.clone().report_only(true), "acme1", true)]
@@ -177,7 +177,7 @@ async fn b43_validation_holds_for_named_protocols_or_only_reports() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b44_calls_that_are_made_while_connecting_are_checked_too() {
+async fn b44_calls_while_connecting_are_validated() {
     let settings = |client: ocpp_rpc::client::RpcClientBuilder| {
         client.protocols(["acme1"]).options(Options::client().validation(Validation::new(Acme)))
     };
@@ -191,9 +191,9 @@ async fn b44_calls_that_are_made_while_connecting_are_checked_too() {
     assert!(matches!(bad.await.expect("no panic"), Err(Error::Invalid(_))));
     let id = csms.receive_call("Do").await;
     csms.send(json!([3, id, {"ok": true}])).await;
-    assert_eq!(good.await.expect("no panic").expect("answered")["ok"], true);
+    assert_eq!(good.await.expect("no panic").expect("a response")["ok"], true);
 
-    // And while it reconnects: at once, because the protocol is known.
+    // While the client reconnects, the call fails at once, because the client remembers the protocol.
     drop(csms);
     crate::csms::becomes(&client, ocpp_rpc::client::ClientState::Connecting).await;
     let failed = tokio::time::timeout(SECOND / 10, client.call::<Value>("Do", &())).await.expect("at once");
@@ -201,16 +201,16 @@ async fn b44_calls_that_are_made_while_connecting_are_checked_too() {
 }
 
 #[tokio::test]
-async fn b45_an_action_that_the_protocol_does_not_have_is_not_implemented_whatever_the_fallback_says() {
+async fn b45_unknown_action_is_not_implemented_despite_fallback() {
     let (server, calls) = server(Validation::new(Acme).only(["acme1"]));
     let mut station = Station::connect(&server, "CP-1", "acme1").await;
-    let answer = station.ask(r#"[2,"1","Dance",{"n":1}]"#).await;
-    assert_eq!(answer, r#"[4,"1","NotImplemented","no such action",{"pointer":""}]"#);
+    let response = station.ask(r#"[2,"1","Dance",{"n":1}]"#).await;
+    assert_eq!(response, r#"[4,"1","NotImplemented","no such action",{"pointer":""}]"#);
     assert_eq!(calls.load(Ordering::Relaxed), 0);
 }
 
 #[test]
-fn b10_validation_that_could_never_be_is_refused_when_it_is_built() {
+fn b10_impossible_validation_is_a_build_error() {
     let build = |protocols: &[&str], validation: Validation| {
         let options = Options::server().validation(validation.clone());
         let server = RpcServer::builder(RpcRouter::new()).protocols(protocols).options(options);
@@ -218,7 +218,7 @@ fn b10_validation_that_could_never_be_is_refused_when_it_is_built() {
         let client = ocpp_rpc::RpcClient::builder("ws://h", "CP").protocols(protocols).options(options);
         (server.build().map(drop).map_err(|e| e.to_string()), client.build().map(drop).map_err(|e| e.to_string()))
     };
-    for (protocols, validation, why) in [
+    for (protocols, validation, text) in [
         (&[][..], Validation::new(Acme), "without a protocol"),
         (&["acme1", "other"], Validation::new(Acme), "does not support the protocol \"other\""),
         (&["acme1"], Validation::new(Acme).only(["other"]), "not one of the protocols"),
@@ -226,14 +226,14 @@ fn b10_validation_that_could_never_be_is_refused_when_it_is_built() {
     ] {
         let (server, client) = build(protocols, validation);
         assert_eq!(server, client);
-        assert!(server.expect_err(why).contains(why), "{protocols:?}");
+        assert!(server.expect_err(text).contains(text), "{protocols:?}");
     }
     assert_eq!(build(&["acme1", "other"], Validation::new(Acme).only(["acme1"])), (Ok(()), Ok(())));
 }
 
 #[tokio::test]
-async fn b26_a_result_that_is_of_no_use_is_complained_of_where_the_protocol_has_words_for_that() {
-    for (protocol, complains) in [("ocpp2.0.1", false), ("ocpp2.1", true)] {
+async fn b26_undecodable_result_gets_callresulterror_if_supported() {
+    for (protocol, sends_error) in [("ocpp2.0.1", false), ("ocpp2.1", true)] {
         let server = crate::support::server(RpcRouter::new().on("Echo", echo));
         let (mut station, session) = connected(&server, protocol).await;
         let call = tokio::spawn(session.call::<Vec<u8>>("Do", &()));
@@ -242,18 +242,17 @@ async fn b26_a_result_that_is_of_no_use_is_complained_of_where_the_protocol_has_
         assert!(matches!(call.await.expect("no panic"), Err(Error::Decode(_))));
         station.send(r#"[2,"1","Echo",{}]"#).await;
         let first = station.receive().await;
-        match complains {
-            true => assert!(
-                first.starts_with(&format!(r#"[5,"{id}","FormatViolation","is an object, not a sequence"#)),
-                "{first}"
-            ),
-            false => assert_eq!(first, r#"[3,"1",{}]"#),
+        if sends_error {
+            let error = format!(r#"[5,"{id}","FormatViolation","is an object, not a sequence"#);
+            assert!(first.starts_with(&error), "{first}");
+        } else {
+            assert_eq!(first, r#"[3,"1",{}]"#);
         }
     }
 }
 
 #[test]
-fn b41_a_violation_is_an_answer_with_its_pointer() {
+fn b41_violation_converts_to_call_error_with_pointer() {
     let violation = Violation::new(ErrorCode::PROPERTY_CONSTRAINT_VIOLATION, "/a/0", "is too long");
     let error = CallError::from(violation);
     assert_eq!(error.to_string(), "PropertyConstraintViolation: /a/0: is too long");
@@ -261,7 +260,7 @@ fn b41_a_violation_is_an_answer_with_its_pointer() {
 }
 
 #[tokio::test]
-async fn b43_validation_may_be_decided_when_a_session_is_accepted() {
+async fn b43_accept_sets_validation_of_session() {
     let hook = async |handshake: ocpp_rpc::Handshake| {
         let options = Options::server();
         Ok(ocpp_rpc::Accept::new().options(match handshake.identity() {
@@ -270,24 +269,24 @@ async fn b43_validation_may_be_decided_when_a_session_is_accepted() {
         }))
     };
     let server = RpcServer::builder(RpcRouter::new().on("Do", echo)).protocols(["acme1"]).auth(hook);
-    let server = server.build().expect("sound");
-    for (identity, answer) in [("checked", r#"[4,"1","Occur"#), ("free", r#"[3,"1",{}]"#)] {
+    let server = server.build().expect("valid settings");
+    for (identity, response) in [("checked", r#"[4,"1","Occur"#), ("free", r#"[3,"1",{}]"#)] {
         let mut station = Station::connect(&server, identity, "acme1").await;
-        assert!(station.ask(r#"[2,"1","Do",{}]"#).await.starts_with(answer), "{identity}");
+        assert!(station.ask(r#"[2,"1","Do",{}]"#).await.starts_with(response), "{identity}");
     }
 }
 
 #[tokio::test]
-async fn b43_other_times_for_an_open_session_leave_what_is_valid_as_it_was() {
+async fn b43_changed_options_keep_validation_of_open_session() {
     let (server, calls) = server(Validation::new(Acme).only(["acme1"]));
     let (mut station, session) = connected(&server, "acme1").await;
-    session.set_options(Options::server().ping_interval(5 * SECOND)).expect("sound");
+    session.set_options(Options::server().ping_interval(5 * SECOND)).expect("valid settings");
     assert!(station.ask(r#"[2,"1","Do",{}]"#).await.starts_with(r#"[4,"1","Occur"#));
     assert_eq!(calls.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
-async fn b43_where_all_is_to_be_checked_nobody_comes_in_whom_nobody_can_check() {
+async fn b43_unsupported_protocol_is_refused_if_all_are_validated() {
     let server = RpcServer::builder(RpcRouter::new().on("Do", echo)).protocols(["acme1"]);
     let server = server.no_common_protocol(ocpp_rpc::server::NoCommonProtocol::Serve);
     let site = crate::tcp::Site::of(server.options(Options::server().validation(Validation::new(Acme)))).await;
@@ -296,7 +295,7 @@ async fn b43_where_all_is_to_be_checked_nobody_comes_in_whom_nobody_can_check() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn b41_a_call_that_waits_over_reconnects_is_checked_once() {
+async fn b41_queued_call_is_validated_once_over_reconnects() {
     let (builder, mut dials) = client();
     let options = Options::client().validation(Validation::new(Acme).report_only(true));
     let (client, attempt) = connecting(builder.protocols(["acme1"]).options(options));
@@ -312,7 +311,7 @@ async fn b41_a_call_that_waits_over_reconnects_is_checked_once() {
     let mut csms = dials.accept("acme1").await;
     let id = csms.receive_call("Do").await;
     csms.send(json!([3, id, {"ok": true}])).await;
-    second.await.expect("no panic").expect("answered");
+    second.await.expect("no panic").expect("a response");
     client.close(ocpp_rpc::Close::forced()).await;
     drop(client);
     let mut violations = 0;

@@ -1,4 +1,4 @@
-//! Payloads that a schema allows.
+//! Generates payloads that are valid under a schema.
 
 use serde_json::{Map, Value, json};
 
@@ -7,18 +7,18 @@ use super::Random;
 pub(crate) struct Generator<'a> {
     root: &'a Value,
     random: &'a mut Random,
-    /// Of so many members that may be missing, one is.
+    /// On average, one of this number of optional members is missing.
     missing: usize,
 }
 
 impl<'a> Generator<'a> {
-    /// Payloads with some of the members that may be there.
+    /// Creates a generator of payloads with some of the optional members.
     pub(crate) fn some(root: &'a Value, random: &'a mut Random) -> Self {
         let missing = *random.pick(&[1, 2, 2, 3, 20]);
         Self { root, random, missing }
     }
 
-    /// Payloads with most of the members that may be there.
+    /// Creates a generator of payloads with most of the optional members.
     pub(crate) fn most(root: &'a Value, random: &'a mut Random) -> Self {
         Self { root, random, missing: 8 }
     }
@@ -36,7 +36,7 @@ impl<'a> Generator<'a> {
             Some("number") => self.number(schema),
             Some("boolean") => Value::Bool(self.random.one_in(2)),
             None => self.anything(),
-            Some(other) => panic!("a {other}"),
+            Some(other) => panic!("unexpected {other}"),
         }
     }
 
@@ -58,11 +58,11 @@ impl<'a> Generator<'a> {
     }
 
     fn array(&mut self, schema: &Value) -> Value {
-        let (least, most) = (schema["minItems"].as_u64().unwrap_or(0), schema["maxItems"].as_u64().unwrap_or(u64::MAX));
+        let (min, max) = (schema["minItems"].as_u64().unwrap_or(0), schema["maxItems"].as_u64().unwrap_or(u64::MAX));
         let count = match self.random.below(20) {
-            0 if most <= 20 => most,
-            1..4 => (least + 1).min(most),
-            _ => least.max(1),
+            0 if max <= 20 => max,
+            1..4 => (min + 1).min(max),
+            _ => min.max(1),
         };
         (0..count).map(|_| self.value(&schema["items"])).collect()
     }
@@ -78,19 +78,19 @@ impl<'a> Generator<'a> {
             ]))
             .to_owned(),
             None => {
-                let most = schema["maxLength"].as_u64().map_or(60, |most| most as usize);
+                let max = schema["maxLength"].as_u64().map_or(60, |max| max as usize);
                 let length = match self.random.below(10) {
                     0 => 0,
-                    1 if most <= 1000 => most,
-                    _ => self.random.below(most.min(20) + 1),
+                    1 if max <= 1000 => max,
+                    _ => self.random.below(max.min(20) + 1),
                 };
                 self.text(length)
             }
-            Some(other) => panic!("a {other}"),
+            Some(other) => panic!("unexpected {other}"),
         }
     }
 
-    /// A text of so many characters.
+    /// Returns a text of `length` characters.
     pub(crate) fn text(&mut self, length: usize) -> String {
         let letters = ['a', 'Z', '0', ' ', '-', '"', '\\', '/', '\n', '\u{7f}', 'é', '€', '🔌'];
         let letters = if self.random.one_in(2) { &letters[..] } else { &letters[..5] };
@@ -123,11 +123,9 @@ impl<'a> Generator<'a> {
             2..6 => self.random.between(low.max(-5).min(high), high.min(50).max(low)),
             _ => self.random.between(low, high),
         };
-        // From draft 6 on, a number without a fraction is an integer, however it is written.
-        match self.root["$schema"].as_str().is_some_and(|draft| draft.contains("draft-06")) && self.random.one_in(10) {
-            true => json!(integer as f64),
-            false => json!(integer),
-        }
+        // From draft 6 on, every number without a fraction is an integer, for example 1.0.
+        let is_draft_6 = self.root["$schema"].as_str().is_some_and(|draft| draft.contains("draft-06"));
+        if is_draft_6 && self.random.one_in(10) { json!(integer as f64) } else { json!(integer) }
     }
 
     fn number(&mut self, schema: &Value) -> Value {
@@ -161,10 +159,12 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// The schema that a schema is a name for.
+/// Returns the schema that `$ref` refers to, or the schema itself if it has none.
 pub(crate) fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     match schema["$ref"].as_str() {
-        Some(name) => root.pointer(name.strip_prefix('#').expect("inside")).expect("a definition"),
+        Some(name) => {
+            root.pointer(name.strip_prefix('#').expect("a reference within the schema")).expect("a definition")
+        }
         None => schema,
     }
 }
@@ -173,7 +173,7 @@ fn is_required(schema: &Value, name: &str) -> bool {
     schema["required"].as_array().is_some_and(|required| required.iter().any(|required| required == name))
 }
 
-/// A limit, which the schemas write as `100` or as `100.0`.
-pub(crate) fn limit(schema: &Value, keyword: &str, unless: i64) -> i64 {
-    schema[keyword].as_f64().map_or(unless, |limit| limit as i64)
+/// Returns a limit, which the schemas write as `100` or as `100.0`, or `default` if there is none.
+pub(crate) fn limit(schema: &Value, keyword: &str, default: i64) -> i64 {
+    schema[keyword].as_f64().map_or(default, |limit| limit as i64)
 }

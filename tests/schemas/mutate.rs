@@ -1,4 +1,4 @@
-//! Payloads that break one rule of their schema in one place.
+//! Changes valid payloads so that they violate one rule of their schema in one place.
 
 use ocpp_rpc::ErrorCode;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ impl Rule {
         Self::NotAMultiple,
     ];
 
-    /// Breaks the rule somewhere, and says what is to be found where.
+    /// Violates the rule in a random place, and returns the payload with the expected code and pointer.
     pub(crate) fn mutate(
         self,
         root: &Value,
@@ -65,7 +65,7 @@ impl Rule {
             Self::Missing => {
                 let required = schema["required"].as_array().expect("required members");
                 let name = random.pick(required).as_str().expect("a name");
-                place.as_object_mut().expect("an object").remove(name).expect("it was there");
+                place.as_object_mut().expect("an object").remove(name).expect("a required member");
                 at = format!("{pointer}/{name}");
             }
             Self::Extra => {
@@ -94,10 +94,10 @@ impl Rule {
             Self::TooFewItems => *place = json!([]),
             Self::TooManyItems => {
                 let items = place.as_array_mut().expect("an array");
-                let most = limit(schema, "maxItems", 0) as usize;
+                let max = limit(schema, "maxItems", 0) as usize;
                 let item =
                     items.first().cloned().unwrap_or_else(|| Generator::some(root, random).value(&schema["items"]));
-                items.resize(most + *random.pick(&[1, 2]), item);
+                items.resize(max + *random.pick(&[1, 2]), item);
             }
             Self::BadFormat if schema["format"] == "uri" => {
                 let wrong = ["", "example.com/a", "http://a b/", "http://[::1/", "http://a/%4", "<http://a>"];
@@ -123,7 +123,7 @@ impl Rule {
             Self::NotAMultiple => *place = json!(*random.pick(&[0.15, 21.45, 0.01, 1_000_000.25, -3.333])),
         }
         let code = match self {
-            // The payload itself is no object.
+            // The payload itself is not an object.
             Self::WrongType if pointer.is_empty() => ErrorCode::FORMAT_VIOLATION,
             Self::Extra => ErrorCode::FORMAT_VIOLATION,
             Self::Missing | Self::TooFewItems | Self::TooManyItems => ErrorCode::OCCURRENCE_CONSTRAINT_VIOLATION,
@@ -137,7 +137,7 @@ impl Rule {
         let has = |keyword: &str| !schema[keyword].is_null();
         match self {
             Self::Missing => schema["required"].as_array().is_some_and(|required| !required.is_empty()),
-            // 1.6 says of strings, too, that they have no additional members.
+            // The schemas of 1.6 set `additionalProperties` on strings as well.
             Self::Extra => schema["type"] == "object" && schema["additionalProperties"] == false,
             Self::WrongType => has("type"),
             Self::TooLong => has("maxLength") && !has("enum"),
@@ -152,7 +152,7 @@ impl Rule {
     }
 }
 
-/// A value of another type than the schema wants.
+/// Returns a value of another type than the schema requires.
 fn other_type(schema: &Value, random: &mut Random) -> Value {
     let values = [
         ("null", json!(null)),
@@ -165,17 +165,18 @@ fn other_type(schema: &Value, random: &mut Random) -> Value {
         ("array", json!(["text"])),
         ("object", json!({})),
     ];
-    let wanted = schema["type"].as_str().expect("a type");
-    let fits = |found: &str| found == wanted || (found, wanted) == ("integer", "number");
+    let required = schema["type"].as_str().expect("a type");
+    let fits = |found: &str| found == required || (found, required) == ("integer", "number");
     let others: Vec<_> = values.iter().filter(|(found, _)| !fits(found)).collect();
     random.pick(&others).1.clone()
 }
 
-/// A number beyond a limit, of the type that the schema wants.
+/// Returns a number beyond a limit, of the type that the schema requires.
 fn beyond(schema: &Value, limit: i64, sign: i64, random: &mut Random) -> Value {
-    match schema["type"] == "number" && random.one_in(2) {
-        true => json!(limit as f64 + sign as f64 * *random.pick(&[0.1, 0.001, 1000.5])),
-        false => json!(limit + sign * random.between(1, 1000)),
+    if schema["type"] == "number" && random.one_in(2) {
+        json!(limit as f64 + sign as f64 * *random.pick(&[0.1, 0.001, 1000.5]))
+    } else {
+        json!(limit + sign * random.between(1, 1000))
     }
 }
 
@@ -184,7 +185,7 @@ fn collect<'a>(root: &'a Value, schema: &'a Value, value: &Value, pointer: Strin
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                // What the schema leaves open cannot be wrong.
+                // Members that the schema does not define are always valid.
                 if let Some(schema) = schema["properties"].get(name) {
                     collect(root, schema, member, format!("{pointer}/{name}"), sites);
                 }

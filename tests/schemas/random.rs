@@ -1,9 +1,9 @@
-//! Numbers that look random and are the same in every run.
+//! Pseudo-random numbers that are the same in every run.
 
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Numbers of their own for each name.
+    /// Creates a generator whose numbers depend on the name.
     pub(crate) fn new(name: &str) -> Self {
         // FNV-1a
         Self(
@@ -20,7 +20,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// One of the numbers from `low` to `high`, both included.
+    /// Returns a number from `low` to `high`, both included.
     pub(crate) fn between(&mut self, low: i64, high: i64) -> i64 {
         let range = u64::try_from(high - low).expect("low is not above high") + 1;
         low + i64::try_from(self.next() % range).expect("in range")
