@@ -1,7 +1,20 @@
 //! The one task of a connection: it reads, hands requests to handlers, writes, and keeps time.
 //!
-//! A turn takes the commands of handles, reads, polls handlers, looks at the clock, writes, flushes once, and sets the
-//! one timer. The driver awaits nothing else.
+//! While a socket is open, the driver awaits nothing but its turns. A turn does all that is ready, in this order:
+//!
+//! 1. apply the commands of `Session`, `Call` and `RpcClient`
+//! 2. read messages, and start the handlers of requests
+//! 3. poll the handlers that were woken
+//! 4. apply the commands of those handlers, and poll the ones that were woken meanwhile
+//! 5. expire calls, and send pings
+//! 6. write responses and calls, and flush
+//! 7. close the connection if its close is due
+//! 8. set the one timer
+//!
+//! The mailbox wakes the driver only between turns: `begin_turn` suppresses wake-ups, and `take` in step 4 enables them
+//! again. A server calls [`serve`](Driver::serve), then [`finish`](Driver::finish). A client alternates
+//! [`run_offline`](Driver::run_offline) and [`run`](Driver::run), and ends with [`run_closing`](Driver::run_closing) and
+//! [`finish`](Driver::finish).
 
 use std::{
     future::poll_fn,
@@ -41,7 +54,8 @@ use crate::{
     response::Response,
 };
 
-/// Serves one connection, or at a client one after the other. Its handlers and queued calls outlive a connection.
+/// Serves one connection of a server, or the connections of a client one after the other. The handlers of a client, its
+/// queued calls and its responses outlive a connection.
 pub(crate) struct Driver {
     shared: Arc<Shared>,
     run: Arc<Run>,
@@ -54,7 +68,7 @@ pub(crate) struct Driver {
     /// The calls that were taken out of the mailbox and not yet reported to it as written or ended.
     queued: usize,
     close_by: Option<Instant>,
-    /// The receivers of news that a message is flushed.
+    /// The senders and events that are due when the written messages are flushed.
     unflushed: Vec<Unflushed>,
     /// Called when a handle asks to close.
     on_closing: Option<Box<dyn FnOnce() + Send>>,
@@ -67,7 +81,7 @@ enum Unflushed {
     Event(MessageId),
 }
 
-/// The most messages that are read in one turn, so that a busy peer cannot starve the others.
+/// The most messages that are read in one turn, so that a busy peer cannot starve other tasks of the thread.
 const READ_BATCH: usize = 32;
 
 /// The timer before it is first set.
@@ -122,7 +136,7 @@ impl Driver {
         let disconnect = self.run(&mut socket).await;
         self.on_disconnect(AfterDisconnect::End);
         let timeout = self.options().close_timeout;
-        // Boxed, because an idle connection must not keep room for its end.
+        // Boxed, so that the future of the close does not enlarge that of an idle connection.
         self.run_closing(Box::pin(socket.close(disconnect, timeout))).await
     }
 
@@ -229,7 +243,8 @@ impl Driver {
         let inbox = self.take_commands(cx);
         self.abort_if_forced(&inbox)?;
         self.start_queued(socket)?;
-        // Handlers are polled a second time and not a third: those that wake themselves must not starve the rest.
+        // Handlers are polled a second time and not a third, so that those that wake themselves starve nothing else. A
+        // wake-up from now on causes another turn.
         if inbox.handlers_woken {
             self.poll_handlers(socket)?;
         }
@@ -329,13 +344,8 @@ impl Driver {
         now: tokio::time::Instant,
         cx: &mut Context<'_>,
     ) -> Result<(), Disconnect> {
-        for read in 0.. {
-            if read == READ_BATCH {
-                // There may be more. The other connections of the thread come first.
-                cx.waker().wake_by_ref();
-                break;
-            }
-            let Poll::Ready(incoming) = socket.poll_read(cx) else { break };
+        for _ in 0..READ_BATCH {
+            let Poll::Ready(incoming) = socket.poll_read(cx) else { return Ok(()) };
             self.shared.seen(now);
             keepalive.activity(now.into_std());
             match incoming {
@@ -357,6 +367,8 @@ impl Driver {
                 Incoming::End(disconnect) => return Err(disconnect),
             }
         }
+        // There may be more to read. Other tasks of the thread come first.
+        cx.waker().wake_by_ref();
         Ok(())
     }
 
@@ -428,7 +440,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Queues a message for the next flush.
+    /// Queues a message for the next flush, and reports it as sent.
     fn send(&mut self, message: Outbound, socket: &mut Socket) -> Result<(), Disconnect> {
         tracing::trace!(text = message.text, "sent");
         self.shared.telemetry.message(Direction::Out, message.text.len());
@@ -471,7 +483,7 @@ impl Driver {
         }
     }
 
-    /// Ends the connection if its close is due.
+    /// Ends the connection if its close is due. The mailbox returns the close in every turn.
     fn poll_close(&mut self, close: &Close, is_flushed: bool, now: Instant) -> Result<(), Disconnect> {
         let CloseMode::Drain(timeout) = close.mode() else { return Err(Disconnect::close(close)) };
         let close_by = *self.close_by.get_or_insert_with(|| now + timeout);
@@ -508,8 +520,8 @@ impl Driver {
         }
     }
 
-    /// Sets the one timer to the earliest deadline. A timer that fires too early is left as it is: to move it at every
-    /// message costs more.
+    /// Sets the one timer to the earliest deadline. If the timer is set earlier than needed, it stays and causes one
+    /// needless turn, which costs less than to move it at every message.
     fn reset_timer(&self, mut timer: Pin<&mut Sleep>, next_ping: Option<Instant>, cx: &mut Context<'_>) {
         let due = [next_ping, self.exchange.calls_out.next_deadline(), self.close_by].into_iter().flatten().min();
         let Some(due) = due.map(tokio::time::Instant::from_std) else { return };
@@ -524,7 +536,7 @@ impl Driver {
     }
 }
 
-/// Ends all calls and waiting handles, even if the task is dropped.
+/// Ends all calls and waiting handles, even if the task is dropped. After [`Driver::finish`] it has no effect.
 impl Drop for Driver {
     fn drop(&mut self) {
         self.on_disconnect(AfterDisconnect::End);

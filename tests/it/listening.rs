@@ -24,7 +24,7 @@ async fn b15_existing_socket_serves_stations_only_by_default() {
     let server = builder().build().expect("valid settings");
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = socket.local_addr().expect("an address");
-    let listener = server.attach(socket).serve().await.expect("a listening socket");
+    let listener = server.with_listener(socket).serve().await.expect("a listening socket");
     assert_eq!(listener.local_addr(), address);
     assert_eq!(status(&listener, &offering("/ocpp/CP", "ocpp1.6")).await, 101);
     assert_eq!(status(&listener, "GET /ocpp/CP HTTP/1.1\r\nHost: test\r\n\r\n").await, 404);
@@ -35,7 +35,7 @@ async fn existing_socket_serves_an_application() {
     let server = builder().build().expect("valid settings");
     let app = Router::new().route("/health", get(async || "ok")).route_service("/ocpp/{*identity}", server.clone());
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let listener = server.attach(socket).app(app).serve().await.expect("a listening socket");
+    let listener = server.with_listener(socket).app(app).serve().await.expect("a listening socket");
     assert_eq!(status(&listener, &offering("/ocpp/CP", "ocpp1.6")).await, 101);
     assert_eq!(status(&listener, "GET /health HTTP/1.1\r\nHost: test\r\n\r\n").await, 200);
     assert_eq!(status(&listener, &head("/elsewhere/CP")).await, 404);
@@ -78,7 +78,7 @@ async fn existing_socket_serves_tls() {
         ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate()).build().expect("valid settings");
     let server = builder().build().expect("valid settings");
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let listener = server.attach(socket).tls(tls).serve().await.expect("a listening socket");
+    let listener = server.with_listener(socket).tls(tls).serve().await.expect("a listening socket");
     let stream = soon(tls_to(listener.local_addr(), alpn(&authority, &["http/1.1"]))).await.expect("a TLS stream");
     let mut client = Client::over(stream);
     assert_eq!(soon(client.ask(&offering("/ocpp/CP", "ocpp1.6"))).await.status, 101);

@@ -75,18 +75,18 @@ impl RpcServer {
     /// # async fn example(inherited: std::net::TcpListener) -> Result<(), Box<dyn std::error::Error>> {
     /// let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).build()?;
     /// inherited.set_nonblocking(true)?;
-    /// let listener = server.attach(TcpListener::from_std(inherited)?).serve().await?;
+    /// let listener = server.with_listener(TcpListener::from_std(inherited)?).serve().await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub fn attach(&self, socket: TcpListener) -> ListenerBuilder {
+    pub fn with_listener(&self, socket: TcpListener) -> ListenerBuilder {
         ListenerBuilder::new(self, Source::Socket(socket))
     }
 }
 
 /// Configures a listener, then starts it.
 ///
-/// [`RpcServer::bind`] and [`RpcServer::attach`] create the builder. By default the listener serves charging stations
+/// [`RpcServer::bind`] and [`RpcServer::with_listener`] create the builder. By default the listener serves charging stations
 /// only, without TLS.
 ///
 /// The listener applies limits that `axum::serve` does not have:
