@@ -2,8 +2,8 @@
 //
 //     node csms.js PORT PROTOCOLS [PASSWORD_HEX]
 //
-// The server listens on loopback, on a free port if PORT is 0. PROTOCOLS are separated by commas. If a password is given,
-// stations without it are refused with 401.
+// The server listens on loopback, on a free port if PORT is 0. PROTOCOLS are separated by commas. If a password is
+// given, stations without it are refused with 401.
 //
 // Events are printed as one JSON object per line. Commands are read from stdin, one per line, and apply to the station
 // that connected last:

@@ -184,7 +184,7 @@ impl Fleet {
     }
 }
 
-/// A curl process whose response is pending.
+/// A curl process with a pending response.
 pub(crate) struct Request(Process);
 
 impl Request {
@@ -353,7 +353,7 @@ impl Drop for Script {
     }
 }
 
-/// A process whose output is read line by line. Dropping this value kills the process.
+/// A process with output that is read line by line. Dropping this value kills the process.
 struct Process {
     name: String,
     child: Child,

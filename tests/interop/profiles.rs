@@ -1,5 +1,5 @@
-//! Runs the commands of the guide's page on security profiles exactly as the page shows them. openssl, curl and a station
-//! by another author use the same certificates.
+//! Runs the commands of the guide's page on security profiles exactly as the page shows them. openssl, curl and a
+//! station by another author use the same certificates.
 
 use std::{
     fs,
@@ -146,7 +146,7 @@ fn curl_over_tls_reaches_rest_only_with_certificate() {
     };
     let client = ["--cert", "station.pem", "--key", "station.key"];
     assert_eq!(get("/healthz", &client), (true, "ok 200".to_owned()));
-    // curl would negotiate HTTP/2 if the backend supports it.
+    // curl negotiates HTTP/2 by default if the backend supports it, but this handshake needs HTTP/1.1.
     let plain = [&client[..], &["--http1.1"]].concat();
     assert_eq!(get("/ocpp/CP-1", &plain).1, "this is a WebSocket endpoint 426");
     assert!(!get("/healthz", &[]).0);
