@@ -1,6 +1,7 @@
-//! The applications, the examples and the client, as others meet them: charging stations and servers by other authors, and curl.
+//! Tests of the applications, the examples and the client with real peers: charging stations and servers by other
+//! authors, and curl.
 //!
-//! `tests/run` builds the programs, fetches the others, and runs this. It needs `sh`, `kill` and `ulimit`.
+//! `tests/run` builds the programs, fetches the peers, and runs these tests. They need `sh`, `kill` and `ulimit`.
 #![cfg(unix)]
 
 #[path = "interop/clients.rs"]

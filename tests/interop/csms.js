@@ -2,20 +2,20 @@
 //
 //     node csms.js PORT PROTOCOLS [PASSWORD_HEX]
 //
-// It listens on loopback, at a port of its choice where PORT is 0. PROTOCOLS are separated by commas. With a password,
-// stations without it are refused with 401.
+// The server listens on loopback, on a free port if PORT is 0. PROTOCOLS are separated by commas. If a password is
+// given, stations without it are refused with 401.
 //
-// What happens is printed as one JSON object per line; commands are read from stdin, one per line. They concern the
-// station that connected last:
+// Events are printed as one JSON object per line. Commands are read from stdin, one per line, and apply to the station
+// that connected last:
 //
-//     calls N             have N calls out at once
-//     reset               call for a reset
-//     clearcache          call for something that stations refuse
-//     hold                announce the calls that come in, but answer none of them
-//     release             answer the calls held back, and those to come
+//     calls N             send N calls concurrently
+//     reset               call Reset
+//     clearcache          call ClearCache, which stations reject
+//     hold                report incoming calls, but send no responses
+//     release             send the held responses, and respond to later calls
 //     close CODE REASON   close the connection
 //
-// csms.py speaks the same lines, so that one harness drives both.
+// csms.py has the same commands and events, so one harness drives both.
 
 const { once } = require('events');
 const readline = require('readline');
@@ -33,13 +33,13 @@ const server = new RPCServer({
     protocols: protocols.split(','),
     callConcurrency: 100,
     callTimeoutMs: 20_000,
-    // The library's schemas then judge every call and every answer of a station.
+    // The library then validates every call and response of a station by its schemas.
     strictMode: true,
 });
 
 let station;
 
-// Settled, but while calls are held.
+// Pending while calls are held.
 let answering = Promise.resolve();
 let release = () => {};
 
@@ -74,7 +74,7 @@ function welcome(client) {
         client.handle(action, async ({ params, signal }) => {
             say('call', { action });
             await Promise.race([answering, once(signal, 'abort')]);
-            // close() waits for handlers to settle, and would send what they return.
+            // close() waits for handlers and would send their results.
             return signal.aborted ? NOREPLY : answer(params, DIALECTS[protocol]);
         });
     }
@@ -118,7 +118,7 @@ const commands = {
 async function main() {
     if (passwordHex !== undefined) {
         const expected = Buffer.from(passwordHex, 'hex');
-        // The library reports a password only where the user name is the identity.
+        // The library reports a password only if the user name is the identity.
         server.auth((accept, reject, { password }) => password?.equals(expected) ? accept() : reject(401, 'Unauthorized'));
     }
     server.on('client', welcome);
@@ -127,10 +127,10 @@ async function main() {
 
     for await (const line of readline.createInterface({ input: process.stdin })) {
         const [command, ...words] = line.trim().split(' ');
-        // The next command need not wait for what stations answer to this one.
+        // Not awaited, because later commands must not wait for the stations' responses.
         commands[command](words);
     }
-    // Whoever gave the commands is gone.
+    // The harness has closed stdin.
     process.exit(0);
 }
 

@@ -2,7 +2,7 @@
 
     python csms.py PORT PROTOCOLS [PASSWORD_HEX]
 
-It prints the same lines and reads the same commands as csms.js, where they are listed.
+The events and commands are those of csms.js, which lists them.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ def identity_of(request):
 
 
 class Station:
-    """What the versions have in common; goes in front of the library's ChargePoint."""
+    """The common part of the versions. It must precede the library's ChargePoint."""
 
-    # Set, but while calls are held.
+    # Cleared while calls are held.
     answering = asyncio.Event()
     answering.set()
 
@@ -45,10 +45,10 @@ class Station:
         self.connection = connection
 
     async def route_message(self, message):
-        """Announce a call before the library answers it, one after the other.
+        """Report a call before the library responds to it.
 
-        It reads on only after an answer has gone out, so that while answers are held
-        there are none to this side's calls either.
+        The library handles one message at a time. While a response is held, it reads
+        no responses to this side's calls either.
         """
         kind, _, *rest = json.loads(message)
         if kind == 2:
@@ -136,14 +136,14 @@ STATIONS = {"ocpp1.6": Station16, "ocpp2.0.1": Station201}
 class Csms:
     def __init__(self, password):
         self.password = password
-        # The one that connected last, which commands concern.
+        # The station that connected last, which the commands apply to.
         self.station = None
 
     def admit(self, connection, request):
         if self.password is None:
             return None
-        # The library `websockets` takes a password for text, and a colon for the end of
-        # the user name.
+        # Not by the library `websockets`, because it decodes passwords as text and ends
+        # the user name at the first colon.
         credentials = identity_of(request).encode() + b":" + self.password
         basic = f"Basic {b64encode(credentials).decode()}"
         if request.headers.get("Authorization") == basic:
@@ -189,19 +189,19 @@ async def main(port, protocols, password=None):
     )
     say("listening", port=listener.sockets[0].getsockname()[1])
 
-    # A pipe, because a thread in readline() would keep the process from ending.
+    # A pipe, because a thread in readline() would prevent the process from exiting.
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
     )
-    # The next command need not wait for what stations answer to this one.
+    # Not awaited, because later commands must not wait for the stations' responses.
     async with asyncio.TaskGroup() as tasks:
         async for line in lines:
             tasks.create_task(csms.obey(*line.decode().split()))
-        # Whoever gave the commands is gone.
+        # The harness has closed stdin.
         sys.exit()
 
 
-# The library logs each refusal with its stack, also those that a test asks for.
+# The library logs a stack trace for each call error, even if a test expects it.
 logging.getLogger("ocpp").setLevel(logging.CRITICAL)
 asyncio.run(main(*sys.argv[1:]))

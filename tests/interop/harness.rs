@@ -1,4 +1,4 @@
-//! The application `backend`, charging stations and curl as processes, with a deadline on every wait.
+//! Runs the application `backend`, charging stations and curl as processes, with a deadline on every wait.
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -12,10 +12,10 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
-/// How long anything may take, on a machine that is busy with other tests.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest time that a test waits for an event. It allows for a machine that is busy with other tests.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The application `backend`, on a port of its own.
+/// A process of the application `backend` on its own port.
 pub(crate) struct Backend {
     process: Process,
     address: String,
@@ -27,24 +27,24 @@ impl Backend {
     }
 
     pub(crate) fn listening_on(address: &str, arguments: &[&str]) -> Self {
-        let (process, address) = listening("backend", &[&["--listen", address], arguments].concat());
+        let (process, address) = start_listening("backend", &[&["--listen", address], arguments].concat());
         Self { process, address }
     }
 
-    /// The same in this directory.
-    pub(crate) fn told(arguments: &[&str], directory: &Path) -> Self {
+    /// Starts the application with these arguments in this directory.
+    pub(crate) fn start_in(arguments: &[&str], directory: &Path) -> Self {
         let mut command = program("backend");
         command.args(["--listen", "127.0.0.1:0"]).args(arguments).current_dir(directory);
-        let (process, address) = listens(Process::start("backend", &mut command));
+        let (process, address) = wait_for_address(Process::start("backend", &mut command));
         Self { process, address }
     }
 
-    /// Where it listens, as `host:port`.
+    /// Returns the address of the listener as `host:port`.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// Starts a curl with these arguments, without waiting for its answer.
+    /// Starts curl with these arguments and does not wait for the response.
     pub(crate) fn begin(&self, path: &str, arguments: &[&str]) -> Request {
         Request(Process::start(
             format!("curl {path}"),
@@ -53,11 +53,11 @@ impl Backend {
     }
 
     pub(crate) fn get(&self, path: &str) -> Response {
-        self.begin(path, &[]).reply()
+        self.begin(path, &[]).response()
     }
 
     pub(crate) fn delete(&self, path: &str) -> Response {
-        self.begin(path, &["--request", "DELETE"]).reply()
+        self.begin(path, &["--request", "DELETE"]).response()
     }
 
     pub(crate) fn begin_post(&self, path: &str, body: &str) -> Request {
@@ -65,10 +65,10 @@ impl Backend {
     }
 
     pub(crate) fn post(&self, path: &str, body: &str) -> Response {
-        self.begin_post(path, body).reply()
+        self.begin_post(path, body).response()
     }
 
-    /// Asks for a WebSocket as a station would, by curl, which has no use for one: for handshakes that are refused.
+    /// Sends a station's handshake by curl. Only for handshakes that must be refused, because curl does not speak OCPP.
     pub(crate) fn handshake(&self, path: &str) -> Response {
         let headers = [
             "Connection: Upgrade",
@@ -77,49 +77,49 @@ impl Backend {
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
             "Sec-WebSocket-Protocol: ocpp1.6",
         ];
-        self.begin(path, &headers.map(|header| ["--header", header]).concat()).reply()
+        self.begin(path, &headers.map(|header| ["--header", header]).concat()).response()
     }
 
-    /// All stations that are connected.
+    /// Returns all connected stations.
     pub(crate) fn stations(&self) -> Vec<Value> {
         let list = self.get("/api/stations").body;
         list.as_array().unwrap_or_else(|| panic!("not a list: {list}")).clone()
     }
 
-    /// The entry of a station in the list of those connected.
+    /// Returns a station's entry in the list of connected stations.
     pub(crate) fn listed(&self, identity: &str) -> Option<Value> {
         self.stations().into_iter().find(|station| station["identity"] == identity)
     }
 
     pub(crate) fn wait_for_stations(&self, count: usize) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.stations().len() != count {
-            assert!(Instant::now() < deadline, "not {count} stations, but {}", self.stations().len());
+            assert!(Instant::now() < deadline, "expected {count} stations, found {}", self.stations().len());
         }
     }
 
     pub(crate) fn wait_until_unlisted(&self, identity: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.listed(identity).is_some() {
-            assert!(Instant::now() < deadline, "{identity} is gone, but still listed");
+            assert!(Instant::now() < deadline, "{identity} has disconnected but is still listed");
         }
     }
 
-    /// Subscribes to the events; those that happen from here on will come.
+    /// Subscribes to the events that occur after this call.
     pub(crate) fn events(&self) -> Events {
         let curl = Process::start("the event stream", self.curl("/api/events").args(["--no-buffer", "--include"]));
         curl.wait_for("the head of a response", |line| line.starts_with("HTTP/1.1 200").then_some(()));
         Events(curl)
     }
 
-    /// Starts a station, and waits for nothing.
-    pub(crate) fn dial(&self, kind: Kind, identity: &str) -> Station {
+    /// Starts a station and does not wait for the connection.
+    pub(crate) fn start_station(&self, kind: Kind, identity: &str) -> Station {
         Station::start(kind, &format!("ws://{}/ocpp", self.address), identity)
     }
 
-    /// A station that has booted.
+    /// Starts a station and waits until it has booted.
     pub(crate) fn station(&self, kind: Kind, identity: &str) -> Station {
-        let station = self.dial(kind, identity);
+        let station = self.start_station(kind, identity);
         assert_eq!(station.event("boot")["status"], "Accepted");
         station
     }
@@ -135,7 +135,7 @@ impl Backend {
 
     fn curl(&self, path: &str) -> Command {
         let mut curl = Command::new("curl");
-        // Without the user's own settings, which only the first argument can leave out.
+        // Ignores the user's configuration file. curl accepts this option only as the first argument.
         curl.arg("--disable");
         curl.args(["--silent", "--show-error", "--noproxy", "*", "--globoff", "--path-as-is", "--max-time", "60"]);
         curl.arg(format!("http://{}{path}", self.address));
@@ -143,7 +143,7 @@ impl Backend {
     }
 }
 
-/// A program that serves stations and nothing else, by its path in the build directory.
+/// A process of a program that only serves stations, found by its path in the build directory.
 pub(crate) struct Server {
     _process: Process,
     pub(crate) url: String,
@@ -151,44 +151,44 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(name: &str, arguments: &[&str]) -> Self {
-        let (process, address) = listening(name, arguments);
+        let (process, address) = start_listening(name, arguments);
         Self { _process: process, url: format!("ws://{address}") }
     }
 
-    /// The same, when it may open no more than so many files.
+    /// Starts the program with a limit on open files.
     pub(crate) fn with_files(files: &str, name: &str, arguments: &[&str]) -> Self {
         let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
         let mut shell = Command::new("sh");
         shell.args(["-c", &script]).arg(program(name).get_program()).args(arguments);
-        let (process, address) = listens(Process::start(name, &mut shell));
+        let (process, address) = wait_for_address(Process::start(name, &mut shell));
         Self { _process: process, url: format!("ws://{address}") }
     }
 }
 
-/// The application `charger`, as many stations in one process.
+/// A process of the application `charger`, which runs many stations.
 pub(crate) struct Fleet(Process);
 
 impl Fleet {
     pub(crate) fn start(url: &str, stations: usize) -> Self {
-        Self::told(&["--url", url, "--count", &stations.to_string(), "--interval", "5"], Path::new("."))
+        Self::start_in(&["--url", url, "--count", &stations.to_string(), "--interval", "5"], Path::new("."))
     }
 
-    /// The application with these arguments, in this directory.
-    pub(crate) fn told(arguments: &[&str], directory: &Path) -> Self {
+    /// Starts the application with these arguments in this directory.
+    pub(crate) fn start_in(arguments: &[&str], directory: &Path) -> Self {
         Self(Process::start("the fleet", program("charger").args(arguments).current_dir(directory)))
     }
 
-    /// Waits for a line of progress that says so.
+    /// Waits for a line of output that contains `progress`.
     pub(crate) fn wait_for(&self, progress: &str) {
         self.0.wait_for(progress, |line| line.contains(progress).then_some(()));
     }
 }
 
-/// A curl under way.
+/// A curl process with a pending response.
 pub(crate) struct Request(Process);
 
 impl Request {
-    pub(crate) fn reply(self) -> Response {
+    pub(crate) fn response(self) -> Response {
         let mut lines = self.0.remaining_lines();
         let status = lines.pop().and_then(|code| code.parse().ok());
         let text = lines.join("\n");
@@ -199,7 +199,7 @@ impl Request {
     }
 }
 
-/// What curl got; a body that is not JSON stands as text.
+/// A response that curl received. A body that is not JSON is kept as a string.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -217,7 +217,7 @@ impl Response {
 pub(crate) struct Events(Process);
 
 impl Events {
-    /// The next event that `wanted` holds for.
+    /// Waits for the next event that satisfies `wanted`.
     pub(crate) fn next(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         self.0.wait_for(what, |line| {
             let data = line.strip_prefix("data:")?;
@@ -227,7 +227,7 @@ impl Events {
     }
 }
 
-/// Which library a station is built on, and which protocol it offers.
+/// The library that a peer is built on, and the protocol that it offers.
 #[derive(Clone, Copy)]
 pub(crate) struct Kind {
     pub(crate) library: Library,
@@ -241,7 +241,7 @@ pub(crate) enum Library {
 }
 
 impl Library {
-    /// Runs one of the scripts beside this file, which come once for each library.
+    /// Returns a command for one of the scripts beside this file. Each script exists once per library.
     pub(crate) fn script(self, name: &str) -> Command {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(name);
         match self {
@@ -259,28 +259,29 @@ impl Library {
     }
 }
 
-/// A charging station; station.js lists its commands and events.
+/// A process of a charging station. station.js lists its commands and events.
 pub(crate) struct Station(Process);
 
 impl Station {
-    /// Starts a station that dials `url`, and waits for nothing.
+    /// Starts a station that connects to `url` and does not wait for the connection.
     pub(crate) fn start(kind: Kind, url: &str, identity: &str) -> Self {
         Self::with_files(kind, url, identity, &[])
     }
 
-    /// The same with PEM files, by the names that the script has for them.
+    /// Starts a station with PEM files, which the script reads from the environment variables of these names.
     pub(crate) fn with_files(kind: Kind, url: &str, identity: &str, files: &[(&str, PathBuf)]) -> Self {
         let mut command = kind.library.script("station");
         command.args([url, identity, kind.protocol]).envs(files.iter().map(|(name, path)| (name, path)));
         Self(Process::start(format!("station {identity}"), &mut command))
     }
 
-    pub(crate) fn tell(&mut self, command: &str) {
+    pub(crate) fn send(&mut self, command: &str) {
         let stdin = self.0.child.stdin.as_mut().expect("stdin is piped");
-        writeln!(stdin, "{command}").unwrap_or_else(|error| panic!("{} does not listen: {error}", self.0.name));
+        writeln!(stdin, "{command}")
+            .unwrap_or_else(|error| panic!("cannot send a command to {}: {error}", self.0.name));
     }
 
-    /// The next event of this name; others in between are skipped.
+    /// Waits for the next event of this name and skips others.
     pub(crate) fn event(&self, name: &str) -> Value {
         self.0.wait_for(&format!("event {name:?}"), |line| {
             let event: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not an event: {line}"));
@@ -288,9 +289,9 @@ impl Station {
         })
     }
 
-    /// Tells a command, and waits for the event of this name.
-    pub(crate) fn ask(&mut self, command: &str, event: &str) -> Value {
-        self.tell(command);
+    /// Sends a command and waits for the event of this name.
+    pub(crate) fn send_and_wait(&mut self, command: &str, event: &str) -> Value {
+        self.send(command);
         self.event(event)
     }
 
@@ -299,8 +300,8 @@ impl Station {
     }
 }
 
-/// A script that takes commands and prints events, line by line, for tests that are async. It is killed with this
-/// value.
+/// A script that reads commands and prints events, one per line, for async tests. Dropping this value kills the
+/// process.
 pub(crate) struct Script {
     child: Child,
     lines: UnboundedReceiver<String>,
@@ -308,22 +309,22 @@ pub(crate) struct Script {
 
 impl Script {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the script starts");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cannot start the script");
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let (sender, lines) = unbounded_channel();
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Self { child, lines }
     }
 
-    pub(crate) fn tell(&mut self, command: &str) {
+    pub(crate) fn send(&mut self, command: &str) {
         let stdin = self.child.stdin.as_mut().expect("stdin is piped");
-        writeln!(stdin, "{command}").expect("the script listens");
+        writeln!(stdin, "{command}").expect("cannot send a command to the script");
     }
 
-    /// The next event of this name; others in between are skipped.
+    /// Waits for the next event of this name and skips others.
     pub(crate) async fn event(&mut self, name: &str) -> Value {
         let mut skipped = Vec::new();
-        let found = timeout(PATIENCE, async {
+        let found = timeout(TIMEOUT, async {
             while let Some(line) = self.lines.recv().await {
                 let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not an event: {line}"));
                 if event["event"] == name {
@@ -334,25 +335,25 @@ impl Script {
             None
         });
         let found = found.await;
-        found.ok().flatten().unwrap_or_else(|| panic!("the script does not say {name:?}, but {skipped:#?}"))
+        found.ok().flatten().unwrap_or_else(|| panic!("the script did not print event {name:?}, but {skipped:#?}"))
     }
 
-    /// The port that it says it listens on.
+    /// Waits until the script listens and returns its port.
     pub(crate) async fn port(&mut self) -> u16 {
         let listening = self.event("listening").await;
-        listening["port"].as_u64().and_then(|port| port.try_into().ok()).expect("a port")
+        listening["port"].as_u64().and_then(|port| port.try_into().ok()).expect("a port number in the event")
     }
 }
 
 impl Drop for Script {
     fn drop(&mut self) {
-        // By SIGKILL, so that it cannot say goodbye; fails where it has ended by itself.
+        // SIGKILL prevents a close handshake. It fails if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A process whose output is read line by line, and which ends with this value.
+/// A process with output that is read line by line. Dropping this value kills the process.
 struct Process {
     name: String,
     child: Child,
@@ -373,9 +374,9 @@ impl Process {
         Self { name, child, lines }
     }
 
-    /// The first of the coming lines that `pick` makes something of.
+    /// Returns the first `Some` that `pick` returns for a later line.
     fn wait_for<T>(&self, what: &str, pick: impl Fn(&str) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut skipped = Vec::new();
         loop {
             let Some(line) = self.line(deadline) else { panic!("{} ended without {what}: {skipped:#?}", self.name) };
@@ -387,20 +388,20 @@ impl Process {
     }
 
     fn remaining_lines(&self) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         std::iter::from_fn(|| self.line(deadline)).collect()
     }
 
-    /// The next line, or nothing at the end.
+    /// Returns the next line, or `None` at the end of the output.
     fn line(&self, deadline: Instant) -> Option<String> {
         match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("{} says nothing more, and does not end", self.name),
+            Err(RecvTimeoutError::Timeout) => panic!("{} prints nothing and does not end", self.name),
         }
     }
 
-    /// Waits for the end of its output, and with it of the process.
+    /// Waits for the end of the output and of the process.
     fn exit_status(mut self) -> ExitStatus {
         self.remaining_lines();
         self.child.wait().unwrap_or_else(|error| panic!("cannot wait for {}: {error}", self.name))
@@ -409,13 +410,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails where the process has ended by itself.
+        // Fails if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The output of a program that must succeed.
+/// Runs a program that must succeed and returns its output.
 pub(crate) fn run(name: &str, arguments: &[&str]) -> Vec<String> {
     let mut process = Process::start(name, program(name).args(arguments));
     let lines = process.remaining_lines();
@@ -423,8 +424,8 @@ pub(crate) fn run(name: &str, arguments: &[&str]) -> Vec<String> {
     lines
 }
 
-/// The output, errors included, of a program that must fail because it may open no more than so many files.
-pub(crate) fn run_in_vain(files: &str, name: &str, arguments: &[&str]) -> Vec<String> {
+/// Runs a program that must fail because of a limit on open files. Returns its output, errors included.
+pub(crate) fn run_with_too_few_files(files: &str, name: &str, arguments: &[&str]) -> Vec<String> {
     let script = format!("ulimit -n {files} && exec \"$0\" \"$@\" 2>&1");
     let mut shell = Command::new("sh");
     shell.args(["-c", &script]).arg(program(name).get_program()).args(arguments);
@@ -434,12 +435,12 @@ pub(crate) fn run_in_vain(files: &str, name: &str, arguments: &[&str]) -> Vec<St
     lines
 }
 
-/// A program that has printed where it listens, and the address.
-fn listening(name: &str, arguments: &[&str]) -> (Process, String) {
-    listens(Process::start(name, program(name).args(arguments)))
+/// Starts a program and waits until it has printed its address.
+fn start_listening(name: &str, arguments: &[&str]) -> (Process, String) {
+    wait_for_address(Process::start(name, program(name).args(arguments)))
 }
 
-fn listens(process: Process) -> (Process, String) {
+fn wait_for_address(process: Process) -> (Process, String) {
     let port: u16 = process.wait_for("a line with its address", |line| {
         let (_, rest) = line.split_once("://127.0.0.1:")?;
         rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
@@ -447,23 +448,23 @@ fn listens(process: Process) -> (Process, String) {
     (process, format!("127.0.0.1:{port}"))
 }
 
-/// An application by its name, an example as `examples/<name>`.
+/// Returns a command for an application by its name, or for an example by `examples/<name>`.
 fn program(name: &str) -> Command {
     let program = build_directory().join(name);
     assert!(program.exists(), "{} is not built: run tests/run", program.display());
     Command::new(program)
 }
 
-/// Where cargo puts what it builds: `target/debug`, from `target/debug/deps/interop-…`.
+/// Returns cargo's build directory: `target/debug`, derived from `target/debug/deps/interop-…`.
 fn build_directory() -> PathBuf {
-    let this = env::current_exe().expect("this test has a path");
-    this.ancestors().nth(2).expect("cargo puts tests into target/debug/deps").to_owned()
+    let this = env::current_exe().expect("the path of this test");
+    this.ancestors().nth(2).expect("tests are in target/debug/deps").to_owned()
 }
 
-/// Where `tests/run` has put a peer.
+/// Returns the directory of a peer that `tests/run` has fetched.
 fn peer(name: &str) -> PathBuf {
     let peers = env::var_os("OCPP_RPC_PEERS").map_or_else(|| build_directory().with_file_name("peers"), PathBuf::from);
     let peer = peers.join(name);
-    assert!(peer.join("fetched").exists(), "{} is not there: run tests/run", peer.display());
+    assert!(peer.join("fetched").exists(), "{} does not exist: run tests/run", peer.display());
     peer
 }

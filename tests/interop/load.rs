@@ -1,13 +1,13 @@
-//! The application `load`, and its report.
+//! Tests of the report that the application `load` prints.
 
 use serde_json::Value;
 
-use crate::harness::{run, run_in_vain};
+use crate::harness::{run, run_with_too_few_files};
 
-/// What it prints as JSON.
+/// Runs `load` and returns its JSON report.
 fn report(arguments: &[&str]) -> Value {
     let lines = run("load", &[arguments, &["--json"]].concat());
-    let [line] = &lines[..] else { panic!("not one line: {lines:#?}") };
+    let [line] = &lines[..] else { panic!("expected one line: {lines:#?}") };
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
@@ -17,7 +17,7 @@ fn number(report: &Value, pointer: &str) -> f64 {
 }
 
 #[test]
-fn a_load_is_measured_in_calls_times_and_memory() {
+fn load_report_contains_calls_latencies_and_memory() {
     let report = report(&["--stations", "20", "--secs", "1"]);
     assert_eq!((&report["stations"], &report["busy"], &report["failed"]), (&20.into(), &20.into(), &0.into()));
     let (calls, seconds) = (number(&report, "/calls"), number(&report, "/seconds"));
@@ -25,7 +25,7 @@ fn a_load_is_measured_in_calls_times_and_memory() {
     assert!((number(&report, "/calls_per_second") - calls / seconds).abs() < 1.0, "{report}");
     let latencies = ["p50", "p90", "p99", "p99.9", "max"].map(|name| number(&report, &format!("/latency_us/{name}")));
     assert!(latencies[0] > 0.0 && latencies.is_sorted(), "{report}");
-    // Each station has one call out at a time, so half of the calls took no longer than twice the mean.
+    // Each station has one call in flight at a time, so half of the calls took at most twice the mean.
     assert!(latencies[0] <= 2.0 * 20.0 * seconds * 1e6 / calls, "{report}");
     if cfg!(target_os = "linux") {
         let [before, connected] =
@@ -37,7 +37,7 @@ fn a_load_is_measured_in_calls_times_and_memory() {
 }
 
 #[test]
-fn a_load_at_a_rate_is_made_by_those_who_are_busy() {
+fn load_at_rate_is_sent_by_busy_stations() {
     let report = report(&["--stations", "5", "--busy", "2", "--rate", "50", "--secs", "1"]);
     assert_eq!((&report["stations"], &report["busy"]), (&5.into(), &2.into()));
     let calls = number(&report, "/calls");
@@ -45,7 +45,7 @@ fn a_load_at_a_rate_is_made_by_those_who_are_busy() {
 }
 
 #[test]
-fn people_get_a_table() {
+fn load_without_json_prints_table() {
     let lines = run("load", &["--stations", "2", "--secs", "1"]);
     for name in ["throughput", "latency p99.9", "server: CPU per call", "server: memory per connection"] {
         assert!(lines.iter().any(|line| line.starts_with(name)), "{name:?} is not in {lines:#?}");
@@ -53,8 +53,8 @@ fn people_get_a_table() {
 }
 
 #[test]
-fn more_stations_than_files_are_refused_with_what_is_to_be_set() {
-    let lines = run_in_vain("256", "load", &["--stations", "10000000"]);
-    let [line] = &lines[..] else { panic!("not one line: {lines:#?}") };
+fn load_above_file_limit_fails_with_required_limit() {
+    let lines = run_with_too_few_files("256", "load", &["--stations", "10000000"]);
+    let [line] = &lines[..] else { panic!("expected one line: {lines:#?}") };
     assert!(line.contains("the limit on open files here is 256") && line.contains("ulimit -n 10000064"), "{line}");
 }

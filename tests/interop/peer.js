@@ -1,20 +1,20 @@
-// Either end on the npm library `ocpp-rpc`: it does what it is told, and tells everything that it sees.
+// Either end on the npm library `ocpp-rpc`. It runs commands and reports every event of the connection.
 //
-//     node peer.js server PROTOCOL            listens on loopback, at a port of its choice, for one station at a time
-//     node peer.js client PROTOCOL URL        a station that connects when it is told to
+//     node peer.js server PROTOCOL            listens on loopback, on a free port, for one station at a time
+//     node peer.js client PROTOCOL URL        a station that connects on command
 //
-// Commands are read from stdin and events are printed, as one JSON object per line:
+// Commands are read from stdin, and events are printed, as one JSON object per line:
 //
-//     {"do":"connect"}                                the client's; then `open`, or `refused` with status and body
-//     {"do":"reject","status":401,"body":"…"}         the server's: what comes is turned away
+//     {"do":"connect"}                                client only; then `open`, or `refused` with status and body
+//     {"do":"reject","status":401,"body":"…"}         server only; refuses later handshakes
 //     {"do":"call","action":"A","params":{}}          then `outcome`, with `result` or `error`
-//     {"do":"answer","action":"A","with":…}           from now on: {"result":…}, {"error":[code,text,details]},
-//                                                     {"call":"B"} for what the peer answers to B, or "hold"
-//     {"do":"release"}                                answers what was held, with {}
-//     {"do":"raw","text":"…"}                         sends just that
+//     {"do":"answer","action":"A","with":…}           for later calls: {"result":…}, {"error":[code,text,details]},
+//                                                     {"call":"B"} for the peer's response to B, or "hold"
+//     {"do":"release"}                                sends {} as the response to held calls
+//     {"do":"raw","text":"…"}                         sends the text unchanged
 //     {"do":"close","code":1000,"reason":"","awaitPending":false}
 //
-// `received` has the frame that came in, `bad` the text of one that it cannot read, `closed` code and reason.
+// `received` contains a received message, `bad` the text of a malformed one, and `closed` the code and reason.
 
 const readline = require('readline');
 const { RPCClient, RPCServer, UnexpectedHttpResponse, createRPCError } = require('ocpp-rpc');
@@ -37,7 +37,7 @@ function watch(client) {
             try {
                 say('received', { frame: JSON.parse(message.toString()) });
             } catch {
-                // Told as a bad message.
+                // Reported as a bad message.
             }
         }
     });
@@ -127,7 +127,7 @@ async function main() {
     }
     for await (const line of readline.createInterface({ input: process.stdin })) {
         const command = JSON.parse(line);
-        // The next command need not wait for what comes of this one.
+        // Not awaited, because later commands must not wait for the outcome.
         Promise.resolve(commands[command.do](command)).catch(error => console.error('%o', error));
     }
     process.exit(0);

@@ -1,4 +1,5 @@
-//! Charging stations on libraries by others, each with each protocol, and what curl gets while they are connected.
+//! Charging stations built on libraries by other authors, with each protocol, and the backend's responses to curl while
+//! they are connected.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -9,7 +10,7 @@ use crate::harness::{Backend, Kind, Library, Response, Station};
 
 const NPM: Kind = Kind { library: Library::Npm, protocol: "ocpp1.6" };
 
-/// Runs each of these scenarios with each kind of station, in modules named after the kinds.
+/// Runs each of these scenarios with each kind of station. The modules have the kinds' names.
 macro_rules! with_each_kind_of_station {
     ($($scenario:ident)*) => {
         with_each_kind_of_station! { @ npm_ocpp1_6, Npm, "ocpp1.6"; $($scenario)* }
@@ -32,25 +33,25 @@ macro_rules! with_each_kind_of_station {
 }
 
 with_each_kind_of_station! {
-    boots_and_is_listed
-    sends_heartbeats
-    b23_has_a_hundred_calls_out_each_way_at_once
-    b31_is_told_that_an_action_is_unknown
-    b26_refuses_a_call_with_an_error
-    is_reset
-    b25_is_late_with_an_answer
-    b29_leaves_with_a_call_unanswered
-    b51_closes_with_a_code_and_a_reason
-    b51_is_closed_with_a_code_and_a_reason
-    b21_is_replaced_by_a_second_connection
-    b11_has_an_identity_that_needs_escapes
-    b15_is_refused_where_no_stations_are_served
-    b50_is_sent_away_by_ctrl_c_after_its_call_has_finished
+    booted_station_is_listed
+    heartbeats_receive_responses
+    b23_hundred_concurrent_calls_each_way_complete
+    b31_unknown_action_is_not_implemented
+    b26_call_rejected_by_station_returns_502
+    reset_call_is_accepted
+    b25_call_timeout_returns_504_and_keeps_connection
+    b29_station_disconnect_fails_call_in_flight_with_503
+    b51_station_close_is_reported_with_code_and_reason
+    b51_delete_closes_station_with_code_and_reason
+    b21_second_connection_replaces_first
+    b11_percent_encoded_identity_is_decoded
+    b15_station_on_unknown_path_is_refused_with_404
+    b50_ctrl_c_closes_station_after_call_finishes
 }
 
-fn boots_and_is_listed(kind: Kind) {
+fn booted_station_is_listed(kind: Kind) {
     let backend = Backend::start();
-    let station = backend.dial(kind, "CP-1");
+    let station = backend.start_station(kind, "CP-1");
 
     assert_eq!(station.event("open")["protocol"], kind.protocol);
     let boot = station.event("boot");
@@ -64,97 +65,97 @@ fn boots_and_is_listed(kind: Kind) {
     assert!(listed["connected_at"].is_string() && listed["last_seen_at"].is_string(), "{listed}");
 }
 
-fn sends_heartbeats(kind: Kind) {
+fn heartbeats_receive_responses(kind: Kind) {
     let backend = Backend::start();
     let mut station = backend.station(kind, "CP-1");
     for _ in 0..3 {
-        beats(&mut station);
+        send_heartbeat(&mut station);
     }
 }
 
-fn b23_has_a_hundred_calls_out_each_way_at_once(kind: Kind) {
+fn b23_hundred_concurrent_calls_each_way_complete(kind: Kind) {
     let backend = Backend::start();
     let mut station = backend.station(kind, "CP-1");
-    let version = match kind.protocol {
+    let list_version = match kind.protocol {
         "ocpp1.6" => json!({"listVersion": 7}),
         _ => json!({"versionNumber": 7}),
     };
 
-    station.tell("calls 100");
+    station.send("calls 100");
     let calls =
         Vec::from_iter((0..100).map(|_| backend.begin_post("/api/stations/CP-1/calls/GetLocalListVersion", "{}")));
     for call in calls {
-        call.reply().expect(200, &json!({"result": version}));
+        call.response().expect(200, &json!({"result": list_version}));
     }
-    let made = station.event("calls");
-    assert_eq!((&made["ok"], &made["failed"]), (&json!(100), &json!(0)));
+    let calls = station.event("calls");
+    assert_eq!((&calls["ok"], &calls["failed"]), (&json!(100), &json!(0)));
 }
 
-fn b31_is_told_that_an_action_is_unknown(kind: Kind) {
+fn b31_unknown_action_is_not_implemented(kind: Kind) {
     let backend = Backend::start();
     let mut station = backend.station(kind, "CP-1");
-    assert_eq!(station.ask("unknown", "error")["code"], "NotImplemented");
+    assert_eq!(station.send_and_wait("unknown", "error")["code"], "NotImplemented");
 }
 
-fn b26_refuses_a_call_with_an_error(kind: Kind) {
+fn b26_call_rejected_by_station_returns_502(kind: Kind) {
     let backend = Backend::start();
     let _station = backend.station(kind, "CP-1");
     let rejected = json!({"error": "rejected", "code": "InternalError", "description": "no cache here", "details": {}});
     backend.post("/api/stations/CP-1/calls/ClearCache", "{}").expect(502, &rejected);
 }
 
-fn is_reset(kind: Kind) {
+fn reset_call_is_accepted(kind: Kind) {
     let backend = Backend::start();
     let station = backend.station(kind, "CP-1");
     reset(&backend, kind, "CP-1").expect(200, &json!({"result": {"status": "Accepted"}}));
     assert_eq!(station.event("call")["action"], "Reset");
 }
 
-fn b25_is_late_with_an_answer(kind: Kind) {
+fn b25_call_timeout_returns_504_and_keeps_connection(kind: Kind) {
     let backend = Backend::start();
     let mut station = backend.station(kind, "CP-1");
-    station.ask("hold", "holding");
+    station.send_and_wait("hold", "holding");
 
-    let reply = backend.post("/api/stations/CP-1/calls/GetLocalListVersion?timeout_ms=200", "{}");
-    reply.expect(504, &json!({"error": "timeout"}));
+    let response = backend.post("/api/stations/CP-1/calls/GetLocalListVersion?timeout_ms=200", "{}");
+    response.expect(504, &json!({"error": "timeout"}));
 
-    // The late answer disturbs nothing.
-    station.ask("release", "released");
-    beats(&mut station);
+    // The late response must not affect the connection.
+    station.send_and_wait("release", "released");
+    send_heartbeat(&mut station);
     reset(&backend, kind, "CP-1").expect(200, &json!({"result": {"status": "Accepted"}}));
 }
 
-fn b29_leaves_with_a_call_unanswered(kind: Kind) {
+fn b29_station_disconnect_fails_call_in_flight_with_503(kind: Kind) {
     let backend = Backend::start();
     let mut station = backend.station(kind, "CP-1");
-    station.ask("hold", "holding");
+    station.send_and_wait("hold", "holding");
 
     let call = backend.begin_post("/api/stations/CP-1/calls/GetLocalListVersion", "{}");
     station.event("call");
-    station.ask("close 1000 bye", "closed");
-    call.reply().expect(503, &json!({"error": "disconnected"}));
+    station.send_and_wait("close 1000 bye", "closed");
+    call.response().expect(503, &json!({"error": "disconnected"}));
 }
 
-fn b51_closes_with_a_code_and_a_reason(kind: Kind) {
+fn b51_station_close_is_reported_with_code_and_reason(kind: Kind) {
     let backend = Backend::start();
     let events = backend.events();
     let mut station = backend.station(kind, "CP-1");
 
-    let closed = station.ask("close 1000 bye", "closed");
+    let closed = station.send_and_wait("close 1000 bye", "closed");
     assert_eq!((&closed["code"], &closed["reason"]), (&json!(1000), &json!("bye")));
     assert!(station.exit_status().success());
 
-    let told = events.next("the end of the connection", |event| event["code"] == 1000);
-    assert_eq!((&told["station"], &told["reason"]), (&json!("CP-1"), &json!("bye")));
+    let disconnect = events.next("the end of the connection", |event| event["code"] == 1000);
+    assert_eq!((&disconnect["station"], &disconnect["reason"]), (&json!("CP-1"), &json!("bye")));
     backend.wait_until_unlisted("CP-1");
 }
 
-fn b51_is_closed_with_a_code_and_a_reason(kind: Kind) {
+fn b51_delete_closes_station_with_code_and_reason(kind: Kind) {
     let backend = Backend::start();
     let station = backend.station(kind, "CP-1");
 
-    let reply = backend.delete("/api/stations/CP-1?code=1001&reason=maintenance");
-    reply.expect(200, &json!({"code": 1001, "reason": "maintenance"}));
+    let response = backend.delete("/api/stations/CP-1?code=1001&reason=maintenance");
+    response.expect(200, &json!({"code": 1001, "reason": "maintenance"}));
     assert_eq!(backend.listed("CP-1"), None);
 
     let closed = station.event("closed");
@@ -162,17 +163,17 @@ fn b51_is_closed_with_a_code_and_a_reason(kind: Kind) {
     assert!(station.exit_status().success());
 }
 
-fn b21_is_replaced_by_a_second_connection(kind: Kind) {
+fn b21_second_connection_replaces_first(kind: Kind) {
     let backend = Backend::start();
     let first = backend.station(kind, "CP-1");
     let mut second = backend.station(kind, "CP-1");
 
     assert_eq!(first.event("closed")["code"], 1008);
-    beats(&mut second);
+    send_heartbeat(&mut second);
     reset(&backend, kind, "CP-1").expect(200, &json!({"result": {"status": "Accepted"}}));
 }
 
-fn b11_has_an_identity_that_needs_escapes(kind: Kind) {
+fn b11_percent_encoded_identity_is_decoded(kind: Kind) {
     let backend = Backend::start();
     let _station = backend.station(kind, "Straße 7/2");
     assert!(backend.listed("Straße 7/2").is_some());
@@ -184,42 +185,42 @@ fn b11_has_an_identity_that_needs_escapes(kind: Kind) {
     assert_eq!(backend.delete(&format!("/api/stations/{escaped}")).status, 200);
 }
 
-fn b15_is_refused_where_no_stations_are_served(kind: Kind) {
+fn b15_station_on_unknown_path_is_refused_with_404(kind: Kind) {
     let backend = Backend::start();
     let station = Station::start(kind, &format!("ws://{}/elsewhere", backend.address()), "CP-1");
     assert_eq!(station.event("refused")["status"], 404);
     assert!(station.exit_status().success());
 }
 
-fn b50_is_sent_away_by_ctrl_c_after_its_call_has_finished(kind: Kind) {
+fn b50_ctrl_c_closes_station_after_call_finishes(kind: Kind) {
     let backend = Backend::start();
     let _events = backend.events();
     let mut station = backend.station(kind, "CP-1");
-    station.ask("hold", "holding");
+    station.send_and_wait("hold", "holding");
     let call = backend.begin_post("/api/stations/CP-1/calls/GetLocalListVersion", "{}");
     station.event("call");
 
     backend.press_ctrl_c();
-    station.tell("release");
+    station.send("release");
 
-    assert_eq!(call.reply().status, 200);
+    assert_eq!(call.response().status, 200);
     assert_eq!(station.event("closed")["code"], 1001);
     assert!(backend.exit_status().success());
 }
 
 #[test]
-fn a_body_that_is_not_json_is_400() {
+fn call_with_invalid_json_returns_400() {
     let backend = Backend::start();
     let _station = backend.station(NPM, "CP-1");
     assert_eq!(backend.post("/api/stations/CP-1/calls/Reset", r#"{"type":"#).status, 400);
 }
 
 #[test]
-fn messages_come_newest_first_and_by_station() {
+fn messages_by_station_are_newest_first() {
     let backend = Backend::start();
     let _other = backend.station(NPM, "CP-2");
     let mut station = backend.station(NPM, "CP-1");
-    beats(&mut station);
+    send_heartbeat(&mut station);
 
     let list = backend.get("/api/messages?station=CP-1&limit=3").body;
     let messages = list.as_array().expect("a list");
@@ -228,18 +229,18 @@ fn messages_come_newest_first_and_by_station() {
         assert!(message["at"].is_string(), "{message}");
         (message["direction"].as_str().expect("a direction"), frame(message)[0].as_u64().expect("a message type"))
     }));
-    // The answer to the heartbeat, the heartbeat, and before them the answer to the boot.
+    // The response to the Heartbeat, the Heartbeat, and the response to the BootNotification.
     assert_eq!(frames, [("out", 3), ("in", 2), ("out", 3)]);
     assert_eq!(frame(&messages[0])[1], frame(&messages[1])[1]);
     assert_eq!(frame(&messages[1])[2], "Heartbeat");
 }
 
 #[test]
-fn events_tell_of_a_connect_messages_and_a_disconnect() {
+fn events_report_connect_messages_and_disconnect() {
     let backend = Backend::start();
     let events = backend.events();
     let mut station = backend.station(NPM, "CP-1");
-    station.ask("close 1000 bye", "closed");
+    station.send_and_wait("close 1000 bye", "closed");
 
     let is_message = |event: &Value| event["direction"].is_string();
     let connect = events.next("a connect", |event| !is_message(event));
@@ -247,14 +248,14 @@ fn events_tell_of_a_connect_messages_and_a_disconnect() {
     let boot = events.next("a message in", is_message);
     assert_eq!((&boot["station"], &boot["direction"]), (&json!("CP-1"), &json!("in")));
     assert_eq!(frame(&boot)[2], "BootNotification");
-    let answer = events.next("a message out", is_message);
-    assert_eq!((&frame(&answer)[1], &answer["direction"]), (&frame(&boot)[1], &json!("out")));
+    let boot_response = events.next("a message out", is_message);
+    assert_eq!((&frame(&boot_response)[1], &boot_response["direction"]), (&frame(&boot)[1], &json!("out")));
     let disconnect = events.next("a disconnect", |event| !is_message(event));
     assert_eq!(disconnect["station"], "CP-1");
 }
 
 #[test]
-fn b16_bad_handshakes_disturb_no_station() {
+fn b16_bad_handshakes_do_not_disturb_stations() {
     let backend = Backend::start();
     let mut station = backend.station(NPM, "CP-1");
 
@@ -268,28 +269,28 @@ fn b16_bad_handshakes_disturb_no_station() {
     drop(begin());
     let _unfinished = begin();
 
-    beats(&mut station);
+    send_heartbeat(&mut station);
     assert_eq!(backend.get("/healthz").status, 200);
     assert_eq!(backend.listed("CP-2"), None);
 }
 
-/// Has a station send a heartbeat.
-fn beats(station: &mut Station) {
-    let heartbeat = station.ask("heartbeat", "heartbeat");
+/// Sends a Heartbeat from a station and expects its response.
+fn send_heartbeat(station: &mut Station) {
+    let heartbeat = station.send_and_wait("heartbeat", "heartbeat");
     assert!(heartbeat["currentTime"].is_string(), "{heartbeat}");
 }
 
-/// Calls for a reset, in the words of the station's protocol.
+/// Calls Reset with the payload of the station's protocol.
 fn reset(backend: &Backend, kind: Kind, identity: &str) -> Response {
-    let kind_of_reset = match kind.protocol {
+    let reset_type = match kind.protocol {
         "ocpp1.6" => "Soft",
         _ => "Immediate",
     };
-    backend.post(&format!("/api/stations/{identity}/calls/Reset"), &json!({"type": kind_of_reset}).to_string())
+    backend.post(&format!("/api/stations/{identity}/calls/Reset"), &json!({"type": reset_type}).to_string())
 }
 
-/// The frame in a message of the log.
+/// Returns the OCPP message of an entry in the message log.
 fn frame(message: &Value) -> Value {
-    let text = message["text"].as_str().expect("a message has a text");
-    serde_json::from_str(text).expect("a station's frames are JSON")
+    let text = message["text"].as_str().expect("the text of a message");
+    serde_json::from_str(text).expect("a JSON message")
 }

@@ -2,18 +2,18 @@
 //
 //     node station.js URL IDENTITY PROTOCOL
 //
-// What happens is printed as one JSON object per line; commands are read from stdin, one per line:
+// Events are printed as one JSON object per line. Commands are read from stdin, one per line:
 //
 //     heartbeat           send Heartbeat
-//     calls N             have N calls of everyday kinds out at once
-//     unknown             call an action that no backend knows
-//     hold                announce the calls that come in, but answer none of them
-//     release             answer the calls held back, and those to come
-//     close CODE REASON   close, and end
+//     calls N             send N calls of common actions concurrently
+//     unknown             call an action that no backend implements
+//     hold                report incoming calls, but send no responses
+//     release             send the held responses, and respond to later calls
+//     close CODE REASON   close the connection and exit
 //
-// STATION_CA, STATION_CERT and STATION_KEY name PEM files for endpoints that begin with wss://.
+// The variables STATION_CA, STATION_CERT and STATION_KEY name PEM files for endpoints that begin with wss://.
 //
-// station.py speaks the same lines, so that one harness drives both.
+// station.py has the same commands and events, so one harness drives both.
 
 const { once } = require('events');
 const { readFileSync } = require('fs');
@@ -64,11 +64,11 @@ const client = new RPCClient({
     reconnect: false,
     callConcurrency: 100,
     callTimeoutMs: 20_000,
-    // The library's schemas then judge every answer of the backend.
+    // The library then validates every response of the backend by its schemas.
     strictMode: true,
 });
 
-// Settled, but while calls are held.
+// Pending while calls are held.
 let answering = Promise.resolve();
 let release = () => {};
 
@@ -80,7 +80,7 @@ function answer(action, reply) {
     client.handle(action, async ({ signal }) => {
         say('call', { action });
         await Promise.race([answering, once(signal, 'abort')]);
-        // close() waits for handlers to settle, and would send what they return.
+        // close() waits for handlers and would send their results.
         return signal.aborted ? NOREPLY : reply();
     });
 }
@@ -106,7 +106,7 @@ const commands = {
     },
 
     async unknown() {
-        // Strict mode has no schema for the action, and would not let the call out.
+        // Strict mode has no schema for the action and would not send the call.
         client.reconfigure({ strictMode: false });
         try {
             await client.call('NoSuchAction', {});
@@ -156,7 +156,7 @@ async function main() {
         const [command, ...words] = line.trim().split(' ');
         await commands[command](words);
     }
-    // Whoever gave the commands is gone.
+    // The harness has closed stdin.
     await client.close({ code: 1001 });
 }
 

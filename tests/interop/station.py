@@ -2,7 +2,7 @@
 
     python station.py URL IDENTITY PROTOCOL
 
-It prints the same lines and reads the same commands as station.js, where they are listed.
+The events and commands are those of station.js, which lists them.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ NOON = "2024-06-01T12:00:00Z"
 
 @dataclass
 class NoSuchAction:
-    """A call without members: the library takes the action from the class's name."""
+    """A call without members. The library uses the class's name as the action."""
 
 
 def say(event, **facts):
@@ -32,7 +32,7 @@ def say(event, **facts):
 
 
 class Station:
-    """What the versions have in common; goes in front of the library's ChargePoint."""
+    """The common part of the versions. It must precede the library's ChargePoint."""
 
     def __init__(self, identity, connection):
         super().__init__(identity, connection, response_timeout=20)
@@ -41,10 +41,10 @@ class Station:
         self.answering.set()
 
     async def announce(self, action):
-        """Tell of a call that came in, and wait while answers are held back.
+        """Report an incoming call, and wait while responses are held.
 
-        The library reads on only after a handler has returned, so that meanwhile the
-        station's own calls get no answers either.
+        The library reads the next message only after a handler has returned. Until then
+        the station's own calls receive no responses either.
         """
         say("call", action=action)
         await self.answering.wait()
@@ -113,7 +113,7 @@ class Station:
             "close": self.close,
         }
         await self.boot()
-        # A pipe, because a thread in readline() would keep the process from ending.
+        # A pipe, because a thread in readline() would prevent the process from exiting.
         lines = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
@@ -121,7 +121,7 @@ class Station:
         async for line in lines:
             command, *words = line.decode().split()
             await commands[command](*words)
-        # Whoever gave the commands is gone.
+        # The harness has closed stdin.
         await self.close(1001)
 
 
@@ -214,6 +214,6 @@ async def main(url, identity, protocol):
     say("closed", code=connection.close_code, reason=connection.close_reason)
 
 
-# The library logs each refusal with its stack, also those that a test asks for.
+# The library logs a stack trace for each call error, even if a test expects it.
 logging.getLogger("ocpp").setLevel(logging.CRITICAL)
 asyncio.run(main(*sys.argv[1:]))

@@ -1,9 +1,9 @@
-//! The example that serves two versions with the types of each, to its end.
+//! Runs the example that serves two versions, each with its own types, to its end.
 
 use crate::harness::run;
 
 #[test]
-fn two_versions_are_served_with_their_own_types_by_one_application() {
+fn typed_example_serves_two_versions_with_own_types() {
     let lines = run("examples/typed", &[]);
     for line in [
         "OLD-1, a One, boots with OCPP 1.6",
@@ -12,6 +12,6 @@ fn two_versions_are_served_with_their_own_types_by_one_application() {
         "NEW-1 is Accepted for 60 s",
         "2 stations closed, 0 dropped",
     ] {
-        assert!(lines.iter().any(|said| said == line), "{line:?} is not in {lines:#?}");
+        assert!(lines.iter().any(|printed| printed == line), "{line:?} is not in {lines:#?}");
     }
 }
