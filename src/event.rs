@@ -169,10 +169,10 @@ pub enum EventKind {
     BadMessage {
         /// The message.
         text: Text,
-        /// The fault of the message.
-        fault: MessageError,
+        /// The error of the message.
+        error: MessageError,
         /// The code of the CALLERROR that was sent, if one was sent.
-        answer: Option<ErrorCode>,
+        response: Option<ErrorCode>,
     },
     /// A response was received for a call that timed out or was dropped.
     #[serde(serialize_with = "id_field")]
@@ -485,8 +485,8 @@ mod tests {
             ),
             (EventKind::ResponseWritten(id.clone()), json!({"type": "response_written", "id": "7"})),
             (
-                EventKind::BadMessage { text: text(), fault: MessageError::NoMessageType, answer: None },
-                json!({"type": "bad_message", "text": "[]", "fault": "no_message_type", "answer": null}),
+                EventKind::BadMessage { text: text(), error: MessageError::NoMessageType, response: None },
+                json!({"type": "bad_message", "text": "[]", "error": "no_message_type", "response": null}),
             ),
             (
                 EventKind::Deviation { deviation: Deviation::EmptyMessage, text: Some(text()) },

@@ -23,8 +23,8 @@ impl Response {
         match self {
             Self::Result(_) => "result",
             Self::Error(error) => error.code().as_str(),
-            Self::Nothing => "no reply",
-            Self::Given => "given early",
+            Self::Nothing => "no response",
+            Self::Given => "responded early",
         }
     }
 }

@@ -66,8 +66,8 @@ impl Metrics {
             handled: Handled {
                 result: handled("result"),
                 error: handled("error"),
-                nothing: handled("no reply"),
-                given: handled("given early"),
+                nothing: handled("no response"),
+                given: handled("responded early"),
                 seconds: histogram!(SECONDS, "direction" => "in"),
             },
             called: Called {
@@ -135,7 +135,7 @@ pub(super) fn event(kind: &EventKind) {
         }
         EventKind::Pong(time) => histogram!("ocpp_rpc_ping_seconds").record(*time),
         EventKind::BadMessage { .. } => counter!("ocpp_rpc_bad_messages_total").increment(1),
-        EventKind::LateResponse(_) => counter!("ocpp_rpc_late_answers_total").increment(1),
+        EventKind::LateResponse(_) => counter!("ocpp_rpc_late_responses_total").increment(1),
         EventKind::Deviation { deviation, .. } => {
             counter!("ocpp_rpc_deviations_total", "deviation" => deviation.to_string()).increment(1);
         }

@@ -415,7 +415,7 @@ async fn b38_malformed_message_is_rejected_and_reported(role: Role) {
         let response = pair.received().await;
         assert_eq!((&response[0], &response[1], &response[2]), (&json!(4), &json!(id), &json!("RpcFrameworkError")));
         let event = next(&mut pair.events, |event| match event {
-            EventKind::BadMessage { text, fault, answer, .. } => Some((text, fault, answer)),
+            EventKind::BadMessage { text, error, response, .. } => Some((text, error, response)),
             _ => None,
         });
         let (reported, reason, code) = event.await;
@@ -458,7 +458,7 @@ async fn b40_response_with_unknown_id_is_only_reported(role: Role) {
     for text in [r#"[3,"nobody",{}]"#, r#"[4,"nobody","X","",{}]"#] {
         pair.send_raw(text);
         let event = next(&mut pair.events, |event| match event {
-            EventKind::BadMessage { fault, answer, .. } => Some((fault, answer)),
+            EventKind::BadMessage { error, response, .. } => Some((error, response)),
             _ => None,
         });
         assert_eq!(event.await, (MessageError::UnknownMessageId, None));

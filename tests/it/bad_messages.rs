@@ -42,11 +42,11 @@ async fn b38_malformed_message_gets_the_dialects_error_and_an_event() {
                 "{protocol} {text}: the connection stays open"
             );
             loop {
-                if let EventKind::BadMessage { text: seen, fault: seen_fault, answer, .. } =
+                if let EventKind::BadMessage { text: seen, error: seen_error, response, .. } =
                     events.next().await.expect("another event").kind
                 {
-                    assert_eq!((seen.as_str(), seen_fault), (text, fault));
-                    assert_eq!(answer, expected.map(|(_, code)| ErrorCode::new(code)), "{protocol} {text}");
+                    assert_eq!((seen.as_str(), seen_error), (text, fault));
+                    assert_eq!(response, expected.map(|(_, code)| ErrorCode::new(code)), "{protocol} {text}");
                     break;
                 }
             }
@@ -69,8 +69,8 @@ async fn b40_response_to_unknown_id_is_bad_and_gets_no_response() {
                     break event.kind;
                 }
             };
-            let EventKind::BadMessage { text: seen, fault, answer, .. } = event else { unreachable!() };
-            assert_eq!((seen.as_str(), fault, answer), (text, MessageError::UnknownMessageId, None));
+            let EventKind::BadMessage { text: seen, error, response, .. } = event else { unreachable!() };
+            assert_eq!((seen.as_str(), error, response), (text, MessageError::UnknownMessageId, None));
             // It counts towards the limit on bad messages.
             station.send(text).await;
             assert_eq!(station.closed().await.0, 1002);

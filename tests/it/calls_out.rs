@@ -294,7 +294,7 @@ async fn b27_responses_to_the_last_sixteen_forgotten_calls_are_late() {
     while late.len() + bad.len() < ids.len() {
         match events.next().await.expect("another event").kind {
             EventKind::LateResponse(id) => late.push(id.to_string()),
-            EventKind::BadMessage { text, fault: MessageError::UnknownMessageId, answer: None, .. } => {
+            EventKind::BadMessage { text, error: MessageError::UnknownMessageId, response: None, .. } => {
                 bad.push(text.to_string())
             }
             _ => {}

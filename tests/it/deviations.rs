@@ -31,7 +31,7 @@ async fn close_and_collect(server: RpcServer, mut events: Events) -> (Vec<Deviat
     while let Some(event) = events.next().await {
         match event.kind {
             EventKind::Deviation { deviation, .. } => deviations.push(deviation),
-            EventKind::BadMessage { fault, .. } => faults.push(fault),
+            EventKind::BadMessage { error, .. } => faults.push(error),
             _ => {}
         }
     }

@@ -71,7 +71,7 @@ async fn b61_connections_calls_and_deviations_are_counted() {
         ("ocpp_rpc_call_seconds direction=out", 2),
         ("ocpp_rpc_bad_messages_total", 1),
         ("ocpp_rpc_deviations_total deviation=no text at all", 1),
-        ("ocpp_rpc_late_answers_total", 1),
+        ("ocpp_rpc_late_responses_total", 1),
     ] {
         assert_eq!(counted.get(name), Some(&value), "{name} of {counted:#?}");
     }

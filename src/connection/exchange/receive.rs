@@ -189,9 +189,9 @@ impl<T> Exchange<T> {
             MessageError::DuplicateMessageId => Some(dialect.duplicate_id_code()),
             _ => dialect.response_code(&unreadable),
         };
-        let UnreadableMessage { id, error: fault, .. } = unreadable;
-        let response = code.clone().map(|code| self.call_error(id.as_ref(), &CallError::new(code, fault.to_string())));
-        self.events.push(EventKind::BadMessage { text: Text(text.clone()), fault, answer: code });
+        let UnreadableMessage { id, error, .. } = unreadable;
+        let response = code.clone().map(|code| self.call_error(id.as_ref(), &CallError::new(code, error.to_string())));
+        self.events.push(EventKind::BadMessage { text: Text(text.clone()), error, response: code });
         self.bad_messages = self.bad_messages.saturating_add(1);
         match (self.options.max_bad_messages, response) {
             (Some(max), response) if self.bad_messages > max => Received::TooManyBadMessages(response),

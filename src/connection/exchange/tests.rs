@@ -89,7 +89,7 @@ fn cancelled_call_is_not_written_or_gets_a_late_response() {
     assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(id) if id == first));
     respond(&mut exchange, &first);
     let event = only_event(&mut exchange);
-    assert!(matches!(event, EventKind::BadMessage { fault: MessageError::UnknownMessageId, answer: None, .. }));
+    assert!(matches!(event, EventKind::BadMessage { error: MessageError::UnknownMessageId, response: None, .. }));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn requests_are_queued_and_rejected_if_the_queue_is_full() {
     assert!(matches!(receive(&mut exchange, &text(3)), Received::Rejected(_)));
     assert!(exchange.take_events().is_empty(), "neither is a bad message");
     receive(&mut exchange, &text(2));
-    assert!(matches!(only_event(&mut exchange), EventKind::BadMessage { fault: MessageError::DuplicateMessageId, .. }));
+    assert!(matches!(only_event(&mut exchange), EventKind::BadMessage { error: MessageError::DuplicateMessageId, .. }));
     assert!(exchange.next_request().is_none());
     exchange.handler_finished(&first.head);
     assert!(exchange.respond(&first.head, &Response::Result(Payload::default())).is_some());
@@ -239,7 +239,7 @@ fn message_types_5_and_6_depend_on_the_dialect() {
     for text in [send, error] {
         receive(&mut old, text);
         let event = only_event(&mut old);
-        assert!(matches!(event, EventKind::BadMessage { fault: MessageError::UnknownMessageType, answer: None, .. }));
+        assert!(matches!(event, EventKind::BadMessage { error: MessageError::UnknownMessageType, response: None, .. }));
     }
     let mut new = exchange_with_protocol("ocpp2.1", Options::server());
     assert!(matches!(
