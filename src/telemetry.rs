@@ -10,7 +10,10 @@ use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 use crate::{
     close::info::CloseInfo,
     error::Error,
-    event::{Direction, Event, EventBus, EventKind, Events},
+    event::{
+        bus::{EventBus, Events},
+        kind::{Direction, Event, EventKind},
+    },
     response::Response,
 };
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::{
     client::handshake::HandshakeError,
-    error::{BuildError, WithSources},
+    error::{BuildError, build::WithSources},
 };
 
 /// The failure of a client's attempt to connect.

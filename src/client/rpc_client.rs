@@ -25,7 +25,7 @@ use crate::{
         shared::{Command, Run, Shared},
     },
     error::BuildError,
-    event::Events,
+    event::bus::Events,
     handler::router::RpcRouter,
     options::Options,
     session::Session,

@@ -17,7 +17,7 @@ use crate::{
         intent::Close,
     },
     connection::{driver::Driver, mailbox::AfterDisconnect, negotiated::Negotiated, socket::Socket},
-    event::EventKind,
+    event::kind::EventKind,
     message::dialect::Dialect,
     telemetry::OpenConnection,
 };

@@ -10,7 +10,7 @@ use bytestring::ByteString;
 use crate::{
     connection::outbound::Outbound,
     error::Error,
-    event::{Direction, EventKind, Text},
+    event::kind::{Direction, EventKind, Text},
     message::{
         payload::{MessageId, Payload},
         write,

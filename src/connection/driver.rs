@@ -48,7 +48,7 @@ use crate::{
         socket::{Disconnect, Incoming, Socket},
     },
     error::Error,
-    event::{Direction, EventKind, Text},
+    event::kind::{Direction, EventKind, Text},
     message::{payload::MessageId, tolerance::Deviation},
     options::Options,
     response::Response,

@@ -25,7 +25,7 @@ use crate::{
         responses::Responses,
     },
     error::{CallError, Error, ErrorCode, Violation},
-    event::{Direction, EventKind, Text},
+    event::kind::{Direction, EventKind, Text},
     message::{
         dialect::Dialect,
         payload::{EncodeError, MessageId, Payload},

@@ -1,6 +1,6 @@
 //! A message to the peer.
 
-use crate::{event::EventKind, message::payload::MessageId};
+use crate::{event::kind::EventKind, message::payload::MessageId};
 
 /// The text of a message, and the event that describes it if an application reads events.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ use crate::{
         request::{IncomingRequest, RequestHead},
     },
     error::{CallError, Error},
-    event::EventKind,
+    event::kind::EventKind,
     message::payload::MessageId,
     options::Options,
     response::Response,

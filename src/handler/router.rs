@@ -16,7 +16,7 @@ use crate::{
         shared::{Command, Dispatch, Shared},
     },
     error::{CallError, ErrorCode},
-    event::{EventKind, Text},
+    event::kind::{EventKind, Text},
     handler::{
         extract::FromCall,
         function::{Handler, HandlerOutput},

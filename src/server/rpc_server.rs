@@ -19,7 +19,7 @@ use crate::{
     close::intent::{Close, CloseMode},
     connection::shared::Dispatch,
     error::BuildError,
-    event::Events,
+    event::bus::Events,
     message::dialect::Dialect,
     options::Options,
     server::{

@@ -10,7 +10,7 @@ use metrics::{Counter, Histogram, counter, gauge, histogram};
 use crate::{
     close::info::CloseInfo,
     error::Error,
-    event::{Direction, EventKind},
+    event::kind::{Direction, EventKind},
     response::Response,
 };
 

@@ -4,7 +4,23 @@ use std::{collections::HashMap, fs, path::Path};
 
 /// The layers from the bottom up. A file may import those of the layers below it, and those before it in its own layer.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("values", &["backoff", "info", "io", "text", "message/payload", "error", "error/axum", "message/tolerance"]),
+    (
+        "values",
+        &[
+            "backoff",
+            "info",
+            "io",
+            "text",
+            "message/payload",
+            "error/code",
+            "error/violation",
+            "error/call_error",
+            "error/build",
+            "error",
+            "error/axum",
+            "message/tolerance",
+        ],
+    ),
     (
         "messages",
         &[
@@ -37,7 +53,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "options and info",
-        &["options", "close/info", "close/intent", "close", "response", "event", "telemetry/metrics", "telemetry"],
+        &[
+            "options",
+            "close/info",
+            "close/intent",
+            "close",
+            "response",
+            "event/kind",
+            "event/bus",
+            "event",
+            "telemetry/metrics",
+            "telemetry",
+        ],
     ),
     (
         "connection",

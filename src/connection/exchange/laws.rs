@@ -5,9 +5,10 @@ use std::time::Duration;
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 use serde_json::Value;
 
+use crate::connection::exchange::*;
 use crate::connection::{
     calls_out::{CallKey, Kind, Timeout},
-    exchange::{receive::Received, *},
+    exchange::receive::Received,
 };
 
 /// An event of a random history.

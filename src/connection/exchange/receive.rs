@@ -14,7 +14,7 @@ use crate::{
         request::{IncomingRequest, RequestHead},
     },
     error::{CallError, Error, ErrorCode},
-    event::{Direction, EventKind, Text},
+    event::kind::{Direction, EventKind, Text},
     message::{
         kinds::{CALL_ERROR, CALL_RESULT, Message, MessageError, UnreadableMessage},
         payload::{MessageId, Payload},

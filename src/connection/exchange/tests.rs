@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::connection::exchange::{receive::Received, *};
+use crate::connection::exchange::*;
 use crate::{
     connection::{
         calls_out::{CallKey, Kind, Timeout},
+        exchange::receive::Received,
         request::IncomingRequest,
     },
     message::{kinds::MessageError, tolerance::Tolerance},

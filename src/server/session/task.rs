@@ -15,7 +15,7 @@ use crate::{
         shared::{Run, Shared},
         socket::{Disconnect, Socket},
     },
-    event::EventKind,
+    event::kind::EventKind,
     message::tolerance::Deviations,
     options::Options,
     server::{

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{error::kind_of, validate::validator::PayloadKind};
+use crate::{error::build::kind_of, validate::validator::PayloadKind};
 
 /// The failure to load a JSON Schema.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,356 @@
+//! The facts that events report.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytestring::ByteString;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
+use crate::{
+    close::info::CloseInfo,
+    error::{CallError, ErrorCode, Violation},
+    message::{
+        kinds::{Message, MessageError},
+        payload::{MessageId, Payload},
+        tolerance::Deviation,
+    },
+    text::impl_text,
+    validate::validator::PayloadKind,
+};
+
+/// An event, with its time and station.
+///
+/// It serializes to a flat JSON object, by `serde_json` only, as payloads stay unread:
+///
+/// ```json
+/// {
+///   "at": 1767225600000,
+///   "identity": "CP-1",
+///   "remote_address": "192.0.2.1:50000",
+///   "type": "call",
+///   "direction": "in",
+///   "id": "19223201",
+///   "action": "Heartbeat",
+///   "params": {}
+/// }
+/// ```
+///
+/// `at` is the Unix time in milliseconds. `type` is the name of the [`EventKind`] in snake case, and its fields follow.
+/// The one value of `received` and `sent` is named `text`, that of `response_written` and `late_response` `id`, that of
+/// `pong` `seconds`, and that of `lagged` `events`. A call error is an object of `code`, `description` and `details`;
+/// what is absent is `null`.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Event {
+    /// The time of the event.
+    #[serde(serialize_with = "unix_milliseconds")]
+    pub at: SystemTime,
+    /// The identity of the charging station. `None` if unknown.
+    #[serde(serialize_with = "shared_text")]
+    pub identity: Option<Arc<str>>,
+    /// The address of the peer. `None` if unknown.
+    pub remote_address: Option<SocketAddr>,
+    /// The kind of event, with its data.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// The kind of an event, with its data.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A client begins an attempt to connect.
+    Connecting,
+    /// A session was registered, or a client is connected.
+    #[non_exhaustive]
+    Opened {
+        /// The negotiated subprotocol.
+        #[serde(serialize_with = "shared_text")]
+        protocol: Option<Arc<str>>,
+    },
+    /// A client lost its connection and will reconnect.
+    Disconnected(CloseInfo),
+    /// The application, or a newer connection of the same identity, began to close a session or client.
+    Closing,
+    /// A session or a client ended. A session that a newer one replaced has the cause
+    /// [`Replaced`](crate::close::CloseCause::Replaced).
+    Closed(CloseInfo),
+    /// A handshake was refused, or broke off.
+    #[non_exhaustive]
+    HandshakeRefused {
+        /// The HTTP status of the response, if there was one: 101 for a client that offers no common subprotocol.
+        status: Option<u16>,
+        /// The reason.
+        reason: String,
+    },
+    /// A message was received. If it can be read, its content follows as an event of its own.
+    #[serde(serialize_with = "text_field")]
+    Received(Text),
+    /// A message was queued to be written with the next flush. Its content follows as an event of its own.
+    #[serde(serialize_with = "text_field")]
+    Sent(Text),
+    /// A CALL, from either end.
+    #[non_exhaustive]
+    Call {
+        /// The direction of the message.
+        direction: Direction,
+        /// The id of the call.
+        id: MessageId,
+        /// The action of the call.
+        action: Text,
+        /// The parameters.
+        params: Payload,
+    },
+    /// A CALLRESULT, from either end.
+    #[non_exhaustive]
+    CallResult {
+        /// The direction of the message.
+        direction: Direction,
+        /// The id of the call.
+        id: MessageId,
+        /// The result.
+        result: Payload,
+    },
+    /// A CALLERROR, from either end.
+    #[non_exhaustive]
+    CallError {
+        /// The direction of the message.
+        direction: Direction,
+        /// The id of the call.
+        id: MessageId,
+        /// The error.
+        error: CallError,
+    },
+    /// A CALLRESULTERROR, from either end: the caller cannot use the result (OCPP 2.1).
+    #[non_exhaustive]
+    CallResultError {
+        /// The direction of the message.
+        direction: Direction,
+        /// The id of the call.
+        id: MessageId,
+        /// The fault of the result.
+        error: CallError,
+    },
+    /// A SEND, from either end (OCPP 2.1).
+    #[non_exhaustive]
+    Send {
+        /// The direction of the message.
+        direction: Direction,
+        /// The id of the message.
+        id: MessageId,
+        /// The action of the message.
+        action: Text,
+        /// The parameters.
+        params: Payload,
+    },
+    /// The response to the call with this id was written to the transport.
+    #[serde(serialize_with = "id_field")]
+    ResponseWritten(MessageId),
+    /// A message was received that cannot be served.
+    #[non_exhaustive]
+    BadMessage {
+        /// The message.
+        text: Text,
+        /// The error of the message.
+        error: MessageError,
+        /// The code of the CALLERROR that was sent, if one was sent.
+        response: Option<ErrorCode>,
+    },
+    /// A response was received for a call that timed out or was dropped.
+    #[serde(serialize_with = "id_field")]
+    LateResponse(MessageId),
+    /// A deviation from the standards was [tolerated](crate::Tolerance).
+    #[non_exhaustive]
+    Deviation {
+        /// The kind of deviation.
+        deviation: Deviation,
+        /// The message that deviates, if it is a message.
+        text: Option<Text>,
+    },
+    /// A pong was received, this long after its ping.
+    #[serde(serialize_with = "seconds_field")]
+    Pong(Duration),
+    /// A SEND was received that no handler takes: its action has none, or a limit rejected it.
+    #[non_exhaustive]
+    UnhandledSend {
+        /// The action.
+        action: Text,
+    },
+    /// A payload did not pass [validation](crate::validate::Validation).
+    #[non_exhaustive]
+    ValidationFailed {
+        /// The direction of the message.
+        direction: Direction,
+        /// The kind of payload: request or response.
+        kind: PayloadKind,
+        /// The action.
+        action: Text,
+        /// The id of the call.
+        id: MessageId,
+        /// The violation.
+        violation: Violation,
+        /// True if the message was stopped, false if the violation was
+        /// [only reported](crate::validate::Validation::report_only).
+        enforced: bool,
+    },
+    /// This many events before this one were lost, because they were not read in time.
+    #[serde(serialize_with = "events_field")]
+    Lagged(u64),
+}
+
+impl EventKind {
+    /// Returns the event for the content of a message.
+    pub(crate) fn of(message: Message, direction: Direction) -> Self {
+        match message {
+            Message::Call { id, action, payload } => {
+                Self::Call { direction, id, action: Text(action), params: payload }
+            }
+            Message::CallResult { id, payload } => Self::CallResult { direction, id, result: payload },
+            Message::CallError { id, error } => Self::CallError { direction, id, error },
+            Message::CallResultError { id, error } => Self::CallResultError { direction, id, error },
+            Message::Send { id, action, payload } => {
+                Self::Send { direction, id, action: Text(action), params: payload }
+            }
+        }
+    }
+}
+
+fn unix_milliseconds<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    serializer.serialize_u64(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn shared_text<S: Serializer>(text: &Option<Arc<str>>, serializer: S) -> Result<S::Ok, S::Error> {
+    text.as_deref().serialize(serializer)
+}
+
+fn text_field<S: Serializer>(text: &Text, serializer: S) -> Result<S::Ok, S::Error> {
+    one_field(serializer, "text", text)
+}
+
+fn id_field<S: Serializer>(id: &MessageId, serializer: S) -> Result<S::Ok, S::Error> {
+    one_field(serializer, "id", id)
+}
+
+fn seconds_field<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    one_field(serializer, "seconds", &duration.as_secs_f64())
+}
+
+fn events_field<S: Serializer>(events: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    one_field(serializer, "events", events)
+}
+
+/// Serializes a lone value as an object, which can take the tag.
+fn one_field<S: Serializer>(serializer: S, name: &'static str, value: &impl Serialize) -> Result<S::Ok, S::Error> {
+    let mut object = serializer.serialize_struct("", 1)?;
+    object.serialize_field(name, value)?;
+    object.end()
+}
+
+/// The direction of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// From the peer to this side.
+    In,
+    /// From this side to the peer.
+    Out,
+}
+
+/// A text of a message: an action, or the whole message. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Text(pub(crate) ByteString);
+
+impl Text {
+    /// Returns the text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl_text!(Text);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::close::info::CloseCause;
+
+    fn event(kind: EventKind) -> Event {
+        Event { at: SystemTime::UNIX_EPOCH + Duration::from_millis(1500), identity: None, remote_address: None, kind }
+    }
+
+    #[test]
+    fn event_serializes_to_a_flat_object() {
+        let (id, action) = (MessageId::new("7"), Text(ByteString::from_static("Echo")));
+        let params = || Payload(ByteString::from_static(r#"{"a": 1.50}"#));
+        let error = CallError::new(ErrorCode::NOT_SUPPORTED, "no").with_raw_details(params());
+        let closed = CloseInfo { code: 1006, reason: String::new(), cause: CloseCause::PingTimeout };
+        let direction = Direction::In;
+        let text = || Text(ByteString::from_static("[]"));
+        for (kind, expected) in [
+            (EventKind::Connecting, json!({"type": "connecting"})),
+            (EventKind::Opened { protocol: None }, json!({"type": "opened", "protocol": null})),
+            (EventKind::Closed(closed), json!({"type": "closed", "code": 1006, "reason": "", "cause": "ping_timeout"})),
+            (EventKind::Received(text()), json!({"type": "received", "text": "[]"})),
+            (
+                EventKind::Call { direction, id: id.clone(), action: action.clone(), params: params() },
+                json!({"type": "call", "direction": "in", "id": "7", "action": "Echo", "params": {"a": 1.5}}),
+            ),
+            (
+                EventKind::CallError { direction: Direction::Out, id: id.clone(), error },
+                json!({
+                    "type": "call_error", "direction": "out", "id": "7",
+                    "error": {"code": "NotSupported", "description": "no", "details": {"a": 1.5}},
+                }),
+            ),
+            (EventKind::ResponseWritten(id.clone()), json!({"type": "response_written", "id": "7"})),
+            (
+                EventKind::BadMessage { text: text(), error: MessageError::NoMessageType, response: None },
+                json!({"type": "bad_message", "text": "[]", "error": "no_message_type", "response": null}),
+            ),
+            (
+                EventKind::Deviation { deviation: Deviation::EmptyMessage, text: Some(text()) },
+                json!({"type": "deviation", "deviation": "empty_message", "text": "[]"}),
+            ),
+            (EventKind::Pong(Duration::from_millis(250)), json!({"type": "pong", "seconds": 0.25})),
+            (
+                EventKind::ValidationFailed {
+                    direction,
+                    kind: PayloadKind::Request,
+                    action,
+                    id,
+                    violation: Violation::new(ErrorCode::FORMAT_VIOLATION, "/a", "is wrong"),
+                    enforced: true,
+                },
+                json!({
+                    "type": "validation_failed", "direction": "in", "kind": "request", "action": "Echo", "id": "7",
+                    "violation": {"code": "FormatViolation", "pointer": "/a", "reason": "is wrong"}, "enforced": true,
+                }),
+            ),
+            (EventKind::Lagged(3), json!({"type": "lagged", "events": 3})),
+        ] {
+            let mut expected = expected;
+            expected["at"] = json!(1500);
+            expected["identity"] = json!("CP-1");
+            expected["remote_address"] = json!("192.0.2.1:50000");
+            let event =
+                Event { identity: Some("CP-1".into()), remote_address: "192.0.2.1:50000".parse().ok(), ..event(kind) };
+            let text = serde_json::to_string(&event).expect("JSON");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), expected);
+            let has_payload = text.contains(r#""params":"#) || text.contains(r#""details":"#);
+            assert_eq!(text.contains(r#"{"a": 1.50}"#), has_payload, "payloads are written unchanged: {text}");
+        }
+    }
+}
