@@ -124,8 +124,8 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     /// Adds the handlers of one subprotocol.
     ///
     /// A call on a connection with this subprotocol goes to the handlers of `router`, then to its fallback. If `router`
-    /// has neither for the action, the call goes to this router, like the calls of all other subprotocols. A fallback of
-    /// `router` therefore hides all handlers of this router from the subprotocol.
+    /// has neither for the action, the call goes to this router, like the calls of all other subprotocols. A fallback
+    /// of `router` therefore hides all handlers of this router from the subprotocol.
     ///
     /// The handlers of `router` keep its state, which may be of another type.
     ///
