@@ -1,4 +1,4 @@
-//! Which handler answers which action.
+//! The router, which maps actions to handlers.
 
 use std::{collections::HashMap, convert::Infallible, fmt, marker::PhantomData, pin::Pin};
 use std::{
@@ -31,6 +31,7 @@ type ResponseFuture = Pin<Box<dyn Future<Output = Response> + Send>>;
 /// Maps actions to handlers, with the state that the handlers share.
 ///
 /// ```
+/// use jiff::Timestamp;
 /// use ocpp_rpc::{CallError, RpcRouter, extract::{Params, State}};
 /// use serde_json::{Value, json};
 ///
@@ -41,7 +42,7 @@ type ResponseFuture = Pin<Box<dyn Future<Output = Response> + Send>>;
 ///
 /// async fn boot(Params(boot): Params<Value>, State(app): State<App>) -> Result<Value, CallError> {
 ///     println!("{} boots", boot["chargePointModel"]);
-///     Ok(json!({"status": "Accepted", "interval": app.interval, "currentTime": "2026-01-01T00:00:00Z"}))
+///     Ok(json!({"status": "Accepted", "interval": app.interval, "currentTime": Timestamp::now()}))
 /// }
 ///
 /// let router = RpcRouter::with_state(App { interval: 300 }).on("BootNotification", boot);
@@ -82,7 +83,9 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     }
 
     /// Adds the handler of an action: an async function whose arguments are [extractors](FromCall) and that returns a
-    /// `Result`.
+    /// `Result<R, E>`.
+    ///
+    /// `R` serializes to a JSON object; `()` is the empty one. `E` converts into a [`CallError`], as any error does.
     ///
     /// # Panics
     ///
@@ -121,7 +124,10 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     /// Adds the handlers of one subprotocol.
     ///
     /// A call on a connection with this subprotocol goes to the handlers of `router`, then to its fallback. If `router`
-    /// has neither for the action, the call goes to this router, like the calls of all other subprotocols.
+    /// has neither for the action, the call goes to this router, like the calls of all other subprotocols. A fallback
+    /// of `router` therefore hides all handlers of this router from the subprotocol.
+    ///
+    /// The handlers of `router` keep its state, which may be of another type.
     ///
     /// ```
     /// use std::convert::Infallible;
@@ -156,13 +162,22 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     }
 
     /// Removes the handlers of an action, including those of single subprotocols.
+    ///
+    /// Fallbacks remain: if there is one, it handles the action from now on.
     #[must_use]
     pub fn without(mut self, action: &str) -> Self {
         Arc::make_mut(&mut self.table).remove(action);
         self
     }
 
-    /// Wraps a tower layer around every handler that the router has so far, including the fallback.
+    /// Wraps a tower layer around every handler that the router has so far, including fallbacks and the handlers of
+    /// single subprotocols.
+    ///
+    /// Handlers that are added later are not wrapped. Neither is the rejection with [`ErrorCode::NOT_IMPLEMENTED`]. The
+    /// layer is applied to each handler separately, and all connections share the resulting services.
+    ///
+    /// A layer that drops the handler's future, such as a timeout, stops the handler at its current await. Spawn work
+    /// that must finish.
     ///
     /// The layer's service takes an [`IncomingCall`] and returns a [`Response`]. Layers that are generic over the
     /// request work, such as those of `tower` itself. An error of the service rejects the call: it converts into a
@@ -210,7 +225,9 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
 }
 
 impl Session {
-    /// Replaces the handlers of this connection. Handlers that are at work finish.
+    /// Replaces the handlers of this connection.
+    ///
+    /// Running handlers finish. Calls that are still queued go to the new router.
     pub fn set_router<S: Send + Sync + 'static>(&self, router: RpcRouter<S>) {
         self.shared().send(Command::SetDispatch(router.into_dispatch()));
     }

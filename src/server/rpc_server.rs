@@ -37,6 +37,11 @@ use crate::{
 /// mount it on an axum router, serve it with hyper, pass it the [extractor](crate::RpcUpgrade) of a handler, or
 /// [`listen`](Self::listen).
 ///
+/// Sessions keep the server alive: dropping the last clone does not end them. To end them, [`close`](Self::close) the
+/// server.
+///
+/// Without [`auth`](crate::server::RpcServerBuilder::auth), the server accepts every client.
+///
 /// ```
 /// use ocpp_rpc::{RpcRouter, RpcServer};
 ///
@@ -51,7 +56,7 @@ use crate::{
 ///
 /// | Cause | Status |
 /// |---|---|
-/// | the request is not a WebSocket request of version 13 | 426; over HTTP/2 400 |
+/// | the request is not a WebSocket request of version 13 | 426; over HTTP/2 400; 404 if a listener without an application receives a request that is no upgrade |
 /// | the path does not end with an identity, or the identity cannot be decoded | 404 |
 /// | a header of the handshake is malformed | 400 |
 /// | the [authenticator](crate::Authenticate) refuses the client | the authenticator's, 401 by default |
@@ -137,14 +142,18 @@ impl RpcServer {
 
     /// Closes the server and waits until all sessions have ended.
     ///
-    /// The server stops its listeners, refuses new sessions, and closes every session with `close`. HTTP servers of
-    /// the application continue.
+    /// The server stops the listeners of [`bind`](Self::bind) and [`listen`](Self::listen), refuses new sessions, and
+    /// closes every session with `close`. An `axum::serve` of yours continues, and its handshakes are refused with 503.
     ///
-    /// The first close takes precedence. Sessions have the drain time of the close, plus the server's
-    /// [`Options::close_timeout`], plus 2 s. Sessions that remain at this deadline are dropped, with their handlers.
+    /// The first close decides the code, the reason and the deadline. Later calls wait for the same close and return
+    /// its result.
+    ///
+    /// The deadline is the drain time of the close, plus the server's [`Options::close_timeout`], plus 2 s. Sessions
+    /// that remain at the deadline are dropped, with their handlers.
     ///
     /// # Cancel safety
-    /// Once polled, closing continues even if the future is dropped. Sessions are then not dropped at the deadline.
+    /// Once polled, closing continues even if the future is dropped. The deadline is then not enforced, unless another
+    /// call of `close` waits for it.
     pub async fn close(&self, close: Close) -> CloseReport {
         let state = &*self.state;
         state.closing.cancel();
