@@ -328,8 +328,8 @@ async fn accepted() -> Result<Value, Infallible> {
     Ok(json!({"status": "Accepted"}))
 }
 
-async fn local_list_version(peer: Session) -> Result<Value, Infallible> {
-    Ok(match peer.protocol() {
+async fn local_list_version(session: Session) -> Result<Value, Infallible> {
+    Ok(match session.protocol().as_deref() {
         Some("ocpp1.6") => json!({"listVersion": 7}),
         _ => json!({"versionNumber": 7}),
     })
