@@ -156,9 +156,20 @@ impl Shared {
     pub(crate) fn new(identity: Arc<str>, telemetry: Arc<Telemetry>) -> Arc<Self> {
         let run = Run::new(identity);
         let _ = run.closed.set(CloseInfo::abnormal(CloseCause::Local));
-        Arc::new(Self {
+        Arc::new(Self::with(run, Mailbox::new(), telemetry))
+    }
+
+    /// Creates the state of a session whose first run starts at once.
+    pub(crate) fn started(mut run: Run, rules: QueueRules, telemetry: Arc<Telemetry>) -> Arc<Self> {
+        let mailbox = Mailbox::new();
+        run.number = mailbox.open(rules);
+        Arc::new(Self::with(run, mailbox, telemetry))
+    }
+
+    fn with(run: Run, mailbox: Mailbox<Command>, telemetry: Arc<Telemetry>) -> Self {
+        Self {
             run: RwLock::new(Arc::new(run)),
-            mailbox: Mailbox::new(),
+            mailbox,
             telemetry,
             keys: AtomicU64::new(0),
             generations: AtomicU32::new(0),
@@ -166,7 +177,7 @@ impl Shared {
             connected: AtomicU64::new(0),
             last_seen: AtomicU64::new(0),
             timeouts: AtomicU32::new(0),
-        })
+        }
     }
 
     // For handles.

@@ -375,7 +375,7 @@ where
         Box::pin(async move {
             // A clone of its own, as tower wants it; made here, where a panic is caught.
             match T::clone(&service).oneshot(call).await {
-                Ok(reply) => reply,
+                Ok(response) => response,
                 Err(error) => Response::Error(error.into()),
             }
         })

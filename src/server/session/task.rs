@@ -100,9 +100,9 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
         run.extensions.insert(tls.clone());
     }
     run.negotiate(Negotiated { dialect: server.dialect(protocol.as_deref()), protocol });
-    let shared = Shared::new(run.identity.clone(), server.telemetry.clone());
     let rules = QueueRules { max_queued: options.call_queue, offline_calls: OfflineCalls::Queue };
-    let run = shared.start_run(run, rules);
+    let shared = Shared::started(run, rules, server.telemetry.clone());
+    let run = shared.run();
     shared.connected();
     let protocol = run.negotiated().and_then(|negotiated| negotiated.protocol.clone());
     let span = tracing::info_span!(
