@@ -38,6 +38,7 @@ mod text;
 #[doc(hidden)]
 pub mod unstable;
 pub mod validate;
+mod websocket;
 
 /// Extractors, the arguments of handlers.
 pub mod extract {

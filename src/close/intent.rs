@@ -117,7 +117,7 @@ impl Close {
 }
 
 /// The payload of a close frame has at most 125 bytes, and the code takes two of them (RFC 6455 §5.5).
-const MAX_REASON: usize = 123;
+pub(crate) const MAX_REASON: usize = 123;
 
 #[cfg(test)]
 mod tests {

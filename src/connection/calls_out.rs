@@ -188,11 +188,6 @@ impl<T> CallsOut<T> {
         self.in_flight.iter().any(|flight| flight.call.id == *id)
     }
 
-    /// Returns whether a call waits for its response.
-    pub(crate) fn has_in_flight(&self) -> bool {
-        !self.in_flight.is_empty()
-    }
-
     /// Returns a moment before which no call expires.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.earliest

@@ -49,7 +49,7 @@ use crate::{
     },
     error::Error,
     event::kind::{Direction, EventKind, Text},
-    message::{payload::MessageId, tolerance::Deviation},
+    message::payload::MessageId,
     options::Options,
     response::Response,
 };
@@ -261,9 +261,6 @@ impl Driver {
             }
         };
         let is_flushed = self.write(socket, now, cx)?;
-        if !self.exchange.calls_out.has_in_flight() {
-            socket.rest();
-        }
         if let Some(close) = &inbox.close {
             self.poll_close(close, is_flushed, now)?;
         }
@@ -349,18 +346,19 @@ impl Driver {
             self.shared.seen(now);
             keepalive.activity(now.into_std());
             match incoming {
-                Incoming::Text(text) => self.receive(&text, now.into_std(), socket)?,
+                Incoming::Text(text, deviations) => {
+                    for deviation in deviations.iter() {
+                        self.exchange.tolerate(deviation, &text);
+                    }
+                    self.receive(&text, now.into_std(), socket)?;
+                }
                 Incoming::Ping => {}
                 Incoming::Pong(payload) => {
                     if let Some(time) = keepalive.pong(&payload, now.into_std()) {
                         self.shared.report(EventKind::Pong(time));
                     }
                 }
-                Incoming::Binary(Some(text)) if Deviation::BinaryMessage.is_allowed_by(self.options().tolerance) => {
-                    self.exchange.tolerate(Deviation::BinaryMessage, &text);
-                    self.receive(&text, now.into_std(), socket)?;
-                }
-                Incoming::Binary(_) => {
+                Incoming::Binary => {
                     let close = Close::new(1003).reason("OCPP-J is text").with_cause(CloseCause::ProtocolError);
                     return Err(Disconnect::close(&close));
                 }

@@ -68,6 +68,8 @@ deviations! {
     ControlCharacters Permissive "control characters that JSON does not allow" "read as if escaped in strings, ignored between them"
     UnreadableResponse Permissive "a readable id in an unreadable response" "the call fails at once"
     BinaryMessage Permissive "a binary frame" "read as text"
+    InvalidUtf8 Permissive "bytes that are not UTF-8" "replaced by U+FFFD"
+    UnmaskedFrame Permissive "a frame without the mask of a client" "read"
     EmptyProtocolElement Lenient "an empty element in its list of subprotocols" "skipped"
     MissingProtocol Lenient "no subprotocols" "the server's default protocol applies, if it has one"
     ExtraSlashes Lenient "doubled or trailing slashes in its path" "the last segment that is not empty is the identity"
@@ -75,11 +77,11 @@ deviations! {
 
 /// A set of deviations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Deviations(u16);
+pub(crate) struct Deviations(u32);
 
 impl Deviations {
     pub(crate) fn add(&mut self, deviation: Deviation) {
-        self.0 |= 1 << deviation as u16;
+        self.0 |= Self::from(deviation).0;
     }
 
     pub(crate) fn iter(mut self) -> impl Iterator<Item = Deviation> {
@@ -94,6 +96,12 @@ impl Deviations {
     /// Returns the first deviation that `tolerance` does not allow.
     pub(crate) fn first_rejected_by(self, tolerance: Tolerance) -> Option<Deviation> {
         self.iter().find(|deviation| !deviation.is_allowed_by(tolerance))
+    }
+}
+
+impl From<Deviation> for Deviations {
+    fn from(deviation: Deviation) -> Self {
+        Self(1 << deviation as u32)
     }
 }
 

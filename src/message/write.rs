@@ -44,20 +44,23 @@ fn truncate_description(description: &str) -> &str {
     description.char_indices().nth(255).map_or(description, |(end, _)| &description[..end])
 }
 
+/// The longest head of a WebSocket frame, in bytes.
+const MAX_HEAD: usize = 14;
+
 enum Element<'a> {
     Text(&'a str),
     Json(&'a str),
 }
 
 fn write(message_type: u64, id: &MessageId, elements: &[Element<'_>]) -> String {
-    // The capacity is exact if nothing must be escaped. The text is sent without another copy then.
+    // The text is sent from this memory, with the head of a frame before it. Few texts must be escaped and need more.
     let length = |element: &Element<'_>| match element {
         Element::Text(text) => ",\"\"".len() + text.len(),
         Element::Json(json) => ",".len() + json.len(),
     };
     let quotes = if id.is_number() { 0 } else { 2 };
     let prefix = "[3,".len() + quotes + id.as_str().len();
-    let mut out = String::with_capacity(prefix + elements.iter().map(length).sum::<usize>() + "]".len());
+    let mut out = String::with_capacity(prefix + elements.iter().map(length).sum::<usize>() + "]".len() + MAX_HEAD);
     out.push('[');
     out.push(char::from(b'0' + message_type as u8));
     out.push(',');

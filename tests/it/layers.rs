@@ -51,6 +51,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "validate",
         ],
     ),
+    ("websocket", &["websocket/head", "websocket/reader", "websocket/writer", "websocket"]),
     (
         "options and info",
         &[
@@ -82,7 +83,6 @@ const LAYERS: &[(&str, &[&str])] = &[
             "connection/keepalive",
             "connection/shared",
             "connection/handler_set",
-            "connection/socket/stream",
             "connection/socket",
             "connection/driver",
             "connection",
@@ -168,6 +168,7 @@ const PURE: &[&str] = &[
     "server/handshake/request",
     "text",
     "validate",
+    "websocket",
 ];
 
 #[test]
@@ -216,16 +217,10 @@ fn pure_files_use_no_runtime() {
     let pure: Vec<_> = library().into_iter().filter(|(file, _)| is_pure(file)).collect();
     assert!(pure.len() > 20);
     for (file, text) in pure {
-        for runtime in ["tokio", "hyper", "tungstenite"] {
+        for runtime in ["tokio", "hyper"] {
             assert!(!text.contains(&format!("{runtime}::")), "{file} uses {runtime}");
         }
     }
-}
-
-#[test]
-fn tungstenite_is_used_in_one_file() {
-    let users: Vec<_> = library().into_iter().filter(|(_, text)| text.contains("tungstenite::")).collect();
-    assert_eq!(users.iter().map(|(file, _)| &**file).collect::<Vec<_>>(), ["connection/socket"]);
 }
 
 /// Returns the path without extension and the text of every source file, except the root and the files of tests.

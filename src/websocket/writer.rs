@@ -1,0 +1,80 @@
+//! Writes WebSocket messages as frames, and keeps them until they are sent.
+
+use crate::websocket::head::{Head, Opcode, Role, apply_mask};
+
+/// The frames that are written and not yet sent. Its buffer is freed when all of them are sent.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    role: Role,
+    buffer: Vec<u8>,
+    /// The bytes at the front of the buffer that are sent.
+    sent: usize,
+}
+
+impl Writer {
+    pub(crate) fn new(role: Role) -> Self {
+        Self { role, buffer: Vec::new(), sent: 0 }
+    }
+
+    /// Writes a text message in one frame.
+    pub(crate) fn text(&mut self, text: String) {
+        self.frame(Opcode::Text, text.into_bytes());
+    }
+
+    /// Writes a ping of at most 125 bytes.
+    pub(crate) fn ping(&mut self, payload: &[u8]) {
+        self.frame(Opcode::Ping, payload.to_vec());
+    }
+
+    /// Writes a pong of at most 125 bytes.
+    pub(crate) fn pong(&mut self, payload: &[u8]) {
+        self.frame(Opcode::Pong, payload.to_vec());
+    }
+
+    /// Writes a close frame with a reason of at most 123 bytes. Without a code, it has no reason either.
+    pub(crate) fn close(&mut self, code: Option<u16>, reason: &str) {
+        let payload = code.map_or_else(Vec::new, |code| [&code.to_be_bytes(), reason.as_bytes()].concat());
+        self.frame(Opcode::Close, payload);
+    }
+
+    fn frame(&mut self, opcode: Opcode, mut payload: Vec<u8>) {
+        let mask = (self.role == Role::Client).then(rand::random);
+        if let Some(mask) = mask {
+            apply_mask(&mut payload, mask);
+        }
+        let head = Head { opcode, is_final: true, is_compressed: false, mask, payload_len: payload.len() as u64 };
+        if self.buffer.is_empty() {
+            // Most often there is one message to send: its own memory becomes the buffer.
+            let payload_len = payload.len();
+            self.buffer = payload;
+            head.write(&mut self.buffer);
+            self.buffer.rotate_left(payload_len);
+        } else {
+            self.forget_sent();
+            head.write(&mut self.buffer);
+            self.buffer.append(&mut payload);
+        }
+    }
+
+    /// Removes the bytes that are sent, once they are the larger part of the buffer.
+    fn forget_sent(&mut self) {
+        if self.sent > self.buffer.len() / 2 {
+            self.buffer.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// Returns the bytes to send.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.buffer[self.sent..]
+    }
+
+    /// Marks the next `bytes` bytes as sent.
+    pub(crate) fn mark_sent(&mut self, bytes: usize) {
+        self.sent += bytes;
+        if self.sent >= self.buffer.len() {
+            self.buffer = Vec::new();
+            self.sent = 0;
+        }
+    }
+}
