@@ -38,6 +38,7 @@ mod text;
 #[doc(hidden)]
 pub mod unstable;
 pub mod validate;
+mod websocket;
 
 /// Extractors, the arguments of handlers.
 pub mod extract {
@@ -88,6 +89,7 @@ pub use server::{
     rpc_server::RpcServer,
 };
 pub use session::Session;
+pub use websocket::compression::Compression;
 
 /// Tests the examples of the README.
 #[cfg(all(doctest, feature = "client", feature = "axum", feature = "server"))]

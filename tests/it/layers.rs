@@ -51,6 +51,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "validate",
         ],
     ),
+    ("websocket", &["websocket/compression", "websocket"]),
     (
         "options and info",
         &[
@@ -168,6 +169,7 @@ const PURE: &[&str] = &[
     "server/handshake/request",
     "text",
     "validate",
+    "websocket",
 ];
 
 #[test]

@@ -1,0 +1,3 @@
+//! The WebSocket protocol: the compression of messages and its negotiation (RFC 7692).
+
+pub(crate) mod compression;
