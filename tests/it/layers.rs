@@ -51,7 +51,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "validate",
         ],
     ),
-    ("websocket", &["websocket/compression", "websocket"]),
+    ("websocket", &["websocket/compression", "websocket/extension", "websocket"]),
     (
         "options and info",
         &[
