@@ -2,4 +2,6 @@
 
 pub(crate) mod compression;
 #[allow(dead_code, reason = "the socket uses it next")]
+pub(crate) mod deflate;
+#[allow(dead_code, reason = "the socket uses it next")]
 pub(crate) mod extension;

@@ -51,7 +51,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "validate",
         ],
     ),
-    ("websocket", &["websocket/compression", "websocket/extension", "websocket"]),
+    ("websocket", &["websocket/compression", "websocket/extension", "websocket/deflate", "websocket"]),
     (
         "options and info",
         &[
