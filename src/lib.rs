@@ -89,6 +89,7 @@ pub use server::{
     rpc_server::RpcServer,
 };
 pub use session::Session;
+pub use websocket::compression::Compression;
 
 /// Tests the examples of the README.
 #[cfg(all(doctest, feature = "client", feature = "axum", feature = "server"))]

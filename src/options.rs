@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{error::BuildError, message::tolerance::Tolerance, validate::validation::Validation};
+use crate::{
+    error::BuildError, message::tolerance::Tolerance, validate::validation::Validation,
+    websocket::compression::Compression,
+};
 
 /// The timeouts, limits and policies of a connection.
 ///
@@ -33,6 +36,7 @@ use crate::{error::BuildError, message::tolerance::Tolerance, validate::validati
 /// | [`tolerance`](Self::tolerance) | [`Tolerance::Lenient`] |
 /// | [`call_rate`](Self::call_rate) | no limit |
 /// | [`validation`](Self::validation) | none |
+/// | [`compression`](Self::compression) | on at a server, off at a client |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     pub(crate) call_timeout: Option<Duration>,
@@ -50,6 +54,7 @@ pub struct Options {
     pub(crate) tolerance: Tolerance,
     pub(crate) call_rate: Option<(u32, Duration)>,
     pub(crate) validation: Option<Validation>,
+    pub(crate) compression: Option<Compression>,
 }
 
 impl Options {
@@ -71,12 +76,13 @@ impl Options {
             tolerance: Tolerance::Lenient,
             call_rate: None,
             validation: None,
+            compression: Some(Compression::new()),
         }
     }
 
     /// Returns the defaults of a client.
     pub fn client() -> Self {
-        Self { call_timeout: Some(Duration::from_secs(60)), ..Self::server() }
+        Self { call_timeout: Some(Duration::from_secs(60)), compression: None, ..Self::server() }
     }
 
     /// Sets how long a call waits for its response, counted from the moment at which it is written. `None` waits for
@@ -188,6 +194,16 @@ impl Options {
         Self { validation: Some(validation), ..self }
     }
 
+    /// Compresses messages (RFC 7692, permessage-deflate), if the peer supports it. `None` turns it off. See
+    /// [`Compression`] for its memory and its limits.
+    ///
+    /// Default [`Compression::new`] at a server, because OCPP requires it of a CSMS (2.0.1 part 4 §3.3, 2.1 part 4
+    /// §3.4). Default `None` at a client. It is read at the handshake, so it applies from the next connection on.
+    #[must_use]
+    pub fn compression(self, compression: impl Into<Option<Compression>>) -> Self {
+        Self { compression: compression.into(), ..self }
+    }
+
     /// Returns an error if the options can never work with these protocols.
     pub(crate) fn check_for(&self, protocols: &[Arc<str>]) -> Result<(), BuildError> {
         self.check()?;
@@ -215,6 +231,14 @@ impl Options {
             (
                 self.call_rate.is_some_and(|(calls, per)| calls == 0 || per.is_zero()),
                 "call_rate is zero: no call could be handled",
+            ),
+            (
+                self.compression.is_some_and(|compression| !(9..=15).contains(&compression.window_bits)),
+                "window_bits of the compression is not in 9..=15: zlib has no other windows",
+            ),
+            (
+                self.compression.is_some_and(|compression| compression.max_ratio == Some(0)),
+                "max_ratio of the compression is zero: no long message could be read; `None` turns it off",
             ),
         ]
         .into_iter()

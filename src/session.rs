@@ -107,8 +107,8 @@ impl Session {
     /// An option that `options` does not set gets its default; it does not keep its value.
     ///
     /// [`max_message_size`](Options::max_message_size), [`max_unsent`](Options::max_unsent),
-    /// [`call_queue`](Options::call_queue), [`tolerance`](Options::tolerance) and
-    /// [`validation`](Options::validation) stay as they are. Calls in flight keep their timeout.
+    /// [`call_queue`](Options::call_queue), [`tolerance`](Options::tolerance), [`validation`](Options::validation) and
+    /// [`compression`](Options::compression) stay as they are. Calls in flight keep their timeout.
     ///
     /// # Errors
     ///

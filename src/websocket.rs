@@ -1,5 +1,9 @@
-//! WebSocket messages as bytes (RFC 6455): a pure codec without I/O and without a clock.
+//! WebSocket messages as bytes (RFC 6455), and their compression (RFC 7692): a pure codec without I/O and without a
+//! clock.
 
+pub(crate) mod compression;
+pub(crate) mod deflate;
+pub(crate) mod extension;
 pub(crate) mod head;
 pub(crate) mod reader;
 pub(crate) mod writer;

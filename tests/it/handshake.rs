@@ -8,7 +8,7 @@ use std::{
 
 use http::Request;
 use ocpp_rpc::{
-    Close, Options, RpcRouter, RpcServer, Session,
+    Close, Compression, Options, RpcRouter, RpcServer, Session,
     event::EventKind,
     extract::{Params, State},
     message::Dialect,
@@ -269,6 +269,9 @@ fn b10_invalid_settings_are_refused_by_name() {
         (|builder| builder.options(Options::server().ping_interval(Duration::ZERO)), "ping_interval"),
         (|builder| builder.options(Options::server().call_rate(0, Duration::from_secs(1))), "call_rate"),
         (|builder| builder.options(Options::server().call_rate(1, Duration::ZERO)), "call_rate"),
+        (|builder| builder.options(Options::server().compression(Compression::new().window_bits(8))), "window_bits"),
+        (|builder| builder.options(Options::server().compression(Compression::new().window_bits(16))), "window_bits"),
+        (|builder| builder.options(Options::server().compression(Compression::new().max_ratio(0))), "max_ratio"),
     ];
     for (invalidate, text) in cases {
         match invalidate(builder()).build() {

@@ -51,7 +51,18 @@ const LAYERS: &[(&str, &[&str])] = &[
             "validate",
         ],
     ),
-    ("websocket", &["websocket/head", "websocket/reader", "websocket/writer", "websocket"]),
+    (
+        "websocket",
+        &[
+            "websocket/compression",
+            "websocket/extension",
+            "websocket/deflate",
+            "websocket/head",
+            "websocket/reader",
+            "websocket/writer",
+            "websocket",
+        ],
+    ),
     (
         "options and info",
         &[
