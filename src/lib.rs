@@ -40,6 +40,11 @@ pub mod unstable;
 pub mod validate;
 mod websocket;
 
+/// The compression of messages: settings, and information on its effect.
+pub mod compression {
+    pub use crate::websocket::compression::{CompressedMessages, Compression, CompressionInfo};
+}
+
 /// Extractors, the arguments of handlers.
 pub mod extract {
     pub use crate::handler::extract::{
@@ -88,8 +93,7 @@ pub use server::{
     },
     rpc_server::RpcServer,
 };
-pub use session::Session;
-pub use websocket::compression::Compression;
+pub use session::{Session, SessionInfo};
 
 /// Tests the examples of the README.
 #[cfg(all(doctest, feature = "client", feature = "axum", feature = "server"))]

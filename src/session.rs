@@ -17,6 +17,7 @@ use crate::{
     info::TlsInfo,
     message::payload::Payload,
     options::Options,
+    websocket::compression::CompressionInfo,
 };
 
 /// The handle on a connection, the same at both ends: calls the peer, closes the connection, waits for its end.
@@ -189,9 +190,9 @@ impl Session {
         self.shared.run().extensions.get().cloned()
     }
 
-    /// Returns the facts about the connection: identity, subprotocol, address, TLS, extensions.
+    /// Returns the facts about the connection: identity, subprotocol, address, TLS, compression, extensions.
     pub fn info(&self) -> SessionInfo {
-        SessionInfo { run: self.shared.run() }
+        SessionInfo { run: self.shared.run(), compression: self.shared.compression() }
     }
 }
 
@@ -201,10 +202,11 @@ impl fmt::Debug for Session {
     }
 }
 
-/// The facts about a session that do not change while it is connected, returned by [`Session::info`].
+/// The facts about a session, returned by [`Session::info`].
 #[derive(Clone)]
 pub struct SessionInfo {
     run: Arc<Run>,
+    compression: Option<CompressionInfo>,
 }
 
 impl SessionInfo {
@@ -226,6 +228,12 @@ impl SessionInfo {
     /// Returns the TLS version and the peer's certificates. `None` if there is no TLS, or if nothing is known of it.
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.run.extensions.get()
+    }
+
+    /// Returns the compression of the connection, with the bytes that it had saved when the facts were taken. `None` if
+    /// the handshake did not agree on it.
+    pub fn compression(&self) -> Option<&CompressionInfo> {
+        self.compression.as_ref()
     }
 
     /// Returns the values that the application attached when it accepted the connection.

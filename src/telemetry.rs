@@ -50,10 +50,10 @@ impl Telemetry {
         self.events.end();
     }
 
-    /// Counts a message.
-    pub(crate) fn message(&self, _direction: Direction, _bytes: usize) {
+    /// Counts a message. `_compressed_len` is the length of its payload, if that is compressed.
+    pub(crate) fn message(&self, _direction: Direction, _text_len: usize, _compressed_len: Option<usize>) {
         #[cfg(feature = "metrics")]
-        self.metrics.message(_direction, _bytes);
+        self.metrics.message(_direction, _text_len, _compressed_len);
     }
 
     /// Reports a fact about a connection.

@@ -1,4 +1,6 @@
-//! Internals of the crate for its own benchmarks, without any stability promise.
+//! Internals of the crate for its own benchmarks, fuzzers and tests, without any stability promise.
+
+pub mod websocket;
 
 use bytestring::ByteString;
 

@@ -18,9 +18,13 @@ use crate::{
     client::{
         connector::{DynConnector, Target},
         error::ConnectError,
-        handshake,
+        handshake::{self, HandshakeError},
     },
     io::Io,
+    websocket::{
+        compression::Compression,
+        extension::{self, DeflateParams},
+    },
 };
 
 /// The settings of an attempt, checked and encoded.
@@ -33,6 +37,7 @@ pub(super) struct ConnectPlan {
     /// The headers of the application, `User-Agent` and the credentials.
     pub(super) headers: HeaderMap,
     pub(super) protocols: Arc<[Arc<str>]>,
+    pub(super) compression: Option<Compression>,
     pub(super) max_redirects: u32,
     pub(super) connect_timeout: Duration,
 }
@@ -43,6 +48,8 @@ pub(super) struct Connected {
     /// The bytes that the server sent after its response.
     pub(super) read_buf: Bytes,
     pub(super) protocol: Option<Arc<str>>,
+    /// The compression, if the server accepted it.
+    pub(super) deflate: Option<DeflateParams>,
 }
 
 /// The bytes that are kept of the body of a refusal.
@@ -85,9 +92,11 @@ impl ConnectPlan {
         };
         let (parts, _) = response.into_parts();
         let protocol = handshake::check_response(&parts, &expected, &self.protocols)?.cloned();
+        let deflate = extension::check_response(&parts.headers, self.compression.as_ref());
+        let deflate = deflate.map_err(HandshakeError::InvalidResponse)?;
         transfer.await?;
         let http1::Parts { io, read_buf, .. } = connection.into_parts();
-        Ok(Connected { io: io.into_inner(), read_buf, protocol })
+        Ok(Connected { io: io.into_inner(), read_buf, protocol, deflate })
     }
 
     /// Returns the request of the handshake (RFC 6455 §4.1).
@@ -104,6 +113,9 @@ impl ConnectPlan {
         let offer = HeaderValue::try_from(self.protocols.join(", "));
         if let (Ok(offer), false) = (offer, self.protocols.is_empty()) {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, offer);
+        }
+        if let Some(compression) = &self.compression {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, extension::offer(compression));
         }
         request
     }

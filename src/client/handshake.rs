@@ -27,9 +27,6 @@ pub(crate) fn check_response<'a>(
     if headers.typed_get::<SecWebsocketAccept>().as_ref() != Some(expected) {
         return Err(HandshakeError::InvalidResponse("the Sec-WebSocket-Accept does not match the key"));
     }
-    if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-        return Err(HandshakeError::InvalidResponse("the response has an extension that was not offered"));
-    }
     let selected = single_value(headers, &header::SEC_WEBSOCKET_PROTOCOL);
     match selected.and_then(|selected| offered.iter().find(|offer| selected == &***offer)) {
         Some(selected) => Ok(Some(selected)),
@@ -108,7 +105,6 @@ mod tests {
             ("connection", None),
             ("sec-websocket-accept", None),
             ("sec-websocket-accept", Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")),
-            ("sec-websocket-extensions", Some("permessage-deflate")),
         ] {
             assert!(matches!(response((name, value)), Err(HandshakeError::InvalidResponse(_))), "{name}");
         }

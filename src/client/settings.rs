@@ -128,6 +128,7 @@ impl ClientSettings {
             path,
             headers,
             protocols: self.protocols.iter().cloned().collect(),
+            compression: self.options.compression,
             max_redirects: self.max_redirects,
             connect_timeout: self.connect_timeout,
         })

@@ -20,6 +20,7 @@ use crate::{
     event::kind::EventKind,
     message::dialect::Dialect,
     telemetry::OpenConnection,
+    websocket::head::Role,
 };
 
 /// A connection that lasted this long was a success, and the back-off starts anew.
@@ -136,7 +137,7 @@ impl Supervisor {
 
     /// Serves a connection to its end.
     async fn serve(&mut self, connected: Connected) -> Result<(), End> {
-        let Connected { io, read_buf, protocol } = connected;
+        let Connected { io, read_buf, protocol, deflate } = connected;
         let own = self.dialects.iter().find(|(name, _)| Some(name) == protocol.as_ref());
         let dialect = own.map_or_else(|| Dialect::for_protocol(protocol.as_deref()), |(_, dialect)| *dialect);
         let negotiated = Negotiated { protocol, dialect };
@@ -145,11 +146,11 @@ impl Supervisor {
         self.run.run.negotiate(negotiated.clone());
         self.driver.negotiate(negotiated.clone());
         tracing::Span::current().record("protocol", negotiated.protocol.as_deref());
-        let mut socket = Socket::client(io, &read_buf, self.driver.options());
+        let mut socket = Socket::new(io, &read_buf, Role::Client, deflate, self.driver.options());
         drop(read_buf);
 
         // A task that sees the client open may call at once.
-        self.shared.session.connected();
+        self.shared.session.connected(deflate.map(|params| params.info(Role::Client)));
         self.shared.state.send_if_modified(ClientState::open);
         self.shared.session.report(EventKind::Opened { protocol: negotiated.protocol });
         let open = OpenConnection::new();

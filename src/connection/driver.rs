@@ -48,10 +48,11 @@ use crate::{
         socket::{Disconnect, Incoming, Socket},
     },
     error::Error,
-    event::kind::{Direction, EventKind, Text},
+    event::kind::{self, Direction, EventKind},
     message::payload::MessageId,
     options::Options,
     response::Response,
+    websocket::reader::Text,
 };
 
 /// Serves one connection of a server, or the connections of a client one after the other. The handlers of a client, its
@@ -346,7 +347,8 @@ impl Driver {
             self.shared.seen(now);
             keepalive.activity(now.into_std());
             match incoming {
-                Incoming::Text(text, deviations) => {
+                Incoming::Text(Text { text, deviations, compressed_len }) => {
+                    self.shared.count(Direction::In, text.len(), compressed_len);
                     for deviation in deviations.iter() {
                         self.exchange.tolerate(deviation, &text);
                     }
@@ -372,9 +374,8 @@ impl Driver {
 
     fn receive(&mut self, text: &ByteString, now: Instant, socket: &mut Socket) -> Result<(), Disconnect> {
         tracing::trace!(%text, "received");
-        self.shared.telemetry.message(Direction::In, text.len());
         if self.exchange.is_observed() {
-            self.shared.report(EventKind::Received(Text(text.clone())));
+            self.shared.report(EventKind::Received(kind::Text(text.clone())));
         }
         let received = self.exchange.receive(text, now);
         self.report_events();
@@ -441,15 +442,17 @@ impl Driver {
     /// Queues a message for the next flush, and reports it as sent.
     fn send(&mut self, message: Outbound, socket: &mut Socket) -> Result<(), Disconnect> {
         tracing::trace!(text = message.text, "sent");
-        self.shared.telemetry.message(Direction::Out, message.text.len());
         if self.exchange.is_observed() {
-            self.shared.report(EventKind::Sent(Text(message.text.clone().into())));
+            self.shared.report(EventKind::Sent(kind::Text(message.text.clone().into())));
             self.unflushed.extend(message.described_response().cloned().map(Unflushed::Event));
             if let Some(event) = message.event {
                 self.shared.report(*event);
             }
         }
-        socket.queue(message.text)
+        let text_len = message.text.len();
+        let compressed_len = socket.queue(message.text)?;
+        self.shared.count(Direction::Out, text_len, compressed_len);
+        Ok(())
     }
 
     /// Writes queued responses and calls, in batches that the socket has room for. Returns whether everything is

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, LazyLock, OnceLock, PoisonError, RwLock,
+        Arc, LazyLock, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::Wake,
@@ -29,11 +29,12 @@ use crate::{
         request::{IncomingRequest, RequestHead},
     },
     error::{CallError, Error},
-    event::kind::EventKind,
+    event::kind::{Direction, EventKind},
     message::payload::MessageId,
     options::Options,
     response::Response,
     telemetry::Telemetry,
+    websocket::compression::CompressionInfo,
 };
 
 /// Responds to the requests of a peer.
@@ -109,6 +110,8 @@ pub(crate) struct Shared {
     last_seen: AtomicU64,
     /// The calls in a row that ran into their timeout.
     timeouts: AtomicU32,
+    /// The compression of the latest connection, if it has one.
+    compression: Mutex<Option<Box<CompressionInfo>>>,
 }
 
 /// The time from the start of a session to its end. A client may have several, one after the other.
@@ -177,6 +180,7 @@ impl Shared {
             connected: AtomicU64::new(0),
             last_seen: AtomicU64::new(0),
             timeouts: AtomicU32::new(0),
+            compression: Mutex::default(),
         }
     }
 
@@ -234,6 +238,11 @@ impl Shared {
         Some(self.connected_at()? + Duration::from_millis(seen.saturating_sub(connected)))
     }
 
+    /// Returns the compression of the latest connection.
+    pub(crate) fn compression(&self) -> Option<CompressionInfo> {
+        self.compression.lock().unwrap_or_else(PoisonError::into_inner).as_deref().copied()
+    }
+
     pub(crate) fn consecutive_timeouts(&self) -> u32 {
         self.timeouts.load(Ordering::Relaxed)
     }
@@ -257,8 +266,9 @@ impl Shared {
         &self.mailbox
     }
 
-    /// Marks the connection as open.
-    pub(crate) fn connected(&self) {
+    /// Marks the connection as open. `compression` is set if the handshake agreed on it.
+    pub(crate) fn connected(&self, compression: Option<CompressionInfo>) {
+        *self.compression.lock().unwrap_or_else(PoisonError::into_inner) = compression.map(Box::new);
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.connected_at.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
         let now = millis(Instant::now());
@@ -278,6 +288,19 @@ impl Shared {
         self.mailbox.finish(run.number).into_iter().for_each(Command::fail);
         // The first end counts.
         let _ = run.closed.set(closed);
+    }
+
+    /// Counts a message. `compressed_len` is the length of its payload, if that is compressed.
+    pub(super) fn count(&self, direction: Direction, text_len: usize, compressed_len: Option<usize>) {
+        self.telemetry.message(direction, text_len, compressed_len);
+        let Some(compressed_len) = compressed_len else { return };
+        if let Some(info) = &mut *self.compression.lock().unwrap_or_else(PoisonError::into_inner) {
+            let messages = match direction {
+                Direction::In => &mut info.received,
+                Direction::Out => &mut info.sent,
+            };
+            messages.count(text_len, compressed_len);
+        }
     }
 
     pub(super) fn seen(&self, now: Instant) {

@@ -26,11 +26,13 @@ use crate::{
         intent::{Close, MAX_REASON},
     },
     io::Io,
-    message::tolerance::{Deviation, Deviations},
+    message::tolerance::Deviation,
     options::Options,
     websocket::{
+        deflate::{Deflate, Inflate},
+        extension::DeflateParams,
         head::Role,
-        reader::{Message, ReadError, Reader},
+        reader::{Message, ReadError, Reader, Text},
         writer::Writer,
     },
 };
@@ -38,8 +40,7 @@ use crate::{
 /// The input of one read.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    /// A text, and the deviations that were tolerated to read it.
-    Text(ByteString, Deviations),
+    Text(Text),
     /// A binary message that is not tolerated as text.
     Binary,
     Ping,
@@ -94,8 +95,9 @@ impl Disconnect {
     /// Returns the disconnect for input that cannot be read. The close frame says why.
     #[cold]
     fn unreadable(error: ReadError) -> Self {
-        let cause = if error == ReadError::TooLarge { CloseCause::TooLarge } else { CloseCause::ProtocolError };
-        let close = Close::new(error.close_code()).reason(error.to_string()).with_cause(cause);
+        let code = error.close_code();
+        let cause = if code == 1009 { CloseCause::TooLarge } else { CloseCause::ProtocolError };
+        let close = Close::new(code).reason(error.to_string()).with_cause(cause);
         Self { closed: close.outcome(), step: Step::SendClose }
     }
 }
@@ -126,23 +128,24 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_BYTES: usize = 64 << 10;
 
 impl Socket {
-    /// Creates the server's end of a stream after the handshake. `read_buf` has the input that followed the handshake.
-    pub(crate) fn server(io: Box<dyn Io>, read_buf: &[u8], options: &Options) -> Box<Self> {
-        Self::new(io, read_buf, Role::Server, options)
-    }
-
-    /// Creates the client's end of a stream after the handshake, like [`server`](Self::server).
-    pub(crate) fn client(io: Box<dyn Io>, read_buf: &[u8], options: &Options) -> Box<Self> {
-        Self::new(io, read_buf, Role::Client, options)
-    }
-
-    fn new(io: Box<dyn Io>, read_buf: &[u8], role: Role, options: &Options) -> Box<Self> {
-        let mut reader = Reader::new(role, options.tolerance, options.max_message_size);
+    /// Creates the end `role` of a stream after the handshake, which agreed on `deflate`. `read_buf` has the input that
+    /// followed the handshake.
+    pub(crate) fn new(
+        io: Box<dyn Io>,
+        read_buf: &[u8],
+        role: Role,
+        deflate: Option<DeflateParams>,
+        options: &Options,
+    ) -> Box<Self> {
+        let max_ratio = options.compression.and_then(|compression| compression.max_ratio);
+        let inflate = deflate.map(|params| Box::new(Inflate::new(params.received_by(role), max_ratio)));
+        let deflate = deflate.and_then(|params| Deflate::new(params.sent_by(role))).map(Box::new);
+        let mut reader = Reader::new(role, options.tolerance, options.max_message_size, inflate);
         reader.put(read_buf);
         Box::new(Self {
             io,
             reader,
-            writer: Writer::new(role),
+            writer: Writer::new(role, deflate),
             needs_flush: false,
             max_unsent: options.max_unsent,
             reads_binary: Deviation::BinaryMessage.is_allowed_by(options.tolerance),
@@ -156,9 +159,12 @@ impl Socket {
             Err(disconnect) => return Poll::Ready(Incoming::End(disconnect)),
         };
         Poll::Ready(match message {
-            Message::Text(text, deviations) => Incoming::Text(text, deviations),
+            Message::Text(text) => Incoming::Text(text),
             Message::Binary(bytes) => match ByteString::try_from(bytes) {
-                Ok(text) if self.reads_binary => Incoming::Text(text, Deviation::BinaryMessage.into()),
+                Ok(text) if self.reads_binary => {
+                    let deviations = Deviation::BinaryMessage.into();
+                    Incoming::Text(Text { text, deviations, compressed_len: None })
+                }
                 _ => Incoming::Binary,
             },
             // Pongs must not pile up for a peer that does not read.
@@ -191,12 +197,12 @@ impl Socket {
         }
     }
 
-    /// Queues a message for the next flush. Returns an error if too many bytes wait already; the caller must then
-    /// disconnect.
-    pub(crate) fn queue(&mut self, text: String) -> Result<(), Disconnect> {
+    /// Queues a message for the next flush. Returns the length of its payload if that is compressed.
+    ///
+    /// Returns an error if too many bytes wait already. The caller must then disconnect.
+    pub(crate) fn queue(&mut self, text: String) -> Result<Option<usize>, Disconnect> {
         self.check_limit()?;
-        self.writer.text(text);
-        Ok(())
+        Ok(self.writer.text(text))
     }
 
     /// Queues a ping, like [`queue`](Self::queue).

@@ -28,6 +28,8 @@ pub(super) struct Metrics {
 struct Messages {
     count: Counter,
     bytes: Counter,
+    uncompressed_bytes: Counter,
+    compressed_bytes: Counter,
 }
 
 /// The calls of the peer, by their response.
@@ -49,6 +51,8 @@ struct Called {
 
 const MESSAGES: &str = "ocpp_rpc_messages_total";
 const BYTES: &str = "ocpp_rpc_message_bytes_total";
+const UNCOMPRESSED_BYTES: &str = "ocpp_rpc_uncompressed_bytes_total";
+const COMPRESSED_BYTES: &str = "ocpp_rpc_compressed_bytes_total";
 const CALLS: &str = "ocpp_rpc_calls_total";
 const SECONDS: &str = "ocpp_rpc_call_seconds";
 
@@ -58,6 +62,8 @@ impl Metrics {
         let messages = |direction: &'static str| Messages {
             count: counter!(MESSAGES, "direction" => direction),
             bytes: counter!(BYTES, "direction" => direction),
+            uncompressed_bytes: counter!(UNCOMPRESSED_BYTES, "direction" => direction),
+            compressed_bytes: counter!(COMPRESSED_BYTES, "direction" => direction),
         };
         let handled = |outcome: &'static str| counter!(CALLS, "direction" => "in", "outcome" => outcome);
         Self {
@@ -77,14 +83,18 @@ impl Metrics {
         }
     }
 
-    /// Counts a message and its bytes.
-    pub(super) fn message(&self, direction: Direction, length: usize) {
-        let Messages { count, bytes } = match direction {
+    /// Counts a message, its bytes, and the bytes before and after compression.
+    pub(super) fn message(&self, direction: Direction, text_len: usize, compressed_len: Option<usize>) {
+        let messages = match direction {
             Direction::In => &self.received,
             Direction::Out => &self.sent,
         };
-        count.increment(1);
-        bytes.increment(length as u64);
+        messages.count.increment(1);
+        messages.bytes.increment(text_len as u64);
+        if let Some(compressed_len) = compressed_len {
+            messages.uncompressed_bytes.increment(text_len as u64);
+            messages.compressed_bytes.increment(compressed_len as u64);
+        }
     }
 
     /// Counts a call of the peer.

@@ -1,4 +1,6 @@
-//! The settings of compression.
+//! The settings of compression, and information on its effect.
+
+use serde::Serialize;
 
 /// The settings of compression (RFC 7692, permessage-deflate), the same at both ends.
 ///
@@ -6,7 +8,7 @@
 /// earlier ones. An OCPP message takes about a quarter of its bytes.
 ///
 /// ```
-/// use ocpp_rpc::{Compression, Options};
+/// use ocpp_rpc::{Options, compression::Compression};
 ///
 /// let more_memory = Options::server().compression(Compression::new().window_bits(13));
 /// let without = Options::server().compression(None);
@@ -62,5 +64,38 @@ impl Compression {
 impl Default for Compression {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Information on the compression of a connection, returned by
+/// [`SessionInfo::compression`](crate::SessionInfo::compression).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CompressionInfo {
+    /// The messages that this end has sent.
+    pub sent: CompressedMessages,
+    /// The messages that this end has received.
+    pub received: CompressedMessages,
+}
+
+/// The compression of one direction of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CompressedMessages {
+    /// The base-2 logarithm of the window, from 8 to 15. If a client must use 8, it sends its messages uncompressed.
+    pub window_bits: u8,
+    /// True if messages may refer to earlier ones.
+    pub context_takeover: bool,
+    /// The length of the texts that were compressed, in bytes.
+    pub text_bytes: u64,
+    /// The length of their compressed payloads, in bytes. The heads of frames do not count.
+    pub payload_bytes: u64,
+}
+
+impl CompressedMessages {
+    /// Counts a message.
+    pub(crate) fn count(&mut self, text: usize, payload: usize) {
+        self.text_bytes += text as u64;
+        self.payload_bytes += payload as u64;
     }
 }

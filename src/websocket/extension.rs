@@ -4,7 +4,10 @@ use std::{borrow::Cow, mem};
 
 use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
 
-use crate::websocket::compression::Compression;
+use crate::websocket::{
+    compression::{CompressedMessages, Compression, CompressionInfo},
+    head::Role,
+};
 
 /// The compression of one end's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,33 @@ pub(crate) struct DeflateParams {
     pub(crate) server: Direction,
     /// The messages that the client sends.
     pub(crate) client: Direction,
+}
+
+impl DeflateParams {
+    pub(crate) fn sent_by(&self, role: Role) -> Direction {
+        match role {
+            Role::Server => self.server,
+            Role::Client => self.client,
+        }
+    }
+
+    pub(crate) fn received_by(&self, role: Role) -> Direction {
+        match role {
+            Role::Server => self.client,
+            Role::Client => self.server,
+        }
+    }
+
+    /// Returns the information on a connection without messages.
+    pub(crate) fn info(&self, role: Role) -> CompressionInfo {
+        let nothing = |direction: Direction| CompressedMessages {
+            window_bits: direction.window_bits,
+            context_takeover: direction.context_takeover,
+            text_bytes: 0,
+            payload_bytes: 0,
+        };
+        CompressionInfo { sent: nothing(self.sent_by(role)), received: nothing(self.received_by(role)) }
+    }
 }
 
 /// The window of a peer that names none (RFC 7692 §7.1.2).

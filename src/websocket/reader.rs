@@ -1,22 +1,35 @@
-//! Reads WebSocket messages out of bytes: frames, fragments, limits, UTF-8 and close frames (RFC 6455 §5 to §8).
+//! Reads WebSocket messages out of bytes: frames, fragments, limits, compression, UTF-8 and close frames (RFC 6455 §5 to
+//! §8, RFC 7692 §6.2).
 
 use bytes::{Buf, Bytes, BytesMut};
 use bytestring::ByteString;
 
 use crate::{
     message::tolerance::{Deviation, Deviations, Tolerance},
-    websocket::head::{Head, HeadError, Opcode, Role, apply_mask, is_valid_close_code},
+    websocket::{
+        deflate::{Inflate, InflateError},
+        head::{Head, HeadError, Opcode, Role, apply_mask, is_valid_close_code},
+    },
 };
 
 /// A message or a control frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// A text message, and the deviations that were tolerated to read it.
-    Text(ByteString, Deviations),
+    Text(Text),
     Binary(Bytes),
     Ping(Bytes),
     Pong(Bytes),
     Close(CloseFrame),
+}
+
+/// A text message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Text {
+    pub(crate) text: ByteString,
+    /// The deviations that were tolerated to read it.
+    pub(crate) deviations: Deviations,
+    /// The length of its payload, if that was compressed.
+    pub(crate) compressed_len: Option<usize>,
 }
 
 /// A close frame, as the peer sent it.
@@ -52,8 +65,12 @@ impl CloseFrame {
 pub(crate) enum ReadError {
     #[error(transparent)]
     Head(#[from] HeadError),
+    #[error(transparent)]
+    Inflate(#[from] InflateError),
     #[error("RSV1 set although no compression was agreed")]
     NotAgreed,
+    #[error("RSV1 set on a frame that does not begin a message")]
+    MisplacedRsv1,
     #[error("frame of a client without a mask")]
     Unmasked,
     #[error("frame of a server with a mask")]
@@ -72,7 +89,7 @@ impl ReadError {
     /// Returns the code of the close frame that reports the error (RFC 6455 §7.4.1).
     pub(crate) fn close_code(self) -> u16 {
         match self {
-            Self::TooLarge => 1009,
+            Self::TooLarge | Self::Inflate(InflateError::TooLarge | InflateError::RatioExceeded(_)) => 1009,
             Self::NotUtf8 => 1007,
             _ => 1002,
         }
@@ -80,11 +97,12 @@ impl ReadError {
 }
 
 /// Reads messages out of the bytes of a peer. It has a buffer only while it holds a part of a message.
-#[derive(Debug)]
 pub(crate) struct Reader {
     role: Role,
     tolerance: Tolerance,
     max_message_size: usize,
+    /// Set if compression was agreed.
+    inflate: Option<Box<Inflate>>,
     input: BytesMut,
     /// The message of which fragments were read.
     partial: Option<Box<Partial>>,
@@ -93,9 +111,9 @@ pub(crate) struct Reader {
 }
 
 /// A message without its last frame.
-#[derive(Debug)]
 struct Partial {
     opcode: Opcode,
+    is_compressed: bool,
     payload: Vec<u8>,
 }
 
@@ -105,12 +123,18 @@ struct Partial {
 const MAX_SHARED: usize = 8 << 10;
 
 impl Reader {
-    /// Creates a reader at the end `role`.
-    pub(crate) fn new(role: Role, tolerance: Tolerance, max_message_size: usize) -> Self {
+    /// Creates a reader at the end `role`. It reads compressed messages if it has an `inflate`.
+    pub(crate) fn new(
+        role: Role,
+        tolerance: Tolerance,
+        max_message_size: usize,
+        inflate: Option<Box<Inflate>>,
+    ) -> Self {
         Self {
             role,
             tolerance,
             max_message_size,
+            inflate,
             input: BytesMut::new(),
             partial: None,
             deviations: Deviations::default(),
@@ -144,8 +168,11 @@ impl Reader {
 
     /// Checks a head before its payload is awaited.
     fn check(&mut self, head: &Head) -> Result<(), ReadError> {
-        if head.is_compressed {
+        if head.is_compressed && self.inflate.is_none() {
             return Err(ReadError::NotAgreed);
+        }
+        if head.is_compressed && !matches!(head.opcode, Opcode::Text | Opcode::Binary) {
+            return Err(ReadError::MisplacedRsv1);
         }
         match (self.role, head.mask) {
             (Role::Server, None) if Deviation::UnmaskedFrame.is_allowed_by(self.tolerance) => {
@@ -155,17 +182,17 @@ impl Reader {
             (Role::Client, Some(_)) => return Err(ReadError::Masked),
             (Role::Server, Some(_)) | (Role::Client, None) => {}
         }
-        let before = match (head.opcode, &self.partial) {
+        let (before, is_compressed) = match (head.opcode, &self.partial) {
             (Opcode::Continuation, None) => return Err(ReadError::NothingToContinue),
-            (Opcode::Continuation, Some(partial)) => partial.payload.len(),
+            (Opcode::Continuation, Some(partial)) => (partial.payload.len(), partial.is_compressed),
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(ReadError::Unfinished),
-            _ => 0,
+            (Opcode::Text | Opcode::Binary, None) => (0, head.is_compressed),
+            (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
         };
-        let free = self.max_message_size.saturating_sub(before);
-        if !head.opcode.is_control() && head.payload_len > free as u64 {
-            return Err(ReadError::TooLarge);
-        }
-        Ok(())
+        // Text that does not compress becomes a little longer.
+        let growth = if is_compressed { self.max_message_size / 64 + 64 } else { 0 };
+        let free = self.max_message_size.saturating_add(growth).saturating_sub(before);
+        if head.payload_len > free as u64 { Err(ReadError::TooLarge) } else { Ok(()) }
     }
 
     /// Takes a whole frame out of the input, and returns its payload, which may still be masked.
@@ -189,35 +216,41 @@ impl Reader {
 
     /// Returns the message that ends with this frame.
     fn message(&mut self, head: &Head, payload: BytesMut) -> Result<Option<Message>, ReadError> {
-        let (opcode, payload) = match (head.opcode, self.partial.take()) {
-            (Opcode::Text | Opcode::Binary, _) if head.is_final => (head.opcode, payload.freeze()),
-            (opcode @ (Opcode::Text | Opcode::Binary), _) => {
-                self.partial = Some(Box::new(Partial { opcode, payload: payload.into() }));
+        match head.opcode {
+            Opcode::Ping => return Ok(Some(Message::Ping(payload.freeze()))),
+            Opcode::Pong => return Ok(Some(Message::Pong(payload.freeze()))),
+            Opcode::Close => return Ok(Some(Message::Close(CloseFrame::read(&payload)))),
+            Opcode::Continuation | Opcode::Text | Opcode::Binary => {}
+        }
+        let (opcode, is_compressed, mut payload) = match self.partial.take() {
+            None if head.is_final => (head.opcode, head.is_compressed, payload.freeze()),
+            None => {
+                let (opcode, is_compressed) = (head.opcode, head.is_compressed);
+                self.partial = Some(Box::new(Partial { opcode, is_compressed, payload: payload.into() }));
                 return Ok(None);
             }
-            (Opcode::Continuation, Some(mut partial)) => {
+            Some(mut partial) => {
                 partial.payload.extend_from_slice(&payload);
                 if !head.is_final {
                     self.partial = Some(partial);
                     return Ok(None);
                 }
-                (partial.opcode, partial.payload.into())
-            }
-            (control, partial) => {
-                self.partial = partial;
-                (control, payload.freeze())
+                (partial.opcode, partial.is_compressed, partial.payload.into())
             }
         };
-        Ok(Some(match opcode {
-            Opcode::Text => self.text(payload)?,
-            Opcode::Ping => Message::Ping(payload),
-            Opcode::Pong => Message::Pong(payload),
-            Opcode::Close => Message::Close(CloseFrame::read(&payload)),
-            Opcode::Binary | Opcode::Continuation => Message::Binary(payload),
-        }))
+        let mut compressed_len = None;
+        if let (true, Some(inflate)) = (is_compressed, &mut self.inflate) {
+            compressed_len = Some(payload.len());
+            payload = inflate.message(&payload, self.max_message_size)?.into();
+        }
+        if opcode == Opcode::Binary {
+            return Ok(Some(Message::Binary(payload)));
+        }
+        let (text, deviations) = self.text(payload)?;
+        Ok(Some(Message::Text(Text { text, deviations, compressed_len })))
     }
 
-    fn text(&mut self, payload: Bytes) -> Result<Message, ReadError> {
+    fn text(&mut self, payload: Bytes) -> Result<(ByteString, Deviations), ReadError> {
         let mut deviations = std::mem::take(&mut self.deviations);
         let kept = Deviation::InvalidUtf8.is_allowed_by(self.tolerance).then(|| payload.clone());
         let text = match (ByteString::try_from(payload), kept) {
@@ -228,6 +261,6 @@ impl Reader {
             }
             (Err(_), None) => return Err(ReadError::NotUtf8),
         };
-        Ok(Message::Text(text, deviations))
+        Ok((text, deviations))
     }
 }

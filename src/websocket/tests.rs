@@ -10,7 +10,7 @@ use crate::{
     message::tolerance::{Deviation, Deviations, Tolerance},
     websocket::{
         head::{Head, HeadError, Opcode, Role, apply_mask},
-        reader::{CloseFrame, Message, ReadError, Reader},
+        reader::{CloseFrame, Message, ReadError, Reader, Text},
         writer::Writer,
     },
 };
@@ -36,11 +36,17 @@ fn frame_with(mask: Option<[u8; 4]>, opcode: Opcode, is_final: bool, payload: &[
 }
 
 fn text(text: &'static str) -> Message {
-    Message::Text(text.into(), Deviations::default())
+    text_with(text, &[])
+}
+
+fn text_with(text: &str, deviations: &[Deviation]) -> Message {
+    let mut set = Deviations::default();
+    deviations.iter().for_each(|deviation| set.add(*deviation));
+    Message::Text(Text { text: text.into(), deviations: set, compressed_len: None })
 }
 
 fn server(tolerance: Tolerance) -> Reader {
-    Reader::new(Role::Server, tolerance, LIMIT)
+    Reader::new(Role::Server, tolerance, LIMIT, None)
 }
 
 /// Reads all messages that come in these parts, and the error that ends them.
@@ -110,7 +116,8 @@ fn frame_that_violates_the_protocol_ends_the_input_with_its_code() {
         assert_eq!(read_all(&frames), (Vec::new(), Some(error)), "{frames:?}");
         assert_eq!(error.close_code(), code);
     }
-    let masked = read(Reader::new(Role::Client, Tolerance::Permissive, LIMIT), [&*frame(Opcode::Text, true, b"x")]);
+    let masked =
+        read(Reader::new(Role::Client, Tolerance::Permissive, LIMIT, None), [&*frame(Opcode::Text, true, b"x")]);
     assert_eq!(masked, (Vec::new(), Some(ReadError::Masked)));
 }
 
@@ -153,11 +160,6 @@ fn close_frame_is_reported_as_sent_and_gets_a_valid_reply() {
 #[test]
 fn deviations_are_read_if_permissive() {
     let permissive = |frames: &[Vec<u8>]| read(server(Tolerance::Permissive), [&*frames.concat()]).0;
-    let with = |deviations: &[Deviation]| {
-        let mut set = Deviations::default();
-        deviations.iter().for_each(|deviation| set.add(*deviation));
-        set
-    };
     let frames = [
         frame(Opcode::Text, true, b"caf\xe9"),
         frame_with(None, Opcode::Text, true, b"plain"),
@@ -168,9 +170,9 @@ fn deviations_are_read_if_permissive() {
     assert_eq!(
         permissive(&frames),
         [
-            Message::Text("caf\u{fffd}".into(), with(&[Deviation::InvalidUtf8])),
-            Message::Text("plain".into(), with(&[Deviation::UnmaskedFrame])),
-            Message::Text("\u{fffd}!".into(), with(&[Deviation::UnmaskedFrame, Deviation::InvalidUtf8])),
+            text_with("caf\u{fffd}", &[Deviation::InvalidUtf8]),
+            text_with("plain", &[Deviation::UnmaskedFrame]),
+            text_with("\u{fffd}!", &[Deviation::UnmaskedFrame, Deviation::InvalidUtf8]),
             text("tidy"),
         ]
     );
@@ -179,9 +181,9 @@ fn deviations_are_read_if_permissive() {
 #[test]
 fn small_message_does_not_keep_the_memory_of_a_large_neighbour() {
     let large = frame(Opcode::Text, true, &vec![b'x'; 100_000]);
-    let mut reader = Reader::new(Role::Server, Tolerance::Lenient, 1 << 20);
+    let mut reader = Reader::new(Role::Server, Tolerance::Lenient, 1 << 20, None);
     reader.put(&[large, frame(Opcode::Binary, true, b"small")].concat());
-    let Ok(Some(Message::Text(large, _))) = reader.take() else { panic!("no text") };
+    let Ok(Some(Message::Text(Text { text: large, .. }))) = reader.take() else { panic!("no text") };
     let Ok(Some(Message::Binary(small))) = reader.take() else { panic!("no binary message") };
     let memory = |bytes: &[u8]| bytes.as_ptr() as usize;
     let large = memory(large.as_bytes())..memory(large.as_bytes()) + 200_000;
@@ -191,7 +193,7 @@ fn small_message_does_not_keep_the_memory_of_a_large_neighbour() {
 #[test]
 fn writer_sends_frames_in_order_and_frees_its_buffer() {
     for role in [Role::Server, Role::Client] {
-        let mut writer = Writer::new(role);
+        let mut writer = Writer::new(role, None);
         let mut sent = Vec::new();
         writer.text("first".to_owned());
         writer.ping(b"ping");
@@ -207,12 +209,12 @@ fn writer_sends_frames_in_order_and_frees_its_buffer() {
         assert!(writer.unsent().is_empty());
 
         let peer = if role == Role::Server { Role::Client } else { Role::Server };
-        let (messages, error) = read(Reader::new(peer, Tolerance::Strict, LIMIT), [&*sent]);
+        let (messages, error) = read(Reader::new(peer, Tolerance::Strict, LIMIT, None), [&*sent]);
         let close = CloseFrame { code: Some(1000), reason: "bye".to_owned(), reply: Some(1000) };
         let expected = [
             text("first"),
             Message::Ping(Bytes::from_static(b"ping")),
-            Message::Text("é".repeat(400).into(), Deviations::default()),
+            text_with(&"é".repeat(400), &[]),
             Message::Pong(Bytes::new()),
             Message::Close(close),
         ];
@@ -283,7 +285,7 @@ fn own(bytes: &[u8]) -> Vec<Reading> {
     let mut results = Vec::new();
     for message in messages {
         results.push(Reading::Message(match message {
-            Message::Text(text, _) => tungstenite::Message::text(text.to_string()),
+            Message::Text(Text { text, .. }) => tungstenite::Message::text(text.to_string()),
             Message::Binary(bytes) => tungstenite::Message::Binary(bytes),
             Message::Ping(bytes) => tungstenite::Message::Ping(bytes),
             Message::Pong(bytes) => tungstenite::Message::Pong(bytes),
@@ -353,6 +355,6 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), role in any::<bool>()) {
         let role = if role { Role::Server } else { Role::Client };
-        read(Reader::new(role, Tolerance::Permissive, LIMIT), bytes.chunks(7));
+        read(Reader::new(role, Tolerance::Permissive, LIMIT, None), bytes.chunks(7));
     }
 }

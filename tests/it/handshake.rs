@@ -8,7 +8,8 @@ use std::{
 
 use http::Request;
 use ocpp_rpc::{
-    Close, Compression, Options, RpcRouter, RpcServer, Session,
+    Close, Options, RpcRouter, RpcServer, Session,
+    compression::Compression,
     event::EventKind,
     extract::{Params, State},
     message::Dialect,

@@ -55,9 +55,9 @@ const LAYERS: &[(&str, &[&str])] = &[
         "websocket",
         &[
             "websocket/compression",
+            "websocket/head",
             "websocket/extension",
             "websocket/deflate",
-            "websocket/head",
             "websocket/reader",
             "websocket/writer",
             "websocket",
@@ -155,7 +155,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "server",
         ],
     ),
-    ("benches", &["unstable"]),
+    ("benches", &["unstable/websocket", "unstable"]),
     ("guide", &["guide"]),
 ];
 

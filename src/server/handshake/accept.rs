@@ -20,6 +20,7 @@ use crate::{
         rpc_server::{RpcServer, ServerState},
         session::task::{self, NewSession},
     },
+    websocket::extension,
 };
 
 impl RpcServer {
@@ -176,10 +177,15 @@ impl ServerState {
             let value = HeaderValue::from_str(protocol).map_err(|_| Reject::new(StatusCode::BAD_REQUEST))?;
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
         }
+        let deflate = options.compression.and_then(|settings| extension::accept(handshake.headers(), &settings));
+        let deflate = deflate.map(|(params, value)| {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
+            params
+        });
         let identity = (selection != Selection::NoCommon).then(|| handshake.shared_identity());
         let reservation = self.registry.reserve(identity, handshake.remote_address())?;
-        let session =
-            task::run(self.clone(), upgrade, NewSession { reservation, selection, options, extensions, deviations });
+        let session = NewSession { reservation, selection, options, extensions, deviations, deflate };
+        let session = task::run(self.clone(), upgrade, session);
         self.session_tasks.spawn(&self.tasks, session);
         Ok(response)
     }

@@ -28,6 +28,7 @@ use crate::{
     },
     session::Session,
     telemetry::OpenConnection,
+    websocket::{extension::DeflateParams, head::Role},
 };
 
 /// The settings of a session that opens after the upgrade.
@@ -37,6 +38,8 @@ pub(crate) struct NewSession {
     pub(crate) options: Arc<Options>,
     pub(crate) extensions: Extensions,
     pub(crate) deviations: Deviations,
+    /// The compression, if the handshake agreed on it.
+    pub(crate) deflate: Option<DeflateParams>,
 }
 
 /// A session after the upgrade.
@@ -63,7 +66,7 @@ pub(crate) fn run(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSessio
 async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -> Option<(OpenSession, Span)> {
     let guard = TaskGuard { server };
     let server = &guard.server;
-    let NewSession { reservation, selection, options, extensions, deviations } = plan;
+    let NewSession { reservation, selection, options, extensions, deviations, deflate } = plan;
     let (handshake, status) = (upgrade.handshake.clone(), upgrade.status());
     let report = |status, reason: &str| server.report_refused(&handshake, status, reason);
     let upgraded = match timeout(server.http.handshake_timeout, upgrade.into_on_upgrade()).await {
@@ -79,7 +82,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
     };
     let io_downcast = handshake.parts().extensions.get().copied().unwrap_or_default();
     let (io, read_buf) = upgrade::into_io(upgraded, io_downcast);
-    let socket = Socket::server(io, &read_buf, &options);
+    let socket = Socket::new(io, &read_buf, Role::Server, deflate, &options);
     drop(read_buf);
     let protocol = match selection {
         Selection::Offered(protocol) => Some(protocol),
@@ -103,7 +106,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
     let rules = QueueRules { max_queued: options.call_queue, offline_calls: OfflineCalls::Queue };
     let shared = Shared::started(run, rules, server.telemetry.clone());
     let run = shared.run();
-    shared.connected();
+    shared.connected(deflate.map(|params| params.info(Role::Server)));
     let protocol = run.negotiated().and_then(|negotiated| negotiated.protocol.clone());
     let span = tracing::info_span!(
         "connection",
