@@ -1,7 +1,12 @@
 //! Messages that cannot be served, and invalid frames.
 
 use futures_util::SinkExt;
-use ocpp_rpc::{ErrorCode, Options, RpcRouter, close::CloseCause, event::EventKind, message::MessageError};
+use ocpp_rpc::{
+    ErrorCode, Options, RpcRouter,
+    close::{CloseCause, CloseInfo},
+    event::EventKind,
+    message::MessageError,
+};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -139,28 +144,69 @@ async fn b51_binary_or_too_large_message_closes_with_its_code() {
     }
 }
 
-#[tokio::test]
-async fn b51_invalid_frame_closes_with_its_code() {
+/// Sends bytes and the end of the input. Returns code and reason of the server's close frame, and its report.
+async fn close_after(bytes: &[u8]) -> (u16, String, CloseInfo) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    for (frame, code) in [
-        (&[0x81, 0x01, b'x'][..], 1002_u16),           // not masked
-        (&[0xc1, 0x81, 0, 0, 0, 0, b'x'], 1002),       // a reserved bit
-        (&[0x81, 0x81, 0, 0, 0, 0, 0xff], 1007),       // not UTF-8
-        (&[0x89, 0xfe, 0x00, 0x7e, 0, 0, 0, 0], 1002), // a ping of 126 bytes
-        (&[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], 1009), // 2^63 bytes
-        (&[0x80, 0x81, 0, 0, 0, 0, b'x'], 1002),       // a continuation without a first frame
+    let server = server(RpcRouter::new());
+    let (station, session) = connected(&server, "ocpp1.6").await;
+    let mut stream = station.ws.into_inner();
+    // The server must not reset the connection because of what it leaves unread.
+    stream.write_all(&[bytes, &[0; 200]].concat()).await.expect("open");
+    stream.shutdown().await.expect("open");
+    let mut seen = Vec::new();
+    stream.read_to_end(&mut seen).await.expect("a close without a reset");
+    let start = seen.iter().position(|&byte| byte == 0x88).unwrap_or_else(|| panic!("{bytes:x?}: {seen:x?}"));
+    let payload = &seen[start + 2..start + 2 + usize::from(seen[start + 1])];
+    let (code, reason) =
+        payload.split_first_chunk().map_or((1005, &[][..]), |(code, reason)| (u16::from_be_bytes(*code), reason));
+    (code, String::from_utf8(reason.to_vec()).expect("UTF-8"), session.closed().await)
+}
+
+#[tokio::test]
+async fn b51_invalid_frame_closes_with_its_code_and_reason() {
+    for (frame, code, reason) in [
+        (&[0x81, 0x01, b'x'][..], 1002_u16, "frame of a client without a mask"),
+        (&[0xc1, 0x81, 0, 0, 0, 0, b'x'], 1002, "RSV1 set although no compression was agreed"),
+        (&[0xa1, 0x81, 0, 0, 0, 0, b'x'], 1002, "RSV2 or RSV3 set although no extension defines them"),
+        (&[0x83, 0x80, 0, 0, 0, 0], 1002, "reserved opcode 3"),
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xff], 1007, "text that is not UTF-8"),
+        (&[0x89, 0xfe, 0x00, 0x7e, 0, 0, 0, 0], 1002, "control frame of more than 125 bytes"),
+        (&[0x09, 0x80, 0, 0, 0, 0], 1002, "fragmented control frame"),
+        (&[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], 1009, "message too large"),
+        (
+            &[0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0],
+            1002,
+            "frame of 2^63 bytes or more",
+        ),
+        (&[0x80, 0x81, 0, 0, 0, 0, b'x'], 1002, "continuation frame without a message"),
+        (&[0x01, 0x80, 0, 0, 0, 0, 0x81, 0x80, 0, 0, 0, 0], 1002, "new message before the last frame of another"),
     ] {
-        let server = server(RpcRouter::new());
-        let (station, session) = connected(&server, "ocpp1.6").await;
-        let mut stream = station.ws.into_inner();
-        let padded = [frame, &[0; 200][..]].concat();
-        stream.write_all(&padded).await.expect("open");
-        stream.shutdown().await.expect("open");
-        let mut seen = Vec::new();
-        stream.read_to_end(&mut seen).await.expect("a close without a reset");
-        let start = seen.iter().position(|&byte| byte == 0x88).unwrap_or_else(|| panic!("{frame:x?}: {seen:x?}"));
-        assert_eq!(u16::from_be_bytes([seen[start + 2], seen[start + 3]]), code, "{frame:x?}");
-        assert_eq!(session.closed().await.code, code);
+        let (sent_code, sent_reason, closed) = close_after(frame).await;
+        assert_eq!((sent_code, &*sent_reason), (code, reason), "{frame:x?}");
+        assert_eq!((closed.code, &*closed.reason), (code, reason));
+        let cause = if code == 1009 { CloseCause::TooLarge } else { CloseCause::ProtocolError };
+        assert_eq!(closed.cause, cause);
+    }
+}
+
+#[tokio::test]
+async fn b51_close_frame_is_reported_as_sent_and_answered_with_a_valid_code() {
+    let close = |payload: &[u8]| [&[0x88, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat();
+    let with_code = |code: u16, reason: &[u8]| close(&[&code.to_be_bytes(), reason].concat());
+    let long = [0xff; 123];
+    for (frame, code, reason, reply_code, reply_reason) in [
+        (close(&[]), 1005, "", 1005, ""),
+        (close(&[3]), 1005, "", 1002, ""),
+        (with_code(1000, "tschüß".as_bytes()), 1000, "tschüß", 1000, "tschüß"),
+        (with_code(4711, b""), 4711, "", 4711, ""),
+        (with_code(1006, b"lost"), 1006, "lost", 1002, ""),
+        (with_code(0, b""), 0, "", 1002, ""),
+        (with_code(1000, b"caf\xe9"), 1000, "caf\u{fffd}", 1007, ""),
+        (with_code(1007, &long), 1007, &*"\u{fffd}".repeat(123), 1007, ""),
+    ] {
+        let (sent_code, sent_reason, closed) = close_after(&frame).await;
+        assert_eq!((sent_code, &*sent_reason), (reply_code, reply_reason), "{frame:x?}");
+        assert_eq!((closed.code, &*closed.reason, closed.cause), (code, reason, CloseCause::Remote), "{frame:x?}");
     }
 }
 

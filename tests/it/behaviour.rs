@@ -20,8 +20,7 @@ fn statements_and_tests_have_the_same_numbers() {
 fn statements() -> BTreeSet<u32> {
     let text = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/behaviour.md"));
     let numbers: Vec<u32> = text.lines().filter_map(statement_number).collect();
-    let expected: Vec<u32> = (1..).take(numbers.len()).collect();
-    assert_eq!(numbers, expected, "docs/behaviour.md: the numbers of the statements");
+    assert!(numbers.is_sorted_by(|before, after| before < after), "docs/behaviour.md: unordered numbers: {numbers:?}");
     numbers.into_iter().collect()
 }
 

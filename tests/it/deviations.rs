@@ -215,6 +215,36 @@ async fn b51_binary_frames_end_connection_unless_permissive() {
     }
 }
 
+#[tokio::test]
+async fn b38_unmasked_and_non_utf8_frames_are_read_if_permissive() {
+    let unmasked = [&[0x81, 17][..], br#"[2,"1","Echo",{}]"#].concat();
+    let mut not_utf8 = tcp::frame(r#"[2,"1","Echo",{"s":"?"}]"#);
+    let at = not_utf8.len() - 4;
+    not_utf8[at] ^= b'?' ^ 0xe9;
+    for (frame, response, deviation, close) in [
+        (unmasked, r#"[3,"1",{}]"#, Deviation::UnmaskedFrame, (1002, "frame of a client without a mask")),
+        (not_utf8, "[3,\"1\",{\"s\":\"\u{fffd}\"}]", Deviation::InvalidUtf8, (1007, "text that is not UTF-8")),
+    ] {
+        for tolerance in [Strict, Lenient, Permissive] {
+            let options = Options::server().tolerance(tolerance);
+            let builder = RpcServer::builder(RpcRouter::new().on("Echo", echo)).options(options);
+            let site = tcp::Site::of(builder).await;
+            let mut client = site.dial().await;
+            let handshake = client.ask(&tcp::head("/CP-1")).await;
+            client.send(&frame).await;
+            let mut station = client.upgraded(&handshake).await;
+            if tolerance == Permissive {
+                assert_eq!(tcp::soon(station.receive()).await, response);
+            } else {
+                let closed = tcp::soon(station.closed()).await;
+                assert_eq!(closed, (close.0, close.1.to_owned()), "{tolerance:?}");
+            }
+            let (deviations, _) = close_and_collect(site.server, site.events).await;
+            assert_eq!(deviations, if tolerance == Permissive { vec![deviation] } else { vec![] });
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn b20_station_with_changed_protocol_gets_matching_dialect() {
     let server = server_with(RpcRouter::new(), Options::server());

@@ -9,7 +9,7 @@ use axum::{
     routing::{any, get},
 };
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, Version, request};
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     body::Incoming,
@@ -32,6 +32,7 @@ use tokio::{
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use crate::{
+    compression::{OFFER, Peer},
     support::{SECOND, Station},
     tcp::{Client, offering, soon},
 };
@@ -106,17 +107,23 @@ impl Multiplexed {
 
     /// Sends an extended CONNECT, and returns the response.
     async fn connect(&self, path: &str, protocol: &'static str, version: &str) -> Response<Incoming> {
+        let request = Self::handshake(path, protocol, version).body(Empty::new()).expect("a request");
+        self.send_connect(request).await
+    }
+
+    async fn send_connect(&self, request: Request<Empty<Bytes>>) -> Response<Incoming> {
         // The client must not send an extended CONNECT before it has received the server's settings.
         self.get("/").await;
-        let request = Request::builder()
+        self.send(request).await.expect("a response")
+    }
+
+    fn handshake(path: &str, protocol: &'static str, version: &str) -> request::Builder {
+        Request::builder()
             .method(Method::CONNECT)
             .uri(format!("http://test{path}"))
             .extension(Protocol::from_static(protocol))
             .header("sec-websocket-version", version)
             .header("sec-websocket-protocol", "ocpp1.6")
-            .body(Empty::new())
-            .expect("a request");
-        self.send(request).await.expect("a response")
     }
 
     /// Opens a session, and returns the station.
@@ -406,6 +413,23 @@ async fn server_close_drops_endless_streams_of_foreign_service() {
     soon(server.close(Close::going_away())).await;
     dropped.notified().await;
     assert!(never.await.expect("no panic").is_err());
+}
+
+#[tokio::test]
+async fn b80_station_over_http_2_is_compressed() {
+    let server = builder().websockets_over_http2(true).build().expect("valid settings");
+    let listener = backend(&server).await;
+    let http2 = Multiplexed::dial(listener.local_addr()).await;
+    let request = Multiplexed::handshake("/ocpp/CP", "websocket", "13").header("sec-websocket-extensions", OFFER);
+    let response = http2.send_connect(request.body(Empty::new()).expect("a request")).await;
+    assert_eq!(
+        response.headers().get("sec-websocket-extensions").expect("agreed"),
+        "permessage-deflate; client_max_window_bits=11"
+    );
+    let upgraded = TokioIo::new(soon(hyper::upgrade::on(response)).await.expect("a stream"));
+    let mut station = Peer::new(Client::over(upgraded), true);
+    assert_eq!(station.ask(WHO).await, r#"[3,"1",{"who":"CP"}]"#);
+    assert!(server.session("CP").expect("registered").info().compression().is_some());
 }
 
 #[tokio::test]

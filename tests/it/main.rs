@@ -16,6 +16,7 @@ mod client_life;
 mod client_states;
 mod closing;
 mod closing_table;
+mod compression;
 mod csms;
 mod cut;
 mod defaults;

@@ -7,6 +7,7 @@ use ocpp_rpc::{Options, RpcRouter, RpcServer};
 use serde_json::Value;
 
 use crate::{
+    compression,
     support::{SECOND, Station, connected, echo, server_with},
     tcp::{Site, head},
 };
@@ -88,4 +89,21 @@ async fn b61_refused_handshakes_are_counted_by_status() {
     assert_eq!(site.ask(&head("/%ff")).await.status, 404);
     let counted = counted(&recorder);
     assert_eq!(counted.get("ocpp_rpc_handshakes_refused_total status=404"), Some(&1), "{counted:#?}");
+}
+
+#[tokio::test]
+async fn b80_bytes_are_counted_before_and_after_compression() {
+    let recorder = DebuggingRecorder::new();
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    let site = Site::of(RpcServer::builder(RpcRouter::new().on("Echo", echo)).protocols(["ocpp1.6"])).await;
+    let (_, mut station) = compression::enter(&site, "/CP-1", compression::OFFER).await;
+    let (call, result) = (r#"[2,"1","Echo",{"text":"aaaaaaaaaaaaaaaa"}]"#, r#"[3,"1",{"text":"aaaaaaaaaaaaaaaa"}]"#);
+    assert_eq!(station.ask(call).await, result);
+    let counted = counted(&recorder);
+    assert_eq!(counted["ocpp_rpc_uncompressed_bytes_total direction=in"], call.len() as u64);
+    assert_eq!(counted["ocpp_rpc_uncompressed_bytes_total direction=out"], result.len() as u64);
+    for direction in ["in", "out"] {
+        let compressed = counted[&format!("ocpp_rpc_compressed_bytes_total direction={direction}")];
+        assert!(compressed > 0 && compressed < result.len() as u64, "{compressed} bytes {direction}");
+    }
 }

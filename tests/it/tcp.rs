@@ -118,6 +118,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         line.trim_end().to_owned()
     }
 
+    /// Reads a number of bytes.
+    pub async fn read(&mut self, bytes: usize) -> Vec<u8> {
+        let mut read = vec![0; bytes];
+        soon(self.0.read_exact(&mut read)).await.expect("bytes");
+        read
+    }
+
     /// Reads until the server closes the connection.
     pub async fn rest(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
