@@ -1,6 +1,6 @@
 //! The router, which maps actions to handlers.
 
-use std::{collections::HashMap, convert::Infallible, fmt, marker::PhantomData, pin::Pin};
+use std::{collections::BTreeMap, convert::Infallible, fmt, marker::PhantomData, pin::Pin};
 use std::{
     future,
     sync::{Arc, atomic::Ordering},
@@ -58,9 +58,10 @@ pub struct RpcRouter<S = ()> {
 
 #[derive(Clone, Default)]
 pub(crate) struct Table {
-    routes: HashMap<Arc<str>, Route>,
+    // Ordered, because a few comparisons of short names cost less than a hash that resists attacks.
+    routes: BTreeMap<Arc<str>, Route>,
     fallback: Option<Route>,
-    protocols: HashMap<Arc<str>, Table>,
+    protocols: BTreeMap<Arc<str>, Table>,
 }
 
 impl RpcRouter {

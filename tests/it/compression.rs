@@ -262,7 +262,7 @@ async fn b81_bad_compressed_input_closes_with_code_and_reason() {
     };
     let noise: Vec<u8> = (0..LIMIT as u32 + 20_000).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let invalid = (1002, "invalid compressed data");
-    let cases: Vec<(&str, Vec<(u8, Vec<u8>)>, (u16, &str))> = vec![
+    let cases = [
         ("on a ping", vec![(0xc9, vec![])], (1002, "RSV1 set on a frame that does not begin a message")),
         (
             "on a continuation",
