@@ -45,6 +45,15 @@ fn load_at_rate_is_sent_by_busy_stations() {
 }
 
 #[test]
+fn load_with_deflate_reports_what_compression_saves() {
+    let report = report(&["--stations", "5", "--secs", "1", "--deflate"]);
+    for direction in ["up", "down"] {
+        let ratio = number(&report, &format!("/compressed_over_plain/{direction}"));
+        assert!(ratio > 0.0 && ratio < 0.9, "{report}");
+    }
+}
+
+#[test]
 fn load_without_json_prints_table() {
     let lines = run("load", &["--stations", "2", "--secs", "1"]);
     for name in ["throughput", "latency p99.9", "server: CPU per call", "server: memory per connection"] {

@@ -34,6 +34,9 @@ struct Args {
     /// response to the last one.
     #[arg(long, value_parser = value_parser!(u32).range(1..))]
     rate: Option<u32>,
+    /// Lets the stations offer compression, which both ends then use with context takeover.
+    #[arg(long)]
+    deflate: bool,
     /// Prints the result as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -76,7 +79,7 @@ async fn load(args: &Args) -> Result<(), Box<dyn Error>> {
             let stations = args.stations;
             move |tally| format!("connecting: {} of {stations}", tally.connected())
         });
-        Stations::connect(&server.url, args.stations, &tally).await?
+        Stations::connect(&server.url, args.stations, args.deflate, &tally).await?
     };
     sleep(SETTLE_TIME).await;
     let connected = server.memory();
@@ -102,7 +105,8 @@ async fn load(args: &Args) -> Result<(), Box<dyn Error>> {
 
     let failed = calls.failed.len();
     let first_error = calls.failed.first().map(ToString::to_string);
-    let report = Report::new(args.stations, busy, calls, memory, cpu_time)?;
+    let compression = stations.compression();
+    let report = Report::new(args.stations, busy, calls, memory, cpu_time, compression)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::stations::Calls;
+use crate::stations::{Calls, Ratios};
 
 #[derive(Serialize)]
 pub(crate) struct Report {
@@ -20,6 +20,8 @@ pub(crate) struct Report {
     kib_per_connection: Option<f64>,
     kib_per_connection_after_load: Option<f64>,
     server_cpu_us_per_call: Option<f64>,
+    /// `None` without `--deflate`.
+    compressed_over_plain: Option<Ratios>,
 }
 
 /// Resident memory of the server, in KiB.
@@ -51,6 +53,7 @@ impl Report {
         calls: Calls,
         memory: Option<Memory>,
         cpu_time: Option<Duration>,
+        compression: Option<Ratios>,
     ) -> Result<Self, String> {
         let Calls { took, latencies, failed } = calls;
         let count = latencies.len();
@@ -73,6 +76,7 @@ impl Report {
             kib_per_connection: memory.map(|memory| per_station(memory.connected, memory.before)),
             kib_per_connection_after_load: memory.map(|memory| per_station(memory.after, memory.before)),
             server_cpu_us_per_call: cpu_time.map(|time| time.as_secs_f64() * 1e6 / count as f64),
+            compressed_over_plain: compression,
         })
     }
 }
@@ -103,6 +107,11 @@ impl fmt::Display for Report {
         row("server: CPU per call", self.server_cpu_us_per_call, 1, "µs")?;
         row("server: memory without stations", self.server_memory_kib.map(|memory| memory.before as f64), 0, "KiB")?;
         row("server: memory per connection", self.kib_per_connection, 1, "KiB")?;
-        row("server: per connection after load", self.kib_per_connection_after_load, 1, "KiB")
+        row("server: per connection after load", self.kib_per_connection_after_load, 1, "KiB")?;
+        if let Some(Ratios { up, down }) = self.compressed_over_plain {
+            row("compressed over plain: up", Some(up), 2, "")?;
+            row("compressed over plain: down", Some(down), 2, "")?;
+        }
+        Ok(())
     }
 }

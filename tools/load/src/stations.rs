@@ -11,8 +11,12 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use ocpp_rpc::{Error, Payload, RpcClient, client::Reconnect};
-use serde::de::IgnoredAny;
+use ocpp_rpc::{
+    Error, Options, Payload, RpcClient,
+    client::Reconnect,
+    compression::{CompressedMessages, Compression},
+};
+use serde::{Serialize, de::IgnoredAny};
 use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
@@ -51,19 +55,52 @@ pub(crate) struct Calls {
     pub(crate) failed: Vec<Error>,
 }
 
+/// Compressed lengths over plain ones.
+#[derive(Clone, Copy, Serialize)]
+pub(crate) struct Ratios {
+    /// From the stations to the server.
+    pub(crate) up: f64,
+    /// From the server to the stations.
+    pub(crate) down: f64,
+}
+
 /// The connected stations.
 pub(crate) struct Stations(Vec<RpcClient>);
 
 impl Stations {
     /// Connects `count` stations and waits until the server has accepted each boot.
-    pub(crate) async fn connect(url: &str, count: u32, tally: &Tally) -> Result<Self, Box<dyn StdError>> {
+    pub(crate) async fn connect(
+        url: &str,
+        count: u32,
+        deflate: bool,
+        tally: &Tally,
+    ) -> Result<Self, Box<dyn StdError>> {
+        let compression = deflate.then(Compression::new);
+        let options = Options::client().compression(compression);
+        let options = &options;
         let stations = stream::iter(1..=count).map(|number| async move {
-            let station =
-                connect(url, number).await.map_err(|error| format!("station {number}: {}", with_causes(&*error)))?;
+            let station = connect(url, number, options.clone())
+                .await
+                .map_err(|error| format!("station {number}: {}", with_causes(&*error)))?;
             tally.connected.fetch_add(1, Ordering::Relaxed);
             Ok::<_, String>(station)
         });
         Ok(Self(stations.buffer_unordered(CONNECT_CONCURRENCY).try_collect().await?))
+    }
+
+    /// Returns the length of the compressed payloads over that of their texts, of all stations: up and down. `None` if
+    /// a station has no compression.
+    pub(crate) fn compression(&self) -> Option<Ratios> {
+        let mut totals = [(0, 0); 2];
+        for station in &self.0 {
+            let info = *station.session().info().compression()?;
+            for (total, messages) in totals.iter_mut().zip([info.sent, info.received]) {
+                let CompressedMessages { text_bytes, payload_bytes, .. } = messages;
+                *total = (total.0 + text_bytes, total.1 + payload_bytes);
+            }
+        }
+        let [up, down] = totals.map(|(text, payload)| payload as f64 / text as f64);
+        Some(Ratios { up, down })
     }
 
     /// Lets the first `busy` stations call until the time is over: as fast as they get responses, or at a rate.
@@ -97,8 +134,8 @@ impl Stations {
     }
 }
 
-async fn connect(url: &str, number: u32) -> Result<RpcClient, Box<dyn StdError>> {
-    let client = RpcClient::builder(url, format!("LOAD-{number}")).protocols(["ocpp1.6"]);
+async fn connect(url: &str, number: u32, options: Options) -> Result<RpcClient, Box<dyn StdError>> {
+    let client = RpcClient::builder(url, format!("LOAD-{number}")).protocols(["ocpp1.6"]).options(options);
     let client = client.reconnect(Reconnect::never()).connect().await?;
     let boot = json!({"chargePointVendor": "Example", "chargePointModel": "Wallbox"});
     let response: Value = client.call("BootNotification", &boot).await?;
