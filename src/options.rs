@@ -233,7 +233,10 @@ impl Options {
                 "call_rate is zero: no call could be handled",
             ),
             (
-                self.compression.is_some_and(|compression| !(9..=15).contains(&compression.window_bits)),
+                self.compression.is_some_and(|compression| {
+                    let bits = [compression.received_window_bits, compression.sent_window_bits];
+                    !bits.iter().all(|bits| (9..=15).contains(bits))
+                }),
                 "window_bits of the compression is not in 9..=15: zlib has no other windows",
             ),
             (

@@ -21,7 +21,8 @@ use serde::Serialize;
 /// [`context_takeover`](Self::context_takeover) or the [compression](crate::Options::compression) off in that case.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Compression {
-    pub(crate) window_bits: u8,
+    pub(crate) received_window_bits: u8,
+    pub(crate) sent_window_bits: u8,
     pub(crate) context_takeover: bool,
     pub(crate) max_ratio: Option<u32>,
 }
@@ -29,17 +30,25 @@ pub struct Compression {
 impl Compression {
     /// Returns the defaults.
     pub const fn new() -> Self {
-        Self { window_bits: 11, context_takeover: true, max_ratio: Some(256) }
+        Self { received_window_bits: 11, sent_window_bits: 10, context_takeover: true, max_ratio: Some(256) }
     }
 
-    /// Sets the size of the window, the earlier text to which a message may refer: 2<sup>bits</sup> bytes. At least 9,
-    /// at most 15. Default 11, which is 2 KiB.
+    /// Sets the windows of both directions: the earlier text to which a message may refer, 2<sup>bits</sup> bytes. At
+    /// least 9, at most 15. Default 11 for received messages, which is 2 KiB, and 10 for sent ones.
     ///
     /// A connection keeps at most that many bytes per direction. A client keeps up to 32 KiB of the server's text if the
     /// server uses so large a window: it does not limit that window, because servers may refuse such an offer.
     #[must_use]
     pub fn window_bits(self, bits: u8) -> Self {
-        Self { window_bits: bits, ..self }
+        Self { received_window_bits: bits, sent_window_bits: bits, ..self }
+    }
+
+    /// Sets the window of sent messages alone, like [`window_bits`](Self::window_bits). Default 10.
+    ///
+    /// A larger window takes memory and processor time, and saves little: most messages of a server are short.
+    #[must_use]
+    pub fn sent_window_bits(self, bits: u8) -> Self {
+        Self { sent_window_bits: bits, ..self }
     }
 
     /// Sets whether a message may refer to earlier messages. Default on.

@@ -244,8 +244,6 @@ fn deflate(zlib: &mut Compress, past: &[u8], text: &[u8], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{hint::black_box, time::Instant};
-
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
@@ -520,12 +518,8 @@ mod tests {
 
     #[test]
     fn many_final_blocks_are_rejected_at_the_first() {
-        let start = Instant::now();
-        let payload = [3, 0].repeat(100_000);
-        for _ in 0..100 {
-            assert_eq!(inflate(black_box(&payload)), Err(InflateError::Invalid));
-        }
-        assert!(start.elapsed().as_millis() < 1000, "{:?}", start.elapsed());
+        assert_eq!(inflate(&[3, 0].repeat(100_000)), Err(InflateError::Invalid));
+        assert_eq!(INFLATER.with_borrow(|inflater| inflater.zlib.total_in()), 2);
     }
 
     #[test]
