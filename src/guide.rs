@@ -25,6 +25,11 @@ pub mod calls {}
 #[doc = include_str!("docs/guide/client.md")]
 pub mod client {}
 
+/// Compressing messages: settings, savings, costs and risks.
+#[doc = ""]
+#[doc = include_str!("docs/guide/compression.md")]
+pub mod compression {}
+
 /// OCPP's security profiles, each as two commands.
 #[doc = ""]
 #[doc = include_str!("docs/guide/security.md")]
