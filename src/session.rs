@@ -192,7 +192,8 @@ impl Session {
 
     /// Returns the facts about the connection: identity, subprotocol, address, TLS, compression, extensions.
     pub fn info(&self) -> SessionInfo {
-        SessionInfo { run: self.shared.run(), compression: self.shared.compression() }
+        let run = self.shared.run();
+        SessionInfo { compression: run.compression(), run }
     }
 }
 

@@ -127,7 +127,11 @@ impl RpcClient {
         let plan = current.settings.plan()?;
         let shared = self.owner.shared.clone();
         let rules = QueueRules { max_queued: options.call_queue, offline_calls: reconnect.offline_calls };
-        let run = shared.session.start_run(Run::new(identity.into()), rules);
+        let mut run = Run::new(identity.into());
+        if options.compression.is_some() {
+            run.allow_compression();
+        }
+        let run = shared.session.start_run(run, rules);
         let mut driver =
             Driver::new(shared.session.clone(), run.clone(), dispatch, Arc::new(options), reconnect.keep_responses);
         driver.on_closing({

@@ -150,7 +150,8 @@ impl Supervisor {
         drop(read_buf);
 
         // A task that sees the client open may call at once.
-        self.shared.session.connected(deflate.map(|params| params.info(Role::Client)));
+        self.run.run.set_compression(deflate.map(|params| params.info(Role::Client)));
+        self.shared.session.connected();
         self.shared.state.send_if_modified(ClientState::open);
         self.shared.session.report(EventKind::Opened { protocol: negotiated.protocol });
         let open = OpenConnection::new();

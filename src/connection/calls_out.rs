@@ -81,7 +81,7 @@ pub(crate) struct CallsOut<T> {
     immediate: VecDeque<Box<Outgoing<T>>>,
     in_flight: Vec<InFlight<T>>,
     /// The ids of the latest calls that ended without their response.
-    abandoned: VecDeque<MessageId>,
+    abandoned: Vec<MessageId>,
     /// No call expires before this moment.
     earliest: Option<Instant>,
 }
@@ -95,7 +95,7 @@ impl<T> CallsOut<T> {
             queue: VecDeque::new(),
             immediate: VecDeque::new(),
             in_flight: Vec::new(),
-            abandoned: VecDeque::new(),
+            abandoned: Vec::new(),
             earliest: None,
         }
     }
@@ -231,9 +231,9 @@ impl<T> CallsOut<T> {
 
     fn abandon(&mut self, id: MessageId) {
         if self.abandoned.len() == MAX_ABANDONED {
-            self.abandoned.pop_front();
+            self.abandoned.remove(0);
         }
-        self.abandoned.push_back(id);
+        self.abandoned.push(id);
     }
 
     fn track_deadline(&mut self, deadline: Option<Instant>) {

@@ -68,12 +68,16 @@ pub(crate) struct Driver {
     commands: Vec<Command>,
     /// The calls that were taken out of the mailbox and not yet reported to it as written or ended.
     queued: usize,
-    close_by: Option<Instant>,
+    closing: Closing,
     /// The senders and events that are due when the written messages are flushed.
     unflushed: Vec<Unflushed>,
-    /// Called when a handle asks to close.
-    on_closing: Option<Box<dyn FnOnce() + Send>>,
-    is_closing: bool,
+}
+
+enum Closing {
+    /// No handle has asked to close. The callback is called when one does.
+    NotAsked(Option<Box<dyn FnOnce() + Send>>),
+    /// A handle has asked to close, by this moment if it waits for calls.
+    Asked(Option<Instant>),
 }
 
 enum Unflushed {
@@ -107,16 +111,14 @@ impl Driver {
             handlers: HandlerSet::default(),
             commands: Vec::new(),
             queued: 0,
-            close_by: None,
+            closing: Closing::NotAsked(None),
             unflushed: Vec::new(),
-            on_closing: None,
-            is_closing: false,
         })
     }
 
     /// Calls `on_closing` as soon as a handle asks to close.
     pub(crate) fn on_closing(&mut self, on_closing: impl FnOnce() + Send + 'static) {
-        self.on_closing = Some(Box::new(on_closing));
+        self.closing = Closing::NotAsked(Some(Box::new(on_closing)));
     }
 
     /// Sets the outcome of a handshake. Queued calls that the protocol does not allow fail.
@@ -278,11 +280,13 @@ impl Driver {
 
     /// Applies the commands that were taken out of the mailbox.
     fn apply(&mut self, inbox: &Inbox) {
-        if inbox.close.is_some() && !self.is_closing {
-            self.is_closing = true;
-            if let Some(on_closing) = self.on_closing.take() {
+        if inbox.close.is_some()
+            && let Closing::NotAsked(on_closing) = &mut self.closing
+        {
+            if let Some(on_closing) = on_closing.take() {
                 on_closing();
             }
+            self.closing = Closing::Asked(None);
             self.shared.report(EventKind::Closing);
         }
         if self.commands.is_empty() {
@@ -348,7 +352,7 @@ impl Driver {
             keepalive.activity(now.into_std());
             match incoming {
                 Incoming::Text(Text { text, deviations, compressed_len }) => {
-                    self.shared.count(Direction::In, text.len(), compressed_len);
+                    self.count(Direction::In, text.len(), compressed_len);
                     for deviation in deviations.iter() {
                         self.exchange.tolerate(deviation, &text);
                     }
@@ -451,8 +455,16 @@ impl Driver {
         }
         let text_len = message.text.len();
         let compressed_len = socket.queue(message.text)?;
-        self.shared.count(Direction::Out, text_len, compressed_len);
+        self.count(Direction::Out, text_len, compressed_len);
         Ok(())
+    }
+
+    /// Counts a message. `compressed_len` is the length of its payload, if that is compressed.
+    fn count(&self, direction: Direction, text_len: usize, compressed_len: Option<usize>) {
+        self.shared.telemetry.message(direction, text_len, compressed_len);
+        if let Some(compressed_len) = compressed_len {
+            self.run.count_compressed(direction, text_len, compressed_len);
+        }
     }
 
     /// Writes queued responses and calls, in batches that the socket has room for. Returns whether everything is
@@ -487,7 +499,11 @@ impl Driver {
     /// Ends the connection if its close is due. The mailbox returns the close in every turn.
     fn poll_close(&mut self, close: &Close, is_flushed: bool, now: Instant) -> Result<(), Disconnect> {
         let CloseMode::Drain(timeout) = close.mode() else { return Err(Disconnect::close(close)) };
-        let close_by = *self.close_by.get_or_insert_with(|| now + timeout);
+        let close_by = now + timeout;
+        let close_by = match &mut self.closing {
+            Closing::Asked(deadline) => *deadline.get_or_insert(close_by),
+            Closing::NotAsked(_) => close_by,
+        };
         // If responses are kept, the close also waits for handlers of earlier connections.
         let is_settled = self.exchange.is_settled() && (self.handlers.is_empty() || !self.exchange.keeps_responses());
         if now >= close_by || (is_flushed && is_settled) { Err(Disconnect::close(close)) } else { Ok(()) }
@@ -524,7 +540,8 @@ impl Driver {
     /// Sets the one timer to the earliest deadline. If the timer is set earlier than needed, it stays and causes one
     /// needless turn, which costs less than to move it at every message.
     fn reset_timer(&self, mut timer: Pin<&mut Sleep>, next_ping: Option<Instant>, cx: &mut Context<'_>) {
-        let due = [next_ping, self.exchange.calls_out.next_deadline(), self.close_by].into_iter().flatten().min();
+        let close_by = if let Closing::Asked(close_by) = self.closing { close_by } else { None };
+        let due = [next_ping, self.exchange.calls_out.next_deadline(), close_by].into_iter().flatten().min();
         let Some(due) = due.map(tokio::time::Instant::from_std) else { return };
         if timer.is_elapsed() || due < timer.deadline() {
             timer.as_mut().reset(due);

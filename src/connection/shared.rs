@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, LazyLock, Mutex, OnceLock, PoisonError, RwLock,
+        Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::Wake,
@@ -110,8 +110,6 @@ pub(crate) struct Shared {
     last_seen: AtomicU64,
     /// The calls in a row that ran into their timeout.
     timeouts: AtomicU32,
-    /// The compression of the latest connection, if it has one.
-    compression: Mutex<Option<Box<CompressionInfo>>>,
 }
 
 /// The time from the start of a session to its end. A client may have several, one after the other.
@@ -124,6 +122,8 @@ pub(crate) struct Run {
     negotiated: OnceLock<Negotiated>,
     closed: SetOnce<CloseInfo>,
     number: u32,
+    /// The compression of the latest connection, if connections of this run may have one.
+    compression: Option<Box<Mutex<Option<CompressionInfo>>>>,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -140,6 +140,36 @@ impl Run {
             negotiated: OnceLock::new(),
             closed: SetOnce::new(),
             number: 0,
+            compression: None,
+        }
+    }
+
+    /// Allows connections of this run to have compression.
+    pub(crate) fn allow_compression(&mut self) {
+        self.compression = Some(Box::default());
+    }
+
+    /// Sets the compression of a connection that opens.
+    pub(crate) fn set_compression(&self, info: Option<CompressionInfo>) {
+        if let Some(compression) = &self.compression {
+            *lock(compression) = info;
+        }
+    }
+
+    /// Returns the compression of the latest connection.
+    pub(crate) fn compression(&self) -> Option<CompressionInfo> {
+        *lock(self.compression.as_ref()?)
+    }
+
+    /// Counts a compressed message.
+    pub(super) fn count_compressed(&self, direction: Direction, text_len: usize, compressed_len: usize) {
+        let Some(compression) = &self.compression else { return };
+        if let Some(info) = &mut *lock(compression) {
+            let messages = match direction {
+                Direction::In => &mut info.received,
+                Direction::Out => &mut info.sent,
+            };
+            messages.count(text_len, compressed_len);
         }
     }
 
@@ -180,7 +210,6 @@ impl Shared {
             connected: AtomicU64::new(0),
             last_seen: AtomicU64::new(0),
             timeouts: AtomicU32::new(0),
-            compression: Mutex::default(),
         }
     }
 
@@ -238,11 +267,6 @@ impl Shared {
         Some(self.connected_at()? + Duration::from_millis(seen.saturating_sub(connected)))
     }
 
-    /// Returns the compression of the latest connection.
-    pub(crate) fn compression(&self) -> Option<CompressionInfo> {
-        self.compression.lock().unwrap_or_else(PoisonError::into_inner).as_deref().copied()
-    }
-
     pub(crate) fn consecutive_timeouts(&self) -> u32 {
         self.timeouts.load(Ordering::Relaxed)
     }
@@ -266,9 +290,8 @@ impl Shared {
         &self.mailbox
     }
 
-    /// Marks the connection as open. `compression` is set if the handshake agreed on it.
-    pub(crate) fn connected(&self, compression: Option<CompressionInfo>) {
-        *self.compression.lock().unwrap_or_else(PoisonError::into_inner) = compression.map(Box::new);
+    /// Marks the connection as open.
+    pub(crate) fn connected(&self) {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.connected_at.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
         let now = millis(Instant::now());
@@ -290,19 +313,6 @@ impl Shared {
         let _ = run.closed.set(closed);
     }
 
-    /// Counts a message. `compressed_len` is the length of its payload, if that is compressed.
-    pub(super) fn count(&self, direction: Direction, text_len: usize, compressed_len: Option<usize>) {
-        self.telemetry.message(direction, text_len, compressed_len);
-        let Some(compressed_len) = compressed_len else { return };
-        if let Some(info) = &mut *self.compression.lock().unwrap_or_else(PoisonError::into_inner) {
-            let messages = match direction {
-                Direction::In => &mut info.received,
-                Direction::Out => &mut info.sent,
-            };
-            messages.count(text_len, compressed_len);
-        }
-    }
-
     pub(super) fn seen(&self, now: Instant) {
         self.last_seen.store(millis(now), Ordering::Relaxed);
     }
@@ -321,6 +331,11 @@ impl Shared {
         let run = self.run();
         self.telemetry.report(Some(&run.identity), run.remote_address, kind);
     }
+}
+
+/// Locks the information on a compression. Its counters stay valid even if a thread panics.
+fn lock(compression: &Mutex<Option<CompressionInfo>>) -> MutexGuard<'_, Option<CompressionInfo>> {
+    compression.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn millis(now: Instant) -> u64 {

@@ -14,7 +14,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::timeout,
@@ -26,7 +25,6 @@ use crate::{
         intent::{Close, MAX_REASON},
     },
     io::Io,
-    message::tolerance::Deviation,
     options::Options,
     websocket::{
         deflate::{Deflate, Inflate},
@@ -107,10 +105,7 @@ pub(crate) struct Socket {
     io: Box<dyn Io>,
     reader: Reader,
     writer: Writer,
-    /// Set while the stream below may hold written bytes, as TLS does.
-    needs_flush: bool,
     max_unsent: usize,
-    reads_binary: bool,
 }
 
 /// The buffer size of a read, in bytes.
@@ -142,14 +137,7 @@ impl Socket {
         let deflate = deflate.and_then(|params| Deflate::new(params.sent_by(role))).map(Box::new);
         let mut reader = Reader::new(role, options.tolerance, options.max_message_size, inflate);
         reader.put(read_buf);
-        Box::new(Self {
-            io,
-            reader,
-            writer: Writer::new(role, deflate),
-            needs_flush: false,
-            max_unsent: options.max_unsent,
-            reads_binary: Deviation::BinaryMessage.is_allowed_by(options.tolerance),
-        })
+        Box::new(Self { io, reader, writer: Writer::new(role, deflate), max_unsent: options.max_unsent })
     }
 
     /// Reads the next message, control frame, or the end.
@@ -160,13 +148,7 @@ impl Socket {
         };
         Poll::Ready(match message {
             Message::Text(text) => Incoming::Text(text),
-            Message::Binary(bytes) => match ByteString::try_from(bytes) {
-                Ok(text) if self.reads_binary => {
-                    let deviations = Deviation::BinaryMessage.into();
-                    Incoming::Text(Text { text, deviations, compressed_len: None })
-                }
-                _ => Incoming::Binary,
-            },
+            Message::Binary(_) => Incoming::Binary,
             // Pongs must not pile up for a peer that does not read.
             Message::Ping(_) if self.is_over_limit() => Incoming::End(Disconnect::abort(CloseCause::NotReading)),
             Message::Ping(payload) => {
@@ -243,11 +225,10 @@ impl Socket {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
             self.writer.mark_sent(sent);
-            self.needs_flush = true;
         }
-        if self.needs_flush {
+        if self.writer.needs_flush() {
             ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-            self.needs_flush = false;
+            self.writer.mark_flushed();
         }
         Poll::Ready(Ok(()))
     }

@@ -16,6 +16,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
     Text(Text),
+    /// A binary message that is not tolerated as text.
     Binary(Bytes),
     Ping(Bytes),
     Pong(Bytes),
@@ -100,14 +101,15 @@ impl ReadError {
 pub(crate) struct Reader {
     role: Role,
     tolerance: Tolerance,
-    max_message_size: usize,
+    /// Set if a frame of the message has no mask, which is tolerated.
+    is_unmasked: bool,
+    /// In bytes. Four bytes are enough, and idle connections keep them.
+    max_message_size: u32,
     /// Set if compression was agreed.
     inflate: Option<Box<Inflate>>,
     input: BytesMut,
     /// The message of which fragments were read.
     partial: Option<Box<Partial>>,
-    /// The deviations of the frames since the last text message.
-    deviations: Deviations,
 }
 
 /// A message without its last frame.
@@ -133,11 +135,11 @@ impl Reader {
         Self {
             role,
             tolerance,
-            max_message_size,
+            is_unmasked: false,
+            max_message_size: u32::try_from(max_message_size).unwrap_or(u32::MAX),
             inflate,
             input: BytesMut::new(),
             partial: None,
-            deviations: Deviations::default(),
         }
     }
 
@@ -176,7 +178,7 @@ impl Reader {
         }
         match (self.role, head.mask) {
             (Role::Server, None) if Deviation::UnmaskedFrame.is_allowed_by(self.tolerance) => {
-                self.deviations.add(Deviation::UnmaskedFrame);
+                self.is_unmasked = true;
             }
             (Role::Server, None) => return Err(ReadError::Unmasked),
             (Role::Client, Some(_)) => return Err(ReadError::Masked),
@@ -190,8 +192,9 @@ impl Reader {
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
         };
         // Text that does not compress becomes a little longer.
-        let growth = if is_compressed { self.max_message_size / 64 + 64 } else { 0 };
-        let free = self.max_message_size.saturating_add(growth).saturating_sub(before);
+        let max_size = self.max_message_size as usize;
+        let growth = if is_compressed { max_size / 64 + 64 } else { 0 };
+        let free = max_size.saturating_add(growth).saturating_sub(before);
         if head.payload_len > free as u64 { Err(ReadError::TooLarge) } else { Ok(()) }
     }
 
@@ -241,17 +244,25 @@ impl Reader {
         let mut compressed_len = None;
         if let (true, Some(inflate)) = (is_compressed, &mut self.inflate) {
             compressed_len = Some(payload.len());
-            payload = inflate.message(&payload, self.max_message_size)?.into();
+            payload = inflate.message(&payload, self.max_message_size as usize)?.into();
         }
-        if opcode == Opcode::Binary {
+        let is_binary = opcode == Opcode::Binary;
+        let reads_binary = Deviation::BinaryMessage.is_allowed_by(self.tolerance);
+        if is_binary && !(reads_binary && str::from_utf8(&payload).is_ok()) {
             return Ok(Some(Message::Binary(payload)));
         }
-        let (text, deviations) = self.text(payload)?;
+        let (text, mut deviations) = self.text(payload)?;
+        if is_binary {
+            deviations.add(Deviation::BinaryMessage);
+        }
         Ok(Some(Message::Text(Text { text, deviations, compressed_len })))
     }
 
     fn text(&mut self, payload: Bytes) -> Result<(ByteString, Deviations), ReadError> {
-        let mut deviations = std::mem::take(&mut self.deviations);
+        let mut deviations = Deviations::default();
+        if std::mem::take(&mut self.is_unmasked) {
+            deviations.add(Deviation::UnmaskedFrame);
+        }
         let kept = Deviation::InvalidUtf8.is_allowed_by(self.tolerance).then(|| payload.clone());
         let text = match (ByteString::try_from(payload), kept) {
             (Ok(text), _) => text,

@@ -15,12 +15,13 @@ pub(crate) struct Writer {
     buffer: Vec<u8>,
     /// The bytes at the front of the buffer that are sent.
     sent: usize,
+    needs_flush: bool,
 }
 
 impl Writer {
     /// Creates a writer at the end `role`. It compresses messages if it has a `deflate`.
     pub(crate) fn new(role: Role, deflate: Option<Box<Deflate>>) -> Self {
-        Self { role, deflate, buffer: Vec::new(), sent: 0 }
+        Self { role, deflate, buffer: Vec::new(), sent: 0, needs_flush: false }
     }
 
     /// Writes a text message in one frame. Returns the length of its payload if that is compressed.
@@ -96,10 +97,20 @@ impl Writer {
 
     /// Marks the next `bytes` bytes as sent.
     pub(crate) fn mark_sent(&mut self, bytes: usize) {
+        self.needs_flush = true;
         self.sent += bytes;
         if self.sent >= self.buffer.len() {
             self.buffer = Vec::new();
             self.sent = 0;
         }
+    }
+
+    /// Returns whether bytes were sent since the last flush of the stream, which may keep them, as TLS does.
+    pub(crate) fn needs_flush(&self) -> bool {
+        self.needs_flush
+    }
+
+    pub(crate) fn mark_flushed(&mut self) {
+        self.needs_flush = false;
     }
 }

@@ -102,11 +102,15 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
     if let Some(tls) = handshake.tls() {
         run.extensions.insert(tls.clone());
     }
+    if let Some(params) = deflate {
+        run.allow_compression();
+        run.set_compression(Some(params.info(Role::Server)));
+    }
     run.negotiate(Negotiated { dialect: server.dialect(protocol.as_deref()), protocol });
     let rules = QueueRules { max_queued: options.call_queue, offline_calls: OfflineCalls::Queue };
     let shared = Shared::started(run, rules, server.telemetry.clone());
     let run = shared.run();
-    shared.connected(deflate.map(|params| params.info(Role::Server)));
+    shared.connected();
     let protocol = run.negotiated().and_then(|negotiated| negotiated.protocol.clone());
     let span = tracing::info_span!(
         "connection",
