@@ -56,9 +56,9 @@ pub(crate) fn run(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSessio
     // Boxed, so that the memory of the handshake is released when the session opens.
     let opening = Box::pin(open(server, upgrade, plan));
     async move {
-        if let Some((opened, span)) = opening.await {
-            opened.serve().instrument(span).await;
-        }
+        // Not `if let`, whose value would stay in the future as long as the session.
+        let Some((opened, span)) = opening.await else { return };
+        opened.serve().instrument(span).await;
     }
 }
 
