@@ -101,7 +101,7 @@ impl ReadError {
 pub(crate) struct Reader {
     role: Role,
     tolerance: Tolerance,
-    /// Set if a frame of the message has no mask, which is tolerated.
+    /// Set if a frame since the last text message has no mask, which is tolerated.
     is_unmasked: bool,
     /// In bytes. Four bytes are enough, and idle connections keep them.
     max_message_size: u32,
