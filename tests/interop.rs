@@ -1,9 +1,11 @@
 //! Tests of the applications, the examples and the client with real peers: charging stations and servers by other
-//! authors, and curl.
+//! authors, and curl. The Autobahn Testsuite tests the WebSocket codec.
 //!
 //! `tests/run` builds the programs, fetches the peers, and runs these tests. They need `sh`, `kill` and `ulimit`.
 #![cfg(unix)]
 
+#[path = "interop/autobahn.rs"]
+mod autobahn;
 #[path = "interop/clients.rs"]
 mod clients;
 #[path = "interop/fleet.rs"]

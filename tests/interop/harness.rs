@@ -241,7 +241,7 @@ pub(crate) enum Library {
 }
 
 impl Library {
-    /// Returns a command for one of the scripts beside this file. Each script exists once per library.
+    /// Returns a command for one of the scripts beside this file. Those of stations and servers exist once per library.
     pub(crate) fn script(self, name: &str) -> Command {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(name);
         match self {
@@ -354,14 +354,14 @@ impl Drop for Script {
 }
 
 /// A process with output that is read line by line. Dropping this value kills the process.
-struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Process {
-    fn start(name: impl Into<String>, command: &mut Command) -> Self {
+    pub(crate) fn start(name: impl Into<String>, command: &mut Command) -> Self {
         let name = name.into();
         let mut child = command
             .stdin(Stdio::piped())
@@ -393,7 +393,7 @@ impl Process {
     }
 
     /// Returns the next line, or `None` at the end of the output.
-    fn line(&self, deadline: Instant) -> Option<String> {
+    pub(crate) fn line(&self, deadline: Instant) -> Option<String> {
         match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
