@@ -8,6 +8,8 @@
 mod autobahn;
 #[path = "interop/clients.rs"]
 mod clients;
+#[path = "interop/compression.rs"]
+mod compression;
 #[path = "interop/fleet.rs"]
 mod fleet;
 #[path = "interop/harness.rs"]

@@ -338,6 +338,14 @@ impl Script {
         found.ok().flatten().unwrap_or_else(|| panic!("the script did not print event {name:?}, but {skipped:#?}"))
     }
 
+    /// Waits for the end of the script, which must succeed.
+    pub(crate) async fn succeeds(&mut self) {
+        let end = timeout(TIMEOUT, async { while self.lines.recv().await.is_some() {} });
+        end.await.expect("the script does not end");
+        let status = self.child.wait().expect("the script was started");
+        assert!(status.success(), "the script failed: {status}");
+    }
+
     /// Waits until the script listens and returns its port.
     pub(crate) async fn port(&mut self) -> u16 {
         let listening = self.event("listening").await;
@@ -449,7 +457,7 @@ fn wait_for_address(process: Process) -> (Process, String) {
 }
 
 /// Returns a command for an application by its name, or for an example by `examples/<name>`.
-fn program(name: &str) -> Command {
+pub(crate) fn program(name: &str) -> Command {
     let program = build_directory().join(name);
     assert!(program.exists(), "{} is not built: run tests/run", program.display());
     Command::new(program)
@@ -462,7 +470,7 @@ fn build_directory() -> PathBuf {
 }
 
 /// Returns the directory of a peer that `tests/run` has fetched.
-fn peer(name: &str) -> PathBuf {
+pub(crate) fn peer(name: &str) -> PathBuf {
     let peers = env::var_os("OCPP_RPC_PEERS").map_or_else(|| build_directory().with_file_name("peers"), PathBuf::from);
     let peer = peers.join(name);
     assert!(peer.join("fetched").exists(), "{} does not exist: run tests/run", peer.display());
