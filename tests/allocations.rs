@@ -66,6 +66,11 @@ struct Station {
 
 impl Station {
     async fn connect(address: SocketAddr, identity: usize) -> Self {
+        Self::connect_with(address, identity, "").await
+    }
+
+    /// Connects with more header lines.
+    async fn connect_with(address: SocketAddr, identity: usize, headers: &str) -> Self {
         let socket = TcpStream::connect(address).expect("a listener");
         socket.set_nonblocking(true).expect("a socket");
         socket.set_nodelay(true).expect("a socket");
@@ -73,7 +78,7 @@ impl Station {
         let head = format!(
             "GET /ocpp/CP-{identity:06} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-            Sec-WebSocket-Protocol: ocpp1.6\r\n\r\n"
+            Sec-WebSocket-Protocol: ocpp1.6\r\n{headers}\r\n"
         );
         station.socket.write_all(head.as_bytes()).expect("buffer space for the head");
         let mut read = 0;
@@ -238,4 +243,40 @@ fn finished_calls_leave_few_allocations() {
     // The station reads the end of the response before the server sees that the write has completed.
     let next = calls_in(&site, &mut station, "Heartbeat").bytes_current;
     assert_eq!(each_way.bytes_current + next, 0);
+}
+
+/// Returns the frame of a text in a deflate block that does not compress, which needs no zlib (RFC 1951 §3.2.4).
+fn stored(text: &[u8]) -> Vec<u8> {
+    let len = text.len() as u16;
+    let payload = [&[0][..], &len.to_le_bytes(), &(!len).to_le_bytes(), text, &[0]].concat();
+    // The mask is zero.
+    [&[0xc1, 0xfe], &(payload.len() as u16).to_be_bytes()[..], &[0; 4], &payload].concat()
+}
+
+#[test]
+fn idle_connection_with_compression_keeps_the_end_of_its_text() {
+    let site = Site::new();
+    let connect = |identity: usize| {
+        site.runtime.block_on(async {
+            let extension = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+            let mut station = Station::connect_with(site.listener.local_addr(), identity, extension).await;
+            let call = stored(format!(r#"[2,"1","Large",{{"text":"{}"}}]"#, "x".repeat(5000)).as_bytes());
+            station.socket.write_all(&call).expect("buffer space for a call");
+            station.read(0..2).await;
+            assert_eq!(station.buffer[0], 0xc1);
+            station.read(0..usize::from(station.buffer[1])).await;
+            station
+        })
+    };
+    // The zlib states of the thread.
+    let first = connect(0);
+    let mut connected = Vec::with_capacity(COUNT as usize);
+    let idle = measure(|| {
+        connected.extend((1..=COUNT as usize).map(connect));
+        connected.iter_mut().for_each(|station| station.buffer = Vec::new());
+    });
+    let bytes = idle.bytes_current as u64 / COUNT;
+    // Beside the plain connection: windows of 2 KiB and 1 KiB, and the state around them.
+    assert!((2_100 + 2_048..=2_100 + 2_048 + 1_024).contains(&bytes), "{bytes} bytes");
+    drop(first);
 }

@@ -48,11 +48,11 @@ use crate::{
         socket::{Disconnect, Incoming, Socket},
     },
     error::Error,
-    event::kind::{self, Direction, EventKind},
+    event::kind::{Direction, EventKind, Text},
     message::payload::MessageId,
     options::Options,
     response::Response,
-    websocket::reader::Text,
+    websocket::reader::TextMessage,
 };
 
 /// Serves one connection of a server, or the connections of a client one after the other. The handlers of a client, its
@@ -75,9 +75,9 @@ pub(crate) struct Driver {
 
 enum Closing {
     /// No handle has asked to close. The callback is called when one does.
-    NotAsked(Option<Box<dyn FnOnce() + Send>>),
+    NotRequested(Option<Box<dyn FnOnce() + Send>>),
     /// A handle has asked to close, by this moment if it waits for calls.
-    Asked(Option<Instant>),
+    Requested(Option<Instant>),
 }
 
 enum Unflushed {
@@ -88,6 +88,9 @@ enum Unflushed {
 
 /// The most messages that are read in one turn, so that a busy peer cannot starve other tasks of the thread.
 const READ_BATCH: usize = 32;
+
+/// The text of one turn, in bytes, after which no other message is read. Compressed messages are cheap to send.
+const READ_BATCH_BYTES: usize = 256 << 10;
 
 /// The timer before it is first set.
 const NEVER: Duration = Duration::MAX;
@@ -111,14 +114,14 @@ impl Driver {
             handlers: HandlerSet::default(),
             commands: Vec::new(),
             queued: 0,
-            closing: Closing::NotAsked(None),
+            closing: Closing::NotRequested(None),
             unflushed: Vec::new(),
         })
     }
 
     /// Calls `on_closing` as soon as a handle asks to close.
     pub(crate) fn on_closing(&mut self, on_closing: impl FnOnce() + Send + 'static) {
-        self.closing = Closing::NotAsked(Some(Box::new(on_closing)));
+        self.closing = Closing::NotRequested(Some(Box::new(on_closing)));
     }
 
     /// Sets the outcome of a handshake. Queued calls that the protocol does not allow fail.
@@ -281,12 +284,12 @@ impl Driver {
     /// Applies the commands that were taken out of the mailbox.
     fn apply(&mut self, inbox: &Inbox) {
         if inbox.close.is_some()
-            && let Closing::NotAsked(on_closing) = &mut self.closing
+            && let Closing::NotRequested(on_closing) = &mut self.closing
         {
             if let Some(on_closing) = on_closing.take() {
                 on_closing();
             }
-            self.closing = Closing::Asked(None);
+            self.closing = Closing::Requested(None);
             self.shared.report(EventKind::Closing);
         }
         if self.commands.is_empty() {
@@ -346,12 +349,17 @@ impl Driver {
         now: tokio::time::Instant,
         cx: &mut Context<'_>,
     ) -> Result<(), Disconnect> {
+        let mut read = 0;
         for _ in 0..READ_BATCH {
+            if read > READ_BATCH_BYTES {
+                break;
+            }
             let Poll::Ready(incoming) = socket.poll_read(cx) else { return Ok(()) };
             self.shared.seen(now);
             keepalive.activity(now.into_std());
             match incoming {
-                Incoming::Text(Text { text, deviations, compressed_len }) => {
+                Incoming::Text(TextMessage { text, deviations, compressed_len }) => {
+                    read += text.len();
                     self.count(Direction::In, text.len(), compressed_len);
                     for deviation in deviations.iter() {
                         self.exchange.tolerate(deviation, &text);
@@ -379,7 +387,7 @@ impl Driver {
     fn receive(&mut self, text: &ByteString, now: Instant, socket: &mut Socket) -> Result<(), Disconnect> {
         tracing::trace!(%text, "received");
         if self.exchange.is_observed() {
-            self.shared.report(EventKind::Received(kind::Text(text.clone())));
+            self.shared.report(EventKind::Received(Text(text.clone())));
         }
         let received = self.exchange.receive(text, now);
         self.report_events();
@@ -447,7 +455,7 @@ impl Driver {
     fn send(&mut self, message: Outbound, socket: &mut Socket) -> Result<(), Disconnect> {
         tracing::trace!(text = message.text, "sent");
         if self.exchange.is_observed() {
-            self.shared.report(EventKind::Sent(kind::Text(message.text.clone().into())));
+            self.shared.report(EventKind::Sent(Text(message.text.clone().into())));
             self.unflushed.extend(message.described_response().cloned().map(Unflushed::Event));
             if let Some(event) = message.event {
                 self.shared.report(*event);
@@ -501,8 +509,8 @@ impl Driver {
         let CloseMode::Drain(timeout) = close.mode() else { return Err(Disconnect::close(close)) };
         let close_by = now + timeout;
         let close_by = match &mut self.closing {
-            Closing::Asked(deadline) => *deadline.get_or_insert(close_by),
-            Closing::NotAsked(_) => close_by,
+            Closing::Requested(deadline) => *deadline.get_or_insert(close_by),
+            Closing::NotRequested(_) => close_by,
         };
         // If responses are kept, the close also waits for handlers of earlier connections.
         let is_settled = self.exchange.is_settled() && (self.handlers.is_empty() || !self.exchange.keeps_responses());
@@ -540,7 +548,7 @@ impl Driver {
     /// Sets the one timer to the earliest deadline. If the timer is set earlier than needed, it stays and causes one
     /// needless turn, which costs less than to move it at every message.
     fn reset_timer(&self, mut timer: Pin<&mut Sleep>, next_ping: Option<Instant>, cx: &mut Context<'_>) {
-        let close_by = if let Closing::Asked(close_by) = self.closing { close_by } else { None };
+        let close_by = if let Closing::Requested(close_by) = self.closing { close_by } else { None };
         let due = [next_ping, self.exchange.calls_out.next_deadline(), close_by].into_iter().flatten().min();
         let Some(due) = due.map(tokio::time::Instant::from_std) else { return };
         if timer.is_elapsed() || due < timer.deadline() {

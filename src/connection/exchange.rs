@@ -94,10 +94,11 @@ impl<T> Exchange<T> {
         &self.options
     }
 
-    /// Replaces the options but for tolerance and validation, which hold for the whole connection.
+    /// Replaces the options but for tolerance, validation and compression, which stay as they were at the start.
     pub(crate) fn set_options(&mut self, mut options: Options) {
         options.validation = self.options.validation.clone();
         options.tolerance = self.options.tolerance;
+        options.compression = self.options.compression;
         self.options = Arc::new(options);
     }
 

@@ -27,10 +27,10 @@ use crate::{
     io::Io,
     options::Options,
     websocket::{
-        deflate::{Deflate, Inflate},
+        self,
         extension::DeflateParams,
         head::Role,
-        reader::{Message, ReadError, Reader, Text},
+        reader::{Message, ReadError, Reader, TextMessage},
         writer::Writer,
     },
 };
@@ -38,7 +38,7 @@ use crate::{
 /// The input of one read.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    Text(Text),
+    Text(TextMessage),
     /// A binary message that is not tolerated as text.
     Binary,
     Ping,
@@ -132,12 +132,10 @@ impl Socket {
         deflate: Option<DeflateParams>,
         options: &Options,
     ) -> Box<Self> {
-        let max_ratio = options.compression.and_then(|compression| compression.max_ratio);
-        let inflate = deflate.map(|params| Box::new(Inflate::new(params.received_by(role), max_ratio)));
-        let deflate = deflate.and_then(|params| Deflate::new(params.sent_by(role))).map(Box::new);
-        let mut reader = Reader::new(role, options.tolerance, options.max_message_size, inflate);
+        let Options { tolerance, max_message_size, max_unsent, compression, .. } = *options;
+        let (mut reader, writer) = websocket::codec(role, tolerance, max_message_size, deflate.zip(compression));
         reader.put(read_buf);
-        Box::new(Self { io, reader, writer: Writer::new(role, deflate), max_unsent: options.max_unsent })
+        Box::new(Self { io, reader, writer, max_unsent })
     }
 
     /// Reads the next message, control frame, or the end.
@@ -251,7 +249,7 @@ impl Socket {
         let closing = async {
             poll_fn(|cx| self.poll_send(cx)).await?;
             if let Step::CloseHandshake = step {
-                // Messages that still come in are ignored.
+                self.reader.skip_messages();
                 while !matches!(poll_fn(|cx| self.poll_message(cx)).await, Ok(Message::Close(_)) | Err(_)) {}
             }
             io::Result::Ok(())

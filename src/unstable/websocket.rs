@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderValue};
 use crate::{
     message::tolerance::Tolerance,
     websocket::{
+        self,
         compression::Compression,
-        deflate::{Deflate, Inflate},
         extension::{self, DeflateParams},
         head::Role,
         reader::{self, Reader},
@@ -79,10 +79,8 @@ impl Codec {
         tolerance: Tolerance,
         max_size: usize,
     ) -> Self {
-        let max_ratio = compression.and_then(|settings| settings.max_ratio);
-        let inflate = params.map(|params| Box::new(Inflate::new(params.received_by(role), max_ratio)));
-        let deflate = params.and_then(|params| Deflate::new(params.sent_by(role))).map(Box::new);
-        Self { reader: Reader::new(role, tolerance, max_size, inflate), writer: Writer::new(role, deflate) }
+        let (reader, writer) = websocket::codec(role, tolerance, max_size, params.zip(compression.copied()));
+        Self { reader, writer }
     }
 
     /// Adds bytes of the peer.

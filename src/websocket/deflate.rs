@@ -66,6 +66,11 @@ impl Inflate {
     }
 }
 
+/// Returns the longest payload of a text that does not compress: 9 bits for a byte, and some bytes for the blocks.
+pub(crate) fn max_payload(text_len: usize) -> usize {
+    text_len.saturating_add(text_len / 8).saturating_add(64)
+}
+
 /// The compression of one direction of a connection.
 pub(crate) struct Deflate {
     past: Past,
@@ -86,8 +91,7 @@ impl Deflate {
 
     /// Appends the compressed payload of a message to `out`.
     pub(crate) fn message(&mut self, text: &[u8], out: &mut Vec<u8>) {
-        // A byte takes at most 9 bits at this level, and the blocks take a few bytes.
-        out.reserve(text.len() + text.len() / 8 + 64);
+        out.reserve(max_payload(text.len()));
         DEFLATERS.with_borrow_mut(|deflaters| {
             let deflater = deflaters[usize::from(self.window_bits - WINDOW_BITS.start())].get_or_insert_with(|| {
                 // Level 1. Higher levels take several times as long, and save few bytes of a JSON message.
@@ -161,6 +165,9 @@ impl Inflater {
             let exact = text.as_slice().to_vec();
             self.buffer = text;
             text = exact;
+        } else if text.capacity() > text.len() + text.len() / 8 {
+            // A payload keeps the memory of its message.
+            text.shrink_to_fit();
         }
         Ok(text)
     }

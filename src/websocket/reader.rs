@@ -7,7 +7,7 @@ use bytestring::ByteString;
 use crate::{
     message::tolerance::{Deviation, Deviations, Tolerance},
     websocket::{
-        deflate::{Inflate, InflateError},
+        deflate::{self, Inflate, InflateError},
         head::{Head, HeadError, Opcode, Role, apply_mask, is_valid_close_code},
     },
 };
@@ -15,7 +15,7 @@ use crate::{
 /// A message or a control frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
-    Text(Text),
+    Text(TextMessage),
     /// A binary message that is not tolerated as text.
     Binary(Bytes),
     Ping(Bytes),
@@ -25,7 +25,7 @@ pub(crate) enum Message {
 
 /// A text message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Text {
+pub(crate) struct TextMessage {
     pub(crate) text: ByteString,
     /// The deviations that were tolerated to read it.
     pub(crate) deviations: Deviations,
@@ -103,6 +103,8 @@ pub(crate) struct Reader {
     tolerance: Tolerance,
     /// Set if a frame since the last text message has no mask, which is tolerated.
     is_unmasked: bool,
+    /// Set if messages are skipped, and only control frames are of interest.
+    skips_messages: bool,
     /// In bytes. Four bytes are enough, and idle connections keep them.
     max_message_size: u32,
     /// Set if compression was agreed.
@@ -136,6 +138,7 @@ impl Reader {
             role,
             tolerance,
             is_unmasked: false,
+            skips_messages: false,
             max_message_size: u32::try_from(max_message_size).unwrap_or(u32::MAX),
             inflate,
             input: BytesMut::new(),
@@ -151,6 +154,11 @@ impl Reader {
         } else {
             self.input.extend_from_slice(bytes);
         }
+    }
+
+    /// Skips messages from now on, without the cost of their content.
+    pub(crate) fn skip_messages(&mut self) {
+        self.skips_messages = true;
     }
 
     /// Takes the next message. Returns `None` if more bytes are needed.
@@ -191,10 +199,9 @@ impl Reader {
             (Opcode::Text | Opcode::Binary, None) => (0, head.is_compressed),
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
         };
-        // Text that does not compress becomes a little longer.
         let max_size = self.max_message_size as usize;
-        let growth = if is_compressed { max_size / 64 + 64 } else { 0 };
-        let free = max_size.saturating_add(growth).saturating_sub(before);
+        let max_payload = if is_compressed { deflate::max_payload(max_size) } else { max_size };
+        let free = max_payload.saturating_sub(before);
         if head.payload_len > free as u64 { Err(ReadError::TooLarge) } else { Ok(()) }
     }
 
@@ -225,6 +232,7 @@ impl Reader {
             Opcode::Close => return Ok(Some(Message::Close(CloseFrame::read(&payload)))),
             Opcode::Continuation | Opcode::Text | Opcode::Binary => {}
         }
+        let payload = if self.skips_messages { BytesMut::new() } else { payload };
         let (opcode, is_compressed, mut payload) = match self.partial.take() {
             None if head.is_final => (head.opcode, head.is_compressed, payload.freeze()),
             None => {
@@ -241,6 +249,9 @@ impl Reader {
                 (partial.opcode, partial.is_compressed, partial.payload.into())
             }
         };
+        if self.skips_messages {
+            return Ok(None);
+        }
         let mut compressed_len = None;
         if let (true, Some(inflate)) = (is_compressed, &mut self.inflate) {
             compressed_len = Some(payload.len());
@@ -255,7 +266,7 @@ impl Reader {
         if is_binary {
             deviations.add(Deviation::BinaryMessage);
         }
-        Ok(Some(Message::Text(Text { text, deviations, compressed_len })))
+        Ok(Some(Message::Text(TextMessage { text, deviations, compressed_len })))
     }
 
     fn text(&mut self, payload: Bytes) -> Result<(ByteString, Deviations), ReadError> {
@@ -268,7 +279,12 @@ impl Reader {
             (Ok(text), _) => text,
             (Err(_), Some(payload)) => {
                 deviations.add(Deviation::InvalidUtf8);
-                String::from_utf8_lossy(&payload).into_owned().into()
+                let text = String::from_utf8_lossy(&payload).into_owned();
+                // U+FFFD takes three bytes.
+                if text.len() > self.max_message_size as usize {
+                    return Err(ReadError::TooLarge);
+                }
+                text.into()
             }
             (Err(_), None) => return Err(ReadError::NotUtf8),
         };

@@ -9,8 +9,12 @@ use tungstenite::protocol::{Role as OracleRole, WebSocketConfig, WebSocketContex
 use crate::{
     message::tolerance::{Deviation, Deviations, Tolerance},
     websocket::{
+        codec,
+        compression::Compression,
+        deflate::InflateError,
+        extension::{DeflateParams, Direction},
         head::{Head, HeadError, Opcode, Role, apply_mask},
-        reader::{CloseFrame, Message, ReadError, Reader, Text},
+        reader::{CloseFrame, Message, ReadError, Reader, TextMessage},
         writer::Writer,
     },
 };
@@ -42,7 +46,7 @@ fn text(text: &'static str) -> Message {
 fn text_with(text: &str, deviations: &[Deviation]) -> Message {
     let mut set = Deviations::default();
     deviations.iter().for_each(|deviation| set.add(*deviation));
-    Message::Text(Text { text: text.into(), deviations: set, compressed_len: None })
+    Message::Text(TextMessage { text: text.into(), deviations: set, compressed_len: None })
 }
 
 fn server(tolerance: Tolerance) -> Reader {
@@ -179,11 +183,55 @@ fn deviations_are_read_if_permissive() {
 }
 
 #[test]
+fn text_that_grows_by_replacement_over_the_limit_is_an_error() {
+    let read = |len| read(server(Tolerance::Permissive), [&*frame(Opcode::Text, true, &vec![0xff; len])]);
+    assert_eq!(read(LIMIT / 3).0, [text_with(&"\u{fffd}".repeat(LIMIT / 3), &[Deviation::InvalidUtf8])]);
+    assert_eq!(read(LIMIT / 2), (Vec::new(), Some(ReadError::TooLarge)));
+}
+
+#[test]
+fn text_that_does_not_compress_is_read_up_to_the_limit() {
+    let params = DeflateParams {
+        server: Direction { window_bits: 10, context_takeover: true },
+        client: Direction { window_bits: 10, context_takeover: true },
+    };
+    let deflate = Some((params, Compression::new()));
+    // Characters that zlib writes in 9 bits for a byte.
+    let noise: String = (0..20_000_u32).map(|n| char::from_u32(0x4e00 + n * 7919 % 20_000).expect("CJK")).collect();
+    let (_, mut writer) = codec(Role::Client, Tolerance::Lenient, noise.len(), deflate);
+    let compressed_len = writer.text(noise.clone()).expect("compressed");
+    assert!(compressed_len > noise.len() + noise.len() / 64 + 64, "{compressed_len} of {}", noise.len());
+    let (reader, _) = codec(Role::Server, Tolerance::Lenient, noise.len(), deflate);
+    let (messages, error) = read(reader, [writer.unsent()]);
+    let [Message::Text(message)] = &messages[..] else { panic!("{error:?}") };
+    assert!(message.text == noise);
+    let (reader, _) = codec(Role::Server, Tolerance::Lenient, noise.len() - 1, deflate);
+    assert_eq!(read(reader, [writer.unsent()]), (Vec::new(), Some(InflateError::TooLarge.into())));
+}
+
+#[test]
+fn skipped_messages_leave_control_frames() {
+    let mut reader = server(Tolerance::Lenient);
+    reader.skip_messages();
+    let frames = [
+        frame(Opcode::Text, true, b"\xff"),
+        frame(Opcode::Text, false, b"a"),
+        frame(Opcode::Ping, true, b"p"),
+        frame(Opcode::Continuation, true, b"b"),
+        frame(Opcode::Binary, true, b"c"),
+        frame(Opcode::Close, true, &[]),
+    ];
+    let close = CloseFrame { code: None, reason: String::new(), reply: None };
+    let expected = vec![Message::Ping(Bytes::from_static(b"p")), Message::Close(close)];
+    assert_eq!(read(reader, [&*frames.concat()]), (expected, None));
+}
+
+#[test]
 fn small_message_does_not_keep_the_memory_of_a_large_neighbour() {
     let large = frame(Opcode::Text, true, &vec![b'x'; 100_000]);
     let mut reader = Reader::new(Role::Server, Tolerance::Lenient, 1 << 20, None);
     reader.put(&[large, frame(Opcode::Binary, true, b"small")].concat());
-    let Ok(Some(Message::Text(Text { text: large, .. }))) = reader.take() else { panic!("no text") };
+    let Ok(Some(Message::Text(TextMessage { text: large, .. }))) = reader.take() else { panic!("no text") };
     let Ok(Some(Message::Binary(small))) = reader.take() else { panic!("no binary message") };
     let memory = |bytes: &[u8]| bytes.as_ptr() as usize;
     let large = memory(large.as_bytes())..memory(large.as_bytes()) + 200_000;
@@ -285,7 +333,7 @@ fn own(bytes: &[u8]) -> Vec<Reading> {
     let mut results = Vec::new();
     for message in messages {
         results.push(Reading::Message(match message {
-            Message::Text(Text { text, .. }) => tungstenite::Message::text(text.to_string()),
+            Message::Text(TextMessage { text, .. }) => tungstenite::Message::text(text.to_string()),
             Message::Binary(bytes) => tungstenite::Message::Binary(bytes),
             Message::Ping(bytes) => tungstenite::Message::Ping(bytes),
             Message::Pong(bytes) => tungstenite::Message::Pong(bytes),
@@ -325,14 +373,21 @@ proptest! {
     fn bytes_give_the_same_messages_however_they_are_split(
         bytes in frames(),
         splits in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        is_compressed in any::<bool>(),
     ) {
-        let whole = read(server(Tolerance::Lenient), [&*bytes]);
-        let one_by_one = read(server(Tolerance::Lenient), bytes.chunks(1));
+        let server = || {
+            let direction = Direction { window_bits: 11, context_takeover: true };
+            let params = DeflateParams { server: direction, client: direction };
+            let deflate = is_compressed.then_some((params, Compression::new()));
+            codec(Role::Server, Tolerance::Lenient, LIMIT, deflate).0
+        };
+        let whole = read(server(), [&*bytes]);
+        let one_by_one = read(server(), bytes.chunks(1));
         let mut splits: Vec<usize> = splits.iter().map(|split| split.index(bytes.len() + 1)).collect();
         splits.extend([0, bytes.len()]);
         splits.sort_unstable();
         let parts = splits.windows(2).map(|ends| &bytes[ends[0]..ends[1]]);
-        prop_assert_eq!(&read(server(Tolerance::Lenient), parts), &whole);
+        prop_assert_eq!(&read(server(), parts), &whole);
         prop_assert_eq!(&one_by_one, &whole);
     }
 

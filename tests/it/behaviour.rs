@@ -16,7 +16,7 @@ fn statements_and_tests_have_the_same_numbers() {
     assert!(unstated.is_empty(), "tests with a number that docs/behaviour.md does not have: {unstated:?}");
 }
 
-/// Returns the numbers of the statements, which must count up from 1 without gaps.
+/// Returns the numbers of the statements, which must ascend.
 fn statements() -> BTreeSet<u32> {
     let text = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/behaviour.md"));
     let numbers: Vec<u32> = text.lines().filter_map(statement_number).collect();

@@ -258,7 +258,8 @@ async fn b81_bad_compressed_input_closes_with_code_and_reason() {
         sender.compress_vec(b"earlierearlier", &mut payload, FlushCompress::Sync).expect("deflated");
         payload
     };
-    let noise: Vec<u8> = (0..LIMIT as u32 + 20_000).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise: Vec<u8> =
+        (0..LIMIT as u32 + LIMIT as u32 / 4).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let invalid = (1002, "invalid compressed data");
     let cases = [
         ("on a ping", vec![(0xc9, vec![])], (1002, "RSV1 set on a frame that does not begin a message")),
@@ -277,8 +278,8 @@ async fn b81_bad_compressed_input_closes_with_code_and_reason() {
             vec![(0xc1, spaces.repeat(15))],
             (1009, "message too large: more than 256 times its compressed payload"),
         ),
-        ("1 GB of 1 MB", vec![(0xc1, spaces.repeat(10_000))], (1009, "message too large")),
-        ("incompressible", vec![(0xc1, noise)], (1009, "message too large")),
+        ("655 MB of 600 KB", vec![(0xc1, spaces.repeat(10_000))], (1009, "message too large")),
+        ("compressed beyond the limit", vec![(0xc1, noise)], (1009, "message too large")),
     ];
     for (name, frames, (code, reason)) in cases {
         let (_, mut station) = enter(&site, "/CP-1", OFFER).await;
@@ -350,6 +351,41 @@ async fn b82_client_offers_compression_on_request_and_uses_it() {
         let direction = |messages: &CompressedMessages| (messages.window_bits, messages.context_takeover);
         assert_eq!((direction(&info.sent), direction(&info.received)), (sent, received), "{response}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b82_client_that_must_use_8_bits_sends_uncompressed_messages() {
+    let (client, mut dials) = csms::client();
+    let client = client.options(Options::client().compression(Compression::new()));
+    let response = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=8\r\n";
+    let (client, (_, mut csms)) = tokio::join!(client.connect(), respond(&mut dials, response));
+    let client = client.expect("connected");
+    let calling = client.call::<Value>("Echo", &json!({"text": "a"}));
+    let responding = async {
+        assert_eq!(csms.receive_frame().await, 0x81);
+        let call: Value = serde_json::from_slice(&csms.payload).expect("JSON");
+        csms.send(&json!([3, call[1], call[3]]).to_string()).await;
+    };
+    assert_eq!(tokio::join!(calling, responding).0.expect("a result"), json!({"text": "a"}));
+    let info = client.session().info();
+    let info = info.compression().expect("agreed");
+    assert!(info.sent.text_bytes == 0 && info.received.text_bytes > 0, "{info:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b09_client_keeps_its_compression_and_limits_if_options_change() {
+    let (client, mut dials) = csms::client();
+    let client = client.options(Options::client().compression(Compression::new()));
+    let response = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    let (client, (_, csms)) = tokio::join!(client.connect(), respond(&mut dials, response));
+    let client = client.expect("connected");
+    client.set_options(Options::client()).expect("valid");
+    drop(csms);
+    let (request, mut csms) = respond(&mut dials, response).await;
+    assert!(request.contains("sec-websocket-extensions: permessage-deflate"), "{request}");
+    let bomb = csms.deflate(&" ".repeat(200_000));
+    csms.frame(0xc1, &bomb).await;
+    assert_eq!(csms.closed().await.1, "message too large: more than 256 times its compressed payload");
 }
 
 #[tokio::test(start_paused = true)]
