@@ -198,7 +198,8 @@ impl Options {
     /// [`Compression`] for its memory and its limits.
     ///
     /// Default [`Compression::new`] at a server, because OCPP requires it of a CSMS (2.0.1 part 4 §3.3, 2.1 part 4
-    /// §3.4). Default `None` at a client. It is read at the handshake, so it applies from the next connection on.
+    /// §3.4). Default `None` at a client. A server reads it at each handshake, a client when it connects for the first
+    /// time and after a close.
     #[must_use]
     pub fn compression(self, compression: impl Into<Option<Compression>>) -> Self {
         Self { compression: compression.into(), ..self }

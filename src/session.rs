@@ -233,6 +233,8 @@ impl SessionInfo {
 
     /// Returns the compression of the connection, with the bytes that it had saved when the facts were taken. `None` if
     /// the handshake did not agree on it.
+    ///
+    /// At a client, the bytes are those of the current connection, or of the last one while it reconnects.
     pub fn compression(&self) -> Option<&CompressionInfo> {
         self.compression.as_ref()
     }

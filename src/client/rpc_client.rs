@@ -216,7 +216,8 @@ impl RpcClient {
         Ok(())
     }
 
-    /// Replaces the options: of the current connection as [`Session::set_options`] does, and of all later ones.
+    /// Replaces the options: of the current connection as [`Session::set_options`] does, and of all later ones. What
+    /// stays as it is there, changes with the next connect after a close.
     ///
     /// # Errors
     ///

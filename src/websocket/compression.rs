@@ -4,8 +4,9 @@ use serde::Serialize;
 
 /// The settings of compression (RFC 7692, permessage-deflate), the same at both ends.
 ///
-/// Both ends must support it. Then each end compresses all of its messages, and each message may refer to the text of
-/// earlier ones. An OCPP message takes about a quarter of its bytes.
+/// If both ends support it, each end compresses all of its messages, and a message may refer to the text of earlier ones.
+/// About a quarter of the bytes that a station sends remain. The guide's page
+/// [`compression`](crate::guide::compression) has the costs.
 ///
 /// ```
 /// use ocpp_rpc::{Options, compression::Compression};
@@ -17,8 +18,9 @@ use serde::Serialize;
 /// # Security
 ///
 /// The length of a compressed message depends on its text. If an attacker sees the lengths of messages, and chooses
-/// parts of the text that share a message or a window with a secret, the attacker can guess the secret (CRIME). Turn
-/// [`context_takeover`](Self::context_takeover) or the [compression](crate::Options::compression) off in that case.
+/// parts of the text that share a message or a window with a secret, the attacker can guess the secret (CRIME). If they
+/// share only the window, turn [`context_takeover`](Self::context_takeover) off. If they can share a message, turn the
+/// [compression](crate::Options::compression) off.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Compression {
     pub(crate) received_window_bits: u8,
@@ -33,11 +35,12 @@ impl Compression {
         Self { received_window_bits: 11, sent_window_bits: 10, context_takeover: true, max_ratio: Some(256) }
     }
 
-    /// Sets the windows of both directions: the earlier text to which a message may refer, 2<sup>bits</sup> bytes. At
-    /// least 9, at most 15. Default 11 for received messages, which is 2 KiB, and 10 for sent ones.
+    /// Sets the window of each direction to 2<sup>bits</sup> bytes: a message may refer to that much earlier text. `bits`
+    /// must be 9 to 15. Default 11 (2 KiB) for received and 10 (1 KiB) for sent messages.
     ///
-    /// A connection keeps at most that many bytes per direction. A client keeps up to 32 KiB of the server's text if the
-    /// server uses so large a window: it does not limit that window, because servers may refuse such an offer.
+    /// Also replaces the value of an earlier [`sent_window_bits`](Self::sent_window_bits). A connection keeps at most
+    /// that many bytes per direction. A client does not limit the window of the server, because servers may refuse such
+    /// an offer: it keeps up to 32 KiB if the server uses them.
     #[must_use]
     pub fn window_bits(self, bits: u8) -> Self {
         Self { received_window_bits: bits, sent_window_bits: bits, ..self }
@@ -54,14 +57,14 @@ impl Compression {
     /// Sets whether a message may refer to earlier messages. Default on.
     ///
     /// Without it, messages are longer and a connection keeps no text between them. Turn it off for peers that compress
-    /// incorrectly with it, and if messages contain secrets.
+    /// incorrectly with it, and if some messages contain secrets and others contain text of third parties.
     #[must_use]
     pub fn context_takeover(self, takeover: bool) -> Self {
         Self { context_takeover: takeover, ..self }
     }
 
-    /// Sets how many times longer than its compressed payload a received message may be, if it is longer than 64 KiB. A
-    /// longer one closes the connection with 1009. `None` turns the limit off. Default 256.
+    /// Sets the ratio of a received text to its compressed payload, at most. A text over 64 KiB that exceeds it closes
+    /// the connection with 1009. `None` turns the limit off. Default 256.
     ///
     /// [`Options::max_message_size`](crate::Options::max_message_size) limits the text as well.
     #[must_use]

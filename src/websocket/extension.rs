@@ -76,7 +76,7 @@ fn accept_offer(offer: &Extension<'_>, settings: &Compression) -> Option<(Deflat
     let client_max_window_bits = offer.client_max_window_bits.map(|bits| bits.unwrap_or(MAX_WINDOW_BITS).min(received));
     // The client cannot be limited, and would make this end keep 32 KiB.
     let is_unlimited = client_max_window_bits.is_none() && received < MAX_WINDOW_BITS;
-    let answer = Parameters {
+    let response = Parameters {
         server_no_context_takeover: offer.server_no_context_takeover || !settings.context_takeover,
         client_no_context_takeover: offer.client_no_context_takeover || !settings.context_takeover || is_unlimited,
         server_max_window_bits,
@@ -86,14 +86,14 @@ fn accept_offer(offer: &Extension<'_>, settings: &Compression) -> Option<(Deflat
         server: Direction {
             // A window that is smaller than the offered one needs no word: the client can read it.
             window_bits: server_max_window_bits.unwrap_or(sent),
-            context_takeover: !answer.server_no_context_takeover,
+            context_takeover: !response.server_no_context_takeover,
         },
         client: Direction {
             window_bits: client_max_window_bits.unwrap_or(MAX_WINDOW_BITS),
-            context_takeover: !answer.client_no_context_takeover,
+            context_takeover: !response.client_no_context_takeover,
         },
     };
-    Some((params, answer.to_header()))
+    Some((params, response.to_header()))
 }
 
 /// Returns the header of a request that offers permessage-deflate.
@@ -118,29 +118,29 @@ pub(crate) fn check_response(
     if !extension.is_deflate() {
         return Err(NOT_OFFERED);
     }
-    let answer = Parameters::read(&extension)?;
+    let response = Parameters::read(&extension)?;
     match elements.next() {
         None => {}
         Some(None) => return Err(MALFORMED),
         Some(Some(second)) if second.is_deflate() => return Err("the response has permessage-deflate twice"),
         Some(Some(_)) => return Err(NOT_OFFERED),
     }
-    if !settings.context_takeover && !answer.server_no_context_takeover {
+    if !settings.context_takeover && !response.server_no_context_takeover {
         return Err("the response lacks server_no_context_takeover, which was offered");
     }
-    let client_max_window_bits = match answer.client_max_window_bits {
+    let client_max_window_bits = match response.client_max_window_bits {
         Some(None) => return Err("client_max_window_bits of the response has no value"),
         Some(Some(bits)) => bits,
         None => MAX_WINDOW_BITS,
     };
     Ok(Some(DeflateParams {
         server: Direction {
-            window_bits: answer.server_max_window_bits.unwrap_or(MAX_WINDOW_BITS),
-            context_takeover: !answer.server_no_context_takeover,
+            window_bits: response.server_max_window_bits.unwrap_or(MAX_WINDOW_BITS),
+            context_takeover: !response.server_no_context_takeover,
         },
         client: Direction {
             window_bits: client_max_window_bits.min(settings.sent_window_bits),
-            context_takeover: settings.context_takeover && !answer.client_no_context_takeover,
+            context_takeover: settings.context_takeover && !response.client_no_context_takeover,
         },
     }))
 }
@@ -344,8 +344,8 @@ mod tests {
     }
 
     fn accepted(line: &str, settings: Compression) -> Option<(DeflateParams, String)> {
-        let (params, answer) = accept(&headers(&[line.as_bytes()]), &settings)?;
-        Some((params, answer.to_str().expect("ASCII").to_owned()))
+        let (params, response) = accept(&headers(&[line.as_bytes()]), &settings)?;
+        Some((params, response.to_str().expect("ASCII").to_owned()))
     }
 
     fn direction(window_bits: u8, context_takeover: bool) -> Direction {
@@ -399,17 +399,17 @@ mod tests {
                 (10, on),
             ),
         ];
-        for (offer, answer, (server_bits, server_takeover), (client_bits, client_takeover)) in table {
+        for (offer, response, (server_bits, server_takeover), (client_bits, client_takeover)) in table {
             let params = DeflateParams {
                 server: direction(server_bits, server_takeover),
                 client: direction(client_bits, client_takeover),
             };
-            assert_eq!(accepted(offer, Compression::new()), Some((params, answer.to_owned())), "{offer}");
+            assert_eq!(accepted(offer, Compression::new()), Some((params, response.to_owned())), "{offer}");
         }
     }
 
     #[test]
-    fn offer_with_other_settings_is_answered_by_them() {
+    fn offer_is_accepted_with_other_settings() {
         let offer = "permessage-deflate; client_max_window_bits; server_max_window_bits=14";
         let table = [
             (
@@ -430,8 +430,8 @@ mod tests {
             ),
             ("permessage-deflate", Compression::new().window_bits(15), "permessage-deflate"),
         ];
-        for (offer, settings, answer) in table {
-            assert_eq!(accepted(offer, settings).expect(offer).1, answer, "{offer}");
+        for (offer, settings, response) in table {
+            assert_eq!(accepted(offer, settings).expect(offer).1, response, "{offer}");
         }
     }
 
@@ -477,14 +477,14 @@ mod tests {
             "= \"a, permessage-deflate, b\"",
             "= \"\\\", permessage-deflate, b\"",
         ];
-        let (valid, answer) =
+        let (valid, response) =
             ("permessage-deflate;client_max_window_bits=9", "permessage-deflate; client_max_window_bits=9");
         for offer in invalid {
             assert_eq!(accepted(offer, Compression::new()), None, "{offer}");
             let both = format!("{offer}, {valid}");
-            assert_eq!(accepted(&both, Compression::new()).expect(&both).1, answer, "{both}");
+            assert_eq!(accepted(&both, Compression::new()).expect(&both).1, response, "{both}");
             let lines = headers(&[offer.as_bytes(), valid.as_bytes()]);
-            assert_eq!(accept(&lines, &Compression::new()).expect("a later line").1, answer, "{offer}");
+            assert_eq!(accept(&lines, &Compression::new()).expect("a later line").1, response, "{offer}");
         }
     }
 
@@ -501,8 +501,8 @@ mod tests {
     #[test]
     fn first_of_several_acceptable_offers_wins() {
         let offers = "permessage-deflate; server_max_window_bits=10; client_max_window_bits, permessage-deflate";
-        let (_, answer) = accepted(offers, Compression::new()).expect("acceptable");
-        assert_eq!(answer, "permessage-deflate; server_max_window_bits=10; client_max_window_bits=11");
+        let (_, response) = accepted(offers, Compression::new()).expect("acceptable");
+        assert_eq!(response, "permessage-deflate; server_max_window_bits=10; client_max_window_bits=11");
     }
 
     #[test]
@@ -602,8 +602,8 @@ mod tests {
             [Compression::new(), Compression::new().context_takeover(false), Compression::new().window_bits(15)]
         {
             let request = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, offer(&settings))]);
-            let (params, answer) = accept(&request, &settings).expect("acceptable");
-            let response = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, answer)]);
+            let (params, header) = accept(&request, &settings).expect("acceptable");
+            let response = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, header)]);
             let checked = check_response(&response, Some(&settings)).expect("valid").expect("accepted");
             // Either end may use a smaller window than the other knows.
             assert!(checked.client.window_bits <= params.client.window_bits);
@@ -622,9 +622,9 @@ mod tests {
         )) {
             let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
             let headers = headers(&lines);
-            if let Some((params, answer)) = accept(&headers, &Compression::new()) {
+            if let Some((params, header)) = accept(&headers, &Compression::new()) {
                 prop_assert!((9..=11).contains(&params.server.window_bits));
-                let response = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, answer)]);
+                let response = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, header)]);
                 let client = check_response(&response, Some(&Compression::new())).expect("valid").expect("accepted").client;
                 prop_assert!(client.window_bits <= params.client.window_bits);
             }

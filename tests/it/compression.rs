@@ -168,7 +168,7 @@ async fn b80_messages_are_compressed_with_context_both_ways() {
 }
 
 #[tokio::test]
-async fn b80_offer_is_answered_by_service_and_extractor() {
+async fn b80_offer_is_accepted_by_service_and_extractor() {
     async fn connect(upgrade: RpcUpgrade, State(server): State<RpcServer>) -> Response {
         server.accept(upgrade, Accept::new())
     }

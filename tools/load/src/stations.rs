@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ocpp_rpc::{
-    Error, Options, Payload, RpcClient,
+    Error, Options, RpcClient,
     client::Reconnect,
     compression::{CompressedMessages, Compression},
 };
@@ -111,7 +111,6 @@ impl Stations {
         time: Duration,
         tally: &Arc<Tally>,
     ) -> Result<Calls, Box<dyn StdError>> {
-        let meter_values = Payload::encode(&meter_values())?;
         let begin = Instant::now();
         let mut stations = JoinSet::new();
         for (number, station) in (0..busy).zip(&self.0) {
@@ -120,7 +119,7 @@ impl Stations {
                 let turn = Duration::from_secs(1) / rate;
                 Pace { next: begin + turn * number, interval: turn * busy }
             });
-            let caller = Caller { client: station.clone(), meter_values: meter_values.clone(), tally: tally.clone() };
+            let caller = Caller { client: station.clone(), tally: tally.clone() };
             stations.spawn(caller.run(pace, begin + time));
         }
         let mut calls = Calls { took: Duration::ZERO, latencies: Vec::new(), failed: Vec::new() };
@@ -160,7 +159,6 @@ struct Pace {
 
 struct Caller {
     client: RpcClient,
-    meter_values: Payload,
     tally: Arc<Tally>,
 }
 
@@ -189,7 +187,7 @@ impl Caller {
             let response = if call % 2 == 0 {
                 self.client.call::<IgnoredAny>("Heartbeat", &())
             } else {
-                self.client.call("MeterValues", &self.meter_values)
+                self.client.call("MeterValues", &meter_values(call))
             };
             if let Err(error) = response.await {
                 return (latencies, Some(error));
@@ -201,17 +199,24 @@ impl Caller {
     }
 }
 
-/// Returns a payload of about 600 bytes, as a station sends it while it charges on three phases.
-fn meter_values() -> Value {
-    let current = |phase: &str, ampere: &str| json!({"value": ampere, "context": "Sample.Periodic", "measurand": "Current.Import", "phase": phase, "unit": "A"});
+/// Returns a payload of about 600 bytes, as a station sends it every minute while it charges on three phases. Each has
+/// another time and other values.
+fn meter_values(call: u64) -> Value {
+    let minute = call / 2;
+    let sample = |measurand: &str, unit: &str, value: String| json!({"value": value, "context": "Sample.Periodic", "measurand": measurand, "unit": unit});
+    let current = |phase: u64| {
+        let deciampere = 155 + (minute * (7 + phase)) % 11;
+        let value = format!("{}.{}", deciampere / 10, deciampere % 10);
+        json!({"value": value, "context": "Sample.Periodic", "measurand": "Current.Import", "phase": format!("L{phase}"), "unit": "A"})
+    };
     json!({"connectorId": 1, "transactionId": 4711, "meterValue": [{
-        "timestamp": "2026-01-01T00:00:00.000Z",
+        "timestamp": format!("2026-01-{:02}T{:02}:{:02}:00.000Z", 1 + minute / 1440 % 28, minute / 60 % 24, minute % 60),
         "sampledValue": [
-            {"value": "1234567", "context": "Sample.Periodic", "measurand": "Energy.Active.Import.Register", "unit": "Wh"},
-            {"value": "11040", "context": "Sample.Periodic", "measurand": "Power.Active.Import", "unit": "W"},
-            current("L1", "16.0"),
-            current("L2", "15.9"),
-            current("L3", "16.1"),
+            sample("Energy.Active.Import.Register", "Wh", (1_234_567 + minute * 183).to_string()),
+            sample("Power.Active.Import", "W", (10_900 + minute * 37 % 200).to_string()),
+            current(1),
+            current(2),
+            current(3),
         ],
     }]})
 }
