@@ -1,6 +1,6 @@
 //! The error of a client's attempt to connect.
 
-use std::{error::Error as StdError, io, sync::Arc};
+use std::{borrow::Cow, error::Error as StdError, io, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -39,7 +39,7 @@ pub enum ConnectError {
     Http(Arc<dyn StdError + Send + Sync>),
     /// The server's handshake violates RFC 6455.
     #[error("the server does not speak WebSocket: {0}")]
-    Handshake(&'static str),
+    Handshake(Cow<'static, str>),
     /// The server chose no subprotocol, one that the client did not offer, or another than at the first connect.
     #[non_exhaustive]
     #[error("{}", protocol_text(named.as_deref()))]

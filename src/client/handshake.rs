@@ -1,6 +1,6 @@
 //! Writes the request of a WebSocket handshake, and checks the response.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use headers::{HeaderMapExt, SecWebsocketAccept};
@@ -22,10 +22,10 @@ pub(crate) fn check_response<'a>(
 ) -> Result<Option<&'a Arc<str>>, HandshakeError> {
     let headers = &parts.headers;
     if !has_websocket_upgrade(headers) || !has_token(headers, &header::CONNECTION, "upgrade") {
-        return Err(HandshakeError::InvalidResponse("the response does not upgrade to websocket"));
+        return Err(HandshakeError::InvalidResponse("the response does not upgrade to websocket".into()));
     }
     if headers.typed_get::<SecWebsocketAccept>().as_ref() != Some(expected) {
-        return Err(HandshakeError::InvalidResponse("the Sec-WebSocket-Accept does not match the key"));
+        return Err(HandshakeError::InvalidResponse("the Sec-WebSocket-Accept does not match the key".into()));
     }
     let selected = single_value(headers, &header::SEC_WEBSOCKET_PROTOCOL);
     match selected.and_then(|selected| offered.iter().find(|offer| selected == &***offer)) {
@@ -41,7 +41,7 @@ pub(crate) fn check_response<'a>(
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeError {
     /// The response does not conform to RFC 6455.
-    InvalidResponse(&'static str),
+    InvalidResponse(Cow<'static, str>),
     /// The response names no subprotocol, or one that was not offered.
     UnexpectedProtocol(Option<String>),
 }

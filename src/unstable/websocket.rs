@@ -1,5 +1,7 @@
 //! The WebSocket codec alone: messages of any kind, which the public interface does not have.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 use http::{HeaderMap, HeaderValue};
@@ -67,7 +69,7 @@ impl Codec {
         compression: Option<&Compression>,
         tolerance: Tolerance,
         max_size: usize,
-    ) -> Result<Self, &'static str> {
+    ) -> Result<Self, Cow<'static, str>> {
         let params = extension::check_response(response, compression)?;
         Ok(Self::new(Role::Client, params, compression, tolerance, max_size))
     }

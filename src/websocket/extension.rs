@@ -110,26 +110,26 @@ pub(crate) fn offer(settings: &Compression) -> HeaderValue {
 pub(crate) fn check_response(
     headers: &HeaderMap,
     settings: Option<&Compression>,
-) -> Result<Option<DeflateParams>, &'static str> {
+) -> Result<Option<DeflateParams>, Cow<'static, str>> {
     let mut elements = elements(headers);
     let Some(first) = elements.next() else { return Ok(None) };
-    let Some(settings) = settings else { return Err(NOT_OFFERED) };
+    let Some(settings) = settings else { return Err(NOT_OFFERED.into()) };
     let extension = first.ok_or(MALFORMED)?;
     if !extension.is_deflate() {
-        return Err(NOT_OFFERED);
+        return Err(NOT_OFFERED.into());
     }
     let response = Parameters::read(&extension)?;
     match elements.next() {
         None => {}
-        Some(None) => return Err(MALFORMED),
-        Some(Some(second)) if second.is_deflate() => return Err("the response has permessage-deflate twice"),
-        Some(Some(_)) => return Err(NOT_OFFERED),
+        Some(None) => return Err(MALFORMED.into()),
+        Some(Some(second)) if second.is_deflate() => return Err("the response has permessage-deflate twice".into()),
+        Some(Some(_)) => return Err(NOT_OFFERED.into()),
     }
     if !settings.context_takeover && !response.server_no_context_takeover {
-        return Err("the response lacks server_no_context_takeover, which was offered");
+        return Err("the response lacks server_no_context_takeover, which was offered".into());
     }
     let client_max_window_bits = match response.client_max_window_bits {
-        Some(None) => return Err("client_max_window_bits of the response has no value"),
+        Some(None) => return Err("client_max_window_bits of the response has no value".into()),
         Some(Some(bits)) => bits,
         None => MAX_WINDOW_BITS,
     };
@@ -160,27 +160,36 @@ struct Parameters {
 
 impl Parameters {
     /// Reads the parameters of permessage-deflate. The error is a text for the client, which reads a response.
-    fn read(extension: &Extension<'_>) -> Result<Self, &'static str> {
-        const UNKNOWN: &str = "permessage-deflate of the response has an unknown parameter";
-        const REPEATED: &str = "permessage-deflate of the response has a repeated parameter";
-        const INVALID: &str = "permessage-deflate of the response has a parameter with an invalid value";
+    fn read(extension: &Extension<'_>) -> Result<Self, String> {
         let mut read = Self::default();
         for (name, value) in &extension.parameters {
-            let bits = value.as_deref().map(|value| window_bits(value).ok_or(INVALID));
-            let has_value = bits.is_some();
-            let is_repeated = match &*name.to_ascii_lowercase() {
-                b"server_no_context_takeover" | b"client_no_context_takeover" if has_value => return Err(INVALID),
-                b"server_no_context_takeover" => mem::replace(&mut read.server_no_context_takeover, true),
-                b"client_no_context_takeover" => mem::replace(&mut read.client_no_context_takeover, true),
-                b"server_max_window_bits" => {
-                    read.server_max_window_bits.replace(bits.unwrap_or(Err(INVALID))?).is_some()
+            let bits = value.as_deref().map(window_bits);
+            let outcome = match (&*name.to_ascii_lowercase(), bits) {
+                (b"server_no_context_takeover", None) => Ok(mem::replace(&mut read.server_no_context_takeover, true)),
+                (b"client_no_context_takeover", None) => Ok(mem::replace(&mut read.client_no_context_takeover, true)),
+                (b"server_max_window_bits", Some(Some(bits))) => {
+                    Ok(read.server_max_window_bits.replace(bits).is_some())
                 }
-                b"client_max_window_bits" => read.client_max_window_bits.replace(bits.transpose()?).is_some(),
-                _ => return Err(UNKNOWN),
+                (b"client_max_window_bits", None) => Ok(read.client_max_window_bits.replace(None).is_some()),
+                (b"client_max_window_bits", Some(Some(bits))) => {
+                    Ok(read.client_max_window_bits.replace(Some(bits)).is_some())
+                }
+                (
+                    b"server_no_context_takeover"
+                    | b"client_no_context_takeover"
+                    | b"server_max_window_bits"
+                    | b"client_max_window_bits",
+                    _,
+                ) => Err("an invalid parameter"),
+                _ => Err("an unknown parameter"),
             };
-            if is_repeated {
-                return Err(REPEATED);
-            }
+            let fault = match outcome {
+                Ok(false) => continue,
+                Ok(true) => "a repeated parameter",
+                Err(fault) => fault,
+            };
+            let value = value.as_deref().map_or(String::new(), |value| format!("={}", value.escape_ascii()));
+            return Err(format!("permessage-deflate of the response has {fault}: {}{value}", name.escape_ascii()));
         }
         Ok(read)
     }
@@ -541,7 +550,7 @@ mod tests {
         assert_eq!(check_response(&confirmed, Some(&settings)), Ok(Some(params)));
         let missing = headers(&[b"permessage-deflate; client_no_context_takeover"]);
         let error = "the response lacks server_no_context_takeover, which was offered";
-        assert_eq!(check_response(&missing, Some(&settings)), Err(error));
+        assert_eq!(check_response(&missing, Some(&settings)), Err(error.into()));
     }
 
     #[test]
@@ -552,18 +561,18 @@ mod tests {
             (&[b"permessage-deflate", b"foo"], NOT_OFFERED),
             (&[b"permessage-deflate, permessage-deflate"], "the response has permessage-deflate twice"),
             (&[b"permessage-deflate", b"permessage-deflate"], "the response has permessage-deflate twice"),
-            (&[b"permessage-deflate; foo=1"], "permessage-deflate of the response has an unknown parameter"),
+            (&[b"permessage-deflate; foo=1"], "permessage-deflate of the response has an unknown parameter: foo=1"),
             (
                 &[b"permessage-deflate; client_max_window_bits=9; client_max_window_bits=9"],
-                "permessage-deflate of the response has a repeated parameter",
+                "permessage-deflate of the response has a repeated parameter: client_max_window_bits=9",
             ),
             (
                 &[b"permessage-deflate; client_max_window_bits=16"],
-                "permessage-deflate of the response has a parameter with an invalid value",
+                "permessage-deflate of the response has an invalid parameter: client_max_window_bits=16",
             ),
             (
                 &[b"permessage-deflate; server_max_window_bits"],
-                "permessage-deflate of the response has a parameter with an invalid value",
+                "permessage-deflate of the response has an invalid parameter: server_max_window_bits",
             ),
             (&[b"permessage-deflate; client_max_window_bits"], "client_max_window_bits of the response has no value"),
             (&[b"permessage-deflate; server_max_window_bits=\"9"], MALFORMED),
@@ -572,7 +581,7 @@ mod tests {
             (&[b"permessage-deflate", b"\xff"], MALFORMED),
         ];
         for (lines, error) in table {
-            assert_eq!(check_response(&headers(lines), Some(&Compression::new())), Err(*error), "{lines:?}");
+            assert_eq!(check_response(&headers(lines), Some(&Compression::new())), Err((*error).into()), "{lines:?}");
         }
     }
 
@@ -583,7 +592,7 @@ mod tests {
             assert_eq!(check_response(&headers(lines), Some(&Compression::new())), Ok(None));
         }
         for line in [&b"permessage-deflate"[..], b"foo", b"\xff"] {
-            assert_eq!(check_response(&headers(&[line]), None), Err(NOT_OFFERED));
+            assert_eq!(check_response(&headers(&[line]), None), Err(NOT_OFFERED.into()));
         }
     }
 
