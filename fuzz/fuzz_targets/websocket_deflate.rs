@@ -135,15 +135,30 @@ fn headers(extensions: impl TryInto<HeaderValue>) -> HeaderMap {
 
 /// Returns a text that is written once or many times.
 fn text(input: &mut Unstructured<'_>) -> Result<String> {
-    let text = if input.ratio(1_u8, 4)? {
-        r#"[2,"1","MeterValues",{"connectorId":1}]"#
-    } else {
-        let len = usize::from(input.arbitrary::<u8>()?).min(input.len());
-        let bytes = input.bytes(len)?;
-        &*String::from_utf8_lossy(bytes)
+    let text = match input.int_in_range(0..=3)? {
+        0 => r#"[2,"1","MeterValues",{"connectorId":1}]"#.to_owned(),
+        1 => {
+            let len = input.arbitrary::<u16>()? >> input.int_in_range(0..=15)?;
+            letters(input.int_in_range(1..=3)?, len.into())
+        }
+        _ => {
+            let len = usize::from(input.arbitrary::<u8>()?).min(input.len());
+            String::from_utf8_lossy(input.bytes(len)?).into_owned()
+        }
     };
     let times = if input.ratio(1_u8, 16)? { usize::from(input.arbitrary::<u16>()?) } else { 1 };
     Ok(text.repeat(times.min(LIMIT / text.len().max(1))))
+}
+
+/// Returns letters without repetition. They refer only to a message with the same seed, as far back as the window is
+/// long.
+fn letters(seed: u32, len: usize) -> String {
+    let mut state = seed;
+    let letter = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from(b'a' + (state >> 24) as u8 % 26)
+    };
+    std::iter::repeat_with(letter).take(len).collect()
 }
 
 /// Returns bytes, written once or many times.
