@@ -72,8 +72,8 @@ const MASKED: u8 = 0x80;
 impl Head {
     /// Reads the head at the front of `bytes`, and returns it with its own length. Returns `None` if it is incomplete.
     ///
-    /// Errors are found as early as the first two bytes. A length in more bytes than necessary is valid, as other
-    /// implementations accept it.
+    /// Errors are found as early as the first two bytes. The length of a data frame may take more bytes than necessary, as
+    /// other implementations accept it.
     pub(crate) fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
         let &[first, second, ref after @ ..] = bytes else { return Ok(None) };
         if first & RSV2_AND_RSV3 != 0 {

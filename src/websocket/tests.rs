@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 
 use bytes::Bytes;
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::RngSeed};
 use tungstenite::protocol::{Role as OracleRole, WebSocketConfig, WebSocketContext};
 
 use crate::{
@@ -369,6 +369,14 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    // Always the same cases. The fuzz target `websocket_oracle` looks for others.
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        rng_seed: RngSeed::Fixed(6455),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn bytes_give_the_same_messages_however_they_are_split(
         bytes in frames(),
