@@ -183,6 +183,14 @@ impl<T> CallsOut<T> {
         }
     }
 
+    /// Removes and returns the call in flight if there is exactly one.
+    pub(super) fn take_only(&mut self) -> ResponseMatch<T> {
+        if self.in_flight.len() > 1 {
+            return ResponseMatch::Unknown;
+        }
+        self.in_flight.pop().map_or(ResponseMatch::Unknown, |flight| ResponseMatch::InFlight(flight.call))
+    }
+
     /// Returns whether the call with this id waits for its response.
     pub(super) fn is_in_flight(&self, id: &MessageId) -> bool {
         self.in_flight.iter().any(|flight| flight.call.id == *id)

@@ -237,6 +237,7 @@ impl<T> Exchange<T> {
     /// Ends what cannot outlive the connection. Returns the calls that end with it.
     pub(crate) fn disconnect(&mut self, generation: u32, after: AfterDisconnect) -> Vec<(T, Error)> {
         self.calls_in.disconnect();
+        self.bad_messages = 0;
         let mut failed: Vec<_> = self.calls_out.fail_in_flight().collect();
         if after == AfterDisconnect::End {
             failed.extend(self.calls_out.fail_queued());
@@ -294,7 +295,7 @@ impl<T> Exchange<T> {
         let text = write::call_error(id, code, &description, error.details());
         let event = self.is_observed.then(|| {
             let (direction, error) = (Direction::Out, error.as_sent(code, &description));
-            let id = id.cloned().unwrap_or(MessageId::from_static("-1"));
+            let id = id.cloned().unwrap_or(MessageId::UNKNOWN);
             Box::new(EventKind::CallError { direction, id, error })
         });
         Outbound { text, event }

@@ -39,7 +39,7 @@ use crate::{
 /// ```
 ///
 /// `at` is the Unix time in milliseconds. `type` is the name of the [`EventKind`] in snake case, and its fields follow.
-/// The one value of `received` and `sent` is named `text`, that of `response_written` and `late_response` `id`, that of
+/// The one value of `received` and `sent` is named `text`, that of `response_written`, `late_response` and `unmatched_response` `id`, that of
 /// `pong` `seconds`, and that of `lagged` `events`. A call error is an object of `code`, `description` and `details`;
 /// what is absent is `null`.
 #[derive(Debug, Clone, Serialize)]
@@ -163,6 +163,11 @@ pub enum EventKind {
     /// A response was received for a call that timed out or was dropped.
     #[serde(serialize_with = "id_field")]
     LateResponse(MessageId),
+    /// A response was received for a call that this connection did not make, or made and ended long ago.
+    ///
+    /// It gets no response and is no bad message: most such calls were made on an earlier connection.
+    #[serde(serialize_with = "id_field")]
+    UnmatchedResponse(MessageId),
     /// A deviation from the standards was [tolerated](crate::Tolerance).
     #[non_exhaustive]
     Deviation {

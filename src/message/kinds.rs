@@ -105,9 +105,6 @@ pub enum MessageError {
     /// The message has more elements than a call has.
     #[error("the message has too many elements")]
     TooManyElements,
-    /// The message is a response, and no pending call has its id.
-    #[error("no pending call has this message id")]
-    UnknownMessageId,
     /// The message is a call with the id of a call that a handler still works on.
     #[error("a call with this message id is still in progress")]
     DuplicateMessageId,

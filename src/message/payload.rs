@@ -22,6 +22,9 @@ impl MessageId {
         Self { text: text.into(), is_number: false }
     }
 
+    /// The id of a CALLERROR for a message without readable id (OCPP 2.0.1 part 4 §4.2.3).
+    pub(crate) const UNKNOWN: Self = Self::from_static("-1");
+
     pub(crate) const fn from_static(text: &'static str) -> Self {
         Self { text: ByteString::from_static(text), is_number: false }
     }

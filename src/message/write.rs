@@ -24,8 +24,7 @@ pub(crate) fn call_result(id: &MessageId, payload: &Payload) -> String {
 
 /// Returns the text of a CALLERROR. Without an id, the CALLERROR has the id `"-1"` (OCPP 2.0.1 part 4 §4.2.3).
 pub(crate) fn call_error(id: Option<&MessageId>, code: &str, description: &str, details: Option<&Payload>) -> String {
-    static UNKNOWN: MessageId = MessageId::from_static("-1");
-    write_error(CALL_ERROR, id.unwrap_or(&UNKNOWN), code, description, details)
+    write_error(CALL_ERROR, id.unwrap_or(&MessageId::UNKNOWN), code, description, details)
 }
 
 /// Returns the text of a CALLRESULTERROR (OCPP 2.1).

@@ -146,6 +146,7 @@ pub(super) fn event(kind: &EventKind) {
         EventKind::Pong(time) => histogram!("ocpp_rpc_ping_seconds").record(*time),
         EventKind::BadMessage { .. } => counter!("ocpp_rpc_bad_messages_total").increment(1),
         EventKind::LateResponse(_) => counter!("ocpp_rpc_late_responses_total").increment(1),
+        EventKind::UnmatchedResponse(_) => counter!("ocpp_rpc_unmatched_responses_total").increment(1),
         EventKind::Deviation { deviation, .. } => {
             counter!("ocpp_rpc_deviations_total", "deviation" => deviation.to_string()).increment(1);
         }

@@ -2,7 +2,7 @@
 
 use futures_util::SinkExt;
 use ocpp_rpc::{
-    ErrorCode, Options, RpcRouter,
+    Error, ErrorCode, Options, RpcRouter,
     close::{CloseCause, CloseInfo},
     event::EventKind,
     message::MessageError,
@@ -60,29 +60,47 @@ async fn b38_malformed_message_gets_the_dialects_error_and_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b40_response_to_unknown_id_is_bad_and_gets_no_response() {
-    for text in [r#"[3,"nobody",{}]"#, r#"[4,"nobody","X","",{}]"#, r#"[3,"",{}]"#, r#"[4,"","X",""]"#] {
+async fn b40_response_to_unknown_id_is_an_event_and_no_bad_message() {
+    for text in [r#"[3,"other",{}]"#, r#"[4,"other","X","",{}]"#, r#"[3,"",{}]"#, r#"[4,"-1","X","",{}]"#] {
         for protocol in ["ocpp1.6", "ocpp2.0.1", "ocpp2.1"] {
-            let server = server_with(RpcRouter::new(), Options::server().max_bad_messages(1));
+            let server = server_with(RpcRouter::new(), Options::server().max_bad_messages(0));
             let (mut station, session) = connected(&server, protocol).await;
             let mut events = server.events();
-            station.send(text).await;
+            for _ in 0..3 {
+                station.send(text).await;
+                let event = loop {
+                    match events.next().await.expect("another event").kind {
+                        EventKind::UnmatchedResponse(id) => break id,
+                        EventKind::BadMessage { error, .. } => panic!("{text}: {error}"),
+                        _ => {}
+                    }
+                };
+                assert!(text.contains(&format!("\"{event}\"")), "{text}: {event}");
+            }
             station.silent().await;
-            let event = loop {
-                let event = events.next().await.expect("another event");
-                if let EventKind::BadMessage { .. } = event.kind {
-                    break event.kind;
-                }
-            };
-            let EventKind::BadMessage { text: seen, error, response, .. } = event else { unreachable!() };
-            assert_eq!((seen.as_str(), error, response), (text, MessageError::UnknownMessageId, None));
-            // It counts towards the limit on bad messages.
-            station.send(text).await;
-            assert_eq!(station.closed().await.0, 1002);
-            drop(station);
-            assert_eq!(session.closed().await.cause, CloseCause::ProtocolError);
+            assert!(session.is_open());
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b40_error_without_id_ends_the_only_call_in_flight() {
+    let server = server_with(RpcRouter::new(), Options::server().call_concurrency(2));
+    let (mut station, session) = connected(&server, "ocpp2.0.1").await;
+    let call = |action: &'static str| tokio::spawn(session.call::<Value>(action, &()));
+    let (one, two) = (call("One"), call("Two"));
+    let (first, _) = station.receive_call().await;
+    station.receive_call().await;
+    let error = r#"[4,"-1","RpcFrameworkError","unreadable",{}]"#;
+    // It could be for either call.
+    station.send(error).await;
+    station.send(format!(r#"[3,"{first}",{{}}]"#)).await;
+    one.await.expect("no panic").expect("a result");
+    station.send(error).await;
+    let Error::Rejected(rejected) = two.await.expect("no panic").expect_err("rejected") else {
+        panic!("another error")
+    };
+    assert_eq!(rejected.description(), "unreadable");
 }
 
 #[tokio::test(start_paused = true)]

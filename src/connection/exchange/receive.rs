@@ -85,8 +85,8 @@ impl<T> Exchange<T> {
             Message::Send { id, action, payload } => {
                 Ok(self.admit(IncomingRequest::new(id, action, payload, false, message_len), now))
             }
-            Message::CallResult { id, payload } => self.complete(CALL_RESULT, id, Ok(payload)),
-            Message::CallError { id, error } => self.complete(CALL_ERROR, id, Err(Error::Rejected(error))),
+            Message::CallResult { id, payload } => Ok(self.complete(id, Ok(payload))),
+            Message::CallError { id, error } => Ok(self.complete(id, Err(Error::Rejected(error)))),
             // An event like every message. No caller waits for it.
             Message::CallResultError { .. } => Ok(Received::Nothing),
         }
@@ -117,40 +117,40 @@ impl<T> Exchange<T> {
         }
     }
 
-    /// Gives a response to its call.
-    fn complete(
-        &mut self,
-        kind: u64,
-        id: MessageId,
-        outcome: Result<Payload, Error>,
-    ) -> Result<Received<T>, UnreadableMessage> {
-        let call = match self.calls_out.take_match(&id) {
+    /// Gives a response to its call. No response is a bad message because of its id.
+    fn complete(&mut self, id: MessageId, outcome: Result<Payload, Error>) -> Received<T> {
+        let mut matched = self.calls_out.take_match(&id);
+        if matches!(matched, ResponseMatch::Unknown) && outcome.is_err() && id == MessageId::UNKNOWN {
+            matched = self.calls_out.take_only();
+        }
+        let call = match matched {
             ResponseMatch::InFlight(call) => call,
             ResponseMatch::Late => {
                 self.events.push(EventKind::LateResponse(id));
-                return Ok(Received::Nothing);
+                return Received::Nothing;
             }
             ResponseMatch::Unknown => {
-                return Err(UnreadableMessage::new(Some(kind), Some(id), MessageError::UnknownMessageId));
+                self.events.push(EventKind::UnmatchedResponse(id));
+                return Received::Nothing;
             }
         };
         let payload = match outcome {
             Ok(payload) => payload,
-            Err(error) => return Ok(Received::Response(call.sender, Err(error), None)),
+            Err(error) => return Received::Response(call.sender, Err(error), None),
         };
         if !payload.is_object() {
             let error = MessageError::PayloadNotAnObject;
             let to_peer = self.call_result_error(&id, &CallError::new(ErrorCode::FORMAT_VIOLATION, error.to_string()));
             let error = serde_json::Error::custom(error).into();
-            return Ok(Received::Response(call.sender, Err(error), to_peer));
+            return Received::Response(call.sender, Err(error), to_peer);
         }
-        Ok(match self.check(Direction::In, PayloadKind::Response, &call.action, &id, &payload) {
+        match self.check(Direction::In, PayloadKind::Response, &call.action, &id, &payload) {
             Ok(valid) => Received::Response(call.sender, Ok(CallResult { id, payload, valid }), None),
             Err(violation) => {
                 let to_peer = self.call_result_error(&id, &violation.clone().into());
                 Received::Response(call.sender, Err(violation.into()), to_peer)
             }
-        })
+        }
     }
 
     #[cold]
@@ -180,7 +180,7 @@ impl<T> Exchange<T> {
             return Err(unreadable);
         }
         self.tolerate(Deviation::UnreadableResponse, text);
-        self.complete(CALL_ERROR, id.clone(), Err(outcome))
+        Ok(self.complete(id.clone(), Err(outcome)))
     }
 
     fn reject_malformed(&mut self, unreadable: UnreadableMessage, text: &ByteString) -> Received<T> {

@@ -89,8 +89,7 @@ fn cancelled_call_is_not_written_or_gets_a_late_response() {
     respond(&mut exchange, &first);
     assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(id) if id == first));
     respond(&mut exchange, &first);
-    let event = only_event(&mut exchange);
-    assert!(matches!(event, EventKind::BadMessage { error: MessageError::UnknownMessageId, response: None, .. }));
+    assert!(matches!(only_event(&mut exchange), EventKind::UnmatchedResponse(id) if id == first));
 }
 
 #[test]
@@ -212,6 +211,15 @@ fn bad_messages_in_a_row_are_counted() {
     assert!(!are_too_many("bad"));
     assert!(!are_too_many(""), "an empty message is neither good nor bad");
     assert!(are_too_many("bad"));
+}
+
+#[test]
+fn bad_messages_are_counted_anew_after_a_disconnect() {
+    let mut exchange = exchange(Options::server().max_bad_messages(1));
+    assert!(!matches!(receive(&mut exchange, "bad"), Received::TooManyBadMessages(_)));
+    exchange.disconnect(1, AfterDisconnect::Reconnect);
+    assert!(!matches!(receive(&mut exchange, "bad"), Received::TooManyBadMessages(_)));
+    assert!(matches!(receive(&mut exchange, "bad"), Received::TooManyBadMessages(_)));
 }
 
 #[test]
