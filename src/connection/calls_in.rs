@@ -3,9 +3,9 @@
 use std::{collections::VecDeque, time::Instant};
 
 use crate::{
-    connection::request::IncomingRequest,
+    connection::request::{self, IncomingRequest, RequestHead},
     error::{CallError, ErrorCode},
-    message::payload::MessageId,
+    message::payload::{MessageId, Payload},
     options::Options,
 };
 
@@ -15,9 +15,9 @@ pub(crate) struct CallsIn {
     queue: VecDeque<IncomingRequest>,
     /// The bytes of their messages.
     queue_bytes: usize,
-    /// The ids of requests that wait for a handler or for their response, as many as the options allow. Most often there
-    /// are none, so that a vector takes less memory and time than a set.
-    active_ids: Vec<MessageId>,
+    /// The requests that wait for a handler or for their response, by their ids, with the fingerprints of their content.
+    /// There are as many as the options allow, and most often none: a vector takes less memory and time than a map.
+    active: Vec<(MessageId, u64)>,
     running: usize,
     /// The theoretical arrival time of the next request at the highest allowed rate.
     theoretical_arrival: Option<Instant>,
@@ -27,9 +27,9 @@ pub(crate) struct CallsIn {
 const QUEUE_BYTES_FACTOR: usize = 4;
 
 impl CallsIn {
-    /// Returns whether a request with this id waits for a handler or for its response.
-    pub(super) fn is_active(&self, id: &MessageId) -> bool {
-        self.active_ids.contains(id)
+    /// Returns the fingerprint of the request with this id that waits for a handler or for its response.
+    pub(super) fn active(&self, id: &MessageId) -> Option<u64> {
+        self.active.iter().find(|(active, _)| active == id).map(|(_, fingerprint)| *fingerprint)
     }
 
     /// Counts a request and returns an error if there is no room for it.
@@ -71,7 +71,7 @@ impl CallsIn {
         }
         self.queue_bytes += request.message_len;
         if request.head.expects_response {
-            self.reserve_id(&request.head.id);
+            self.reserve_id(&request.head, &request.payload);
         }
         self.queue.push_back(request);
         None
@@ -88,14 +88,14 @@ impl CallsIn {
     }
 
     /// Reserves the id of a request until its [response](Self::release_id).
-    pub(crate) fn reserve_id(&mut self, id: &MessageId) {
-        self.active_ids.push(id.clone());
+    pub(crate) fn reserve_id(&mut self, head: &RequestHead, payload: &Payload) {
+        self.active.push((head.id.clone(), request::fingerprint(&head.action, payload)));
     }
 
     /// Releases the id of a request, which has its response or will have none.
     pub(crate) fn release_id(&mut self, id: &MessageId) {
-        if let Some(at) = self.active_ids.iter().position(|active| active == id) {
-            self.active_ids.swap_remove(at);
+        if let Some(at) = self.active.iter().position(|(active, _)| active == id) {
+            self.active.swap_remove(at);
         }
     }
 
@@ -116,11 +116,11 @@ impl CallsIn {
     pub(super) fn disconnect(&mut self) {
         self.queue.clear();
         self.queue_bytes = 0;
-        self.active_ids.clear();
+        self.active.clear();
         self.running = 0;
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.running == 0 && self.queue.is_empty() && self.active_ids.is_empty()
+        self.running == 0 && self.queue.is_empty() && self.active.is_empty()
     }
 }

@@ -410,20 +410,22 @@ impl Driver {
 
     /// Starts the handler of a request. It may respond at once.
     fn start(&mut self, request: IncomingRequest, socket: &mut Socket) -> Result<(), Disconnect> {
-        let head = request.head.clone();
+        let (head, payload) = (request.head.clone(), request.payload.clone());
         let work = self.dispatch.dispatch(request, self.exchange.protocol(), &self.shared);
         let timer = self.shared.telemetry.call();
         let mut handler = RunningHandler { request: head, timer, work };
         match Pin::new(&mut handler).poll(&mut Context::from_waker(&self.waker)) {
             // The early response is on its way through the mailbox.
-            Poll::Ready(Finished { request, response: Response::Given }) => self.exchange.expect_response(&request),
+            Poll::Ready(Finished { request, response: Response::Given }) => {
+                self.exchange.expect_response(&request, &payload)
+            }
             Poll::Ready(Finished { request, response }) => {
                 let message = self.exchange.response(&request, &response);
                 self.report_events();
                 return message.map_or(Ok(()), |(message, _)| self.send(message, socket));
             }
             Poll::Pending => {
-                self.exchange.handler_started(&handler.request);
+                self.exchange.handler_started(&handler.request, &payload);
                 self.handlers.push(handler);
             }
         }

@@ -155,16 +155,16 @@ impl<T> Exchange<T> {
     }
 
     /// Counts a handler that did not finish at once, and expects its response.
-    pub(crate) fn handler_started(&mut self, request: &RequestHead) {
+    pub(crate) fn handler_started(&mut self, request: &RequestHead, payload: &Payload) {
         self.calls_in.handler_started();
-        self.expect_response(request);
+        self.expect_response(request, payload);
     }
 
     /// Expects the response to a request, from its handler or early.
-    pub(crate) fn expect_response(&mut self, request: &RequestHead) {
+    pub(crate) fn expect_response(&mut self, request: &RequestHead, payload: &Payload) {
         if request.expects_response {
             self.responses.expect(request.key);
-            self.calls_in.reserve_id(&request.id);
+            self.calls_in.reserve_id(request, payload);
         }
     }
 

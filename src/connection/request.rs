@@ -1,5 +1,7 @@
 //! A request of the peer, between the socket and its handler.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use bytestring::ByteString;
 
 use crate::{
@@ -34,6 +36,13 @@ pub(crate) struct IncomingRequest {
     pub(super) message_len: usize,
     /// The value that validation made of the payload.
     pub(crate) valid: Valid,
+}
+
+/// Returns a number that tells a repetition of a request from another request with the same id.
+pub(super) fn fingerprint(action: &str, payload: &Payload) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (action, payload.as_str()).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl IncomingRequest {

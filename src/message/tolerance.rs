@@ -57,6 +57,7 @@ macro_rules! deviations {
 }
 
 deviations! {
+    RepeatedCall Strict "the id and the content of a call that is still being handled" "ignored: the call's response serves both"
     EmptyMessage Lenient "no text at all" "ignored"
     ByteOrderMark Lenient "a byte order mark" "stripped"
     MissingPayload Lenient "no payload, or null as its payload" "read as `{}`"

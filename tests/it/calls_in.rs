@@ -6,11 +6,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use futures_util::SinkExt;
+use futures_util::{FutureExt, SinkExt};
 use ocpp_rpc::{
     CallError, MessageId, Options, RpcRouter, RpcServer,
     event::EventKind,
     extract::{Action, State},
+    message::Deviation,
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -37,6 +38,36 @@ async fn b35_call_with_an_id_in_use_is_rejected() {
         gate.add_permits(1);
         assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
         assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "the id is free again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b35_call_repeated_while_it_is_handled_gets_one_response() {
+    for options in [Options::server(), Options::server().handler_concurrency(1), Options::server().max_bad_messages(0)]
+    {
+        let (router, gate) = gated();
+        let server = server_with(router, options);
+        let (mut station, session) = connected(&server, "ocpp1.6").await;
+        let mut events = server.events();
+        // The second call waits for a handler if only one may run.
+        let calls = [r#"[2,"1","Wait",{"a":1}]"#, r#"[2,"2","Wait",{"a":2}]"#];
+        for call in calls.iter().chain(&calls).chain(&calls) {
+            station.send(*call).await;
+        }
+        station.silent().await;
+        gate.add_permits(2);
+        let mut responses = [station.receive().await, station.receive().await];
+        responses.sort();
+        assert_eq!(responses, [r#"[3,"1",{}]"#, r#"[3,"2",{}]"#]);
+        station.silent().await;
+        assert!(session.is_open());
+        drop(server);
+        let mut repeated = 0;
+        while let Some(Some(event)) = events.next().now_or_never() {
+            repeated +=
+                u32::from(matches!(event.kind, EventKind::Deviation { deviation: Deviation::RepeatedCall, .. }));
+        }
+        assert_eq!(repeated, 4);
     }
 }
 

@@ -325,11 +325,11 @@ impl Server {
         match self.exchange.receive(&format!(r#"[2,"{id}","A",{{}}]"#).into(), Instant::now()) {
             Received::Request(request) => {
                 assert!(!is_repeated, "request {id} is handled while another one has its id");
-                self.exchange.handler_started(&request.head);
+                self.exchange.handler_started(&request.head, &request.payload);
                 let generation = self.generation;
                 self.requests.push(Request { head: request.head, generation, is_running: true, has_response: false });
             }
-            Received::Rejected(_) => assert!(is_repeated, "the id {id} is not free"),
+            Received::Nothing => assert!(is_repeated, "the id {id} is not free"),
             other => panic!("{other:?}"),
         }
     }

@@ -11,7 +11,7 @@ use crate::{
         calls_out::ResponseMatch,
         exchange::Exchange,
         outbound::Outbound,
-        request::{IncomingRequest, RequestHead},
+        request::{self, IncomingRequest, RequestHead},
     },
     error::{CallError, Error, ErrorCode},
     event::kind::{Direction, EventKind, Text},
@@ -54,7 +54,7 @@ impl<T> Exchange<T> {
             for deviation in deviations.iter() {
                 self.tolerate(deviation, text);
             }
-            self.serve(message, text.len(), now)
+            self.serve(message, text, now)
         });
         match received {
             Ok(received) => {
@@ -65,10 +65,17 @@ impl<T> Exchange<T> {
         }
     }
 
-    fn serve(&mut self, message: Message, message_len: usize, now: Instant) -> Result<Received<T>, UnreadableMessage> {
+    fn serve(&mut self, message: Message, text: &ByteString, now: Instant) -> Result<Received<T>, UnreadableMessage> {
+        let message_len = text.len();
         let dialect = self.dialect();
+        let active = if let Message::Call { id, .. } = &message { self.calls_in.active(id) } else { None };
         let error = match &message {
-            Message::Call { id, .. } if self.calls_in.is_active(id) => Some(MessageError::DuplicateMessageId),
+            Message::Call { action, payload, .. } if active == Some(request::fingerprint(action, payload)) => {
+                // The station repeats itself. The one response serves both messages.
+                self.tolerate(Deviation::RepeatedCall, text);
+                return Ok(Received::Nothing);
+            }
+            Message::Call { .. } if active.is_some() => Some(MessageError::DuplicateMessageId),
             Message::Send { .. } if !dialect.has_send() => Some(MessageError::UnknownMessageType),
             Message::CallResultError { .. } if !dialect.has_call_result_error() => {
                 Some(MessageError::UnknownMessageType)

@@ -9,7 +9,10 @@ use crate::{
         exchange::receive::Received,
         request::IncomingRequest,
     },
-    message::{kinds::MessageError, tolerance::Tolerance},
+    message::{
+        kinds::MessageError,
+        tolerance::{Deviation, Tolerance},
+    },
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -159,11 +162,18 @@ fn id_of_an_active_request_is_a_duplicate() {
     let mut exchange = exchange(Options::server());
     let text = r#"[2,"1","A",{}]"#;
     let Received::Request(first) = receive(&mut exchange, text) else { panic!("a call") };
-    exchange.handler_started(&first.head);
-    match receive(&mut exchange, text) {
-        Received::Rejected(error) => assert!(error.text.starts_with(r#"[4,"1","GenericError","#), "{error:?}"),
-        other => panic!("{other:?}"),
+    exchange.handler_started(&first.head, &first.payload);
+    for other in [r#"[2,"1","B",{}]"#, r#"[2,"1","A",{"a":1}]"#] {
+        match receive(&mut exchange, other) {
+            Received::Rejected(error) => assert!(error.text.starts_with(r#"[4,"1","GenericError","#), "{error:?}"),
+            other => panic!("{other:?}"),
+        }
+        let event = only_event(&mut exchange);
+        assert!(matches!(event, EventKind::BadMessage { error: MessageError::DuplicateMessageId, .. }));
     }
+    assert!(matches!(receive(&mut exchange, r#"[2, "1", "A", {}]"#), Received::Nothing), "the same call again");
+    let event = only_event(&mut exchange);
+    assert!(matches!(event, EventKind::Deviation { deviation: Deviation::RepeatedCall, .. }));
     exchange.handler_finished(&first.head);
     assert!(exchange.respond(&first.head, &Response::Result(Payload::default())).is_some());
     assert!(matches!(receive(&mut exchange, text), Received::Request(_)));
@@ -174,12 +184,13 @@ fn requests_are_queued_and_rejected_if_the_queue_is_full() {
     let mut exchange = exchange(Options::server().handler_concurrency(1).handler_queue(1));
     let text = |n| format!(r#"[2,"{n}","A",{{}}]"#);
     let Received::Request(first) = receive(&mut exchange, &text(1)) else { panic!("a call") };
-    exchange.handler_started(&first.head);
+    exchange.handler_started(&first.head, &first.payload);
     assert!(matches!(receive(&mut exchange, &text(2)), Received::Nothing));
     assert!(matches!(receive(&mut exchange, &text(3)), Received::Rejected(_)));
     assert!(exchange.take_events().is_empty(), "neither is a bad message");
     receive(&mut exchange, &text(2));
-    assert!(matches!(only_event(&mut exchange), EventKind::BadMessage { error: MessageError::DuplicateMessageId, .. }));
+    let event = only_event(&mut exchange);
+    assert!(matches!(event, EventKind::Deviation { deviation: Deviation::RepeatedCall, .. }));
     assert!(exchange.next_request().is_none());
     exchange.handler_finished(&first.head);
     assert!(exchange.respond(&first.head, &Response::Result(Payload::default())).is_some());
