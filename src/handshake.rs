@@ -2,9 +2,21 @@
 
 use std::sync::Arc;
 
+use base64::{
+    alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{error::BuildError, message::dialect::Dialect};
+
+/// Base64 as other servers read it: missing padding and unused bits of the last symbol are no errors.
+pub(crate) const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Returns `true` if the `Upgrade` header names `websocket`.
 pub(crate) fn has_websocket_upgrade(headers: &HeaderMap) -> bool {

@@ -48,9 +48,10 @@ impl ConnectPlan {
 ///
 /// The schemes of HTTP are accepted like those of WebSocket, because servers use either in a redirect.
 pub(super) fn parse_target(url: &Uri) -> Result<(Target, HeaderValue), &'static str> {
-    let secure = match url.scheme_str() {
-        Some("ws" | "http") => false,
-        Some("wss" | "https") => true,
+    let scheme = url.scheme_str().unwrap_or_default().to_ascii_lowercase();
+    let secure = match &*scheme {
+        "ws" | "http" => false,
+        "wss" | "https" => true,
         _ => return Err("the scheme is neither ws:// nor wss://"),
     };
     const NO_HOST: &str = "it has no host";

@@ -88,7 +88,8 @@ impl ClientSettings {
         let invalid =
             |why: &str| BuildError::settings(format!("invalid endpoint {:?}: {why}", self.redacted_endpoint()));
         let endpoint: Uri = self.endpoint.parse().map_err(|_| invalid("it is not a URL"))?;
-        if !matches!(endpoint.scheme_str(), Some("ws" | "wss")) {
+        let scheme = endpoint.scheme_str().unwrap_or_default();
+        if !["ws", "wss"].iter().any(|allowed| scheme.eq_ignore_ascii_case(allowed)) {
             return Err(invalid("the scheme is neither ws:// nor wss://"));
         }
         let (target, authority) = redirect::parse_target(&endpoint).map_err(invalid)?;

@@ -271,7 +271,8 @@ impl Dispatch for Table {
                 if !request.head.expects_response {
                     shared.report(EventKind::UnhandledSend { action: Text(request.head.action.clone()) });
                 }
-                Box::pin(future::ready(Response::Error(ErrorCode::NOT_IMPLEMENTED.into())))
+                let error = CallError::new(ErrorCode::NOT_IMPLEMENTED, format!("no handler for {action}"));
+                Box::pin(future::ready(Response::Error(error)))
             }
         };
         if span.is_disabled() {

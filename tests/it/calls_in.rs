@@ -153,9 +153,10 @@ async fn b31_unknown_action_goes_to_fallback_or_is_not_implemented() {
     }
     let bare = server(RpcRouter::new().on("Echo", echo));
     let with_fallback = server(RpcRouter::new().on("Echo", echo).fallback(fallback));
-    for (server, response) in
-        [(bare, r#"[4,"1","NotImplemented","",{}]"#), (with_fallback, r#"[3,"1",{"fallback":"Other"}]"#)]
-    {
+    for (server, response) in [
+        (bare, r#"[4,"1","NotImplemented","no handler for Other",{}]"#),
+        (with_fallback, r#"[3,"1",{"fallback":"Other"}]"#),
+    ] {
         let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
         assert_eq!(station.ask(r#"[2,"1","Other",{}]"#).await, response);
         assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);

@@ -120,7 +120,7 @@ async fn b62_dropped_closed_future_can_be_replaced_by_another() {
     }
     assert_eq!(
         station.ask(r#"[2,"1","Any",{}]"#).await,
-        r#"[4,"1","NotImplemented","",{}]"#,
+        r#"[4,"1","NotImplemented","no handler for Any",{}]"#,
         "the session is still open"
     );
     station.close(1000, "bye").await;

@@ -290,6 +290,8 @@ async fn b07_identity_is_sent_as_one_path_segment() {
         assert!(head.starts_with(&format!("GET /ocpp/{segment} HTTP/1.1\r\n")), "{identity}: {head}");
         assert!(attempt.await.expect("no panic").is_err());
     }
+    // The scheme of a URL ignores case (RFC 3986 §3.1).
+    assert!(RpcClient::builder("WS://csms.test/ocpp", "CP").build().is_ok());
     for invalid in ["", "C\nP", "\u{7f}", "CP\0"] {
         assert!(RpcClient::builder("ws://csms.test", invalid).build().is_err(), "{invalid:?}");
     }

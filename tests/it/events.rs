@@ -64,7 +64,7 @@ async fn b60_all_messages_of_a_connection_are_events_in_order() {
 
     station.ask(r#"[2,"2","Nothing",{}]"#).await;
     assert_eq!(seen().await, "in call 2 Nothing {}");
-    assert_eq!(seen().await, "out error 2 NotImplemented");
+    assert_eq!(seen().await, "out error 2 NotImplemented: no handler for Nothing");
     assert_eq!(seen().await, "written 2");
 
     for (response, event) in

@@ -65,7 +65,7 @@ async fn b33_error_codes_use_the_spelling_of_the_protocol() {
         assert_eq!(old.ask(&call).await, v16);
         assert_eq!(new.ask(&call).await, v201);
     }
-    assert_eq!(old.ask(r#"[2,"2","Unknown",{}]"#).await, r#"[4,"2","NotImplemented","",{}]"#);
+    assert_eq!(old.ask(r#"[2,"2","Unknown",{}]"#).await, r#"[4,"2","NotImplemented","no handler for Unknown",{}]"#);
 }
 
 #[tokio::test]

@@ -119,6 +119,17 @@ async fn handshake_header_variants_are_accepted() {
 }
 
 #[tokio::test]
+async fn b16_key_with_unused_bits_or_without_padding_is_accepted() {
+    let site = Site::of(builder()).await;
+    // The response is that of RFC 6455 for the text of the key, not for its bytes.
+    for key in ["dGhlIHNhbXBsZSBub25jZR==", "dGhlIHNhbXBsZSBub25jZQ"] {
+        let response = site.ask(&head("/ocpp/CP").replace("dGhlIHNhbXBsZSBub25jZQ==", key)).await;
+        let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+        assert_eq!((response.status, response.header("sec-websocket-accept")), (101, &*accept), "{key}");
+    }
+}
+
+#[tokio::test]
 async fn b11_identity_is_last_path_segment_decoded_once() {
     let site = Site::of(builder()).await;
     let longest = "x".repeat(255);

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::Engine;
 use http::{HeaderMap, header};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
+
+use crate::handshake::LENIENT_BASE64;
 
 /// Returns the password of Basic credentials if their user name is the identity (1.6 security whitepaper §2.3).
 ///
@@ -16,7 +18,7 @@ pub(crate) fn basic_password(headers: &HeaderMap, identity: &str) -> Option<Vec<
     if !scheme.eq_ignore_ascii_case(b"Basic ") {
         return None;
     }
-    let decoded = BASE64_STANDARD.decode(encoded.trim_ascii()).ok()?;
+    let decoded = LENIENT_BASE64.decode(encoded.trim_ascii()).ok()?;
     Some(decoded.strip_prefix(identity.as_bytes())?.strip_prefix(b":")?.to_vec())
 }
 
@@ -47,6 +49,7 @@ fn decode_key(password: &[u8]) -> Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use base64::prelude::BASE64_STANDARD;
     use http::HeaderValue;
 
     use super::*;
@@ -67,6 +70,9 @@ mod tests {
             (encode(b"a:b:c:d"), "a:b", Some(b"c:d")),
             (encode(b"CP:"), "CP", Some(b"")),
             (encode(b"CP:secret").replace("Basic", "bAsIc"), "CP", Some(b"secret")),
+            // Without padding, and with bits that no byte uses.
+            ("Basic Q1A6c2VjcmV0cw".to_owned(), "CP", Some(b"secrets")),
+            ("Basic Q1A6c2VjcmV0cx==".to_owned(), "CP", Some(b"secrets")),
             (encode(b"other:secret"), "CP", None),
             (encode(b"CP"), "CP", None),
             ("Basic !!!".to_owned(), "CP", None),

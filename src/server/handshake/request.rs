@@ -1,12 +1,12 @@
 //! Reads and checks the HTTP request of a WebSocket handshake.
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::Engine;
 use headers::{HeaderMapExt, SecWebsocketAccept, SecWebsocketKey};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    handshake::{has_token, has_websocket_upgrade, is_token, single_value},
+    handshake::{LENIENT_BASE64, has_token, has_websocket_upgrade, is_token, single_value},
     message::tolerance::{Deviation, Deviations},
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn check_http1(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> 
         return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake must not have a body"));
     }
     let key_is_valid = single_value(headers, &header::SEC_WEBSOCKET_KEY)
-        .is_some_and(|key| BASE64_STANDARD.decode(key).is_ok_and(|key| key.len() == 16));
+        .is_some_and(|key| LENIENT_BASE64.decode(key).is_ok_and(|key| key.len() == 16));
     match headers.typed_get::<SecWebsocketKey>() {
         Some(key) if key_is_valid => Ok(key.into()),
         _ => Err(refusal(StatusCode::BAD_REQUEST, "the Sec-WebSocket-Key is not 16 bytes in base64")),
