@@ -70,7 +70,9 @@ impl<T> Exchange<T> {
         let dialect = self.dialect();
         let active = if let Message::Call { id, .. } = &message { self.calls_in.active(id) } else { None };
         let error = match &message {
-            Message::Call { action, payload, .. } if active == Some(request::fingerprint(action, payload)) => {
+            Message::Call { action, payload, .. }
+                if active.is_some_and(|active| active == request::fingerprint(action, payload)) =>
+            {
                 // The station repeats itself. The one response serves both messages.
                 self.tolerate(Deviation::RepeatedCall, text);
                 return Ok(Received::Nothing);
