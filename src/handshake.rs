@@ -8,7 +8,7 @@ use base64::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::{error::BuildError, message::dialect::Dialect};
+use crate::{error::BuildError, message::dialect::Dialect, text::is_token_byte};
 
 /// Base64 as other servers read it: missing padding and unused bits of the last symbol are no errors.
 pub(crate) const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -46,7 +46,7 @@ pub(crate) fn check_protocols(protocols: &[Arc<str>], dialects: &[(Arc<str>, Dia
 
 /// Returns `true` if a text is an HTTP token (RFC 9110 §5.6.2).
 pub(crate) fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    !text.is_empty() && text.bytes().all(is_token_byte)
 }
 
 /// Returns `true` if a list header contains this token on any of its lines. Ignores case.

@@ -1,4 +1,4 @@
-//! The traits of a string for types that hold a text.
+//! Types that hold a text: the traits of a string, and the characters of tokens.
 
 /// Implements the traits of a string by `as_str()`: `AsRef`, `Deref`, `Display`, `Serialize`, and equality with
 /// strings, which a function may define.
@@ -60,3 +60,8 @@ macro_rules! impl_text {
 }
 
 pub(crate) use impl_text;
+
+/// Returns `true` if an HTTP token may have this byte (RFC 9110 §5.6.2).
+pub(crate) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

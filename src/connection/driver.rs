@@ -509,11 +509,8 @@ impl Driver {
     /// Ends the connection if its close is due. The mailbox returns the close in every turn.
     fn poll_close(&mut self, close: &Close, is_flushed: bool, now: Instant) -> Result<(), Disconnect> {
         let CloseMode::Drain(timeout) = close.mode() else { return Err(Disconnect::close(close)) };
-        let close_by = now + timeout;
-        let close_by = match &mut self.closing {
-            Closing::Requested(deadline) => *deadline.get_or_insert(close_by),
-            Closing::NotRequested(_) => close_by,
-        };
+        let Closing::Requested(close_by) = &mut self.closing else { return Ok(()) };
+        let close_by = *close_by.get_or_insert(now + timeout);
         // If responses are kept, the close also waits for handlers of earlier connections.
         let is_settled = self.exchange.is_settled() && (self.handlers.is_empty() || !self.exchange.keeps_responses());
         if now >= close_by || (is_flushed && is_settled) { Err(Disconnect::close(close)) } else { Ok(()) }
