@@ -28,6 +28,7 @@ mod info;
 mod io;
 pub mod message;
 mod options;
+mod random;
 mod response;
 #[cfg(feature = "server")]
 pub mod server;

@@ -11,6 +11,7 @@ use crate::message::{
     tolerance::{Deviations, Tolerance},
     write,
 };
+pub use crate::random::seed::seed;
 
 /// The result of reading a message, opaque but for `Debug`.
 #[derive(Debug)]

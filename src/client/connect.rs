@@ -21,6 +21,7 @@ use crate::{
         handshake::{self, HandshakeError},
     },
     io::Io,
+    random::random,
     websocket::{
         compression::Compression,
         extension::{self, DeflateParams},
@@ -80,7 +81,7 @@ impl ConnectPlan {
         let opening = AssertUnwindSafe(async { self.connector.open(self.target.clone()).await }).catch_unwind();
         let stream = opening.await.unwrap_or_else(|_| Err(io::Error::other("the connector panicked")))?;
         let (mut sender, mut connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let key = SecWebsocketKey::from(rand::random::<[u8; 16]>());
+        let key = SecWebsocketKey::from(random::<[u8; 16]>());
         let expected = SecWebsocketAccept::from(key.clone());
         let request = self.request(key);
         // The attempt polls the HTTP connection itself, so that dropping the attempt leaves no task behind.

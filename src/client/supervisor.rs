@@ -19,6 +19,7 @@ use crate::{
     connection::{driver::Driver, mailbox::AfterDisconnect, negotiated::Negotiated, socket::Socket},
     event::kind::EventKind,
     message::dialect::Dialect,
+    random::random,
     telemetry::OpenConnection,
     websocket::head::Role,
 };
@@ -106,7 +107,7 @@ impl Supervisor {
                     CloseInfo { reason: "no attempts left".into(), ..CloseInfo::abnormal(CloseCause::GaveUp) };
                 return Err(End::Closed(gave_up));
             }
-            let wait = self.reconnect.backoff.wait(self.waits, rand::random());
+            let wait = self.reconnect.backoff.wait(self.waits, random());
             self.waits = self.waits.saturating_add(1);
             tracing::debug!(?wait, self.failures, "backing off");
             self.driver.run_offline(sleep(wait)).await.map_err(End::CloseRequested)?;

@@ -51,6 +51,7 @@ use crate::{
     event::kind::{Direction, EventKind, Text},
     message::payload::MessageId,
     options::Options,
+    random::random,
     response::Response,
     websocket::reader::TextMessage,
 };
@@ -150,8 +151,7 @@ impl Driver {
     pub(crate) async fn run(&mut self, socket: &mut Socket) -> Disconnect {
         let &Options { ping_interval, activity_defers_pings, .. } = self.options();
         let now = tokio::time::Instant::now().into_std();
-        let mut keepalive =
-            KeepAlive::new(ping_interval, activity_defers_pings, rand::random(), ORIGIN.into_std(), now);
+        let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, random(), ORIGIN.into_std(), now);
         let mut timer = pin!(sleep(NEVER));
         poll_fn(|cx| match self.turn(socket, &mut keepalive, timer.as_mut(), cx) {
             Ok(()) => Poll::Pending,

@@ -6,7 +6,7 @@ use bytestring::ByteString;
 use serde::{Deserialize, Serialize, Serializer, de, ser::Error as _};
 use serde_json::value::RawValue;
 
-use crate::text::impl_text;
+use crate::{random::random, text::impl_text};
 
 /// The id that pairs a call with its response: a string of at most 36 characters by the standard.
 ///
@@ -37,7 +37,8 @@ impl MessageId {
     /// Creates a random id, a version 4 UUID.
     pub(crate) fn random() -> Self {
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-        Self::new(&*uuid::Uuid::new_v4().as_hyphenated().encode_lower(&mut text))
+        let id = uuid::Builder::from_random_bytes(random()).into_uuid();
+        Self::new(&*id.as_hyphenated().encode_lower(&mut text))
     }
 
     /// Returns the id's text.

@@ -1,8 +1,11 @@
 //! Writes WebSocket messages as frames, and keeps them until they are sent.
 
-use crate::websocket::{
-    deflate::Deflate,
-    head::{Head, Opcode, Role, apply_mask},
+use crate::{
+    random::random,
+    websocket::{
+        deflate::Deflate,
+        head::{Head, Opcode, Role, apply_mask},
+    },
 };
 
 /// The frames that are written and not yet sent. Its buffer is freed when all of them are sent.
@@ -64,7 +67,7 @@ impl Writer {
     }
 
     fn frame(&mut self, opcode: Opcode, is_compressed: bool, mut payload: Vec<u8>) {
-        let mask = (self.role == Role::Client).then(rand::random);
+        let mask = (self.role == Role::Client).then(random);
         if let Some(mask) = mask {
             apply_mask(&mut payload, mask);
         }

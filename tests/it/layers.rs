@@ -10,6 +10,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "backoff",
             "info",
             "io",
+            "random",
             "text",
             "message/payload",
             "error/code",
