@@ -23,15 +23,18 @@ pub(crate) mod http {
     pub(crate) mod app;
     pub(crate) mod body;
     pub(crate) mod connection;
+    pub(crate) mod first_bytes;
     mod http1;
     #[cfg(feature = "http2")]
     mod http2;
     pub(crate) mod info;
     pub(crate) mod listen;
     pub(crate) mod listener;
+    pub(crate) mod networks;
     #[cfg(feature = "http2")]
     mod preface;
     pub(crate) mod proxies;
+    pub(crate) mod proxy_protocol;
     pub(crate) mod settings;
     #[cfg(feature = "tls")]
     pub(crate) mod tls;

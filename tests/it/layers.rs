@@ -130,6 +130,9 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "server/http/body",
             "server/http/settings",
+            "server/http/networks",
+            "server/http/proxy_protocol",
+            "server/http/first_bytes",
             "server/http/info",
             "server/http/preface",
             "server/http/http1",
@@ -178,6 +181,8 @@ const PURE: &[&str] = &[
     "response",
     "server/handshake/credentials",
     "server/handshake/request",
+    "server/http/networks",
+    "server/http/proxy_protocol",
     "text",
     "validate",
     "websocket",

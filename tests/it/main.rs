@@ -40,6 +40,7 @@ mod mounting;
 #[cfg(feature = "ocpp-schemas")]
 mod ocpp_schemas;
 mod proxy;
+mod proxy_protocol;
 mod queue;
 mod recipes;
 mod redirects;

@@ -161,6 +161,11 @@ fn config(
         .with_no_client_auth()
 }
 
+/// The configuration of a client that trusts this authority.
+pub fn trust(authority: &Authority) -> Arc<ClientConfig> {
+    Arc::new(config(authority, ring::default_provider(), &rustls::version::TLS13))
+}
+
 /// The configuration of a client that offers these ALPN protocols.
 #[cfg(feature = "http2")]
 pub fn alpn(authority: &Authority, protocols: &[&str]) -> Arc<ClientConfig> {

@@ -6,12 +6,16 @@ use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
 
 #[cfg(feature = "tls")]
 use crate::server::http::tls::ServerTls;
-use crate::server::{
-    http::{
-        app::{HttpApp, StationsOnly},
-        listener::{Listener, Plain},
+use crate::{
+    error::BuildError,
+    server::{
+        http::{
+            app::{HttpApp, StationsOnly},
+            listener::{Listener, Plain},
+            networks::Networks,
+        },
+        rpc_server::RpcServer,
     },
-    rpc_server::RpcServer,
 };
 
 /// The backlog of a socket that this module binds, as far as the system allows it.
@@ -107,6 +111,7 @@ pub struct ListenerBuilder<A = SocketAddr, H = StationsOnly> {
     source: Source<A>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
+    proxies: Option<Networks>,
     app: H,
 }
 
@@ -124,6 +129,7 @@ impl<A> ListenerBuilder<A> {
             source,
             #[cfg(feature = "tls")]
             tls: None,
+            proxies: None,
             app,
         }
     }
@@ -140,6 +146,36 @@ impl<A, H> ListenerBuilder<A, H> {
         Self { tls: tls.into(), ..self }
     }
 
+    /// Expects a PROXY header, in version 1 or 2, in front of each connection from these proxies. Default: none.
+    ///
+    /// A proxy is an address such as `10.0.7.1`, or a network such as `10.0.0.0/8`. The header comes first, before TLS
+    /// or HTTP. The address in it becomes the client's address in handshakes, events and limits. If the header has no
+    /// address (`LOCAL`, `UNKNOWN`), the client's address is that of the proxy. The header counts toward the
+    /// [`handshake_timeout`](crate::server::RpcServerBuilder::handshake_timeout).
+    ///
+    /// The server refuses a connection from any other address, and one without a valid header, and emits an event. A
+    /// version 2 header may have at most 4 KiB; its extensions are ignored.
+    ///
+    /// ```no_run
+    /// use ocpp_rpc::{RpcRouter, RpcServer};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).build()?;
+    /// let listener = server.bind("0.0.0.0:9220").proxy_protocol(["10.0.7.1", "10.0.8.0/24"])?.serve().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Fails if a text is neither an address nor a network, or if there is none.
+    pub fn proxy_protocol<N: AsRef<str>>(self, proxies: impl IntoIterator<Item = N>) -> Result<Self, BuildError> {
+        let proxies = Networks::parse(proxies)?;
+        if proxies.is_empty() {
+            return Err(BuildError::settings("proxy_protocol names no proxy: every connection would be refused"));
+        }
+        Ok(Self { proxies: Some(proxies), ..self })
+    }
+
     /// Sets the application that is served, for example an axum router that this server is mounted on.
     ///
     /// Default: [`StationsOnly`].
@@ -149,6 +185,7 @@ impl<A, H> ListenerBuilder<A, H> {
             source: self.source,
             #[cfg(feature = "tls")]
             tls: self.tls,
+            proxies: self.proxies,
             app,
         }
     }
@@ -167,9 +204,9 @@ impl<A: ToSocketAddrs, H: HttpApp> ListenerBuilder<A, H> {
         };
         #[cfg(feature = "tls")]
         if let Some(tls) = self.tls {
-            return Listener::start(self.server, socket, tls, self.app);
+            return Listener::start(self.server, socket, tls, self.proxies, self.app);
         }
-        Listener::start(self.server, socket, Plain, self.app)
+        Listener::start(self.server, socket, Plain, self.proxies, self.app)
     }
 }
 

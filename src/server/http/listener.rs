@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
+    io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout, timeout_at},
@@ -11,10 +12,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     close::intent::Close,
+    error::build::WithSources,
     info::{ConnectionInfo, TlsInfo},
     io::Io,
     server::{
-        http::{app::HttpApp, connection},
+        http::{
+            app::HttpApp,
+            connection,
+            first_bytes::{self, FirstBytes},
+            networks::Networks,
+            proxy_protocol,
+        },
         rpc_server::{CloseReport, RpcServer},
     },
 };
@@ -29,8 +37,17 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) trait Transport: Clone + Send + Sync + 'static {
     type Stream: Io;
 
+    /// The reason for events if the client does not complete the set-up in time.
+    const TIMED_OUT: &'static str;
+
     /// Turns a socket into a stream. Returns information about TLS if the stream uses it.
-    fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<(Self::Stream, Option<TlsInfo>)>> + Send;
+    ///
+    /// `first` has the first bytes of the client, which are still to be read.
+    fn accept(
+        &self,
+        socket: TcpStream,
+        first: &[u8],
+    ) -> impl Future<Output = io::Result<(Self::Stream, Option<TlsInfo>)>> + Send;
 }
 
 /// Plain TCP.
@@ -40,8 +57,18 @@ pub(crate) struct Plain;
 impl Transport for Plain {
     type Stream = TcpStream;
 
-    async fn accept(&self, socket: TcpStream) -> io::Result<(TcpStream, Option<TlsInfo>)> {
-        Ok((socket, None))
+    const TIMED_OUT: &'static str = "no request received: the handshake timed out";
+
+    async fn accept(&self, mut socket: TcpStream, first: &[u8]) -> io::Result<(TcpStream, Option<TlsInfo>)> {
+        let (reason, text) = match FirstBytes::of(first) {
+            FirstBytes::Tls => (
+                "the client speaks TLS, but this port does not: use a ws:// endpoint, or set TLS on the listener",
+                "this port does not use TLS, use a ws:// endpoint",
+            ),
+            FirstBytes::ProxyHeader => (first_bytes::UNEXPECTED_PROXY_HEADER, "this port expects no PROXY header"),
+            FirstBytes::Http | FirstBytes::Other => return Ok((socket, None)),
+        };
+        Err(first_bytes::refuse(&mut socket, reason, text).await)
     }
 }
 
@@ -66,6 +93,7 @@ impl Listener {
         server: RpcServer,
         socket: TcpListener,
         transport: T,
+        proxies: Option<Networks>,
         app: H,
     ) -> io::Result<Self> {
         let local_addr = socket.local_addr()?;
@@ -73,18 +101,18 @@ impl Listener {
         let stop = server.state.closing.child_token();
         let tasks = TaskTracker::new();
         let abort = CancellationToken::new();
+        let proxies = proxies.map(Arc::new);
         let serve = {
             let (server, stop, abort) = (server.clone(), stop.clone(), abort.clone());
             move |stream: TcpStream, remote, permit| {
                 let (server, stop) = (server.clone(), stop.clone());
-                let (transport, app) = (transport.clone(), app.clone());
+                let (transport, proxies, app) = (transport.clone(), proxies.clone(), app.clone());
                 let serving = async move {
                     let _permit: OwnedSemaphorePermit = permit;
                     let started_at = Instant::now();
-                    let accepted = stop
-                        .run_until_cancelled(accept_transport(&server, stream, remote, started_at, &transport))
-                        .await;
-                    let Some(Some((io, info))) = accepted else { return };
+                    let accepting =
+                        accept_transport(&server, stream, remote, started_at, &transport, proxies.as_deref());
+                    let Some(Some((io, info))) = stop.run_until_cancelled(accepting).await else { return };
                     connection::serve(&server, io, info, started_at, app, &stop).await;
                 };
                 abort.clone().run_until_cancelled_owned(serving)
@@ -142,28 +170,75 @@ impl Drop for Listener {
 }
 
 /// Turns a socket into a stream within the handshake timeout.
+///
+/// With `proxies`, a PROXY header must come first, from one of these addresses.
 async fn accept_transport<T: Transport>(
     server: &RpcServer,
-    socket: TcpStream,
-    remote: SocketAddr,
+    mut socket: TcpStream,
+    mut remote: SocketAddr,
     started_at: Instant,
     transport: &T,
+    proxies: Option<&Networks>,
 ) -> Option<(T::Stream, ConnectionInfo)> {
-    let refused = |reason: &str| server.state.emit_refused(None, Some(remote), None, reason);
+    let mut timed_out = T::TIMED_OUT;
     let accepting = async {
         // OCPP messages are small, and Nagle's algorithm would delay them.
         socket.set_nodelay(true)?;
-        transport.accept(socket).await
-    };
-    match timeout_at(started_at + server.state.http.handshake_timeout, accepting).await {
-        Ok(Ok((io, tls))) => Some((io, ConnectionInfo { remote_address: Some(remote), tls })),
-        Ok(Err(error)) => {
-            refused(&format!("connection setup failed: {error}"));
-            None
+        let mut first = [0; first_bytes::LENGTH];
+        let Some(mut length) = peek(&socket, &mut first).await else { return Ok(None) };
+        if let Some(proxies) = proxies {
+            timed_out = "the PROXY header timed out";
+            if let Some(client) = read_proxy_header(&mut socket, remote, proxies).await? {
+                remote = client;
+            }
+            timed_out = T::TIMED_OUT;
+            // A proxy that checks the server's health may send the header alone.
+            let Some(after) = peek(&socket, &mut first).await else { return Ok(None) };
+            length = after;
         }
-        Err(_) => {
-            refused("the TLS handshake timed out");
-            None
+        let (io, tls) = transport.accept(socket, &first[..length]).await?;
+        Ok::<_, io::Error>(Some((io, tls)))
+    };
+    let accepted = timeout_at(started_at + server.state.http.handshake_timeout, accepting).await;
+    let refused = |reason: &str| server.state.emit_refused(None, Some(remote), None, reason);
+    match accepted {
+        Ok(Ok(Some((io, tls)))) => return Some((io, ConnectionInfo { remote_address: Some(remote), tls })),
+        Ok(Ok(None)) => tracing::trace!(%remote, "a connection without a byte was closed"),
+        Ok(Err(error)) => refused(&format!("connection setup failed: {}", WithSources(&error))),
+        Err(_) => refused(timed_out),
+    }
+    None
+}
+
+/// Waits for the first bytes of the client, and returns their number without reading them.
+///
+/// Returns `None` if the client closes the connection before. Load balancers do so to check if a port is open.
+async fn peek(socket: &TcpStream, first: &mut [u8]) -> Option<usize> {
+    socket.peek(first).await.ok().filter(|length| *length > 0)
+}
+
+/// Reads a PROXY header, and returns the client's address if the header has one.
+async fn read_proxy_header(
+    socket: &mut TcpStream,
+    remote: SocketAddr,
+    proxies: &Networks,
+) -> io::Result<Option<SocketAddr>> {
+    let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason);
+    if !proxies.contain(remote.ip()) {
+        return Err(invalid("the address is not in `proxy_protocol`: connect through a proxy, or add the address"));
+    }
+    let mut header = Vec::new();
+    loop {
+        let parsed = proxy_protocol::parse(&header);
+        match parsed.map_err(|fault| invalid(&format!("the proxy sent {fault}: enable the PROXY protocol there")))? {
+            proxy_protocol::Header::Complete(client) => return Ok(client),
+            proxy_protocol::Header::Partial { missing } => {
+                let length = header.len();
+                header.resize(length + missing, 0);
+                if let Err(error) = socket.read_exact(&mut header[length..]).await {
+                    return Err(io::Error::new(error.kind(), format!("the PROXY header broke off: {error}")));
+                }
+            }
         }
     }
 }

@@ -5,13 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, header};
-use ipnet::IpNet;
 use percent_encoding::percent_decode;
 
 use crate::{
     error::BuildError,
     info::TlsInfo,
-    server::http::info::{self, RemoteAddress},
+    server::http::{
+        info::{self, RemoteAddress},
+        networks::Networks,
+    },
 };
 
 /// Proxies in front of a server. Their headers determine a client's address, TLS and certificate.
@@ -37,7 +39,7 @@ use crate::{
 /// version, and has the certificate if the proxy sends it.
 #[derive(Debug, Clone)]
 pub struct TrustedProxies {
-    networks: Vec<IpNet>,
+    networks: Networks,
     headers: Headers,
     certificate: Option<HeaderName>,
 }
@@ -76,14 +78,7 @@ impl TrustedProxies {
     }
 
     fn new<N: AsRef<str>>(networks: impl IntoIterator<Item = N>, headers: Headers) -> Result<Self, BuildError> {
-        let network = |text: N| {
-            let text = text.as_ref();
-            let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            parsed
-                .map_err(|_| BuildError::settings(format!("invalid proxy {text:?}: neither an address nor a network")))
-        };
-        let networks = networks.into_iter().map(network).collect::<Result<_, _>>()?;
-        Ok(Self { networks, headers, certificate: None })
+        Ok(Self { networks: Networks::parse(networks)?, headers, certificate: None })
     }
 
     /// Sets the header in which the proxies send a client's certificate.
@@ -137,8 +132,7 @@ impl TrustedProxies {
     }
 
     fn trusts(&self, address: &SocketAddr) -> bool {
-        let address = address.ip().to_canonical();
-        self.networks.iter().any(|network| network.contains(&address))
+        self.networks.contain(address.ip())
     }
 }
 

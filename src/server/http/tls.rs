@@ -216,7 +216,9 @@ impl ResolvesServerCert for Resolver {
 impl Transport for ServerTls {
     type Stream = TlsStream<TcpStream>;
 
-    async fn accept(&self, stream: TcpStream) -> io::Result<(Self::Stream, Option<TlsInfo>)> {
+    const TIMED_OUT: &'static str = "the TLS handshake timed out";
+
+    async fn accept(&self, stream: TcpStream, _first: &[u8]) -> io::Result<(Self::Stream, Option<TlsInfo>)> {
         let (stream, info) = self.accept(stream).await?;
         Ok((stream, Some(info)))
     }
