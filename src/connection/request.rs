@@ -54,6 +54,8 @@ impl IncomingRequest {
         message_len: usize,
     ) -> Self {
         let head = RequestHead { id, action, expects_response, key: RequestKey::default() };
+        // A payload that was not JSON may be a longer copy.
+        let message_len = message_len.max(payload.as_str().len());
         Self { head, payload, message_len, valid: Valid::default() }
     }
 }

@@ -1,6 +1,8 @@
-//! Reading of messages: a fast path for plain messages, and a lenient one that notes every deviation.
+//! Reading of messages: a fast path for plain messages, a lenient one that notes every deviation, and a repair of texts
+//! that are not JSON.
 
 mod lenient;
+mod repair;
 
 use bytestring::ByteString;
 use serde_json::value::RawValue;
@@ -8,7 +10,10 @@ use serde_json::value::RawValue;
 use crate::message::{
     kinds::{CALL, CALL_RESULT, Message, MessageError, UnreadableMessage},
     payload::{MessageId, Payload},
-    read::lenient::{MAX_ID_LEN, escape_controls, parse_lenient},
+    read::{
+        lenient::{MAX_ID_LEN, parse_lenient, parse_prefix},
+        repair::repair,
+    },
     tolerance::{Deviation, Deviations, Tolerance},
 };
 
@@ -51,15 +56,14 @@ fn read_fast(text: &ByteString) -> Option<Message> {
 fn read_slow(text: &ByteString, tolerance: Tolerance) -> (Result<Message, UnreadableMessage>, Deviations) {
     let mut deviations = Deviations::default();
     let mut message = parse_lenient(text, &mut deviations);
-    if let Err(UnreadableMessage { error: MessageError::NotJson, .. }) = message
-        && tolerance == Tolerance::Permissive
-        && let Some(escaped) = escape_controls(text)
-    {
-        let mut more = deviations;
-        more.add(Deviation::ControlCharacters);
-        if let Ok(parsed) = parse_lenient(&escaped, &mut more) {
-            (message, deviations) = (Ok(parsed), more);
-        }
+    if let Err(UnreadableMessage { error: MessageError::NotJson, .. }) = message {
+        let repaired = repair(text);
+        message = if repaired.is_whole && tolerance == Tolerance::Permissive {
+            deviations.extend(repaired.deviations);
+            parse_lenient(&repaired.json, &mut deviations)
+        } else {
+            Err(parse_prefix(&repaired.json))
+        };
     }
     if let (Ok(read), Some(deviation)) = (&message, deviations.first_rejected_by(tolerance)) {
         let error = match deviation {
@@ -267,6 +271,53 @@ mod tests {
             assert!(read_lenient(json).is_err(), "{json}");
         }
         assert_ne!(MessageId::number("1"), MessageId::new("1"));
+    }
+
+    #[test]
+    fn repaired_message_is_read_if_permissive() {
+        use Deviation::*;
+        for (json, params, expected) in [
+            (r#"[2,"1","A",{"a":1,},]"#, r#"{"a":1}"#, &[StrayComma][..]),
+            (r#"[,02,,"1","A",]"#, "{}", &[MissingPayload, StrayComma, MalformedNumber]),
+            (
+                r#"[2,"1","A",{"a":NaN,"b":[007,+5,.5,5.]}]"#,
+                r#"{"a":null,"b":[7,5,0.5,5]}"#,
+                &[NotANumber, MalformedNumber],
+            ),
+            (r#"[2,"1","A",{}][2,"2","B",{}]"#, "{}", &[TrailingData]),
+            ("\u{feff}[2,\"1\",\"A\",{\"a\":\"\t\"}]", r#"{"a":"\u0009"}"#, &[ByteOrderMark, ControlCharacters]),
+        ] {
+            let (message, deviations) = read(&json.into(), Tolerance::Permissive);
+            match message {
+                Ok(Message::Call { id, action, payload }) => {
+                    assert_eq!((id.as_str(), &*action, payload.as_str()), ("1", "A", params), "{json}");
+                }
+                other => panic!("{json}: {other:?}"),
+            }
+            assert_eq!(deviations.iter().collect::<Vec<_>>(), expected, "{json}");
+            let unreadable = read_lenient(json).expect_err(json);
+            let seen = (unreadable.message_type, unreadable.id, unreadable.error);
+            assert_eq!(seen, (Some(2), Some(MessageId::new("1")), MessageError::NotJson), "{json}");
+        }
+    }
+
+    #[test]
+    fn message_that_stays_unreadable_keeps_its_id() {
+        for (json, id, error) in [
+            (r#"[,2,,"1","A",{"cut"#, MessageId::new("1"), MessageError::NotJson),
+            ("\0[2,\"a\0\",'A']", MessageId::new("a\0"), MessageError::NotJson),
+            (r#"[2,"a\"b",x]"#, MessageId::new("a\"b"), MessageError::NotJson),
+            (r#"[2,"1",{},]"#, MessageId::new("1"), MessageError::NoAction),
+            (r#"[2,"1","A",[007]]"#, MessageId::new("1"), MessageError::PayloadNotAnObject),
+            (r#"[2,+007,"A",{"cut"#, MessageId::number("7"), MessageError::NotJson),
+        ] {
+            let unreadable = read(&json.into(), Tolerance::Permissive).0.expect_err(json);
+            let seen = (unreadable.message_type, unreadable.id, unreadable.error);
+            assert_eq!(seen, (Some(2), Some(id.clone()), error), "{json}");
+            let unreadable = read_lenient(json).expect_err(json);
+            let seen = (unreadable.message_type, unreadable.id, unreadable.error);
+            assert_eq!(seen, (Some(2), Some(id).filter(|id| !id.is_number()), MessageError::NotJson), "{json}");
+        }
     }
 
     #[test]

@@ -67,6 +67,10 @@ deviations! {
     DetailsNotAnObject Lenient "error details that are not an object" "kept unchanged"
     NumericMessageId Permissive "a number as its message id" "echoed as a number"
     ControlCharacters Permissive "control characters that JSON does not allow" "read as if escaped in strings, ignored between them"
+    StrayComma Permissive "a comma without an element" "ignored"
+    NotANumber Permissive "`NaN` or an infinity" "read as `null`"
+    MalformedNumber Permissive "a number such as `007`, `+5`, `.5` or `5.`" "read as `7`, `5`, `0.5` or `5`"
+    TrailingData Permissive "more text after its end" "ignored, even a second message: it may be left over from an older one"
     UnreadableResponse Permissive "a readable id in an unreadable response" "the call fails at once"
     BinaryMessage Permissive "a binary frame" "read as text"
     InvalidUtf8 Permissive "bytes that are not UTF-8" "replaced by U+FFFD"
@@ -83,6 +87,10 @@ pub(crate) struct Deviations(u32);
 impl Deviations {
     pub(crate) fn add(&mut self, deviation: Deviation) {
         self.0 |= Self::from(deviation).0;
+    }
+
+    pub(crate) fn extend(&mut self, others: Self) {
+        self.0 |= others.0;
     }
 
     pub(crate) fn iter(mut self) -> impl Iterator<Item = Deviation> {

@@ -72,6 +72,78 @@ async fn b38_deviating_calls_are_served_if_preset_tolerates_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b67_repaired_calls_are_served_if_permissive() {
+    use Deviation::*;
+    // The message, the payload that the handler gets, and the deviation.
+    for (text, payload, deviation) in [
+        (r#"[2,"1","Echo",{"a":1},]"#, r#"{"a":1}"#, StrayComma),
+        (r#"[2,"1","Echo",{"a":[1,,2,],}]"#, r#"{"a":[1,2]}"#, StrayComma),
+        (r#"[,2,"1","Echo",{"a":1}]"#, r#"{"a":1}"#, StrayComma),
+        (r#"[2,"1","Echo",{"a":NaN,"b":[-Infinity]}]"#, r#"{"a":null,"b":[null]}"#, NotANumber),
+        (r#"[2,"1","Echo",{"a":007,"b":+5}]"#, r#"{"a":7,"b":5}"#, MalformedNumber),
+        (r#"[2,"1","Echo",{"a":.5,"b":-5.}]"#, r#"{"a":0.5,"b":-5}"#, MalformedNumber),
+        (r#"[2,"1","Echo",{"a":1}]Status","old":1}]"#, r#"{"a":1}"#, TrailingData),
+        (r#"[2,"1","Echo",{"a":1}][2,"2","Echo",{"a":2}]"#, r#"{"a":1}"#, TrailingData),
+    ] {
+        for (tolerance, protocol) in
+            [(Strict, "ocpp1.6"), (Lenient, "ocpp1.6"), (Lenient, "ocpp2.0.1"), (Permissive, "ocpp1.6")]
+        {
+            let (server, mut station, _session, mut events) = tolerating(tolerance, protocol).await;
+            let response = station.ask(text).await;
+            station.silent().await;
+            if tolerance == Permissive {
+                assert_eq!(response, format!(r#"[3,"1",{payload}]"#), "{text}");
+                let reported = loop {
+                    if let EventKind::Deviation { deviation, text, .. } = events.next().await.expect("more").kind {
+                        break (deviation, text);
+                    }
+                };
+                assert_eq!(reported.0, deviation, "{text}");
+                assert_eq!(reported.1.expect("a message").as_str(), text);
+            } else {
+                let code = if protocol == "ocpp1.6" { "FormationViolation" } else { "RpcFrameworkError" };
+                assert!(response.starts_with(&format!(r#"[4,"1","{code}","#)), "{text}: {response}");
+            }
+            let (deviations, faults) = close_and_collect(server, events).await;
+            let fault = if tolerance == Permissive { vec![] } else { vec![MessageError::NotJson] };
+            assert_eq!((deviations, faults), (vec![], fault), "{text} {tolerance:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b67_unreadable_call_with_a_readable_id_is_rejected() {
+    let format = Some("FormationViolation");
+    // The message, and the code for 1.6 and 2.0.1 if the preset is lenient and if it is permissive.
+    for (text, id, lenient, permissive) in [
+        (r#"[2,"1","Echo",{"cut":"#, "\"1\"", format, format),
+        (r#"[,2,,"1","Echo",{"cut":"#, "\"1\"", format, format),
+        ("\0[2,\"1\",'Echo',{}]", "\"1\"", format, format),
+        ("[2,\"a\0\",\"Echo\",{a:1}]", "\"a\\u0000\"", format, format),
+        (r#"[2,007,"Echo",{"cut":"#, "7", None, format),
+        (r#"[2,x,"Echo",{}]"#, "", None, None),
+    ] {
+        for (tolerance, code) in [(Lenient, lenient), (Permissive, permissive)] {
+            for protocol in ["ocpp1.6", "ocpp2.0.1"] {
+                let (_server, mut station, _session, _events) = tolerating(tolerance, protocol).await;
+                station.send(text).await;
+                let expected = match (code, protocol) {
+                    (Some(code), "ocpp1.6") => Some(format!(r#"[4,{id},"{code}","#)),
+                    (Some(_), _) => Some(format!(r#"[4,{id},"RpcFrameworkError","#)),
+                    (None, "ocpp1.6") => None,
+                    (None, _) => Some(r#"[4,"-1","RpcFrameworkError","#.to_owned()),
+                };
+                if let Some(expected) = expected {
+                    let response = station.receive().await;
+                    assert!(response.starts_with(&expected), "{text:?} {tolerance:?} {protocol}: {response}");
+                }
+                station.silent().await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn b38_white_space_is_not_a_deviation() {
     let (server, mut station, _session, events) = tolerating(Strict, "ocpp1.6").await;
     let text = "\r\n [ 2 ,\t\"1\" , \"Echo\" ,\r\n{ \"a\" : 1 } ]\r\n";

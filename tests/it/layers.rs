@@ -28,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "message/kinds",
             "message/write",
             "message/read/lenient",
+            "message/read/repair",
             "message/read",
             "message/dialect",
             "message",

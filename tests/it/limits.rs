@@ -4,7 +4,7 @@ use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, future::join_all};
 use ocpp_rpc::{
-    CallError, Close, Error, Options, RpcRouter, RpcServer, Session,
+    CallError, Close, Error, Options, RpcRouter, RpcServer, Session, Tolerance,
     close::CloseCause,
     event::{EventKind, Events},
     extract::{Params, State},
@@ -215,6 +215,19 @@ async fn b31_handler_queue_is_bounded_in_bytes() {
         station.send(format!(r#"[2,"{id}","Wait",{params}]"#)).await;
     }
     assert!(station.receive().await.starts_with(r#"[4,"5","GenericError""#), "one call runs, four are queued");
+}
+
+#[tokio::test]
+async fn b31_repaired_payloads_count_with_their_longer_text() {
+    let (router, _gate) = gated();
+    let options = Options::server().handler_concurrency(1).handler_queue(100).max_message_size(1000);
+    let server = server(router, options.tolerance(Tolerance::Permissive));
+    let (mut station, _session) = connected(&server, "ocpp1.6", 4096).await;
+    let controls = "\u{1}".repeat(900);
+    for id in 0..2 {
+        station.send(format!(r#"[2,"{id}","Wait",{{"x":"{controls}"}}]"#)).await;
+    }
+    assert!(station.receive().await.starts_with(r#"[4,"1","GenericError""#), "900 bytes become 5,400");
 }
 
 #[tokio::test]

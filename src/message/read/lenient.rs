@@ -1,6 +1,6 @@
 //! Parsing of messages that deviate from the standard.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use bytestring::ByteString;
 use serde::{Deserialize, de};
@@ -30,7 +30,7 @@ pub(super) fn parse_lenient(text: &ByteString, deviations: &mut Deviations) -> R
     let Elements { message_type, rest: [id, third, fourth, fifth], has_more } =
         serde_json::from_str(json).map_err(|error| {
             let error = if error.is_data() { MessageError::NotAnArray } else { MessageError::NotJson };
-            parse_prefix(json, error)
+            UnreadableMessage::new(None, None, error)
         })?;
     let message_type: Option<u64> = message_type.and_then(|raw| raw.get().parse().ok());
     let id = id.and_then(|raw| message_id(text, raw, deviations));
@@ -172,45 +172,23 @@ fn call_error(text: &ByteString, elements: [Option<&RawValue>; 3], deviations: &
     error
 }
 
-/// Parses the first elements of a message that is not valid JSON, such as one that was cut short.
+/// Parses the first elements of a message that is not JSON, from what could be repaired of it.
 #[cold]
-fn parse_prefix(json: &str, error: MessageError) -> UnreadableMessage {
-    let mut prefix = UnreadableMessage::new(None, None, error);
-    let Some(elements) = json.trim_start().strip_prefix('[') else { return prefix };
-    let Some((message_type, rest)) = elements.split_once(',') else {
-        prefix.message_type = elements.trim_end_matches([']', ' ']).trim().parse().ok();
-        return prefix;
-    };
-    prefix.message_type = message_type.trim().parse().ok();
-    let mut strings = serde_json::Deserializer::from_str(rest).into_iter::<String>();
-    let id = strings.next().and_then(Result::ok);
-    let rest = &rest[strings.byte_offset()..];
-    prefix.id = prefix.message_type.and(id).map(MessageId::new);
-    if let (Some(CALL_ERROR | CALL_RESULT_ERROR), Some(rest)) =
-        (prefix.message_type, rest.trim_start().strip_prefix(','))
-    {
-        let code = serde_json::Deserializer::from_str(rest).into_iter::<String>().next().and_then(Result::ok);
-        prefix.code = code.map(ErrorCode::new);
+pub(super) fn parse_prefix(repaired: &ByteString) -> UnreadableMessage {
+    let mut elements: [Option<&RawValue>; 3] = [None; 3];
+    let mut rest = repaired.strip_prefix('[');
+    for element in &mut elements {
+        let Some(json) = rest else { break };
+        let mut values = serde_json::Deserializer::from_str(json).into_iter();
+        *element = values.next().and_then(Result::ok);
+        rest = json[values.byte_offset()..].strip_prefix(',');
+    }
+    let [message_type, id, code] = elements;
+    let message_type = message_type.and_then(|raw| raw.get().parse().ok());
+    let id = id.and_then(|raw| message_id(repaired, raw, &mut Deviations::default()));
+    let mut prefix = UnreadableMessage::new(message_type, id, MessageError::NotJson);
+    if let Some(CALL_ERROR | CALL_RESULT_ERROR) = message_type {
+        prefix.code = code.and_then(|raw| string(repaired, raw)).map(|code| ErrorCode::new(code.to_string()));
     }
     prefix
-}
-
-/// Escapes the control characters in strings and replaces the others by spaces. Returns `None` if there are no control
-/// characters.
-pub(super) fn escape_controls(text: &ByteString) -> Option<ByteString> {
-    if !text.bytes().any(|byte| byte < b' ') {
-        return None;
-    }
-    let mut escaped = String::with_capacity(text.len() + 64);
-    let (mut in_string, mut after_backslash) = (false, false);
-    for character in text.chars() {
-        match character {
-            '\0'..'\x20' if in_string => _ = write!(escaped, "\\u{:04x}", u32::from(character)),
-            '\0'..'\x20' => escaped.push(' '),
-            _ => escaped.push(character),
-        }
-        in_string ^= character == '"' && !after_backslash;
-        after_backslash = in_string && character == '\\' && !after_backslash;
-    }
-    Some(escaped.into())
 }
