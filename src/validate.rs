@@ -4,6 +4,8 @@ mod adapter;
 pub(crate) mod decode_error;
 #[cfg(feature = "json-schema")]
 mod json_schemas;
+#[cfg(any(feature = "json-schema", feature = "ocpp-schemas"))]
+mod multiple;
 #[cfg(feature = "ocpp-schemas")]
 mod ocpp_schemas;
 mod payload_error;

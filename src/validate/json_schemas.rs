@@ -4,13 +4,14 @@ pub(crate) mod error;
 
 use std::{collections::HashMap, fmt, fs, io, path::Path, sync::OnceLock};
 
-use jsonschema::{Draft, ValidationError, error::ValidationErrorKind};
-use serde_json::Value;
+use jsonschema::{Draft, Keyword, ValidationError, error::ValidationErrorKind};
+use serde_json::{Number, Value};
 
 use crate::{
     error::{ErrorCode, Violation},
     validate::{
         json_schemas::error::SchemaError,
+        multiple,
         validator::{PayloadContext, PayloadKind, Valid, Validator},
     },
 };
@@ -18,7 +19,8 @@ use crate::{
 /// A validator that checks payloads against JSON Schemas of draft 4, 6, 7 or later, by protocol and action.
 ///
 /// A payload without a schema is rejected with [`ErrorCode::NOT_IMPLEMENTED`]. The `$schema` of a schema sets its draft.
-/// Default draft 7. A `$ref` must point to a place in the same schema.
+/// Default draft 7. A `$ref` must point to a place in the same schema. The keyword `multipleOf` ignores the rounding
+/// errors of doubles.
 ///
 /// A valid payload is decoded as a [`Value`]. A handler that takes a [`Value`] gets it without decoding it again.
 ///
@@ -252,13 +254,44 @@ struct Schema {
 impl Schema {
     fn compiled(&self, formats: bool) -> &Result<jsonschema::Validator, String> {
         self.compiled.get_or_init(|| {
-            let options = jsonschema::options().should_validate_formats(formats);
+            let options = jsonschema::options()
+                .should_validate_formats(formats)
+                .with_keyword("multipleOf", |_, divisor, _| MultipleOf::compile(divisor));
             let options = match self.source.get("$schema") {
                 Some(_) => options,
                 None => options.with_draft(Draft::Draft7),
             };
             options.build(&self.source).map_err(|error| error.masked().to_string())
         })
+    }
+}
+
+/// The keyword `multipleOf`. That of `jsonschema` rejects numbers that a peer computed in doubles.
+struct MultipleOf(Number);
+
+impl MultipleOf {
+    fn compile<'a>(divisor: &Value) -> Result<Box<dyn for<'i> Keyword<'i>>, ValidationError<'a>> {
+        match divisor {
+            Value::Number(divisor) => Ok(Box::new(Self(divisor.clone()))),
+            _ => Err(ValidationError::schema("multipleOf is not a number")),
+        }
+    }
+}
+
+impl<'i> Keyword<'i> for MultipleOf {
+    fn validate(&self, instance: &'i Value) -> Result<(), ValidationError<'i>> {
+        if self.is_valid(instance) {
+            return Ok(());
+        }
+        Err(ValidationError::custom(format!("value is not a multiple of {}", self.0)))
+    }
+
+    fn is_valid(&self, instance: &'i Value) -> bool {
+        let Value::Number(number) = instance else { return true };
+        if let (Some(number), Some(divisor)) = (number.as_i128(), self.0.as_i128()) {
+            return number.checked_rem(divisor) == Some(0);
+        }
+        number.as_f64().zip(self.0.as_f64()).is_some_and(|(number, divisor)| multiple::is_multiple(number, divisor))
     }
 }
 
@@ -355,14 +388,38 @@ mod tests {
     }
 
     #[test]
-    fn multiple_of_a_tenth_is_exact() {
+    fn multiple_of_a_tenth_is_exact_up_to_rounding() {
         let schemas = schemas(json!({"properties": {"limit": {"type": "number", "multipleOf": 0.1}}}));
-        for number in ["0.1", "0.3", "21.4", "1e-1", "100000000.1", "-0.7", "16", "0"] {
+        for number in [
+            "0.1",
+            "0.3",
+            "21.4",
+            "1e-1",
+            "100000000.1",
+            "-0.7",
+            "16",
+            "0",
+            "0.30000000000000004",
+            "21.700000000000003",
+            "0.29999999999999716",
+        ] {
             assert!(set(&schemas, &format!(r#"{{"limit":{number}}}"#)).is_ok(), "{number}");
         }
-        for number in ["0.15", "21.45", "1e-2", "0.1000000001"] {
+        for number in ["0.15", "0.31", "21.45", "1e-2", "0.1000000001"] {
             let violation = set(&schemas, &format!(r#"{{"limit":{number}}}"#)).expect_err(number);
             assert_eq!((violation.code(), violation.pointer()), (&PROPERTY, "/limit"));
+            assert_eq!(violation.to_string(), "/limit: value is not a multiple of 0.1");
+        }
+    }
+
+    #[test]
+    fn multiple_of_an_integer_is_exact() {
+        let schemas = schemas(json!({"properties": {"level": {"multipleOf": 3}}}));
+        for level in ["0", "-6", "9.0", "3e2", "9007199254740993", "\"text\"", "null"] {
+            assert!(set(&schemas, &format!(r#"{{"level":{level}}}"#)).is_ok(), "{level}");
+        }
+        for level in ["1", "3.5", "9007199254740994", "18446744073709551614"] {
+            assert!(set(&schemas, &format!(r#"{{"level":{level}}}"#)).is_err(), "{level}");
         }
     }
 

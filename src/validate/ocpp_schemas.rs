@@ -19,7 +19,10 @@ use crate::{
     action::table,
     error::{ErrorCode, Violation},
     message::payload::Payload,
-    validate::validator::{PayloadContext, PayloadKind, Valid, Validator},
+    validate::{
+        multiple,
+        validator::{PayloadContext, PayloadKind, Valid, Validator},
+    },
 };
 
 /// A validator with the official schemas of `ocpp1.6` (with its security extensions), `ocpp2.0.1` and `ocpp2.1`.
@@ -153,14 +156,9 @@ fn check_untyped_rules(value: &dyn Any) -> Option<Violation> {
 }
 
 fn check_tenths(schedule: &v1_6::ChargingSchedule, pointer: &str) -> Option<Violation> {
-    let is_tenths = |number: &Decimal| number.rescale(1).is_some();
-    let violation = |pointer| {
-        Some(Violation::new(
-            ErrorCode::PROPERTY_CONSTRAINT_VIOLATION,
-            pointer,
-            "has more than one digit after the point",
-        ))
-    };
+    let is_tenths = |number: &Decimal| multiple::is_multiple(number.to_f64_lossy(), 0.1);
+    let violation =
+        |pointer| Some(Violation::new(ErrorCode::PROPERTY_CONSTRAINT_VIOLATION, pointer, "is not a multiple of 0.1"));
     if schedule.min_charging_rate.is_some_and(|rate| !is_tenths(&rate)) {
         return violation(format!("{pointer}/minChargingRate"));
     }
@@ -269,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn number_in_tenths_is_exact() {
+    fn number_in_tenths_is_exact_up_to_rounding() {
         let profile = |limit: &str, rate: &str| {
             let schedule = format!(
                 r#"{{"chargingRateUnit":"A","minChargingRate":{rate},"chargingSchedulePeriod":[{{"startPeriod":0,"limit":1}},{{"startPeriod":9,"limit":{limit}}}]}}"#
@@ -286,12 +284,26 @@ mod tests {
                 (validate("ocpp1.6", "GetCompositeSchedule", PayloadKind::Response, &composite), "/chargingSchedule"),
             ]
         };
-        for number in ["0.1", "0.3", "21.4", "1e-1", "100000000.1", "-0.7", "16", "16.10", "0"] {
+        for number in [
+            "0.1",
+            "0.3",
+            "21.4",
+            "1e-1",
+            "100000000.1",
+            "-0.7",
+            "16",
+            "16.10",
+            "0",
+            "0.30000000000000004",
+            "21.700000000000003",
+            "0.29999999999999716",
+            "0.3000000000000000444089209850062616169452667236328125",
+        ] {
             for (result, _) in profile(number, number) {
                 assert!(result.is_ok(), "{number}: {result:?}");
             }
         }
-        for number in ["0.15", "21.45", "1e-2", "0.1000000001"] {
+        for number in ["0.15", "0.31", "21.45", "1e-2", "0.1000000001"] {
             for (result, schedule) in profile(number, "1") {
                 assert_rejected(result, &PROPERTY, &format!("{schedule}/chargingSchedulePeriod/1/limit"));
             }

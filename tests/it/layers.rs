@@ -45,6 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "validate/decode_error",
             "validate/validator",
             "validate/validation",
+            "validate/multiple",
             "validate/json_schemas/error",
             "validate/json_schemas",
             "validate/ocpp_schemas/formats",

@@ -58,12 +58,15 @@ async fn b44_multiple_of_a_tenth_is_valid_despite_rounding() {
         );
         serde_json::from_str(&text).expect("JSON")
     };
-    for limit in ["0.1", "0.3", "0.7", "1.1", "21.4", "1e-1", "8.3", "100000000.1", "16", "16.0"] {
+    let computed = ["0.30000000000000004", "21.700000000000003", "0.9999999999999999", "0.29999999999999716"];
+    for limit in
+        ["0.1", "0.3", "0.7", "1.1", "21.4", "1e-1", "8.3", "100000000.1", "16", "16.0"].iter().chain(&computed)
+    {
         let written = session.call::<Value>("SetChargingProfile", &profile(limit)).timeout(SECOND).await;
         assert!(matches!(written, Err(Error::Timeout)), "{limit} is sent: {written:?}");
         station.receive_call().await;
     }
-    for limit in ["0.15", "0.01", "21.44"] {
+    for limit in ["0.15", "0.31", "0.01", "21.44", "0.3000000001"] {
         let refused = session.call::<Value>("SetChargingProfile", &profile(limit)).await;
         assert!(matches!(&refused, Err(Error::Invalid(_))), "{limit}: {refused:?}");
     }
