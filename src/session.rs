@@ -153,6 +153,20 @@ impl Session {
         self.shared.consecutive_timeouts()
     }
 
+    /// Returns the id of the session, a number that no other session of this process has.
+    ///
+    /// A server numbers requests when they arrive, so of two sessions the newer one has the higher id. Events carry
+    /// the id of their session.
+    pub fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    /// Returns the key by which a server [finds](crate::RpcServer::session) the session: the identity, unless the
+    /// application accepted the connection with another key. At a client, it is the identity.
+    pub fn key(&self) -> Arc<str> {
+        self.shared.run().key().clone()
+    }
+
     /// Returns the identity of the charging station.
     pub fn identity(&self) -> Arc<str> {
         self.shared.run().identity.clone()

@@ -57,11 +57,11 @@ pub(super) struct Inbox {
 
 #[derive(Debug)]
 struct State<C> {
-    rules: QueueRules,
+    max_queued: usize,
+    offline_calls: OfflineCalls,
     phase: Phase,
     /// Counts the runs of a client, so that the end of one cannot end the next.
     run: u32,
-    is_connected: bool,
     commands: Vec<C>,
     /// The first close decides, so there is only ever one.
     close: Option<Box<Close>>,
@@ -74,6 +74,8 @@ struct State<C> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
+    /// There is no connection yet or no longer, and a client tries to get one.
+    Offline,
     Open,
     /// New calls are refused.
     Closing,
@@ -86,10 +88,10 @@ impl<C> Mailbox<C> {
     /// Creates a closed mailbox, which [`open`](Self::open) opens.
     pub(super) fn new() -> Self {
         let state = State {
-            rules: QueueRules { max_queued: 0, offline_calls: OfflineCalls::Queue },
+            max_queued: 0,
+            offline_calls: OfflineCalls::Queue,
             phase: Phase::Closed,
             run: 0,
-            is_connected: false,
             commands: Vec::new(),
             close: None,
             waker: None,
@@ -103,8 +105,8 @@ impl<C> Mailbox<C> {
     /// Begins a run and returns its number.
     pub(super) fn open(&self, rules: QueueRules) -> u32 {
         let mut state = self.state();
-        state.rules = rules;
-        state.phase = Phase::Open;
+        (state.max_queued, state.offline_calls) = (rules.max_queued, rules.offline_calls);
+        state.phase = Phase::Offline;
         state.run += 1;
         state.close = None;
         self.queued.store(0, Ordering::Relaxed);
@@ -115,17 +117,15 @@ impl<C> Mailbox<C> {
     pub(super) fn submit(&self, call: C) -> Result<(), Error> {
         let mut state = self.state();
         match state.phase {
-            Phase::Open if state.rules.offline_calls == OfflineCalls::Refuse && !state.is_connected => {
-                return Err(Error::NotConnected);
-            }
-            Phase::Open => {}
+            Phase::Offline if state.offline_calls == OfflineCalls::Refuse => return Err(Error::NotConnected),
+            Phase::Offline | Phase::Open => {}
             Phase::Closing => return Err(Error::Closing),
             // The close frame is sent, and the peer has not replied yet.
             Phase::Disconnected if state.close.is_some() => return Err(Error::Closing),
             Phase::Disconnected | Phase::Closed => return Err(Error::Closed),
         }
         // The counter grows under the lock only, so the limit holds.
-        if self.queued.load(Ordering::Relaxed) >= state.rules.max_queued {
+        if self.queued.load(Ordering::Relaxed) >= state.max_queued {
             return Err(Error::QueueFull);
         }
         self.queued.fetch_add(1, Ordering::Relaxed);
@@ -158,7 +158,7 @@ impl<C> Mailbox<C> {
 
     /// Returns whether calls are accepted.
     pub(super) fn is_open(&self) -> bool {
-        self.state().phase == Phase::Open
+        self.state().phase <= Phase::Open
     }
 
     /// Returns the token that is cancelled when the connection ends.
@@ -207,7 +207,10 @@ impl<C> Mailbox<C> {
     /// Marks the connection as open. The first turn polls all handlers, because another waker polled them until now.
     pub(super) fn connected(&self) {
         let mut state = self.state();
-        (state.is_connected, state.handlers_woken) = (true, true);
+        state.handlers_woken = true;
+        if state.phase == Phase::Offline {
+            state.phase = Phase::Open;
+        }
     }
 
     /// Marks the connection as lost and cancels the token of its handlers.
@@ -216,9 +219,10 @@ impl<C> Mailbox<C> {
         if state.run != run {
             return;
         }
-        state.is_connected = false;
-        if after == AfterDisconnect::End {
-            state.phase = state.phase.max(Phase::Disconnected);
+        match after {
+            AfterDisconnect::End => state.phase = state.phase.max(Phase::Disconnected),
+            AfterDisconnect::Reconnect if state.phase == Phase::Open => state.phase = Phase::Offline,
+            AfterDisconnect::Reconnect => {}
         }
         let token = state.disconnect_token.take();
         // Tasks that wait for the token may run at once and lock the mailbox.

@@ -97,6 +97,8 @@ impl Command {
 /// At a client it outlives connections, and even [runs](Run).
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// A number that no other session of the process has.
+    pub(crate) id: u64,
     run: RwLock<Arc<Run>>,
     mailbox: Mailbox<Command>,
     pub(crate) telemetry: Arc<Telemetry>,
@@ -126,7 +128,17 @@ pub(crate) struct Run {
     compression: Option<Box<Mutex<Option<CompressionInfo>>>>,
 }
 
+/// The key of a session whose key is not its identity, in the extensions of its run.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnKey(pub(crate) Arc<str>);
+
 const NEVER: u64 = u64::MAX;
+
+/// Returns the id of a session. Later ids are higher.
+pub(crate) fn next_session_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// The moment that all connections count from.
 pub(super) static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -173,6 +185,11 @@ impl Run {
         }
     }
 
+    /// Returns the key of the session in the registry of its server.
+    pub(crate) fn key(&self) -> &Arc<str> {
+        self.extensions.get().map_or(&self.identity, |OwnKey(key)| key)
+    }
+
     /// Returns the outcome of the first handshake.
     pub(crate) fn negotiated(&self) -> Option<&Negotiated> {
         self.negotiated.get()
@@ -189,18 +206,19 @@ impl Shared {
     pub(crate) fn new(identity: Arc<str>, telemetry: Arc<Telemetry>) -> Arc<Self> {
         let run = Run::new(identity);
         let _ = run.closed.set(CloseInfo::abnormal(CloseCause::Local));
-        Arc::new(Self::with(run, Mailbox::new(), telemetry))
+        Arc::new(Self::with(next_session_id(), run, Mailbox::new(), telemetry))
     }
 
-    /// Creates the state of a session whose first run starts at once.
-    pub(crate) fn started(mut run: Run, rules: QueueRules, telemetry: Arc<Telemetry>) -> Arc<Self> {
+    /// Creates the state of a session with this [id](next_session_id), whose first run starts at once.
+    pub(crate) fn started(id: u64, mut run: Run, rules: QueueRules, telemetry: Arc<Telemetry>) -> Arc<Self> {
         let mailbox = Mailbox::new();
         run.number = mailbox.open(rules);
-        Arc::new(Self::with(run, mailbox, telemetry))
+        Arc::new(Self::with(id, run, mailbox, telemetry))
     }
 
-    fn with(run: Run, mailbox: Mailbox<Command>, telemetry: Arc<Telemetry>) -> Self {
+    fn with(id: u64, run: Run, mailbox: Mailbox<Command>, telemetry: Arc<Telemetry>) -> Self {
         Self {
+            id,
             run: RwLock::new(Arc::new(run)),
             mailbox,
             telemetry,

@@ -31,7 +31,7 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// A server of OCPP-J, which upgrades HTTP requests to sessions and keeps the sessions by identity.
+/// A server of OCPP-J, which upgrades HTTP requests to sessions and finds the sessions by identity.
 ///
 /// It is a tower [`Service`](tower::Service) of HTTP requests and cheap to clone. There are four ways to serve it:
 /// mount it on an axum router, serve it with hyper, pass it the [extractor](crate::RpcUpgrade) of a handler, or
@@ -113,9 +113,11 @@ pub struct CloseReport {
 }
 
 impl RpcServer {
-    /// Returns the session of this identity. If there are several, returns the newest.
-    pub fn session(&self, identity: &str) -> Option<Session> {
-        self.state.registry.get(identity)
+    /// Returns the session of this key. If there are several, returns the one whose request arrived last.
+    ///
+    /// The key is the identity of the charging station, unless [`Accept::key`](crate::Accept::key) set another.
+    pub fn session(&self, key: &str) -> Option<Session> {
+        self.state.registry.get(key)
     }
 
     /// Returns all sessions, in no particular order.

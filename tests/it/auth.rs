@@ -4,12 +4,14 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use ocpp_rpc::{
-    Accept, Authenticate, Close, Handshake, Reject, RpcRouter, RpcServer, event::EventKind, extract::Extension,
+    Accept, Authenticate, Close, Handshake, Reject, RpcRouter, RpcServer,
+    event::EventKind,
+    extract::{Extension, State},
     server::RpcServerBuilder,
 };
 use serde_json::{Value, json};
@@ -244,6 +246,70 @@ async fn b12_authenticator_may_choose_an_offered_protocol() {
         let response = site.ask(&head).await;
         assert_eq!((response.status, &*response.body), (400, "the accepted protocol was not offered"));
         assert_eq!(site.refused().await, (Some("ocpp1.6".to_owned()), Some(400), response.body));
+    }
+}
+
+#[tokio::test]
+async fn b12_authenticator_may_open_a_session_without_protocol() {
+    let authenticator = async |_: Handshake| Ok(Accept::new().without_protocol());
+    let site = Site::of(server_with_auth(authenticator).protocols(["ocpp1.6"])).await;
+    for head in [head("/CP"), offering("/CP", "ocpp1.6"), offering("/CP", "ocpp2.0.1")] {
+        let mut station = site.enter(&head).await;
+        assert_eq!(station.protocol, None);
+        assert!(soon(station.ask(r#"[2,"1","Any",{}]"#)).await.contains("NotImplemented"), "the session is open");
+        assert_eq!(site.server.session("CP").expect("registered").protocol(), None);
+    }
+}
+
+#[tokio::test]
+async fn b12_authenticator_may_set_the_router_of_a_session() {
+    async fn who(State(name): State<&'static str>) -> Result<Value, Infallible> {
+        Ok(json!({"router": name}))
+    }
+    let authenticator = async |handshake: Handshake| match handshake.identity() {
+        "own" => Ok(Accept::new().router(RpcRouter::with_state("own").on("Who", who))),
+        _ => Ok(Accept::new()),
+    };
+    let router = RpcRouter::with_state("server").on("Who", who);
+    let site = Site::of(RpcServer::builder(router).auth(authenticator)).await;
+    for (path, router) in [("/own", "own"), ("/other", "server")] {
+        let mut station = site.enter(&head(path)).await;
+        let response = format!(r#"[3,"1",{{"router":"{router}"}}]"#);
+        assert_eq!(soon(station.ask(r#"[2,"1","Who",{}]"#)).await, response);
+    }
+}
+
+#[tokio::test]
+async fn b12_authenticator_may_add_headers_to_the_response() {
+    let authenticator = async |handshake: Handshake| {
+        let name = HeaderName::try_from(handshake.identity()).expect("a header name");
+        let value = HeaderValue::from_static("mine");
+        Ok(Accept::new().header(name.clone(), value.clone()).header(name, value))
+    };
+    let site = Site::of(server_with_auth(authenticator)).await;
+    let response = site.ask(&head("/x-node")).await;
+    assert_eq!(response.status, 101);
+    assert_eq!(response.headers.get_all("x-node").iter().collect::<Vec<_>>(), ["mine", "mine"]);
+    assert_eq!(response.header("upgrade"), "websocket");
+    for name in ["connection", "upgrade", "sec-websocket-accept", "sec-websocket-protocol", "content-length"] {
+        let response = site.ask(&head(&format!("/{name}"))).await;
+        assert_eq!((response.status, &*response.body), (500, "the session cannot be opened"), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn b11_authenticator_sees_the_path_as_it_was_sent() {
+    let (handshake_tx, mut handshakes) = mpsc::unbounded_channel();
+    let authenticator = move |handshake: Handshake| {
+        handshake_tx.send(handshake).expect("the test receives");
+        async { Ok(Accept::new()) }
+    };
+    let site = Site::of(server_with_auth(authenticator)).await;
+    for (path, endpoint) in [("/ocpp//CP%2F1/?a", "/ocpp"), ("//CP%2F1", ""), ("/a/%2e/CP%2F1//", "/a/%2e")] {
+        assert_eq!(site.ask(&head(path)).await.status, 101);
+        let handshake = soon(handshakes.recv()).await.expect("a handshake");
+        assert_eq!(handshake.path(), path.trim_end_matches("?a"));
+        assert_eq!((handshake.endpoint(), handshake.identity()), (endpoint, "CP/1"));
     }
 }
 

@@ -21,6 +21,7 @@ mod csms;
 mod cut;
 mod defaults;
 mod deviations;
+mod duplicates;
 mod edge;
 mod events;
 mod handlers;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use tokio::time::{Instant, timeout_at};
 
@@ -149,10 +149,14 @@ impl ServerState {
         if self.closing.is_cancelled() {
             return Err(unavailable("the server is closing"));
         }
-        let Accept { protocol, options, extensions } = accept;
+        let Accept { key, protocol, options, dispatch, extensions, headers: own_headers } = accept;
         let options = options.unwrap_or_else(|| self.options());
         if let Err(error) = options.check_for(&self.negotiation.protocols) {
             tracing::error!(%error, "the authenticator accepted a session with invalid options");
+            return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be opened"));
+        }
+        if let Some(name) = own_headers.keys().find(|name| is_handshake_header(name)) {
+            tracing::error!(%name, "the authenticator sets a header that belongs to the handshake");
             return Err(Reject::new(StatusCode::INTERNAL_SERVER_ERROR).body("the session cannot be opened"));
         }
         let handshake = &upgrade.handshake;
@@ -171,6 +175,7 @@ impl ServerState {
         let mut response = Response::new(B::from(Bytes::new()));
         *response.status_mut() = upgrade.status();
         let headers = response.headers_mut();
+        *headers = own_headers;
         upgrade.write_headers(headers);
         if let Selection::Offered(protocol) = &selection {
             // Cannot fail: offered and configured protocols were checked to be tokens.
@@ -182,9 +187,11 @@ impl ServerState {
             headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
             params
         });
-        let identity = (selection != Selection::NoCommon).then(|| handshake.shared_identity());
-        let reservation = self.registry.reserve(identity, handshake.remote_address())?;
-        let session = NewSession { reservation, selection, options, extensions, deviations, deflate };
+        let key = key.unwrap_or_else(|| handshake.shared_identity());
+        let reserved = (selection != Selection::NoCommon).then_some(key);
+        let reservation = self.registry.reserve(reserved, handshake.remote_address(), upgrade.session_id)?;
+        let dispatch = dispatch.unwrap_or_else(|| self.dispatch.clone());
+        let session = NewSession { reservation, selection, options, dispatch, extensions, deviations, deflate };
         let session = task::run(self.clone(), upgrade, session);
         self.session_tasks.spawn(&self.tasks, session);
         Ok(response)
@@ -209,6 +216,12 @@ impl ServerState {
         let status = status.map(|status| status.as_u16());
         self.telemetry.handshake_refused(identity, remote_address, status, reason);
     }
+}
+
+/// Returns `true` if a header of the response belongs to the handshake or to the framing of the message.
+fn is_handshake_header(name: &HeaderName) -> bool {
+    [header::CONNECTION, header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name)
+        || name.as_str().starts_with("sec-websocket-")
 }
 
 fn unavailable(reason: &'static str) -> Reject {

@@ -5,7 +5,10 @@ use std::{borrow::Cow, fmt, net::SocketAddr, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 
-use crate::{info::TlsInfo, options::Options, server::handshake::credentials};
+use crate::{
+    connection::shared::Dispatch, handler::router::RpcRouter, info::TlsInfo, options::Options,
+    server::handshake::credentials,
+};
 
 /// The request of a WebSocket handshake, as the [authenticator](Authenticate) receives it.
 ///
@@ -21,7 +24,9 @@ pub struct Handshake {
 pub(crate) struct HandshakeRequest {
     pub(crate) parts: Parts,
     pub(crate) identity: Arc<str>,
-    pub(crate) endpoint: String,
+    /// The path of the whole request, which begins with the endpoint.
+    pub(crate) path: String,
+    pub(crate) endpoint_len: usize,
     pub(crate) protocols: Vec<String>,
 }
 
@@ -49,11 +54,16 @@ impl Handshake {
         self.request.identity.clone()
     }
 
-    /// Returns the path in front of the identity, not decoded.
+    /// Returns the path in front of the identity, not decoded and without slashes at its end.
     ///
     /// The path is that of the whole request, even if the server is nested in a router.
     pub fn endpoint(&self) -> &str {
-        &self.request.endpoint
+        &self.request.path[..self.request.endpoint_len]
+    }
+
+    /// Returns the path of the whole request as the client sent it, with the identity and every slash.
+    pub fn path(&self) -> &str {
+        &self.request.path
     }
 
     /// Returns the query of the request, not decoded.
@@ -220,9 +230,23 @@ impl<A: Authenticate> DynAuthenticate for A {
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct Accept {
-    pub(crate) protocol: Option<Arc<str>>,
+    pub(crate) key: Option<Arc<str>>,
+    pub(crate) protocol: ProtocolChoice,
     pub(crate) options: Option<Arc<Options>>,
+    pub(crate) dispatch: Option<Arc<dyn Dispatch>>,
     pub(crate) extensions: Extensions,
+    pub(crate) headers: HeaderMap,
+}
+
+/// The choice of the session's protocol.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum ProtocolChoice {
+    /// The negotiation decides.
+    #[default]
+    Negotiated,
+    Chosen(Arc<str>),
+    /// The session has no protocol.
+    Without,
 }
 
 impl Accept {
@@ -249,7 +273,50 @@ impl Accept {
 
     /// Sets the protocol of the session. If the client did not offer it, the handshake is refused with 400.
     pub fn protocol(self, protocol: &str) -> Self {
-        Self { protocol: Some(protocol.into()), ..self }
+        Self { protocol: ProtocolChoice::Chosen(protocol.into()), ..self }
+    }
+
+    /// Opens the session without a protocol, whatever the client offers. The response names none.
+    ///
+    /// The dialect of the session is that of [`Dialect::for_protocol`](crate::message::Dialect::for_protocol) with
+    /// `None`. If the options validate the payloads of all protocols, the handshake is refused with 500.
+    pub fn without_protocol(self) -> Self {
+        Self { protocol: ProtocolChoice::Without, ..self }
+    }
+
+    /// Sets the key by which the server finds the session and recognizes its successor. Default: the identity.
+    ///
+    /// Use it if an identity is unique only within a tenant: two sessions with different keys never replace each
+    /// other.
+    ///
+    /// ```
+    /// use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer};
+    ///
+    /// let server = RpcServer::builder(RpcRouter::new()).auth(async |handshake: Handshake| {
+    ///     let tenant = handshake.endpoint().trim_start_matches('/');
+    ///     Ok::<_, Reject>(Accept::new().key(format!("{tenant}/{}", handshake.identity())))
+    /// });
+    /// let server = server.build()?;
+    /// assert!(server.session("acme/CP-1").is_none());
+    /// # Ok::<(), ocpp_rpc::BuildError>(())
+    /// ```
+    pub fn key(self, key: impl Into<Arc<str>>) -> Self {
+        Self { key: Some(key.into()), ..self }
+    }
+
+    /// Sets the router of the session, in place of the [server's](crate::RpcServer::builder).
+    pub fn router<S: Send + Sync + 'static>(self, router: RpcRouter<S>) -> Self {
+        Self { dispatch: Some(router.into_dispatch()), ..self }
+    }
+
+    /// Adds a header to the response that accepts the handshake.
+    ///
+    /// The headers of the WebSocket handshake and of message framing belong to the server: `Connection`, `Upgrade`,
+    /// `Sec-WebSocket-*`, `Content-Length`, `Transfer-Encoding`. With one of them, the handshake is refused with 500 and
+    /// the server logs an error.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
     }
 }
 

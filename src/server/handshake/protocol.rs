@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use crate::server::handshake::auth::Reject;
+use crate::server::handshake::auth::{ProtocolChoice, Reject};
 
 /// The response to a client that offers none of the server's subprotocols.
 ///
@@ -66,14 +66,18 @@ impl Selection {
 
 impl Negotiation {
     /// Selects the protocol that the authenticator chose, or else a protocol that both ends speak.
-    pub(crate) fn negotiate(&self, offered: &[String], chosen: Option<Arc<str>>) -> Result<Selection, Reject> {
+    pub(crate) fn negotiate(&self, offered: &[String], choice: ProtocolChoice) -> Result<Selection, Reject> {
         let is_offered = |protocol: &str| offered.iter().any(|offer| offer == protocol);
-        if let Some(chosen) = chosen {
-            return match &self.default {
-                _ if is_offered(&chosen) => Ok(Selection::Offered(chosen)),
-                Some(default) if offered.is_empty() && *default == chosen => Ok(Selection::Unnamed(Some(chosen))),
-                _ => Err(Reject::new(StatusCode::BAD_REQUEST).body("the accepted protocol was not offered")),
-            };
+        match choice {
+            ProtocolChoice::Negotiated => {}
+            ProtocolChoice::Without => return Ok(Selection::Unnamed(None)),
+            ProtocolChoice::Chosen(chosen) => {
+                return match &self.default {
+                    _ if is_offered(&chosen) => Ok(Selection::Offered(chosen)),
+                    Some(default) if offered.is_empty() && *default == chosen => Ok(Selection::Unnamed(Some(chosen))),
+                    _ => Err(Reject::new(StatusCode::BAD_REQUEST).body("the accepted protocol was not offered")),
+                };
+            }
         }
         if self.protocols.is_empty() {
             return Ok(Selection::Unnamed(None));

@@ -10,6 +10,7 @@ use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::net::TcpStream;
 
 use crate::{
+    connection::shared::next_session_id,
     handshake::has_websocket_upgrade,
     io::Io,
     message::tolerance::Deviations,
@@ -18,7 +19,7 @@ use crate::{
             auth::{Handshake, HandshakeRequest, Reject},
             request::{self, Refusal},
         },
-        http::info::{self, Identity, RemoteAddress},
+        http::info::{self, Arrival, Identity, RemoteAddress},
     },
 };
 
@@ -48,6 +49,8 @@ use crate::{
 pub struct RpcUpgrade {
     pub(crate) handshake: Handshake,
     pub(crate) deviations: Deviations,
+    /// The id of the session, taken when the request arrived.
+    pub(crate) session_id: u64,
     kind: UpgradeKind,
     on_upgrade: OnUpgrade,
 }
@@ -57,6 +60,7 @@ impl RpcUpgrade {
     pub(crate) fn from_parts(parts: Parts, on_upgrade: Option<OnUpgrade>) -> Result<Self, UpgradeError> {
         const NO_UPGRADE: Refusal =
             Refusal { status: StatusCode::BAD_REQUEST, reason: "the connection cannot be upgraded" };
+        let session_id = parts.extensions.get().map_or_else(next_session_id, |&Arrival(id)| id);
         let known = parts.extensions.get().map(|&RemoteAddress(address)| address);
         let remote_address = known.or_else(|| info::connect_info(&parts.extensions));
         let fail = |refusal| UpgradeError { refusal, remote_address };
@@ -68,7 +72,7 @@ impl RpcUpgrade {
         let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
         let path = info::original_uri(&parts.extensions).unwrap_or(&parts.uri).path();
         let mut deviations = Deviations::default();
-        let (endpoint, identity) = match parts.extensions.get() {
+        let (before, identity) = match parts.extensions.get() {
             Some(Identity(identity)) => request::check_identity(identity).map(|()| (path, identity.clone())),
             None => {
                 request::note_extra_slashes(path, &mut deviations);
@@ -76,10 +80,12 @@ impl RpcUpgrade {
             }
         }
         .map_err(fail)?;
-        let (endpoint, identity) = (endpoint.trim_end_matches('/').to_owned(), identity.into());
+        let (endpoint_len, identity) = (before.trim_end_matches('/').len(), identity.into());
+        let path = path.to_owned();
         let protocols = request::offered_protocols(&parts.headers, &mut deviations).map_err(fail)?;
-        let handshake = Handshake::new(HandshakeRequest { parts, identity, endpoint, protocols }, remote_address);
-        Ok(Self { handshake, deviations, kind, on_upgrade })
+        let handshake =
+            Handshake::new(HandshakeRequest { parts, identity, path, endpoint_len, protocols }, remote_address);
+        Ok(Self { handshake, deviations, session_id, kind, on_upgrade })
     }
 
     /// Returns the handshake.

@@ -19,12 +19,13 @@ use crate::server::http::http1;
 #[cfg(feature = "http2")]
 use crate::server::http::http2;
 use crate::{
+    connection::shared::next_session_id,
     info::ConnectionInfo,
     server::{
         handshake::upgrade::IoDowncast,
         http::{
             app::{HttpApp, StationsOnly},
-            info::{HandshakeStarted, RemoteAddress},
+            info::{Arrival, HandshakeStarted, RemoteAddress},
         },
         rpc_server::RpcServer,
     },
@@ -117,6 +118,7 @@ pub(crate) async fn serve<T, H>(
         let (mut parts, body) = request.into_parts();
         let extensions = &mut parts.extensions;
         extensions.insert(IoDowncast::of::<ServedIo<T>>());
+        extensions.insert(Arrival(next_session_id()));
         if let Some(address) = info.remote_address {
             extensions.insert(RemoteAddress(address));
         }

@@ -52,6 +52,12 @@ pub struct Identity(pub String);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HandshakeStarted(pub(crate) Instant);
 
+/// The place of a request in the order of arrival, in the extensions of the request.
+///
+/// It becomes the id of the request's session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival(pub(crate) u64);
+
 /// Returns the URI of the whole request, if an axum router has shortened the path of a nested service.
 pub(crate) fn original_uri(_extensions: &Extensions) -> Option<&Uri> {
     #[cfg(feature = "axum")]

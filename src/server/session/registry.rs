@@ -1,8 +1,10 @@
-//! The registry of a server's sessions by identity, and their limits.
+//! The registry of a server's sessions by key, and their limits. The key is the identity, unless the application sets
+//! another.
 //!
 //! The server reserves a session before it responds to the client, so that the response can report an exceeded limit.
-//! The reservation ends with the session. Each reservation has a generation. When an old session ends late, it removes
-//! only its own generation, and not its successor.
+//! The reservation ends with the session. Each reservation has the id of its session, which the server takes when the
+//! request arrives. So the order of ids is the order of arrival, however long an authenticator or a client takes. When an
+//! old session ends late, it removes only its own entry, and not its successor.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -20,7 +22,7 @@ use crate::{
     session::Session,
 };
 
-/// The action when a station connects while its identity has a session.
+/// The action when a station connects while its identity, or the key that the application gave it, has a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DuplicateIdentity {
@@ -28,6 +30,9 @@ pub enum DuplicateIdentity {
     ///
     /// The server closes it with 1008 and the cause [`Replaced`](crate::close::CloseCause::Replaced) when the new
     /// connection is upgraded. A station that lost its connection can reconnect immediately.
+    ///
+    /// The session whose request arrived first is the old one. If its handshake finishes after that of the newer one,
+    /// the server closes it when it opens.
     #[default]
     ReplaceOld,
     /// Refuses the new connection with 409 until the old session has ended.
@@ -58,19 +63,18 @@ pub(crate) struct Limits {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Ordered by the time of the upgrade. The lists are never empty.
+    /// By key, each list in the order of arrival. The lists are never empty.
     entries: HashMap<Arc<str>, SmallVec<[Entry; 1]>>,
     /// The number of reservations, including those of connections without a common protocol.
     reserved: usize,
     /// The number of reservations per address, if that is limited.
     per_address: HashMap<IpAddr, usize>,
-    generation: u64,
     closing: Option<Closing>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    generation: u64,
+    id: u64,
     /// `None` before the upgrade, and after the session was replaced.
     session: Option<Session>,
 }
@@ -87,9 +91,9 @@ struct Closing {
 pub(crate) struct Reservation {
     registry: Arc<Registry>,
     /// `None` has no entry in the registry.
-    identity: Option<Arc<str>>,
+    key: Option<Arc<str>>,
     address: Option<IpAddr>,
-    generation: u64,
+    id: u64,
 }
 
 impl Registry {
@@ -97,9 +101,9 @@ impl Registry {
         Self { limits, state: Mutex::default() }
     }
 
-    /// Returns the newest session of an identity.
-    pub(crate) fn get(&self, identity: &str) -> Option<Session> {
-        self.state().entries.get(identity)?.iter().rev().find_map(|entry| entry.session.clone())
+    /// Returns the newest session of a key.
+    pub(crate) fn get(&self, key: &str) -> Option<Session> {
+        self.state().entries.get(key)?.iter().rev().find_map(|entry| entry.session.clone())
     }
 
     /// Returns all sessions.
@@ -107,24 +111,24 @@ impl Registry {
         self.state().sessions().cloned().collect()
     }
 
-    /// Reserves a session that is about to open. Without an identity, reserves a connection that will be closed.
+    /// Reserves a session that is about to open. Without a key, reserves a connection that will be closed.
     pub(crate) fn reserve(
         self: &Arc<Self>,
-        identity: Option<Arc<str>>,
+        key: Option<Arc<str>>,
         remote_address: Option<SocketAddr>,
+        id: u64,
     ) -> Result<Reservation, Reject> {
         let Limits { duplicate_identity, max_sessions, max_sessions_per_address } = self.limits;
         let address =
             remote_address.filter(|_| max_sessions_per_address.is_some()).map(|address| address_prefix(address.ip()));
         let mut state = self.state();
-        let entries =
-            identity.as_ref().and_then(|identity| state.entries.get(identity)).map_or(&[][..], SmallVec::as_slice);
+        let entries = key.as_ref().and_then(|key| state.entries.get(key)).map_or(&[][..], SmallVec::as_slice);
         if duplicate_identity == DuplicateIdentity::RejectNew && !entries.is_empty() {
             return Err(Reject::new(StatusCode::CONFLICT).body("the identity is already connected"));
         }
         // A session that will be replaced does not count, but only once: a replaced session may take long to end.
         let replaced = match (duplicate_identity, entries) {
-            (DuplicateIdentity::ReplaceOld, [only]) => only.session.as_ref(),
+            (DuplicateIdentity::ReplaceOld, [only]) if only.id < id => only.session.as_ref(),
             _ => None,
         };
         if replaced.is_none() && max_sessions.is_some_and(|limit| state.reserved >= limit) {
@@ -139,16 +143,18 @@ impl Registry {
             *state.per_address.entry(address).or_default() += 1;
         }
         state.reserved += 1;
-        state.generation += 1;
-        let generation = state.generation;
-        let entry = Entry { generation, session: None };
-        match identity.clone().map(|identity| state.entries.entry(identity)) {
-            Some(hash_map::Entry::Occupied(entries)) => entries.into_mut().push(entry),
+        let entry = Entry { id, session: None };
+        match key.clone().map(|key| state.entries.entry(key)) {
+            Some(hash_map::Entry::Occupied(entries)) => {
+                let entries = entries.into_mut();
+                let place = entries.partition_point(|other| other.id < id);
+                entries.insert(place, entry);
+            }
             // Inline, because most identities have one session.
             Some(hash_map::Entry::Vacant(none)) => drop(none.insert(smallvec![entry])),
             None => {}
         }
-        Ok(Reservation { registry: self.clone(), identity, address, generation })
+        Ok(Reservation { registry: self.clone(), key, address, id })
     }
 
     /// Closes every session, and returns the deadline. The first close and its deadline take precedence.
@@ -178,9 +184,9 @@ impl State {
     }
 
     /// Removes an entry if it still exists.
-    fn remove(&mut self, identity: &Arc<str>, generation: u64) {
-        let hash_map::Entry::Occupied(mut entries) = self.entries.entry(identity.clone()) else { return };
-        entries.get_mut().retain(|entry| entry.generation != generation);
+    fn remove(&mut self, key: &Arc<str>, id: u64) {
+        let hash_map::Entry::Occupied(mut entries) = self.entries.entry(key.clone()) else { return };
+        entries.get_mut().retain(|entry| entry.id != id);
         if entries.get().is_empty() {
             entries.remove();
         }
@@ -188,7 +194,17 @@ impl State {
 }
 
 impl Reservation {
-    /// Registers the session as the newest of its identity, and closes the sessions that it replaces.
+    /// Returns the key of the session.
+    pub(crate) fn key(&self) -> Option<&Arc<str>> {
+        self.key.as_ref()
+    }
+
+    /// Returns the id of the session.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Registers the session, and closes all sessions of its key but the newest.
     pub(crate) fn activate(&self, session: Session) {
         let mut state = self.registry.state();
         if let Some(closing) = &state.closing {
@@ -196,12 +212,15 @@ impl Reservation {
             session.shared().close(closing.close.clone());
         }
         let mut older = Vec::new();
-        if let Some(entries) = self.identity.as_ref().and_then(|identity| state.entries.get_mut(identity)) {
-            entries.retain(|entry| entry.generation != self.generation);
-            if self.registry.limits.duplicate_identity == DuplicateIdentity::ReplaceOld {
-                older.extend(entries.iter_mut().filter_map(|entry| entry.session.take()));
+        if let Some(entries) = self.key.as_ref().and_then(|key| state.entries.get_mut(key)) {
+            if let Some(entry) = entries.iter_mut().find(|entry| entry.id == self.id) {
+                entry.session = Some(session);
             }
-            entries.push(Entry { generation: self.generation, session: Some(session) });
+            if self.registry.limits.duplicate_identity == DuplicateIdentity::ReplaceOld {
+                let mut open = entries.iter_mut().rev().filter(|entry| entry.session.is_some());
+                open.next();
+                older.extend(open.filter_map(|entry| entry.session.take()));
+            }
         }
         drop(state);
         for older in older {
@@ -215,8 +234,8 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.registry.state();
-        if let Some(identity) = &self.identity {
-            state.remove(identity, self.generation);
+        if let Some(key) = &self.key {
+            state.remove(key, self.id);
         }
         state.reserved -= 1;
         if let Some(address) = self.address

@@ -12,7 +12,7 @@ use crate::{
         driver::Driver,
         mailbox::{OfflineCalls, QueueRules},
         negotiated::Negotiated,
-        shared::{Run, Shared},
+        shared::{Dispatch, OwnKey, Run, Shared},
         socket::{Disconnect, Socket},
     },
     event::kind::EventKind,
@@ -36,6 +36,7 @@ pub(crate) struct NewSession {
     pub(crate) reservation: Reservation,
     pub(crate) selection: Selection,
     pub(crate) options: Arc<Options>,
+    pub(crate) dispatch: Arc<dyn Dispatch>,
     pub(crate) extensions: Extensions,
     pub(crate) deviations: Deviations,
     /// The compression, if the handshake agreed on it.
@@ -66,7 +67,7 @@ pub(crate) fn run(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSessio
 async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -> Option<(OpenSession, Span)> {
     let guard = TaskGuard { server };
     let server = &guard.server;
-    let NewSession { reservation, selection, options, extensions, deviations, deflate } = plan;
+    let NewSession { reservation, selection, options, dispatch, extensions, deviations, deflate } = plan;
     let (handshake, status) = (upgrade.handshake.clone(), upgrade.status());
     let report = |status, reason: &str| server.report_refused(&handshake, status, reason);
     let upgraded = match timeout(server.http.handshake_timeout, upgrade.into_on_upgrade()).await {
@@ -99,6 +100,10 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
     let mut run = Run::new(handshake.shared_identity());
     run.remote_address = handshake.remote_address();
     run.extensions = extensions;
+    // Most sessions need no room for a key of their own.
+    if let Some(key) = reservation.key().filter(|key| **key != run.identity) {
+        run.extensions.insert(OwnKey(key.clone()));
+    }
     if let Some(tls) = handshake.tls() {
         run.extensions.insert(tls.clone());
     }
@@ -108,7 +113,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
     }
     run.negotiate(Negotiated { dialect: server.dialect(protocol.as_deref()), protocol });
     let rules = QueueRules { max_queued: options.call_queue, offline_calls: OfflineCalls::Queue };
-    let shared = Shared::started(run, rules, server.telemetry.clone());
+    let shared = Shared::started(reservation.id(), run, rules, server.telemetry.clone());
     let run = shared.run();
     shared.connected();
     let protocol = run.negotiated().and_then(|negotiated| negotiated.protocol.clone());
@@ -118,7 +123,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
         protocol = protocol.as_deref(),
         remote_address = run.remote_address.map(tracing::field::display),
     );
-    let driver = Driver::new(shared.clone(), run, server.dispatch.clone(), options, false);
+    let driver = Driver::new(shared.clone(), run, dispatch, options, false);
     span.in_scope(|| {
         server.session_tasks.mark_session();
         reservation.activate(Session::new(shared.clone()));

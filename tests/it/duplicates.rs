@@ -1,0 +1,172 @@
+//! Sessions of one key: which is the newest, and what happens to the others.
+
+use std::sync::Arc;
+
+use ocpp_rpc::{
+    Accept, Handshake, Options, Reject, RpcRouter, RpcServer,
+    server::{DuplicateIdentity, RpcServerBuilder},
+};
+use tokio::{
+    io::DuplexStream,
+    sync::{Notify, Semaphore},
+    task::JoinHandle,
+};
+
+use crate::{
+    support::{Station, dial, dial_with_buffer, echo},
+    tcp::{Client, Responder, head},
+};
+
+const REPLACED: (u16, &str) = (1008, "replaced by a newer connection");
+
+/// Builds a server whose authenticator holds requests with the query `slow` until the semaphore has a permit.
+fn builder() -> (RpcServerBuilder, Arc<Notify>, Arc<Semaphore>) {
+    let (entered, gate) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let (has_entered, open) = (entered.clone(), gate.clone());
+    let authenticator = move |handshake: Handshake| {
+        let (has_entered, open) = (has_entered.clone(), open.clone());
+        async move {
+            if handshake.query() == Some("slow") {
+                has_entered.notify_one();
+                open.acquire().await.expect("not closed").forget();
+            }
+            Ok::<_, Reject>(Accept::new())
+        }
+    };
+    let options = Options::server().ping_interval(None);
+    (RpcServer::builder(RpcRouter::new().on("Echo", echo)).options(options).auth(authenticator), entered, gate)
+}
+
+/// Sends a request that waits in the authenticator.
+async fn slow(server: &RpcServer, entered: &Notify) -> JoinHandle<(Responder, Client<DuplexStream>)> {
+    let mut client = Client::over(dial(server));
+    let asking = tokio::spawn(async move {
+        let response = client.ask(&head("/CP?slow")).await;
+        (response, client)
+    });
+    entered.notified().await;
+    asking
+}
+
+/// Connects a station whose session is open when this returns.
+async fn enter(server: &RpcServer) -> Station {
+    let mut station = Station::connect(server, "CP", "").await;
+    serves(&mut station).await;
+    station
+}
+
+async fn serves<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(station: &mut Station<S>) {
+    assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b21_older_request_that_is_accepted_late_does_not_replace_newer_session() {
+    let (builder, entered, gate) = builder();
+    let server = builder.build().expect("a valid configuration");
+    let older = slow(&server, &entered).await;
+    let mut newer = enter(&server).await;
+    let session = server.session("CP").expect("registered");
+
+    gate.add_permits(1);
+    let (response, client) = older.await.expect("no panic");
+    let mut older = client.upgraded(&response).await;
+    assert_eq!(older.closed().await, (REPLACED.0, REPLACED.1.to_owned()));
+    drop(older);
+    serves(&mut newer).await;
+    assert_eq!(server.session("CP").expect("registered").id(), session.id());
+    assert!(session.is_open() && server.sessions().len() == 1);
+    newer.close(1000, "").await;
+    session.closed().await;
+    assert!(server.session("CP").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b21_older_request_whose_socket_comes_late_does_not_replace_newer_session() {
+    let server = builder().0.build().expect("a valid configuration");
+    // The response does not fit the buffer, so the session opens only when the client has read the response.
+    let mut client = Client::over(dial_with_buffer(&server, 16));
+    client.send(head("/CP")).await;
+    let status = client.status().await;
+    let mut newer = enter(&server).await;
+    let response = client.answer_behind(status).await;
+    let mut older = client.upgraded(&response).await;
+    assert_eq!(older.closed().await, (REPLACED.0, REPLACED.1.to_owned()));
+    serves(&mut newer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b21_older_request_opens_if_the_newer_session_has_ended() {
+    let (builder, entered, gate) = builder();
+    let server = builder.build().expect("a valid configuration");
+    let older = slow(&server, &entered).await;
+    let mut newer = enter(&server).await;
+    let session = server.session("CP").expect("registered");
+    newer.close(1000, "").await;
+    session.closed().await;
+
+    gate.add_permits(1);
+    let (response, client) = older.await.expect("no panic");
+    let mut older = client.upgraded(&response).await;
+    serves(&mut older).await;
+    assert!(server.session("CP").expect("registered").id() < session.id());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b21_lookup_returns_the_session_of_the_latest_request_if_both_are_kept() {
+    let (builder, entered, gate) = builder();
+    let server = builder.duplicate_identity(DuplicateIdentity::AllowBoth).build().expect("a valid configuration");
+    let older = slow(&server, &entered).await;
+    let mut newer = enter(&server).await;
+    let session = server.session("CP").expect("registered");
+
+    gate.add_permits(1);
+    let (response, client) = older.await.expect("no panic");
+    let mut older = client.upgraded(&response).await;
+    serves(&mut older).await;
+    serves(&mut newer).await;
+    assert_eq!(server.sessions().len(), 2);
+    assert_eq!(server.session("CP").expect("registered").id(), session.id());
+    newer.close(1000, "").await;
+    session.closed().await;
+    assert!(server.session("CP").expect("the older one").id() < session.id());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b21_older_request_is_refused_if_newcomers_are() {
+    let (builder, entered, gate) = builder();
+    let server = builder.duplicate_identity(DuplicateIdentity::RejectNew).build().expect("a valid configuration");
+    let older = slow(&server, &entered).await;
+    let mut newer = enter(&server).await;
+    gate.add_permits(1);
+    assert_eq!(older.await.expect("no panic").0.status, 409);
+    serves(&mut newer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b21_sessions_with_different_keys_are_independent() {
+    let authenticator = async |handshake: Handshake| {
+        let tenant = handshake.query().unwrap_or_default();
+        Ok::<_, Reject>(Accept::new().key(format!("{tenant}/{}", handshake.identity())))
+    };
+    let options = Options::server().ping_interval(None);
+    let server = RpcServer::builder(RpcRouter::new().on("Echo", echo)).options(options).auth(authenticator);
+    let server = server.build().expect("a valid configuration");
+    let mut stations = Vec::new();
+    for tenant in ["a", "b"] {
+        let mut station = Station::connect(&server, &format!("CP?{tenant}"), "").await;
+        serves(&mut station).await;
+        stations.push(station);
+    }
+    for key in ["a/CP", "b/CP"] {
+        let session = server.session(key).expect("registered");
+        assert_eq!((&*session.key(), &*session.identity()), (key, "CP"));
+    }
+    assert!(server.session("CP").is_none());
+
+    let mut newer = Station::connect(&server, "CP?a", "").await;
+    serves(&mut newer).await;
+    let [older, other] = &mut stations[..] else { unreachable!() };
+    assert_eq!(older.closed().await.0, 1008);
+    serves(other).await;
+    assert_eq!(server.sessions().len(), 2);
+}
