@@ -24,6 +24,8 @@ pub mod guide;
 pub mod handler;
 #[cfg(any(feature = "client", feature = "server"))]
 mod handshake;
+#[cfg(any(feature = "client", feature = "server"))]
+mod header_case;
 mod info;
 mod io;
 pub mod message;

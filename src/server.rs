@@ -20,6 +20,7 @@ pub(crate) mod handshake {
 pub(crate) mod http {
     //! Accepts and serves HTTP connections.
 
+    pub(crate) mod address;
     pub(crate) mod app;
     pub(crate) mod body;
     pub(crate) mod connection;

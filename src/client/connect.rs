@@ -20,6 +20,7 @@ use crate::{
         error::ConnectError,
         handshake::{self, HandshakeError},
     },
+    header_case::header_case,
     io::Io,
     random::random,
     websocket::{
@@ -104,6 +105,7 @@ impl ConnectPlan {
     fn request(&self, key: SecWebsocketKey) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = self.path.clone();
+        *request.extensions_mut() = header_case();
         let headers = request.headers_mut();
         *headers = self.headers.clone();
         headers.insert(header::HOST, self.authority.clone());

@@ -75,6 +75,8 @@ deviations! {
     BinaryMessage Permissive "a binary frame" "read as text"
     InvalidUtf8 Permissive "bytes that are not UTF-8" "replaced by U+FFFD"
     UnmaskedFrame Permissive "a frame without the mask of a client" "read"
+    MissingConnectionUpgrade Permissive "no `Upgrade` in its Connection header" "served"
+    KeyLength Lenient "a Sec-WebSocket-Key that is not 16 bytes long" "used unchanged"
     EmptyProtocolElement Lenient "an empty element in its list of subprotocols" "skipped"
     MissingProtocol Lenient "no subprotocols" "the server's default protocol applies, if it has one"
     ExtraSlashes Lenient "doubled or trailing slashes in its path" "the last segment that is not empty is the identity"

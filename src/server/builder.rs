@@ -21,7 +21,7 @@ use crate::{
             auth::{Authenticate, DynAuthenticate},
             protocol::{Negotiation, NoCommonProtocol, Preference},
         },
-        http::{proxies::TrustedProxies, settings::HttpSettings},
+        http::{address::AddressLimit, proxies::TrustedProxies, settings::HttpSettings},
         rpc_server::{RpcServer, ServerState},
         session::{
             registry::{DuplicateIdentity, Limits, Registry},
@@ -45,6 +45,7 @@ use crate::{
 /// | [`options`](Self::options) | [`Options::server`] |
 /// | [`handshake_timeout`](Self::handshake_timeout) | 10 s |
 /// | [`max_pending_handshakes`](Self::max_pending_handshakes) | 1024 |
+/// | [`max_pending_handshakes_per_address`](Self::max_pending_handshakes_per_address) | a quarter of `max_pending_handshakes` |
 /// | [`max_identity_length`](Self::max_identity_length) | 255 bytes |
 /// | [`max_sessions`](Self::max_sessions) | no limit |
 /// | [`max_sessions_per_address`](Self::max_sessions_per_address) | no limit |
@@ -62,6 +63,8 @@ pub struct RpcServerBuilder {
     options: Options,
     limits: Limits,
     max_pending_handshakes: usize,
+    /// `None` is a quarter of all.
+    max_pending_handshakes_per_address: Option<usize>,
     max_identity_length: usize,
     http: HttpSettings,
 }
@@ -90,6 +93,7 @@ impl RpcServerBuilder {
             options: Options::server(),
             limits: Limits::default(),
             max_pending_handshakes: 1024,
+            max_pending_handshakes_per_address: None,
             max_identity_length: 255,
             http: HttpSettings {
                 handshake_timeout: Duration::from_secs(10),
@@ -184,6 +188,17 @@ impl RpcServerBuilder {
         Self { max_pending_handshakes: handshakes, ..self }
     }
 
+    /// Sets how many handshakes of one remote address may wait for the authenticator at once.
+    ///
+    /// At most `handshakes`; more are refused with 503. Default: a quarter of
+    /// [`max_pending_handshakes`](Self::max_pending_handshakes). An IPv6 network of 64 bits counts as one address.
+    ///
+    /// Stations behind one router share its address. [Trusted proxies](Self::trusted_proxies) are not limited, and
+    /// neither are clients without a [known address](crate::Handshake::remote_address).
+    pub fn max_pending_handshakes_per_address(self, handshakes: usize) -> Self {
+        Self { max_pending_handshakes_per_address: Some(handshakes), ..self }
+    }
+
     /// Sets the maximum length of an identity, in bytes after decoding.
     ///
     /// At most `bytes`; longer identities are refused with 404. Default 255. OCPP 2.x allows 48 characters, OCPP 1.6
@@ -275,6 +290,7 @@ impl RpcServerBuilder {
         }
         let zero = [
             (self.max_pending_handshakes, "max_pending_handshakes"),
+            (self.max_pending_handshakes_per_address.unwrap_or(1), "max_pending_handshakes_per_address"),
             (self.max_identity_length, "max_identity_length"),
             (limits.max_sessions.unwrap_or(1), "max_sessions"),
             (limits.max_sessions_per_address.unwrap_or(1), "max_sessions_per_address"),
@@ -298,6 +314,9 @@ impl RpcServerBuilder {
             max_identity_length: self.max_identity_length,
             http,
             handshake_permits: Semaphore::new(self.max_pending_handshakes.min(Semaphore::MAX_PERMITS)),
+            handshakes_per_address: AddressLimit::new(
+                self.max_pending_handshakes_per_address.unwrap_or(self.max_pending_handshakes.div_ceil(4)),
+            ),
             registry: Arc::new(Registry::new(limits)),
             telemetry: Telemetry::new(),
             tasks: TaskTracker::new(),

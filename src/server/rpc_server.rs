@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -24,7 +25,11 @@ use crate::{
     options::Options,
     server::{
         handshake::{auth::DynAuthenticate, protocol::Negotiation},
-        http::{proxies::TrustedProxies, settings::HttpSettings},
+        http::{
+            address::{AddressLimit, address_prefix},
+            proxies::TrustedProxies,
+            settings::HttpSettings,
+        },
         session::{registry::Registry, tasks::SessionTasks},
     },
     session::Session,
@@ -87,6 +92,7 @@ pub(crate) struct ServerState {
     pub(crate) http: HttpSettings,
     /// One permit per handshake that waits for the authenticator.
     pub(crate) handshake_permits: Semaphore,
+    pub(crate) handshakes_per_address: AddressLimit,
     pub(crate) registry: Arc<Registry>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) tasks: TaskTracker,
@@ -194,6 +200,12 @@ impl ServerState {
     pub(crate) fn options(&self) -> Arc<Options> {
         // A panic under the lock cannot leave the options half written.
         self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the address that limits per address count. `None` is not limited: a trusted proxy, or unknown.
+    pub(crate) fn limited_address(&self, remote_address: Option<SocketAddr>) -> Option<IpAddr> {
+        let is_proxy = |address: &SocketAddr| self.proxies.as_ref().is_some_and(|proxies| proxies.trusts(address));
+        remote_address.filter(|address| !is_proxy(address)).map(|address| address_prefix(address.ip()))
     }
 
     /// Returns the dialect of a session's protocol.

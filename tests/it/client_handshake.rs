@@ -311,18 +311,18 @@ async fn b07_credentials_query_headers_and_agent_are_sent_as_given() {
     let head = handshake_head(&mut dials).await;
     assert!(head.starts_with("GET /ocpp/CP-1?a=1%202&b=%C3%BC HTTP/1.1\r\n"), "{head}");
     for line in [
-        "host: csms.test",
+        "Host: csms.test",
         // CP-1:open sesame
-        "authorization: Basic Q1AtMTpvcGVuIHNlc2FtZQ==",
-        "user-agent: station/7",
+        "Authorization: Basic Q1AtMTpvcGVuIHNlc2FtZQ==",
+        "User-Agent: station/7",
         "x-site: north",
         "x-site: gate",
-        "sec-websocket-version: 13",
-        "sec-websocket-protocol: ocpp2.0.1, ocpp1.6",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Protocol: ocpp2.0.1, ocpp1.6",
     ] {
         assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
     }
-    assert_eq!(head.matches("user-agent").count(), 1);
+    assert_eq!(head.matches("User-Agent").count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -334,7 +334,7 @@ async fn b09_new_target_applies_from_the_next_connect_after_a_close() {
     // A reconnect still uses the earlier target.
     drop(csms);
     let head = handshake_head(&mut dials).await;
-    assert!(head.starts_with("GET /ocpp/CP-1 ") && head.contains("host: csms.test\r\n"), "{head}");
+    assert!(head.starts_with("GET /ocpp/CP-1 ") && head.contains("Host: csms.test\r\n"), "{head}");
     assert_eq!(&*client.session().identity(), "CP-1");
 
     client.close(Close::normal()).await;
@@ -344,7 +344,7 @@ async fn b09_new_target_applies_from_the_next_connect_after_a_close() {
         async move { client.connect().await }
     });
     let head = handshake_head(&mut dials).await;
-    assert!(head.starts_with("GET /other/CP-2 ") && head.contains("host: elsewhere.test:8080\r\n"), "{head}");
+    assert!(head.starts_with("GET /other/CP-2 ") && head.contains("Host: elsewhere.test:8080\r\n"), "{head}");
     assert_eq!(&*client.session().identity(), "CP-2");
     assert!(attempt.await.expect("no panic").is_err());
 }

@@ -347,7 +347,7 @@ async fn b55_reconnect_offers_and_requires_the_first_protocol() {
         head.push(stream.read_u8().await.expect("a head"));
     }
     let head = String::from_utf8(head).expect("text");
-    assert!(head.contains("\r\nsec-websocket-protocol: ocpp1.6\r\n"), "{head}");
+    assert!(head.contains("\r\nSec-WebSocket-Protocol: ocpp1.6\r\n"), "{head}");
     drop(stream);
     assert_eq!(client.session().protocol().as_deref(), Some("ocpp1.6"));
 

@@ -308,7 +308,7 @@ async fn respond(dials: &mut Dials, lines: &str) -> (String, Peer<DuplexStream>)
     while !request.ends_with("\r\n\r\n") {
         request.push(char::from(stream.read(1).await[0]));
     }
-    let key = request.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a key");
+    let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).expect("a key");
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let response = format!("{UPGRADE}Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: ocpp1.6\r\n{lines}\r\n");
     stream.send(response).await;
@@ -319,7 +319,7 @@ async fn respond(dials: &mut Dials, lines: &str) -> (String, Peer<DuplexStream>)
 async fn b82_client_offers_compression_on_request_and_uses_it() {
     let (plain, mut dials) = csms::client();
     let (_client, (request, _csms)) = tokio::join!(plain.connect(), respond(&mut dials, ""));
-    assert!(!request.contains("sec-websocket-extensions"), "{request}");
+    assert!(!request.contains("Sec-WebSocket-Extensions"), "{request}");
 
     for (response, sent, received) in [
         ("permessage-deflate; client_max_window_bits=9", (9, true), (15, true)),
@@ -330,7 +330,7 @@ async fn b82_client_offers_compression_on_request_and_uses_it() {
         let client = client.options(Options::client().compression(Compression::new()));
         let lines = format!("Sec-WebSocket-Extensions: {response}\r\n");
         let (client, (request, mut csms)) = tokio::join!(client.connect(), respond(&mut dials, &lines));
-        assert!(request.contains("sec-websocket-extensions: permessage-deflate; client_max_window_bits\r\n"));
+        assert!(request.contains("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"));
         let client = client.expect("connected");
         for text in ["Straße 🔌", "again", "again"] {
             let calling = client.call::<Value>("Echo", &json!({"text": text}));
@@ -382,7 +382,7 @@ async fn b09_client_keeps_its_compression_and_limits_if_options_change() {
     client.set_options(Options::client()).expect("valid");
     drop(csms);
     let (request, mut csms) = respond(&mut dials, response).await;
-    assert!(request.contains("sec-websocket-extensions: permessage-deflate"), "{request}");
+    assert!(request.contains("Sec-WebSocket-Extensions: permessage-deflate"), "{request}");
     let bomb = csms.deflate(&" ".repeat(200_000));
     csms.frame(0xc1, &bomb).await;
     assert_eq!(csms.closed().await.1, "message too large: more than 256 times its compressed payload");

@@ -80,7 +80,7 @@ impl Dials {
             head.push(stream.read_u8().await.expect("a head"));
         }
         let key = String::from_utf8_lossy(&head).into_owned();
-        assert!(key.contains("sec-websocket-key: "), "{key}");
+        assert!(key.contains("Sec-WebSocket-Key: "), "{key}");
         stream.write_all(text.as_bytes()).await.expect("open");
         stream
     }

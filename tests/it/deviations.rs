@@ -344,6 +344,48 @@ async fn b22_large_result_is_read_unless_over_set_message_limit() {
 // Handshakes.
 
 #[tokio::test]
+async fn b16_other_key_lengths_and_missing_connection_need_tolerance() {
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    let other_length = Deviation::KeyLength;
+    let no_connection = Deviation::MissingConnectionUpgrade;
+    for (valid, deviating, from, deviation) in [
+        (KEY, "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", Lenient, other_length), // 32 bytes
+        (KEY, "dGhlIHNhbXBsZSBub25j", Lenient, other_length),                         // 15 bytes
+        ("Connection: Upgrade\r\n", "", Permissive, no_connection),
+        ("Connection: Upgrade", "Connection: keep-alive", Permissive, no_connection),
+        ("Connection: Upgrade", "Connection: close", Permissive, no_connection),
+    ] {
+        let head = tcp::head("/CP-1").replace(valid, deviating);
+        for tolerance in [Strict, Lenient, Permissive] {
+            let router = RpcRouter::new().on("Echo", echo);
+            // The tolerance is that of the session, which may differ from the server's.
+            let options = Options::server().tolerance(tolerance);
+            let authenticator = move |_| {
+                let options = options.clone();
+                async { Ok(ocpp_rpc::Accept::new().options(options)) }
+            };
+            let mut site = tcp::Site::of(RpcServer::builder(router).auth(authenticator)).await;
+            let mut client = site.dial().await;
+            let response = client.ask(&head).await;
+            if tolerance < from {
+                assert_eq!(response.status, 400, "{deviating} {tolerance:?}");
+                let reason = site.refused().await.2;
+                assert!(reason.contains(&deviation.to_string()), "{reason}");
+                continue;
+            }
+            if deviation == other_length {
+                let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(deviating.as_bytes());
+                assert_eq!(response.header("sec-websocket-accept"), accept);
+            }
+            let mut station = client.upgraded(&response).await;
+            assert_eq!(tcp::soon(station.ask(r#"[2,"1","Echo",{}]"#)).await, r#"[3,"1",{}]"#, "{deviating}");
+            let (deviations, _) = close_and_collect(site.server, site.events).await;
+            assert_eq!(deviations, [deviation], "{deviating} {tolerance:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn b20_deviating_handshakes_are_reported_or_refused_if_strict() {
     for (path, offer, deviation) in [
         ("//CP-1", "ocpp1.6", Deviation::ExtraSlashes),

@@ -10,7 +10,9 @@ use ocpp_rpc::{
     Accept, Close, Handshake, Options, Reject, RpcRouter, RpcServer, RpcUpgrade, Session,
     close::CloseCause,
     event::EventKind,
-    server::{ConnectionInfo, DuplicateIdentity, Identity, NoCommonProtocol, RpcServerBuilder, UpgradeError},
+    server::{
+        ConnectionInfo, DuplicateIdentity, Identity, NoCommonProtocol, RpcServerBuilder, TrustedProxies, UpgradeError,
+    },
     tls::{TlsInfo, TlsVersion},
 };
 use serde_json::{Value, json};
@@ -417,6 +419,48 @@ async fn b22_client_without_common_protocol_counts_until_closed() {
     let mut incompatible = site.dial().await;
     assert_eq!(incompatible.ask(&offering("/A", "mine")).await.status, 101);
     assert_eq!(site.ask(&offering("/B", "ocpp1.6")).await.status, 503);
+}
+
+#[tokio::test]
+async fn b13_pending_handshakes_of_one_address_leave_places_for_others() {
+    let authenticator = async |handshake: Handshake| match handshake.identity() {
+        "stuck" => std::future::pending().await,
+        _ => Ok(Accept::new()),
+    };
+    let mut stuck = Vec::new();
+    let mut fill = async |server: &RpcServer, handshakes: usize, address: &str| {
+        let mut clients = Vec::new();
+        for _ in 0..handshakes {
+            let mut client = connect(server, from(address));
+            client.send(head("/stuck")).await;
+            clients.push(client);
+        }
+        tokio::task::yield_now().await;
+        stuck.append(&mut clients);
+    };
+    let refusal = (503, "5".to_owned(), "too many pending handshakes from this address".to_owned());
+    let refused = async |server: &RpcServer, address: &str| {
+        let response = connect(server, from(address)).ask(&head("/CP")).await;
+        (response.status, response.header("retry-after").to_owned(), response.body)
+    };
+    // A quarter by default. IPv6 networks of 64 bits count as one address, trusted proxies do not count.
+    let proxies = TrustedProxies::x_forwarded(["10.9.0.0/16"]).expect("a network");
+    let server = builder().auth(authenticator).trusted_proxies(proxies).build().expect("valid settings");
+    fill(&server, 256, "10.0.0.2").await;
+    assert_eq!(refused(&server, "10.0.0.2").await, refusal);
+    fill(&server, 255, "2001:db8::2").await;
+    assert_eq!(refused(&server, "2001:db8::3").await.0, 101);
+    fill(&server, 1, "2001:db8::3").await;
+    assert_eq!(refused(&server, "2001:db8::4").await, refusal);
+    assert_eq!(refused(&server, "2001:db8:0:1::4").await.0, 101);
+    fill(&server, 300, "10.9.0.1").await;
+    assert_eq!(refused(&server, "10.9.0.1").await.0, 101);
+    assert_eq!(refused(&server, "10.0.0.3").await.0, 101);
+
+    let server = builder().auth(authenticator).max_pending_handshakes_per_address(2).build().expect("valid settings");
+    fill(&server, 2, "10.0.0.2").await;
+    assert_eq!(refused(&server, "10.0.0.2").await, refusal);
+    assert_eq!(refused(&server, "10.0.0.3").await.0, 101);
 }
 
 // Connections that the application has accepted.

@@ -107,7 +107,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "handlers",
         &["handler/incoming", "handler/function", "handler/extract", "handler/router", "handler/typed", "handler"],
     ),
-    ("handshakes", &["handshake", "certificate"]),
+    ("handshakes", &["handshake", "header_case", "certificate"]),
     (
         "client",
         &[
@@ -130,6 +130,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "server/http/address",
             "server/http/body",
             "server/http/settings",
             "server/http/networks",

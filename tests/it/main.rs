@@ -26,6 +26,7 @@ mod edge;
 mod events;
 mod handlers;
 mod handshake;
+mod header_names;
 mod hostile;
 #[cfg(feature = "http2")]
 mod http2;

@@ -9,6 +9,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    header_case::header_case,
     message::tolerance::Deviation,
     server::{
         handshake::{
@@ -101,6 +102,10 @@ impl ServerState {
         let Ok(_permit) = self.handshake_permits.try_acquire() else {
             return Err(unavailable("too many pending handshakes"));
         };
+        let address = self.limited_address(upgrade.handshake.remote_address());
+        let Some(_address_permit) = self.handshakes_per_address.try_acquire(address) else {
+            return Err(unavailable("too many pending handshakes from this address"));
+        };
         let accept = match &self.authenticator {
             None => Accept::new(),
             Some(authenticator) => {
@@ -173,6 +178,7 @@ impl ServerState {
             return Err(Reject::new(StatusCode::BAD_REQUEST).body(format!("the handshake has {deviation}")));
         }
         let mut response = Response::new(B::from(Bytes::new()));
+        *response.extensions_mut() = header_case();
         *response.status_mut() = upgrade.status();
         let headers = response.headers_mut();
         *headers = own_headers;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 
 use crate::{
-    connection::shared::Dispatch, handler::router::RpcRouter, info::TlsInfo, options::Options,
-    server::handshake::credentials,
+    connection::shared::Dispatch, handler::router::RpcRouter, header_case::header_case, info::TlsInfo,
+    options::Options, server::handshake::credentials,
 };
 
 /// The request of a WebSocket handshake, as the [authenticator](Authenticate) receives it.
@@ -383,6 +383,7 @@ impl Reject {
 
     pub(crate) fn into_response<B: From<Bytes>>(self) -> Response<B> {
         let mut response = Response::new(B::from(Bytes::from(self.body.into_owned())));
+        *response.extensions_mut() = header_case();
         *response.status_mut() = self.status;
         *response.headers_mut() = *self.headers;
         let headers = response.headers_mut();

@@ -21,9 +21,21 @@ const fn refusal(status: StatusCode, reason: &'static str) -> Refusal {
     Refusal { status, reason }
 }
 
+/// Returns `true` if a request of HTTP/1.1 lacks its `Host` header, or has several (RFC 9112 §3.2).
+pub(crate) fn lacks_single_host(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_11 && single_value(&parts.headers, &header::HOST).is_none()
+}
+
+/// The refusal of a request of HTTP/1.1 that lacks its `Host` header, or has several.
+pub(crate) const NO_SINGLE_HOST: Refusal =
+    refusal(StatusCode::BAD_REQUEST, "the request does not have exactly one Host header");
+
 /// Checks a WebSocket handshake over HTTP/1.1, and returns the response to its key (RFC 6455 §4.2.1).
-pub(crate) fn check_http1(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> {
+pub(crate) fn check_http1(parts: &Parts, deviations: &mut Deviations) -> Result<SecWebsocketAccept, Refusal> {
     let headers = &parts.headers;
+    if lacks_single_host(parts) {
+        return Err(NO_SINGLE_HOST);
+    }
     if parts.version == Version::HTTP_2 {
         return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake over HTTP/2 must be a CONNECT request"));
     }
@@ -37,7 +49,7 @@ pub(crate) fn check_http1(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> 
         return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake must use HTTP/1.1"));
     }
     if !has_token(headers, &header::CONNECTION, "upgrade") {
-        return Err(refusal(StatusCode::BAD_REQUEST, "the Connection header does not contain Upgrade"));
+        deviations.add(Deviation::MissingConnectionUpgrade);
     }
     if single_value(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(refusal(StatusCode::UPGRADE_REQUIRED, "the Sec-WebSocket-Version is not 13"));
@@ -48,12 +60,14 @@ pub(crate) fn check_http1(parts: &Parts) -> Result<SecWebsocketAccept, Refusal> 
     {
         return Err(refusal(StatusCode::BAD_REQUEST, "a WebSocket handshake must not have a body"));
     }
-    let key_is_valid = single_value(headers, &header::SEC_WEBSOCKET_KEY)
-        .is_some_and(|key| LENIENT_BASE64.decode(key).is_ok_and(|key| key.len() == 16));
-    match headers.typed_get::<SecWebsocketKey>() {
-        Some(key) if key_is_valid => Ok(key.into()),
-        _ => Err(refusal(StatusCode::BAD_REQUEST, "the Sec-WebSocket-Key is not 16 bytes in base64")),
+    let key = single_value(headers, &header::SEC_WEBSOCKET_KEY).and_then(|key| LENIENT_BASE64.decode(key).ok());
+    let (Some(bytes @ 1..), Some(key)) = (key.map(|key| key.len()), headers.typed_get::<SecWebsocketKey>()) else {
+        return Err(refusal(StatusCode::BAD_REQUEST, "the Sec-WebSocket-Key is missing or not base64"));
+    };
+    if bytes != 16 {
+        deviations.add(Deviation::KeyLength);
     }
+    Ok(key.into())
 }
 
 /// The refusal of a WebSocket version over HTTP/2, which does not have the status 426.
@@ -191,7 +205,12 @@ mod tests {
 
     #[test]
     fn http1_handshake_is_checked_header_by_header() {
+        let check = |parts: &Parts| {
+            let mut deviations = Deviations::default();
+            check_http1(parts, &mut deviations).map(|accept| (accept, deviations))
+        };
         let sound = [
+            ("host", "test"),
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "WebSocket"),
             ("sec-websocket-version", "13"),
@@ -211,29 +230,37 @@ mod tests {
             request
         };
         let mut headers = HeaderMap::new();
-        headers.typed_insert(check_http1(&parts(("x-none", None))).expect("sound"));
+        let (accept, deviations) = check(&parts(("x-none", None))).expect("sound");
+        headers.typed_insert(accept);
+        assert_eq!(deviations, Deviations::default());
         // RFC 6455 §1.3
         assert_eq!(headers[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         for (name, value, status) in [
+            ("host", None, 400),
             ("upgrade", None, 426),
             ("upgrade", Some("h2c"), 426),
-            ("connection", None, 400),
-            ("connection", Some("close"), 400),
             ("sec-websocket-version", None, 426),
             ("sec-websocket-version", Some("8"), 426),
             ("sec-websocket-key", None, 400),
-            ("sec-websocket-key", Some("c2hvcnQ="), 400),
             ("sec-websocket-key", Some("not base64"), 400),
         ] {
-            let refused = check_http1(&parts((name, value))).expect_err(name);
+            let refused = check(&parts((name, value))).expect_err(name);
             assert_eq!(refused.status, status, "{name}: {value:?}");
+        }
+        for (name, value, deviation) in [
+            ("connection", None, Deviation::MissingConnectionUpgrade),
+            ("connection", Some("close"), Deviation::MissingConnectionUpgrade),
+            ("sec-websocket-key", Some("c2hvcnQ="), Deviation::KeyLength),
+        ] {
+            let (_, deviations) = check(&parts((name, value))).expect(name);
+            assert_eq!(deviations, deviation.into(), "{name}: {value:?}");
         }
         let mut post = parts(("x-none", None));
         post.method = Method::POST;
-        assert_eq!(check_http1(&post).expect_err("POST").status, 400);
+        assert_eq!(check(&post).expect_err("POST").status, 400);
         let mut old = parts(("x-none", None));
         old.version = Version::HTTP_10;
-        assert_eq!(check_http1(&old).expect_err("HTTP/1.0").status, 400);
+        assert_eq!(check(&old).expect_err("HTTP/1.0").status, 400);
     }
 
     #[test]
@@ -256,6 +283,7 @@ mod tests {
             let refused = check_http2(&request(method, version), protocol).expect_err(protocol);
             assert_eq!(refused.status, status, "{protocol} {version:?}");
         }
-        assert_eq!(check_http1(&request(Method::GET, Some("13"))).expect_err("no CONNECT").status, 400);
+        let refused = check_http1(&request(Method::GET, Some("13")), &mut Deviations::default());
+        assert_eq!(refused.expect_err("no CONNECT").status, 400);
     }
 }

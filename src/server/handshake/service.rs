@@ -13,7 +13,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::Service;
 
-use crate::server::{handshake::upgrade::RpcUpgrade, rpc_server::RpcServer};
+use crate::{
+    header_case::header_case,
+    server::{handshake::upgrade::RpcUpgrade, rpc_server::RpcServer},
+};
 
 /// Upgrades requests with any body type. Fits axum's `route_service`, `nest_service` and `fallback_service`, and hyper.
 impl<B> Service<Request<B>> for RpcServer {
@@ -43,6 +46,7 @@ impl HandshakeFuture {
     /// Returns the future of a response with status 404 and no body.
     pub(crate) fn not_found() -> Self {
         let mut response = Response::new(Full::default());
+        *response.extensions_mut() = header_case();
         *response.status_mut() = StatusCode::NOT_FOUND;
         Self(Box::pin(ready(response)))
     }

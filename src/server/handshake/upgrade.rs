@@ -64,14 +64,14 @@ impl RpcUpgrade {
         let known = parts.extensions.get().map(|&RemoteAddress(address)| address);
         let remote_address = known.or_else(|| info::connect_info(&parts.extensions));
         let fail = |refusal| UpgradeError { refusal, remote_address };
+        let mut deviations = Deviations::default();
         let kind = match info::connect_protocol(&parts.extensions) {
             Some(protocol) => request::check_http2(&parts, protocol).map(|()| UpgradeKind::Http2),
-            None => request::check_http1(&parts).map(UpgradeKind::Http1),
+            None => request::check_http1(&parts, &mut deviations).map(UpgradeKind::Http1),
         }
         .map_err(fail)?;
         let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
         let path = info::original_uri(&parts.extensions).unwrap_or(&parts.uri).path();
-        let mut deviations = Deviations::default();
         let (before, identity) = match parts.extensions.get() {
             Some(Identity(identity)) => request::check_identity(identity).map(|()| (path, identity.clone())),
             None => {

@@ -131,7 +131,7 @@ impl TrustedProxies {
         }
     }
 
-    fn trusts(&self, address: &SocketAddr) -> bool {
+    pub(crate) fn trusts(&self, address: &SocketAddr) -> bool {
         self.networks.contain(address.ip())
     }
 }

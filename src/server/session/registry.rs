@@ -8,7 +8,7 @@
 
 use std::{
     collections::{HashMap, hash_map},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::{
     close::{info::CloseCause, intent::Close},
-    server::handshake::auth::Reject,
+    server::{handshake::auth::Reject, http::address::address_prefix},
     session::Session,
 };
 
@@ -246,13 +246,5 @@ impl Drop for Reservation {
                 reserved.remove();
             }
         }
-    }
-}
-
-/// Returns the part of an address that is limited: for IPv6 the first 64 bits, which is the network of one customer.
-fn address_prefix(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address => address,
     }
 }
