@@ -14,6 +14,9 @@ pub struct CloseInfo {
     /// no close frame because the peer [does not read](CloseCause::NotReading).
     pub code: u16,
     /// The reason in the close frame, which may be empty.
+    ///
+    /// If there was no close frame, it is the text of the error for [`Transport`](CloseCause::Transport) and
+    /// [`GaveUp`](CloseCause::GaveUp).
     pub reason: String,
     /// The cause of the end.
     pub cause: CloseCause,
@@ -56,7 +59,7 @@ pub enum CloseCause {
     TooLarge,
     /// The peer does not read, and more than [`Options::max_unsent`](crate::Options::max_unsent) was unsent.
     NotReading,
-    /// The transport failed.
+    /// The transport failed. The reason is the text of its error.
     Transport,
     /// The client gave up reconnecting. The reason contains the error.
     GaveUp,

@@ -24,6 +24,7 @@ use crate::{
         info::{CloseCause, CloseInfo},
         intent::{Close, MAX_REASON},
     },
+    error::build::WithSources,
     io::Io,
     options::Options,
     websocket::{
@@ -83,6 +84,13 @@ impl Disconnect {
     #[cold]
     pub(crate) fn abort(cause: CloseCause) -> Self {
         Self { closed: CloseInfo::abnormal(cause), step: Step::Abort }
+    }
+
+    /// Returns the end of a connection whose transport failed. The reason says why.
+    #[cold]
+    fn transport(error: &io::Error) -> Self {
+        let closed = CloseInfo { reason: WithSources(error).to_string(), ..CloseInfo::abnormal(CloseCause::Transport) };
+        Self { closed, step: Step::Abort }
     }
 
     /// Returns whether this end requested the close, rather than the peer or an error.
@@ -169,7 +177,7 @@ impl Socket {
             let mut buffer = [MaybeUninit::uninit(); INPUT_SIZE];
             let mut input = ReadBuf::uninit(&mut buffer);
             let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut input));
-            read.map_err(|_| Disconnect::abort(CloseCause::Transport))?;
+            read.map_err(|error| Disconnect::transport(&error))?;
             if input.filled().is_empty() {
                 return Poll::Ready(Err(Disconnect::abort(CloseCause::Remote)));
             }
@@ -209,7 +217,7 @@ impl Socket {
     /// Flushes all queued messages.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
         let flushed = ready!(self.poll_send(cx));
-        Poll::Ready(flushed.map_err(|_| Disconnect::abort(CloseCause::Transport)))
+        Poll::Ready(flushed.map_err(|error| Disconnect::transport(&error)))
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -353,6 +353,6 @@ async fn b51_transport_failure_is_reported_as_cause() {
     broken.store(true, Ordering::Relaxed);
     station.send(r#"[2,"2","Echo",{}]"#).await;
     let closed = session.closed().await;
-    assert_eq!((closed.code, &*closed.reason, closed.cause), (1006, "", CloseCause::Transport));
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (1006, "connection reset", CloseCause::Transport));
     assert!(server.session("CP-1").is_none());
 }
