@@ -13,6 +13,7 @@ mod life;
 mod no_tls;
 mod reconnect;
 mod redirect;
+mod retry_after;
 pub(crate) mod rpc_client;
 mod settings;
 mod supervisor;

@@ -167,10 +167,6 @@ impl RpcClientBuilder {
     ///
     /// Returns an error if settings contradict each other or can never work.
     pub fn build(self) -> Result<RpcClient, BuildError> {
-        self.settings.options.check_for(&self.settings.protocols)?;
-        if let Some(why) = self.settings.reconnect.backoff.invalid_setting() {
-            return Err(BuildError::settings(why));
-        }
         self.settings.plan()?;
         Ok(RpcClient::new(self.settings))
     }

@@ -12,9 +12,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
+    backoff::MIN_WAIT,
     client::{
         connector::{DynConnector, Target},
         error::ConnectError,
@@ -57,46 +58,58 @@ pub(super) struct Connected {
 /// The bytes that are kept of the body of a refusal.
 const MAX_BODY: usize = 64 << 10;
 
-impl ConnectPlan {
-    /// Connects within the timeout.
-    pub(super) async fn connect(&self) -> Result<Connected, ConnectError> {
-        timeout(self.connect_timeout, self.follow_redirects()).await.unwrap_or(Err(ConnectError::Timeout))
-    }
+/// The longest time from the head of a refusal to the end of its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Connects, and follows as many redirects as allowed.
-    async fn follow_redirects(&self) -> Result<Connected, ConnectError> {
+impl ConnectPlan {
+    /// Connects within the timeout, and follows as many redirects as allowed.
+    pub(super) async fn connect(&self) -> Result<Connected, ConnectError> {
+        let deadline = Instant::now() + self.connect_timeout;
         let mut plan = Cow::Borrowed(self);
         for _ in 0..self.max_redirects {
-            let outcome = plan.try_connect().await;
+            let outcome = plan.try_connect(deadline).await;
             let Err(ConnectError::Refused { status, headers, .. }) = &outcome else { return outcome };
             let Some(next) = plan.redirect(*status, headers) else { return outcome };
             tracing::debug!(target = %next.target, "following a redirect");
             plan = Cow::Owned(next);
+            // Redirects may lead in a circle.
+            sleep(MIN_WAIT).await;
         }
-        plan.try_connect().await
+        plan.try_connect(deadline).await
     }
 
     /// Connects without following redirects.
-    async fn try_connect(&self) -> Result<Connected, ConnectError> {
+    async fn try_connect(&self, deadline: Instant) -> Result<Connected, ConnectError> {
         // A connector of the application may panic, even before it returns its future.
         let opening = AssertUnwindSafe(async { self.connector.open(self.target.clone()).await }).catch_unwind();
-        let stream = opening.await.unwrap_or_else(|_| Err(io::Error::other("the connector panicked")))?;
+        let opened = timeout_at(deadline, opening).await?;
+        let stream = opened.unwrap_or_else(|_| Err(io::Error::other("the connector panicked")))?;
         let (mut sender, mut connection) = http1::handshake(TokioIo::new(stream)).await?;
         let key = SecWebsocketKey::from(random::<[u8; 16]>());
         let expected = SecWebsocketAccept::from(key.clone());
         let request = self.request(key);
         // The attempt polls the HTTP connection itself, so that dropping the attempt leaves no task behind.
         let mut transfer = pin!(std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)));
-        let response = pin!(async { check_status(sender.send_request(request).await?).await });
+        let response = pin!(async {
+            let response = timeout_at(deadline, sender.send_request(request)).await??;
+            check_status(response, deadline).await
+        });
         let response = match select(response, transfer.as_mut()).await {
             Either::Left((response, _)) => response?,
-            Either::Right((_, response)) => response.await?,
+            Either::Right((transferred, response)) => {
+                let response = response.await;
+                if let Err(ConnectError::Io(_)) = response {
+                    // The request ended with the connection, which knows why.
+                    transferred?;
+                }
+                response?
+            }
         };
         let (parts, _) = response.into_parts();
         let protocol = handshake::check_response(&parts, &expected, &self.protocols)?.cloned();
         let deflate = extension::check_response(&parts.headers, self.compression.as_ref());
         let deflate = deflate.map_err(HandshakeError::InvalidResponse)?;
-        transfer.await?;
+        timeout_at(deadline, transfer).await??;
         let http1::Parts { io, read_buf, .. } = connection.into_parts();
         Ok(Connected { io: io.into_inner(), read_buf, protocol, deflate })
     }
@@ -125,14 +138,15 @@ impl ConnectPlan {
 }
 
 /// Returns the response if it has the status of an upgrade, and an error with its head and body otherwise.
-async fn check_status(response: Response<Incoming>) -> Result<Response<Incoming>, ConnectError> {
+async fn check_status(response: Response<Incoming>, deadline: Instant) -> Result<Response<Incoming>, ConnectError> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
     let (parts, mut body) = response.into_parts();
     let mut kept = Vec::new();
     // The body only helps to explain the refusal, so an incomplete one will do.
-    while let Some(Ok(frame)) = body.frame().await {
+    let deadline = deadline.min(Instant::now() + BODY_TIMEOUT);
+    while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {
         if let Some(data) = frame.data_ref() {
             kept.extend_from_slice(&data[..data.len().min(MAX_BODY - kept.len())]);
             if kept.len() == MAX_BODY {

@@ -1,6 +1,6 @@
 //! The streams that a client connects over.
 
-use std::{error::Error as StdError, fmt, io, iter, pin::Pin};
+use std::{fmt, io, pin::Pin};
 
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -10,7 +10,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use crate::io::Io;
+use crate::{client::error::into_io_error, io::Io};
 
 /// The host and the port that a client connects to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,16 +114,6 @@ impl Connector for Tcp {
         connector.set_nodelay(true);
         let stream = connector.oneshot(address).await.map_err(into_io_error)?;
         Ok(stream.into_inner())
-    }
-}
-
-/// Converts an error into an `io::Error`, with the kind and the text of the system's error if it has one.
-fn into_io_error(error: impl StdError + Send + Sync + 'static) -> io::Error {
-    let mut causes = iter::successors(error.source(), |cause| (**cause).source());
-    let kind_and_cause = causes.find_map(|cause| Some((cause.downcast_ref::<io::Error>()?.kind(), cause)));
-    match kind_and_cause {
-        Some((kind, cause)) => io::Error::new(kind, format!("{error}: {cause}")),
-        None => io::Error::other(error),
     }
 }
 

@@ -1,12 +1,14 @@
 //! The error of a client's attempt to connect.
 
-use std::{borrow::Cow, error::Error as StdError, io, sync::Arc};
+use std::{borrow::Cow, error::Error as StdError, io, iter, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use tokio::time::error::Elapsed;
 
 use crate::{
-    client::handshake::HandshakeError,
+    backoff::Failure,
+    client::{handshake::HandshakeError, retry_after::retry_after},
     error::{BuildError, build::WithSources},
 };
 
@@ -17,7 +19,7 @@ pub enum ConnectError {
     /// The client's settings contradict each other or can never work.
     #[error(transparent)]
     Settings(Arc<BuildError>),
-    /// The connection could not be established, or broke during the handshake. Errors of TLS are found here as well.
+    /// The connection could not be established, or was lost during the handshake. Errors of TLS are found here as well.
     #[error("cannot connect: {}", WithSources(&**.0))]
     Io(Arc<io::Error>),
     /// The [timeout](super::RpcClientBuilder::connect_timeout) passed.
@@ -31,7 +33,7 @@ pub enum ConnectError {
         status: StatusCode,
         /// The headers.
         headers: Box<HeaderMap>,
-        /// The body, or its first 64 KiB.
+        /// The body, or the part of its first 64 KiB that came within 5 s.
         body: Bytes,
     },
     /// The server does not speak HTTP.
@@ -79,6 +81,15 @@ impl ConnectError {
             _ => None,
         }
     }
+
+    /// Returns what the error means for the next wait. `now` is the time of this end's clock.
+    pub(super) fn failure(&self, now: SystemTime) -> Failure {
+        match self {
+            Self::Refused { headers, .. } => Failure::Refused { retry_after: retry_after(headers, now) },
+            Self::Http(_) | Self::Handshake(_) | Self::Protocol { .. } => Failure::Refused { retry_after: None },
+            _ => Failure::Unreachable,
+        }
+    }
 }
 
 fn protocol_text(named: Option<&str>) -> String {
@@ -100,9 +111,21 @@ impl From<io::Error> for ConnectError {
     }
 }
 
+impl From<Elapsed> for ConnectError {
+    fn from(_: Elapsed) -> Self {
+        Self::Timeout
+    }
+}
+
 impl From<hyper::Error> for ConnectError {
     fn from(error: hyper::Error) -> Self {
-        Self::Http(Arc::new(error))
+        if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+            io::Error::new(io::ErrorKind::UnexpectedEof, error).into()
+        } else if io_cause(&error).is_some() {
+            into_io_error(error).into()
+        } else {
+            Self::Http(Arc::new(error))
+        }
     }
 }
 
@@ -113,4 +136,17 @@ impl From<HandshakeError> for ConnectError {
             HandshakeError::UnexpectedProtocol(named) => Self::Protocol { named },
         }
     }
+}
+
+/// Converts an error into an `io::Error`, with the kind and the text of the system's error if it has one.
+pub(super) fn into_io_error(error: impl StdError + Send + Sync + 'static) -> io::Error {
+    match io_cause(&error) {
+        Some(cause) => io::Error::new(cause.kind(), format!("{error}: {cause}")),
+        None => io::Error::other(error),
+    }
+}
+
+fn io_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
+    let mut causes = iter::successors(error.source(), |cause| (**cause).source());
+    causes.find_map(|cause| cause.downcast_ref())
 }

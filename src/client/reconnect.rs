@@ -1,6 +1,8 @@
 //! The policy for connections that are lost.
 
-use crate::{backoff::Backoff, connection::mailbox::OfflineCalls};
+use std::{fmt, sync::Arc};
+
+use crate::{backoff::Backoff, client::error::ConnectError, connection::mailbox::OfflineCalls};
 
 /// The policy for a connection that is lost: whether, how often and how fast to connect again.
 ///
@@ -11,29 +13,28 @@ use crate::{backoff::Backoff, connection::mailbox::OfflineCalls};
 /// let backoff = Backoff::exponential().max(Duration::from_secs(60));
 /// let reconnect = Reconnect::always().backoff(backoff).retry_first_connect(true);
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone)]
 #[must_use]
 pub struct Reconnect {
     /// `None` is no limit.
     pub(super) attempts: Option<u32>,
     pub(super) backoff: Backoff,
     pub(super) retry_first_connect: bool,
-    pub(super) retry_if_refused: bool,
+    gives_up: Option<GivesUp>,
     pub(super) keep_responses: bool,
     pub(super) offline_calls: OfflineCalls,
 }
 
+type GivesUp = Arc<dyn Fn(&ConnectError) -> bool + Send + Sync>;
+
 impl Reconnect {
-    /// Connects again without a limit of attempts.
-    ///
-    /// The client gives up if another attempt cannot help: if the server chooses another subprotocol than at first, if
-    /// its response is no WebSocket handshake, and at HTTP status 401, 403 or 404.
+    /// Connects again without a limit of attempts, whatever the error is.
     pub fn always() -> Self {
         Self {
             attempts: None,
             backoff: Backoff::exponential(),
             retry_first_connect: false,
-            retry_if_refused: false,
+            gives_up: None,
             keep_responses: true,
             offline_calls: OfflineCalls::Queue,
         }
@@ -51,6 +52,9 @@ impl Reconnect {
     }
 
     /// Sets how long to wait before each attempt. Default [`Backoff::exponential`].
+    ///
+    /// If the server responds but does not accept the client, each wait is at least twice as long as the last one, up to
+    /// five minutes. It is never shorter than the `Retry-After` of the response, of which at most an hour counts.
     pub fn backoff(self, backoff: Backoff) -> Self {
         Self { backoff, ..self }
     }
@@ -60,10 +64,19 @@ impl Reconnect {
         Self { retry_first_connect: retry, ..self }
     }
 
-    /// Sets whether the client tries again after HTTP status 401, 403 or 404. Default off. Turn it on if the server may
-    /// learn of the station later.
-    pub fn retry_if_refused(self, retry: bool) -> Self {
-        Self { retry_if_refused: retry, ..self }
+    /// Gives up after an error for which `is_final` returns `true`. By default, no error is final: the server may be
+    /// misconfigured for a while, or learn of the station later.
+    ///
+    /// ```
+    /// use ocpp_rpc::client::{ConnectError, Reconnect};
+    ///
+    /// // Any HTTP status but that of an upgrade.
+    /// let reconnect = Reconnect::always().give_up_if(ConnectError::is_refused);
+    /// // One status.
+    /// let reconnect = Reconnect::always().give_up_if(|error| error.status().is_some_and(|status| status == 401));
+    /// ```
+    pub fn give_up_if(self, is_final: impl Fn(&ConnectError) -> bool + Send + Sync + 'static) -> Self {
+        Self { gives_up: Some(Arc::new(is_final)), ..self }
     }
 
     /// Sets whether calls fail with [`Error::NotConnected`](crate::Error::NotConnected) while there is no connection,
@@ -76,6 +89,23 @@ impl Reconnect {
     /// connection.
     pub fn drop_responses(self, drop: bool) -> Self {
         Self { keep_responses: !drop, ..self }
+    }
+
+    /// Returns whether the client gives up after this error.
+    pub(super) fn gives_up(&self, error: &ConnectError) -> bool {
+        self.gives_up.as_ref().is_some_and(|gives_up| gives_up(error))
+    }
+}
+
+impl fmt::Debug for Reconnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reconnect")
+            .field("attempts", &self.attempts)
+            .field("backoff", &self.backoff)
+            .field("retry_first_connect", &self.retry_first_connect)
+            .field("keep_responses", &self.keep_responses)
+            .field("offline_calls", &self.offline_calls)
+            .finish_non_exhaustive()
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
+    backoff::Waits,
     call::Call,
     client::{
         error::ConnectError,
@@ -146,8 +147,16 @@ impl RpcClient {
             protocol = tracing::field::Empty,
         );
         let run = Arc::new(ClientRun { run, first: SetOnce::new() });
-        let supervisor =
-            Supervisor { run: run.clone(), shared, driver, plan, dialects, reconnect, failures: 0, waits: 0 };
+        let supervisor = Supervisor {
+            run: run.clone(),
+            shared,
+            driver,
+            plan,
+            dialects,
+            reconnect,
+            failures: 0,
+            waits: Waits::default(),
+        };
         self.owner.tasks.spawn(supervisor.run().instrument(span));
         current.run = Some(run.clone());
         Ok(run)

@@ -113,6 +113,10 @@ impl ClientSettings {
         if !options::is_timeout(self.connect_timeout) {
             return Err(BuildError::settings("invalid connect_timeout: zero, or at least a hundred years"));
         }
+        self.options.check_for(&self.protocols)?;
+        if let Some(why) = self.reconnect.backoff.invalid_setting() {
+            return Err(BuildError::settings(why));
+        }
         check_protocols(&self.protocols, &self.dialects)?;
         let mut headers = self.headers.clone();
         if let Some(name) = headers.keys().find(|name| is_reserved(name)) {

@@ -1,11 +1,15 @@
 //! The one task of a client: it connects, drives the connection, backs off, and repeats until it is closed.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use http::StatusCode;
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    backoff::{Failure, Waits},
     client::{
         connect::{ConnectPlan, Connected},
         error::ConnectError,
@@ -27,9 +31,6 @@ use crate::{
 /// A connection that lasted this long was a success, and the back-off starts anew.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// The refusals that another attempt is not expected to change.
-const PERMANENT: [StatusCode; 3] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
-
 pub(super) struct Supervisor {
     pub(super) run: Arc<ClientRun>,
     pub(super) shared: Arc<ClientShared>,
@@ -39,8 +40,7 @@ pub(super) struct Supervisor {
     pub(super) reconnect: Reconnect,
     /// The failed attempts in a row.
     pub(super) failures: u32,
-    /// The waits since the last success.
-    pub(super) waits: u32,
+    pub(super) waits: Waits,
 }
 
 /// The reason why a run ends.
@@ -98,17 +98,20 @@ impl Supervisor {
     async fn connect_loop(&mut self) -> Result<Infallible, End> {
         loop {
             self.shared.session.report(EventKind::Connecting);
-            match self.driver.run_offline(Box::pin(self.plan.connect())).await.map_err(End::CloseRequested)? {
-                Ok(connected) => self.serve(connected).await?,
-                Err(error) => self.on_failure(error)?,
-            }
+            let failure = match self.driver.run_offline(Box::pin(self.plan.connect())).await {
+                Ok(Ok(connected)) => {
+                    self.serve(connected).await?;
+                    Failure::Unreachable
+                }
+                Ok(Err(error)) => self.on_failure(error)?,
+                Err(close) => return Err(End::CloseRequested(close)),
+            };
             if self.is_out_of_attempts() {
                 let gave_up =
                     CloseInfo { reason: "no attempts left".into(), ..CloseInfo::abnormal(CloseCause::GaveUp) };
                 return Err(End::Closed(gave_up));
             }
-            let wait = self.reconnect.backoff.wait(self.waits, random());
-            self.waits = self.waits.saturating_add(1);
+            let wait = self.waits.next(&self.reconnect.backoff, failure, random());
             tracing::debug!(?wait, self.failures, "backing off");
             self.driver.run_offline(sleep(wait)).await.map_err(End::CloseRequested)?;
         }
@@ -119,20 +122,15 @@ impl Supervisor {
     }
 
     /// Counts a failed attempt. Returns an error if no other one follows.
-    fn on_failure(&mut self, error: ConnectError) -> Result<(), End> {
+    fn on_failure(&mut self, error: ConnectError) -> Result<Failure, End> {
         tracing::debug!(%error, "cannot connect");
         let is_first = self.run.first.get().is_none();
-        let is_permanent = match &error {
-            ConnectError::Handshake(_) | ConnectError::Protocol { .. } => true,
-            ConnectError::Refused { status, .. } => !self.reconnect.retry_if_refused && PERMANENT.contains(status),
-            _ => false,
-        };
         self.failures = self.failures.saturating_add(1);
-        let is_last = self.is_out_of_attempts();
-        if is_permanent || is_last || (is_first && !self.reconnect.retry_first_connect) {
+        let is_final = (is_first && !self.reconnect.retry_first_connect) || self.reconnect.gives_up(&error);
+        if is_final || self.is_out_of_attempts() {
             Err(End::Failed(error))
         } else {
-            Ok(())
+            Ok(error.failure(SystemTime::now()))
         }
     }
 
@@ -181,7 +179,7 @@ impl Supervisor {
         open.closed(&closed);
         self.shared.session.report(EventKind::Disconnected(closed));
         if opened.elapsed() >= STABLE {
-            (self.failures, self.waits) = (0, 0);
+            (self.failures, self.waits) = (0, Waits::default());
         } else {
             self.failures = self.failures.saturating_add(1);
         }

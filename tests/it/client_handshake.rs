@@ -106,20 +106,6 @@ async fn b53_server_without_websocket_is_an_error_and_not_retried() {
 }
 
 #[tokio::test]
-async fn b53_disconnect_during_the_handshake_is_an_error() {
-    for read_first in [false, true] {
-        let (builder, mut dials) = client();
-        let (client, attempt) = connecting(builder);
-        let stream = if read_first { dials.answer("HTTP/1.1 101 Sw").await } else { dials.next().await };
-        drop(stream);
-        let error = attempt.await.expect("no panic").expect_err("no server");
-        assert!(matches!(error, ConnectError::Http(_)), "{error:?}");
-        assert_eq!(client.state(), ClientState::Closed);
-        assert!(dials.none());
-    }
-}
-
-#[tokio::test]
 async fn b53_refusal_has_status_headers_and_a_bounded_body() {
     let (builder, mut dials) = client();
     let (_client, attempt) = connecting(builder);

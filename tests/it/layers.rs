@@ -112,6 +112,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "client",
         &[
             "client/handshake",
+            "client/retry_after",
             "client/error",
             "client/connector",
             "client/no_tls",

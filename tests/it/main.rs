@@ -13,6 +13,7 @@ mod client_calls;
 mod client_closing;
 mod client_handshake;
 mod client_life;
+mod client_refused;
 mod client_states;
 mod closing;
 mod closing_table;

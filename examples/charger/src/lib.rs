@@ -80,10 +80,10 @@ const CHARGING: Duration = Duration::from_secs(60);
 /// The pause between two transactions, unless the server starts one earlier.
 const PAUSE: Duration = Duration::from_secs(20);
 
-/// Runs a station until the server refuses it permanently.
+/// Runs a station. The client repeats connects that fail.
 ///
 /// # Errors
-/// Returns an error if the settings contradict each other, or if a connect fails in a way that a retry cannot fix.
+/// Returns an error if the settings contradict each other.
 pub async fn run(settings: Settings, tally: Arc<Tally>) -> Result<Infallible, ConnectError> {
     let Settings { client, interval } = settings;
     let (sender, mut commands) = mpsc::channel(16);
