@@ -37,6 +37,8 @@ pub mod server;
 mod session;
 mod telemetry;
 mod text;
+#[cfg(feature = "tls")]
+mod tls_error;
 #[cfg(feature = "unstable")]
 #[doc(hidden)]
 pub mod unstable;

@@ -23,6 +23,8 @@ pub(crate) mod http {
     pub(crate) mod address;
     pub(crate) mod app;
     pub(crate) mod body;
+    #[cfg(feature = "tls")]
+    mod client_hello;
     pub(crate) mod connection;
     pub(crate) mod first_bytes;
     mod http1;

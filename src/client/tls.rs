@@ -15,6 +15,7 @@ use crate::{
     client::connector::{Connector, DynConnector, Target},
     error::BuildError,
     io::Io,
+    tls_error::{self, End},
 };
 
 /// The TLS settings of a client: versions 1.2 and 1.3, and certificates (OCPP security profiles 2 and 3).
@@ -159,6 +160,7 @@ impl Connector for WithTls {
         };
         // The inner connector must not add TLS as well.
         let stream = self.connector.open(Target { secure: false, ..target }).await?;
-        Ok(Box::new(TlsConnector::from(tls.config).connect(name, stream).await?))
+        let stream = TlsConnector::from(tls.config).connect(name, stream).await;
+        Ok(Box::new(stream.map_err(|error| tls_error::explain(error, End::Client))?))
     }
 }

@@ -107,7 +107,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "handlers",
         &["handler/incoming", "handler/function", "handler/extract", "handler/router", "handler/typed", "handler"],
     ),
-    ("handshakes", &["handshake", "header_case", "certificate"]),
+    ("handshakes", &["handshake", "header_case", "tls_error", "certificate"]),
     (
         "client",
         &[
@@ -137,6 +137,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "server/http/networks",
             "server/http/proxy_protocol",
             "server/http/first_bytes",
+            "server/http/client_hello",
             "server/http/info",
             "server/http/preface",
             "server/http/http1",

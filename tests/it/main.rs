@@ -55,5 +55,7 @@ mod support;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod tls_errors;
 mod types;
 mod validation;

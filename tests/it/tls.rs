@@ -56,9 +56,13 @@ pub struct Issued {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("an authority")
+    }
+
+    pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::new([]).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "an authority");
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("a certificate").pem();
         Self { issuer: Issuer::new(params, key), pem }
@@ -70,14 +74,14 @@ impl Authority {
     }
 
     /// Issues an RSA certificate. OpenSSL generates the key, because ring cannot generate RSA keys.
-    fn issue_rsa(&self, name: &str) -> Issued {
+    pub fn issue_rsa(&self, name: &str) -> Issued {
         let arguments = ["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
         let made = Command::new("openssl").args(arguments).output().expect("openssl");
         let key = String::from_utf8(made.stdout).expect("PEM");
         self.issue_for(name, &KeyPair::from_pem(&key).expect("a key"), |_| {})
     }
 
-    fn issue_for(&self, name: &str, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Issued {
+    pub fn issue_for(&self, name: &str, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
         params.distinguished_name.push(DnType::CommonName, name);
         change(&mut params);
@@ -100,7 +104,7 @@ impl Issued {
     }
 }
 
-fn builder() -> RpcServerBuilder {
+pub fn builder() -> RpcServerBuilder {
     async fn who(session: Session) -> Result<Value, Infallible> {
         let tls = session.tls().map(|tls| (tls.version().map(|version| version.to_string()), tls.peer_chain().len()));
         Ok(json!({"identity": session.identity(), "tls": tls}))
@@ -111,26 +115,26 @@ fn builder() -> RpcServerBuilder {
 }
 
 /// A site whose only listener uses TLS.
-async fn site(builder: RpcServerBuilder, tls: ServerTls) -> Site {
+pub async fn site(builder: RpcServerBuilder, tls: ServerTls) -> Site {
     let server = builder.build().expect("valid settings");
     let listener = server.bind("127.0.0.1:0").tls(tls).serve().await.expect("a port");
     Site { events: server.events(), listener, server }
 }
 
-fn localhost_tls(authority: &Authority) -> ServerTlsBuilder {
+pub fn localhost_tls(authority: &Authority) -> ServerTlsBuilder {
     ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate())
 }
 
-fn build(builder: ServerTlsBuilder) -> ServerTls {
+pub fn build(builder: ServerTlsBuilder) -> ServerTls {
     builder.build().expect("valid settings")
 }
 
-fn trusting(authority: &Authority) -> ClientTls {
+pub fn trusting(authority: &Authority) -> ClientTls {
     ClientTls::builder().authorities(authority.authorities()).build().expect("valid settings")
 }
 
 /// A client of this site that does not reconnect.
-fn client(site: &Site, tls: ClientTls) -> RpcClientBuilder {
+pub fn client(site: &Site, tls: ClientTls) -> RpcClientBuilder {
     let endpoint = format!("wss://{}/ocpp", site.listener.local_addr());
     RpcClient::builder(endpoint, "CP").protocols(["ocpp1.6"]).reconnect(Reconnect::never()).tls(tls)
 }
@@ -147,7 +151,7 @@ pub async fn tls_to(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::
 }
 
 /// The configuration of a client that uses this provider and this version of TLS.
-fn config(
+pub fn config(
     authority: &Authority,
     provider: CryptoProvider,
     version: &'static rustls::SupportedProtocolVersion,
@@ -384,7 +388,7 @@ fn recording_hook() -> (impl ocpp_rpc::Authenticate, mpsc::UnboundedReceiver<Han
     (hook, handshakes)
 }
 
-fn trusting_with_certificate(authority: &Authority, certificate: &Issued) -> ClientTls {
+pub fn trusting_with_certificate(authority: &Authority, certificate: &Issued) -> ClientTls {
     let tls = ClientTls::builder().authorities(authority.authorities()).certificate(certificate.certificate());
     tls.build().expect("valid settings")
 }

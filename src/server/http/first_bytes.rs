@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink},
     time::timeout,
 };
 
@@ -16,11 +16,11 @@ pub(crate) const LENGTH: usize = SIGNATURE.len();
 pub(crate) const UNEXPECTED_PROXY_HEADER: &str =
     "unexpected PROXY header: set `proxy_protocol` on the listener, or disable the header at the proxy";
 
-/// The maximum number of bytes that are discarded after a refusal, so that the client can read it.
+/// The maximum number of bytes that are discarded behind a response, so that the client can read it.
 const MAX_DISCARDED: u64 = 64 << 10;
 
-/// The time that the client has to close after a refusal.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time in which the client must take a response and close.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A protocol on top of TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,28 +50,55 @@ impl FirstBytes {
     }
 }
 
-/// Responds with 400 and this text, and closes the connection.
+/// The failure of the set-up of a connection.
+#[derive(Debug)]
+pub(crate) struct SetupError<T> {
+    pub(crate) error: io::Error,
+    /// A response that is still due, if the client speaks a wrong protocol.
+    pub(crate) response: Option<Response<T>>,
+}
+
+impl<T> SetupError<T> {
+    /// Creates the error of a client that speaks a wrong protocol. `reason` is for events, `text` for the client.
+    pub(crate) fn wrong_protocol(io: T, reason: &'static str, text: &'static str) -> Self {
+        let error = io::Error::new(io::ErrorKind::InvalidData, reason);
+        Self { error, response: Some(Response { io, text }) }
+    }
+}
+
+impl<T> From<io::Error> for SetupError<T> {
+    fn from(error: io::Error) -> Self {
+        Self { error, response: None }
+    }
+}
+
+/// A response with status 400 to a client that speaks a wrong protocol.
 ///
-/// Returns an error with the reason for events. The response is the one that web servers give: a client that speaks TLS
-/// reports it as a wrong version, which names the fault better than an alert would.
-pub(crate) async fn refuse<T>(io: &mut T, reason: &'static str, text: &'static str) -> io::Error
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let length = text.len();
-    let response = format!(
-        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n{text}"
-    );
-    // Unread bytes at the end of a connection become a reset, and the client would never see the response.
-    let responding = async {
-        io.write_all(response.as_bytes()).await?;
-        io.shutdown().await?;
-        tokio::io::copy(&mut io.take(MAX_DISCARDED), &mut tokio::io::sink()).await
-    };
-    // The client is refused in any case.
-    _ = timeout(DISCARD_TIMEOUT, responding).await;
-    io::Error::new(io::ErrorKind::InvalidData, reason)
+/// Web servers give the same response. A client that speaks TLS reports it as a wrong version, which names the fault
+/// better than an alert would.
+#[derive(Debug)]
+pub(crate) struct Response<T> {
+    io: T,
+    text: &'static str,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Response<T> {
+    /// Sends the response and closes the connection, within a second.
+    pub(crate) async fn send(mut self) {
+        let (text, length) = (self.text, self.text.len());
+        let response = format!(
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n{text}"
+        );
+        // Unread bytes at the end of a connection become a reset, and the client would never see the response.
+        let responding = async {
+            self.io.write_all(response.as_bytes()).await?;
+            self.io.shutdown().await?;
+            copy(&mut (&mut self.io).take(MAX_DISCARDED), &mut sink()).await
+        };
+        // A client that does not take the response is refused all the same.
+        _ = timeout(RESPONSE_TIMEOUT, responding).await;
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::{
         http::{
             app::HttpApp,
             connection,
-            first_bytes::{self, FirstBytes},
+            first_bytes::{self, FirstBytes, SetupError},
             networks::Networks,
             proxy_protocol,
         },
@@ -47,7 +47,7 @@ pub(crate) trait Transport: Clone + Send + Sync + 'static {
         &self,
         socket: TcpStream,
         first: &[u8],
-    ) -> impl Future<Output = io::Result<(Self::Stream, Option<TlsInfo>)>> + Send;
+    ) -> impl Future<Output = Result<(Self::Stream, Option<TlsInfo>), SetupError<TcpStream>>> + Send;
 }
 
 /// Plain TCP.
@@ -59,7 +59,11 @@ impl Transport for Plain {
 
     const TIMED_OUT: &'static str = "no request received: the handshake timed out";
 
-    async fn accept(&self, mut socket: TcpStream, first: &[u8]) -> io::Result<(TcpStream, Option<TlsInfo>)> {
+    async fn accept(
+        &self,
+        socket: TcpStream,
+        first: &[u8],
+    ) -> Result<(TcpStream, Option<TlsInfo>), SetupError<TcpStream>> {
         let (reason, text) = match FirstBytes::of(first) {
             FirstBytes::Tls => (
                 "the client speaks TLS, but this port does not: use a ws:// endpoint, or set TLS on the listener",
@@ -68,7 +72,7 @@ impl Transport for Plain {
             FirstBytes::ProxyHeader => (first_bytes::UNEXPECTED_PROXY_HEADER, "this port expects no PROXY header"),
             FirstBytes::Http | FirstBytes::Other => return Ok((socket, None)),
         };
-        Err(first_bytes::refuse(&mut socket, reason, text).await)
+        Err(SetupError::wrong_protocol(socket, reason, text))
     }
 }
 
@@ -197,14 +201,19 @@ async fn accept_transport<T: Transport>(
             length = after;
         }
         let (io, tls) = transport.accept(socket, &first[..length]).await?;
-        Ok::<_, io::Error>(Some((io, tls)))
+        Ok::<_, SetupError<TcpStream>>(Some((io, tls)))
     };
     let accepted = timeout_at(started_at + server.state.http.handshake_timeout, accepting).await;
     let refused = |reason: &str| server.state.emit_refused(None, Some(remote), None, reason);
     match accepted {
         Ok(Ok(Some((io, tls)))) => return Some((io, ConnectionInfo { remote_address: Some(remote), tls })),
         Ok(Ok(None)) => tracing::trace!(%remote, "a connection without a byte was closed"),
-        Ok(Err(error)) => refused(&format!("connection setup failed: {}", WithSources(&error))),
+        Ok(Err(SetupError { error, response })) => {
+            refused(&format!("connection setup failed: {}", WithSources(&error)));
+            if let Some(response) = response {
+                response.send().await;
+            }
+        }
         Err(_) => refused(timed_out),
     }
     None

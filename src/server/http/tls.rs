@@ -7,16 +7,16 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
 };
 use tokio_rustls::{
-    TlsAcceptor,
+    LazyConfigAcceptor, StartHandshake,
     rustls::{
         ProtocolVersion, ServerConfig,
         crypto::ring::Ticketer,
         server::{
-            ClientHello, NoClientAuth, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+            Acceptor, ClientHello, NoClientAuth, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
             danger::ClientCertVerifier,
         },
         sign::CertifiedKey,
@@ -28,8 +28,19 @@ use crate::{
     certificate::{Certificate, RootCerts, provider},
     error::BuildError,
     info::{TlsInfo, TlsVersion},
-    server::http::{connection::ALPN, listener::Transport},
+    server::http::{
+        client_hello::{self, HelloReader},
+        connection::ALPN,
+        first_bytes::{self, FirstBytes, SetupError},
+        listener::Transport,
+    },
+    tls_error::{self, End},
 };
+
+/// The number of bytes that are read before the handshake, to tell TLS from other protocols.
+///
+/// rustls reads all of them at once. Bytes that it left in the reader of the ClientHello would be lost.
+const FIRST_READ: usize = 512;
 
 /// The TLS settings of a listener: versions 1.2 and 1.3, and certificates (OCPP security profiles 2 and 3).
 ///
@@ -95,18 +106,64 @@ impl ServerTls {
     /// Pass the result to [`RpcServer::serve_connection`](crate::RpcServer::serve_connection).
     ///
     /// # Errors
-    /// Fails if the client disconnects, or if the handshake fails.
+    /// Fails if the client disconnects, or if the handshake fails. The text says what the client offered, if both ends
+    /// have no version, cipher suite or kind of certificate in common. The error of rustls is the source. A client that
+    /// speaks HTTP without TLS gets a response with status 400.
     pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(&self, io: T) -> io::Result<(TlsStream<T>, TlsInfo)> {
-        let stream = TlsAcceptor::from(self.config()).accept(io).await?;
-        let connection = stream.get_ref().1;
-        let chain = connection.peer_certificates().unwrap_or_default();
-        let info = TlsInfo::new().with_peer_chain(chain.iter().map(|der| Bytes::copy_from_slice(der)));
-        let info = match connection.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => info.with_version(TlsVersion::Tls12),
-            Some(ProtocolVersion::TLSv1_3) => info.with_version(TlsVersion::Tls13),
-            _ => info,
+        let stream = match self.handshake(io).await {
+            Ok(stream) => stream,
+            Err(SetupError { error, response }) => {
+                if let Some(response) = response {
+                    response.send().await;
+                }
+                return Err(error);
+            }
         };
+        let info = info(&stream);
         Ok((stream, info))
+    }
+
+    /// Performs the TLS handshake, and explains its failure.
+    async fn handshake<T>(&self, mut io: T) -> Result<TlsStream<T>, SetupError<T>>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut first = vec![0; FIRST_READ];
+        let length = io.read(&mut first).await?;
+        first.truncate(length);
+        match FirstBytes::of(&first) {
+            FirstBytes::Http => {
+                let reason = "the client speaks HTTP without TLS: use a wss:// or https:// URL";
+                let text = "this port uses TLS, use a wss:// or https:// URL";
+                return Err(SetupError::wrong_protocol(io, reason, text));
+            }
+            FirstBytes::ProxyHeader => {
+                let text = "this port expects no PROXY header";
+                return Err(SetupError::wrong_protocol(io, first_bytes::UNEXPECTED_PROXY_HEADER, text));
+            }
+            FirstBytes::Tls | FirstBytes::Other => {}
+        }
+        let config = self.config();
+        let explain = |error: io::Error, hello: &[u8]| {
+            let offer = tls_error::rustls_error(&error)
+                .and_then(|cause| client_hello::explain(hello, config.crypto_provider(), cause));
+            match offer {
+                Some(text) => tls_error::with_text(error, text),
+                None => tls_error::explain(error, End::Server),
+            }
+        };
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), HelloReader::new(first, io));
+        let start = match (&mut acceptor).await {
+            Ok(start) => start,
+            Err(error) => {
+                let hello = acceptor.take_io().map(|io| io.into_parts().1);
+                return Err(explain(error, &hello.unwrap_or_default()).into());
+            }
+        };
+        let StartHandshake { accepted, io, .. } = start;
+        let (io, hello) = io.into_parts();
+        let handshake = StartHandshake::from_parts(accepted, io).into_stream(config.clone());
+        Ok(handshake.await.map_err(|error| explain(error, &hello))?)
     }
 
     fn config(&self) -> Arc<ServerConfig> {
@@ -218,8 +275,25 @@ impl Transport for ServerTls {
 
     const TIMED_OUT: &'static str = "the TLS handshake timed out";
 
-    async fn accept(&self, stream: TcpStream, _first: &[u8]) -> io::Result<(Self::Stream, Option<TlsInfo>)> {
-        let (stream, info) = self.accept(stream).await?;
+    async fn accept(
+        &self,
+        socket: TcpStream,
+        _first: &[u8],
+    ) -> Result<(Self::Stream, Option<TlsInfo>), SetupError<TcpStream>> {
+        let stream = self.handshake(socket).await?;
+        let info = info(&stream);
         Ok((stream, Some(info)))
+    }
+}
+
+/// Returns information about the TLS of a stream.
+fn info<T>(stream: &TlsStream<T>) -> TlsInfo {
+    let connection = stream.get_ref().1;
+    let chain = connection.peer_certificates().unwrap_or_default();
+    let info = TlsInfo::new().with_peer_chain(chain.iter().map(|der| Bytes::copy_from_slice(der)));
+    match connection.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => info.with_version(TlsVersion::Tls12),
+        Some(ProtocolVersion::TLSv1_3) => info.with_version(TlsVersion::Tls13),
+        _ => info,
     }
 }
