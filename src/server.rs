@@ -55,7 +55,9 @@ pub use crate::info::ConnectionInfo;
 
 pub use self::{
     builder::RpcServerBuilder,
-    handshake::{protocol::NoCommonProtocol, service::HandshakeFuture, upgrade::UpgradeError},
+    handshake::{
+        credentials::Credentials, protocol::NoCommonProtocol, service::HandshakeFuture, upgrade::UpgradeError,
+    },
     http::{
         app::{HttpApp, StationsOnly},
         info::{Identity, RemoteAddress},

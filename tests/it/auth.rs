@@ -109,7 +109,14 @@ async fn b12_authenticator_rejection_is_sent_before_protocol_checks() {
     // No client offers a protocol of the server: the authenticator runs before the protocols are compared.
     let mut site = Site::of(server_with_auth(authenticator).protocols(["ocpp1.6"])).await;
     for (identity, status, name, value, body, reason) in [
-        ("default", 401, "www-authenticate", "Basic realm=\"ocpp\"", "", "Unauthorized"),
+        (
+            "default",
+            401,
+            "www-authenticate",
+            "Basic realm=\"ocpp\"",
+            "",
+            "Unauthorized: the request has no Authorization header",
+        ),
         ("banned", 403, "retry-after", "60", "{\"banned\":true}", "{\"banned\":true}"),
         ("banned", 403, "content-type", "application/json", "{\"banned\":true}", "{\"banned\":true}"),
         ("unknown", 404, "content-length", "0", "", "Not Found"),
@@ -122,6 +129,53 @@ async fn b12_authenticator_rejection_is_sent_before_protocol_checks() {
         assert_eq!(site.refused().await, (Some(identity.to_owned()), Some(status), reason.to_owned()));
     }
     assert!(site.server.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn b72_authenticator_sees_credentials_as_sent_and_401_says_why() {
+    let (sender, mut seen) = mpsc::unbounded_channel();
+    let authenticator = move |handshake: Handshake| {
+        let sender = sender.clone();
+        async move {
+            assert!(!format!("{handshake:?}{:?}", handshake.credentials()).contains("secret"));
+            let sent = handshake.credentials().map(|sent| (sent.user_name().to_vec(), sent.password().to_vec()));
+            sender.send((sent, handshake.password())).expect("the test receives");
+            Err(Reject::unauthorized())
+        }
+    };
+    let mut site = Site::of(server_with_auth(authenticator)).await;
+    let basic = |text: &str| format!("Authorization: Basic {}", BASE64_STANDARD.encode(text));
+    for (line, sent, is_password, reason) in [
+        ("X-None: 1".to_owned(), None, false, "the request has no Authorization header"),
+        (
+            "Authorization: Bearer c2VjcmV0".to_owned(),
+            None,
+            false,
+            "the Authorization header has another scheme than Basic",
+        ),
+        ("Authorization: Basic %secret%".to_owned(), None, false, "the Basic credentials are not base64"),
+        (basic("secret"), None, false, "the Basic credentials have no colon behind the user name"),
+        (
+            basic("operator:secret"),
+            Some(("operator", "secret")),
+            false,
+            "the user name \"operator\" is not the identity",
+        ),
+        (basic("CP:secret"), Some(("CP", "secret")), true, "the authenticator refused the password"),
+        // Missing padding and unused bits of base64 are no reason.
+        (
+            "Authorization: Basic Q1A6c2VjcmV0cx".to_owned(),
+            Some(("CP", "secrets")),
+            true,
+            "the authenticator refused the password",
+        ),
+    ] {
+        assert_eq!(site.ask(&with(&head("/CP"), &line)).await.status, 401);
+        let (credentials, password) = soon(seen.recv()).await.expect("the authenticator ran");
+        let sent = sent.map(|(user_name, password)| (user_name.as_bytes().to_vec(), password.as_bytes().to_vec()));
+        assert_eq!((&credentials, password.is_some()), (&sent, is_password), "{line}");
+        assert_eq!(site.refused().await, (Some("CP".to_owned()), Some(401), format!("Unauthorized: {reason}")));
+    }
 }
 
 #[tokio::test]

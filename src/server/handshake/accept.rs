@@ -1,6 +1,6 @@
 //! Accepts or refuses a handshake: checks, authenticator, negotiation, registration, response.
 
-use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -14,6 +14,7 @@ use crate::{
     server::{
         handshake::{
             auth::{Accept, Handshake, Reject},
+            credentials,
             protocol::Selection,
             upgrade::{RpcUpgrade, UpgradeError},
         },
@@ -204,7 +205,14 @@ impl ServerState {
     }
 
     fn reject<B: From<Bytes>>(&self, handshake: &Handshake, reject: Reject) -> Response<B> {
-        self.report_refused(handshake, Some(reject.status()), reject.reason());
+        let reason = match reject.status() {
+            StatusCode::UNAUTHORIZED => {
+                let why = credentials::explain_unauthorized(handshake.headers(), handshake.identity());
+                Cow::from(format!("{}: {why}", reject.reason()))
+            }
+            _ => Cow::from(reject.reason()),
+        };
+        self.report_refused(handshake, Some(reject.status()), &reason);
         reject.into_response()
     }
 

@@ -6,8 +6,12 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 
 use crate::{
-    connection::shared::Dispatch, handler::router::RpcRouter, header_case::header_case, info::TlsInfo,
-    options::Options, server::handshake::credentials,
+    connection::shared::Dispatch,
+    handler::router::RpcRouter,
+    header_case::header_case,
+    info::TlsInfo,
+    options::Options,
+    server::handshake::credentials::{self, Credentials},
 };
 
 /// The request of a WebSocket handshake, as the [authenticator](Authenticate) receives it.
@@ -94,6 +98,26 @@ impl Handshake {
     /// Standard: OCPP 1.6 security whitepaper §2.3, OCPP 2.0.1 part 2 A00.
     pub fn password(&self) -> Option<Vec<u8>> {
         credentials::basic_password(self.headers(), self.identity())
+    }
+
+    /// Returns the user name and the password of Basic credentials as the client sent them.
+    ///
+    /// The user name need not be the identity. Returns `None` if there are no Basic credentials. The event about a
+    /// handshake that is refused with 401 says what is missing.
+    ///
+    /// ```
+    /// use ocpp_rpc::{Accept, Handshake, Reject};
+    ///
+    /// /// Accepts stations of which the vendor fixed the user name.
+    /// async fn authenticate(handshake: Handshake) -> Result<Accept, Reject> {
+    ///     match handshake.credentials() {
+    ///         Some(credentials) if credentials.user_name() == b"station" => Ok(Accept::new()),
+    ///         _ => Err(Reject::unauthorized()),
+    ///     }
+    /// }
+    /// ```
+    pub fn credentials(&self) -> Option<Credentials> {
+        Credentials::read(self.headers(), self.identity()).ok()
     }
 
     /// Returns `true` if the client sent this password. Compares in constant time.

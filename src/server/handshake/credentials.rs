@@ -1,6 +1,6 @@
 //! Reads the Basic credentials of a handshake, and compares passwords.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use base64::Engine;
 use http::{HeaderMap, header};
@@ -8,18 +8,84 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
 
 use crate::handshake::LENIENT_BASE64;
 
-/// Returns the password of Basic credentials if their user name is the identity (1.6 security whitepaper §2.3).
+/// The user name and the password of Basic credentials, as the client sent them (RFC 7617).
 ///
-/// The identity must be a literal prefix, because both it and the password may contain colons. The password is bytes.
-/// Other or malformed credentials return `None`.
-pub(crate) fn basic_password(headers: &HeaderMap, identity: &str) -> Option<Vec<u8>> {
-    let credentials = headers.get(header::AUTHORIZATION)?.as_bytes();
-    let (scheme, encoded) = credentials.split_at_checked("Basic ".len())?;
-    if !scheme.eq_ignore_ascii_case(b"Basic ") {
-        return None;
+/// Both are bytes, because clients also send text that is not UTF-8. The `Debug` output does not contain the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    user_name: Vec<u8>,
+    password: Vec<u8>,
+}
+
+impl Credentials {
+    /// Returns the user name.
+    pub fn user_name(&self) -> &[u8] {
+        &self.user_name
     }
-    let decoded = LENIENT_BASE64.decode(encoded.trim_ascii()).ok()?;
-    Some(decoded.strip_prefix(identity.as_bytes())?.strip_prefix(b":")?.to_vec())
+
+    /// Returns the password.
+    pub fn password(&self) -> &[u8] {
+        &self.password
+    }
+
+    /// Reads Basic credentials.
+    ///
+    /// The identity is the user name if the credentials begin with it and a colon, because both it and the password may
+    /// contain colons. Otherwise, the user name ends at the first colon.
+    pub(crate) fn read(headers: &HeaderMap, identity: &str) -> Result<Self, CredentialsError> {
+        let header = headers.get(header::AUTHORIZATION).ok_or(CredentialsError::Missing)?.as_bytes();
+        let (scheme, encoded) = header.split_at_checked("Basic ".len()).ok_or(CredentialsError::OtherScheme)?;
+        if !scheme.eq_ignore_ascii_case(b"Basic ") {
+            return Err(CredentialsError::OtherScheme);
+        }
+        let mut decoded = LENIENT_BASE64.decode(encoded.trim_ascii()).map_err(|_| CredentialsError::NotBase64)?;
+        let is_of_identity = decoded.strip_prefix(identity.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
+        let colon = if is_of_identity { Some(identity.len()) } else { decoded.iter().position(|byte| *byte == b':') };
+        let colon = colon.ok_or(CredentialsError::NoColon)?;
+        let password = decoded.split_off(colon + 1);
+        decoded.truncate(colon);
+        Ok(Self { user_name: decoded, password })
+    }
+}
+
+/// Returns the password of Basic credentials if their user name is the identity (1.6 security whitepaper §2.3).
+pub(crate) fn basic_password(headers: &HeaderMap, identity: &str) -> Option<Vec<u8>> {
+    let credentials = Credentials::read(headers, identity).ok()?;
+    (credentials.user_name == identity.as_bytes()).then_some(credentials.password)
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user_name = String::from_utf8_lossy(&self.user_name);
+        f.debug_struct("Credentials").field("user_name", &user_name).finish_non_exhaustive()
+    }
+}
+
+/// The reason why a request has no Basic credentials.
+///
+/// The texts contain no part of the header, because a client may send its password in any form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CredentialsError {
+    #[error("the request has no Authorization header")]
+    Missing,
+    #[error("the Authorization header has another scheme than Basic")]
+    OtherScheme,
+    #[error("the Basic credentials are not base64")]
+    NotBase64,
+    #[error("the Basic credentials have no colon behind the user name")]
+    NoColon,
+}
+
+/// Says why a handshake was refused with 401.
+pub(crate) fn explain_unauthorized(headers: &HeaderMap, identity: &str) -> String {
+    match Credentials::read(headers, identity) {
+        Err(error) => error.to_string(),
+        Ok(credentials) if credentials.user_name != identity.as_bytes() => {
+            let user_name: String = String::from_utf8_lossy(&credentials.user_name).chars().take(64).collect();
+            format!("the user name {user_name:?} is not the identity")
+        }
+        Ok(_) => "the authenticator refused the password".to_owned(),
+    }
 }
 
 /// Returns `true` if two passwords are equal, each as bytes or as the 40 hexadecimal digits of 20 bytes.
@@ -54,13 +120,53 @@ mod tests {
 
     use super::*;
 
+    fn basic(value: &str) -> HeaderMap {
+        let value = HeaderValue::from_str(value).expect("a value");
+        HeaderMap::from_iter([(header::AUTHORIZATION, value)])
+    }
+
+    fn encode(text: &[u8]) -> String {
+        format!("Basic {}", BASE64_STANDARD.encode(text))
+    }
+
+    #[test]
+    fn user_name_and_password_are_as_they_were_sent() {
+        for (text, identity, user_name, password) in [
+            (&b"CP:secret"[..], "CP", &b"CP"[..], &b"secret"[..]),
+            (b"operator:secret", "CP", b"operator", b"secret"),
+            (b"operator:a:b", "CP", b"operator", b"a:b"),
+            (b"a:b:c:d", "a:b", b"a:b", b"c:d"),
+            (b"a:b:c:d", "x", b"a", b"b:c:d"),
+            (b"CP1:secret", "CP", b"CP1", b"secret"),
+            (b":", "CP", b"", b""),
+            (b"\xff:\xfe", "CP", b"\xff", b"\xfe"),
+        ] {
+            let credentials = Credentials::read(&basic(&encode(text)), identity).expect("credentials");
+            assert_eq!((credentials.user_name(), credentials.password()), (user_name, password), "{text:?}");
+            assert!(!format!("{credentials:?}").contains("secret"), "{credentials:?}");
+        }
+    }
+
+    #[test]
+    fn missing_credentials_are_explained_without_the_header() {
+        assert_eq!(explain_unauthorized(&HeaderMap::new(), "CP"), "the request has no Authorization header");
+        for (value, expected) in [
+            ("Bearer c2VjcmV0".to_owned(), "the Authorization header has another scheme than Basic"),
+            ("c2VjcmV0".to_owned(), "the Authorization header has another scheme than Basic"),
+            ("Basic".to_owned(), "the Authorization header has another scheme than Basic"),
+            ("Basic !secret!".to_owned(), "the Basic credentials are not base64"),
+            (encode(b"secret"), "the Basic credentials have no colon behind the user name"),
+            (encode(b"cp:secret"), "the user name \"cp\" is not the identity"),
+            (encode(b"CP:secret"), "the authenticator refused the password"),
+        ] {
+            assert_eq!(explain_unauthorized(&basic(&value), "CP"), expected, "{value}");
+        }
+        let long = explain_unauthorized(&basic(&encode(&[&[b'x'; 5000][..], b":secret"].concat())), "CP");
+        assert_eq!(long, format!("the user name {:?} is not the identity", "x".repeat(64)));
+    }
+
     #[test]
     fn password_is_the_bytes_after_the_identity() {
-        let basic = |value: &str| {
-            let value = HeaderValue::from_str(value).expect("a value");
-            HeaderMap::from_iter([(header::AUTHORIZATION, value)])
-        };
-        let encode = |text: &[u8]| format!("Basic {}", BASE64_STANDARD.encode(text));
         // The example of the 1.6 security whitepaper's predecessor: a key that is not UTF-8.
         let key = [0, 1, 2, 3, 4, 5, 6, 7, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255];
         let example = basic("Basic QUwxMDAwOgABAgMEBQYH////////////////");
