@@ -6,7 +6,7 @@ mod calls_in;
 pub(crate) mod calls_out;
 pub(crate) mod driver;
 pub(crate) mod exchange;
-mod handler_set;
+pub(crate) mod handler_set;
 mod keepalive;
 pub(crate) mod mailbox;
 pub(crate) mod negotiated;

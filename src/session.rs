@@ -11,6 +11,7 @@ use crate::{
     close::{info::CloseInfo, intent::Close},
     connection::{
         calls_out::Kind,
+        handler_set::{self, AwaitedClose},
         shared::{Command, Run, Shared},
     },
     error::{BuildError, Error},
@@ -122,14 +123,15 @@ impl Session {
 
     /// Closes the connection and waits for its end. The first close decides how; later ones return its outcome.
     ///
-    /// A close takes at most the time given to [`Close::drain`], plus [`Options::close_timeout`], plus one second.
+    /// A close takes at most the time given to [`Close::drain`], plus [`Options::close_timeout`], plus one second. It
+    /// waits for no handler that itself awaits the close of its session, and the response of such a handler is dropped.
     ///
     /// # Cancel safety
     ///
     /// Once the future was polled, the connection closes even if it is dropped.
     pub async fn close(&self, close: Close) -> CloseInfo {
         self.shared.close(close);
-        self.shared.closed().await
+        handler_set::await_close(AwaitedClose::Session(self.shared.id), self.shared.closed()).await
     }
 
     /// Waits for the end of the connection. At a client, this waits until the client is closed or gives up to reconnect.

@@ -25,6 +25,8 @@ pub struct Close {
     code: u16,
     reason: Cow<'static, str>,
     mode: CloseMode,
+    /// The time over which a server closes its sessions.
+    spread: Duration,
     pub(crate) cause: CloseCause,
 }
 
@@ -46,7 +48,13 @@ impl Close {
             1000..=1003 | 1007..=1014 | 3000..=4999 => code,
             _ => 1000,
         };
-        Self { code, reason: Cow::Borrowed(""), mode: CloseMode::Immediate, cause: CloseCause::Local }
+        Self {
+            code,
+            reason: Cow::Borrowed(""),
+            mode: CloseMode::Immediate,
+            spread: Duration::ZERO,
+            cause: CloseCause::Local,
+        }
     }
 
     /// Creates a request with code 1000, *normal closure*.
@@ -92,6 +100,17 @@ impl Close {
         }
     }
 
+    /// Spreads the close of a server over this time: its sessions close one after the other, evenly. Default zero: all
+    /// sessions close at once.
+    ///
+    /// Stations that reconnect at another node then do not arrive there all at once. The server opens no new sessions
+    /// meanwhile. The time of [`drain`](Self::drain) begins for each session when its turn comes. The close of a single
+    /// session is never delayed.
+    #[must_use]
+    pub fn spread(self, time: Duration) -> Self {
+        Self { spread: options::finite(time), ..self }
+    }
+
     /// Returns the code.
     pub fn code(&self) -> u16 {
         self.code
@@ -104,6 +123,12 @@ impl Close {
 
     pub(crate) fn mode(&self) -> CloseMode {
         self.mode
+    }
+
+    /// Returns the time over which a server closes its sessions. Only a server needs it.
+    #[cfg(feature = "server")]
+    pub(crate) fn spread_time(&self) -> Duration {
+        self.spread
     }
 
     pub(crate) fn with_cause(self, cause: CloseCause) -> Self {

@@ -120,7 +120,8 @@ impl CallsIn {
         self.running = 0;
     }
 
-    pub(super) fn is_settled(&self) -> bool {
-        self.running == 0 && self.queue.is_empty() && self.active.is_empty()
+    /// Returns whether no request waits for a handler or a response, except those of `awaiting_close` handlers.
+    pub(super) fn is_settled(&self, awaiting_close: usize) -> bool {
+        self.running <= awaiting_close && self.queue.is_empty() && self.active.len() <= awaiting_close
     }
 }

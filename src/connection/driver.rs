@@ -38,7 +38,7 @@ use crate::{
     connection::{
         call_result::{CallResult, ResponseSender},
         exchange::{Exchange, receive::Received},
-        handler_set::{Finished, HandlerSet, RunningHandler},
+        handler_set::{AwaitedClose, Finished, HandlerSet, RunningHandler},
         keepalive::{KeepAlive, Ping},
         mailbox::{AfterDisconnect, Inbox},
         negotiated::Negotiated,
@@ -413,7 +413,7 @@ impl Driver {
         let (head, payload) = (request.head.clone(), request.payload.clone());
         let work = self.dispatch.dispatch(request, self.exchange.protocol(), &self.shared);
         let timer = self.shared.telemetry.call();
-        let mut handler = RunningHandler { request: head, timer, work };
+        let mut handler = RunningHandler { request: head, awaits: AwaitedClose::None, timer, work };
         match Pin::new(&mut handler).poll(&mut Context::from_waker(&self.waker)) {
             // The early response is on its way through the mailbox.
             Poll::Ready(Finished { request, response: Response::Given }) => {
@@ -512,8 +512,18 @@ impl Driver {
         let Closing::Requested(close_by) = &mut self.closing else { return Ok(()) };
         let close_by = *close_by.get_or_insert(now + timeout);
         // If responses are kept, the close also waits for handlers of earlier connections.
-        let is_settled = self.exchange.is_settled() && (self.handlers.is_empty() || !self.exchange.keeps_responses());
-        if now >= close_by || (is_flushed && is_settled) { Err(Disconnect::close(close)) } else { Ok(()) }
+        if now >= close_by || (is_flushed && self.is_settled()) { Err(Disconnect::close(close)) } else { Ok(()) }
+    }
+
+    /// Returns whether no call is pending and no handler is at work, except handlers that await the close.
+    fn is_settled(&self) -> bool {
+        let (mut of_connection, mut all) = (0, 0);
+        for request in self.handlers.awaiting_close(self.shared.id) {
+            of_connection += usize::from(self.exchange.is_current(request));
+            all += 1;
+        }
+        // If responses are kept, the close also waits for handlers of earlier connections.
+        self.exchange.is_settled(of_connection) && (self.handlers.len() == all || !self.exchange.keeps_responses())
     }
 
     /// Ends the calls that have expired.

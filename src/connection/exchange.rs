@@ -116,9 +116,14 @@ impl<T> Exchange<T> {
         std::mem::take(&mut self.events)
     }
 
-    /// Returns whether no call is pending and no handler is at work, in either direction.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.calls_out.is_settled() && self.calls_in.is_settled() && self.responses.queued() == 0
+    /// Returns whether no call is pending in either direction, and no more than `awaiting_close` handlers are at work.
+    pub(crate) fn is_settled(&self, awaiting_close: usize) -> bool {
+        self.calls_out.is_settled() && self.calls_in.is_settled(awaiting_close) && self.responses.queued() == 0
+    }
+
+    /// Returns whether a request came in on the current connection.
+    pub(crate) fn is_current(&self, request: &RequestHead) -> bool {
+        self.responses.is_current(request.key)
     }
 
     /// Returns whether responses outlive the connection of their request.

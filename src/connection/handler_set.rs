@@ -1,8 +1,10 @@
 //! The handlers at work, as futures of the driver's task.
 
 use std::{
+    cell::Cell,
+    future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
@@ -44,6 +46,29 @@ impl HandlerSet {
         matches!(self, Self::Empty)
     }
 
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::One(_) => 1,
+            Self::Many(handlers) => handlers.len(),
+        }
+    }
+
+    /// Returns the requests whose handlers await a close of the session with this id.
+    pub(super) fn awaiting_close(&self, session_id: u64) -> impl Iterator<Item = &RequestHead> {
+        let (one, many) = match self {
+            Self::Empty => (None, None),
+            Self::One(handler) => (Some(&**handler), None),
+            Self::Many(handlers) => (None, Some(handlers.iter())),
+        };
+        let closes = move |handler: &&RunningHandler| match handler.awaits {
+            AwaitedClose::None => false,
+            AwaitedClose::Session(id) => id == session_id,
+            AwaitedClose::Server => true,
+        };
+        one.into_iter().chain(many.into_iter().flatten()).filter(closes).map(|handler| &handler.request)
+    }
+
     /// Drops all handlers.
     pub(super) fn clear(&mut self) {
         *self = Self::Empty;
@@ -63,9 +88,42 @@ impl HandlerSet {
     }
 }
 
+/// The close that a handler awaits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum AwaitedClose {
+    #[default]
+    None,
+    /// The close of the session with this id.
+    Session(u64),
+    /// The close of the server, with all of its sessions.
+    Server,
+}
+
+thread_local! {
+    /// The close that the handler awaits that this thread polls.
+    static AWAITED: Cell<AwaitedClose> = const { Cell::new(AwaitedClose::None) };
+}
+
+/// Waits for a close. If a handler polls this, it counts as finished for the close.
+///
+/// A close that waits for handlers would otherwise wait for the handler that awaits it.
+pub(crate) async fn await_close<T>(awaited: AwaitedClose, close: impl Future<Output = T>) -> T {
+    let mut close = pin!(close);
+    poll_fn(|cx| {
+        let polled = close.as_mut().poll(cx);
+        if polled.is_pending() {
+            AWAITED.set(awaited);
+        }
+        polled
+    })
+    .await
+}
+
 /// A handler at work.
 pub(super) struct RunningHandler {
     pub(super) request: RequestHead,
+    /// The close that the handler has begun to await.
+    pub(super) awaits: AwaitedClose,
     pub(super) timer: CallTimer,
     pub(super) work: Pin<Box<dyn Future<Output = Response> + Send>>,
 }
@@ -80,8 +138,15 @@ impl Future for RunningHandler {
     type Output = Finished;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
+        AWAITED.set(AwaitedClose::None);
         let response = match catch_unwind(AssertUnwindSafe(|| self.work.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Pending) => {
+                let awaited = AWAITED.get();
+                if awaited != AwaitedClose::None {
+                    self.awaits = awaited;
+                }
+                return Poll::Pending;
+            }
             Ok(Poll::Ready(response)) => response,
             Err(_) => {
                 tracing::error!(id = %self.request.id, action = &*self.request.action, "a handler panicked");

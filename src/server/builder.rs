@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SetOnce};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -321,6 +321,8 @@ impl RpcServerBuilder {
             telemetry: Telemetry::new(),
             tasks: TaskTracker::new(),
             session_tasks: SessionTasks::default(),
+            close_tasks: TaskTracker::new(),
+            closed: SetOnce::new(),
             closing: CancellationToken::new(),
             abort: CancellationToken::new(),
             clean: AtomicUsize::new(0),

@@ -11,14 +11,17 @@ use std::{
 };
 
 use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
+    sync::{Semaphore, SetOnce},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     close::intent::{Close, CloseMode},
-    connection::shared::Dispatch,
+    connection::{
+        handler_set::{self, AwaitedClose},
+        shared::Dispatch,
+    },
     error::BuildError,
     event::bus::Events,
     message::dialect::Dialect,
@@ -30,7 +33,10 @@ use crate::{
             proxies::TrustedProxies,
             settings::HttpSettings,
         },
-        session::{registry::Registry, tasks::SessionTasks},
+        session::{
+            registry::Registry,
+            tasks::{Abort, SessionTasks},
+        },
     },
     session::Session,
     telemetry::Telemetry,
@@ -98,6 +104,10 @@ pub(crate) struct ServerState {
     pub(crate) tasks: TaskTracker,
     /// The subset of `tasks` that are sessions or will be, each until its last handler ends.
     pub(crate) session_tasks: SessionTasks,
+    /// The tasks that close the server and its listeners, even if the futures of the closes are dropped.
+    pub(crate) close_tasks: TaskTracker,
+    /// Set when the server has closed.
+    pub(crate) closed: SetOnce<CloseReport>,
     /// Cancelled when closing begins.
     pub(crate) closing: CancellationToken,
     /// Cancelled when a close exceeds its timeout.
@@ -156,34 +166,22 @@ impl RpcServer {
     /// The first close decides the code, the reason and the deadline. Later calls wait for the same close and return
     /// its result.
     ///
-    /// The deadline is the drain time of the close, plus the server's [`Options::close_timeout`], plus 2 s. Sessions
-    /// that remain at the deadline are dropped, with their handlers.
+    /// The deadline is the time of [`Close::spread`], plus the drain time of the close, plus the server's
+    /// [`Options::close_timeout`], plus 2 s. Sessions that remain at the deadline are dropped, with their handlers. Then
+    /// the [events](Self::events) end.
+    ///
+    /// A handler may await this. It then waits for all other sessions and counts its own as clean, and its response is
+    /// dropped. The handler itself has 2 s more than the deadline.
     ///
     /// # Cancel safety
-    /// Once polled, closing continues even if the future is dropped. The deadline is then not enforced, unless another
-    /// call of `close` waits for it.
+    /// Once polled, closing continues even if the future is dropped, and ends by the same deadline.
     pub async fn close(&self, close: Close) -> CloseReport {
-        let state = &*self.state;
-        state.closing.cancel();
-        let deadline = state.registry.close_all(&close, Instant::now() + self.close_timeout(&close));
-        state.tasks.close();
-        if timeout_at(deadline, state.tasks.wait()).await.is_err() {
-            // Counted before the first task ends, because a concurrent close may return as soon as all have ended.
-            state.session_tasks.abort(|dropped| _ = state.forced.fetch_max(dropped, Ordering::Relaxed));
-            state.abort.cancel();
-            state.tasks.wait().await;
-        }
-        state.telemetry.end();
-        CloseReport { clean: state.clean.load(Ordering::Relaxed), forced: state.forced.load(Ordering::Relaxed) }
-    }
-
-    /// Returns the timeout of the whole close.
-    pub(crate) fn close_timeout(&self, close: &Close) -> Duration {
-        let drain = match close.mode() {
-            CloseMode::Drain(timeout) => timeout,
-            CloseMode::Immediate | CloseMode::Forced => Duration::ZERO,
-        };
-        drain + self.state.options().close_timeout + GRACE
+        let state = &self.state;
+        state.begin_close(&close);
+        let Some(_closing) = state.session_tasks.await_close() else { return *state.closed.wait().await };
+        let waiting = handler_set::await_close(AwaitedClose::Server, state.session_tasks.others_ended()).await;
+        let report = state.close_report();
+        CloseReport { clean: report.clean + waiting, ..report }
     }
 
     /// Returns `true` if [`close`](Self::close) has begun.
@@ -196,6 +194,62 @@ impl RpcServer {
 const GRACE: Duration = Duration::from_secs(2);
 
 impl ServerState {
+    /// Begins to close the server, unless a close has begun before.
+    fn begin_close(self: &Arc<Self>, close: &Close) {
+        self.closing.cancel();
+        let Some(sessions) = self.registry.begin_close(close) else { return };
+        self.tasks.close();
+        let (start, spread) = (Instant::now(), close.spread_time());
+        let deadline = start + self.close_timeout(close);
+        let mut later = Vec::new();
+        if spread.is_zero() {
+            sessions.iter().for_each(|session| session.shared().close(close.clone()));
+        } else {
+            later = sessions;
+        }
+        let (state, close) = (self.clone(), close.clone());
+        self.close_tasks.spawn(async move {
+            let closing = async {
+                let count = later.len() as f64;
+                for (place, session) in later.into_iter().enumerate() {
+                    sleep_until(start + spread.mul_f64(place as f64 / count)).await;
+                    session.shared().close(close.clone());
+                }
+                state.tasks.wait().await;
+            };
+            if timeout_at(deadline, closing).await.is_err() {
+                state.abort_tasks().await;
+            }
+            state.telemetry.end();
+            let _ = state.closed.set(state.close_report());
+        });
+    }
+
+    /// Drops all tasks. Handlers that await the close get its report before.
+    async fn abort_tasks(&self) {
+        // Counted before a task ends, because a handler that awaits the close reads the number then.
+        let count = |dropped| _ = self.forced.fetch_add(dropped, Ordering::Relaxed);
+        self.session_tasks.abort(Abort::NotClosing, count);
+        self.abort.cancel();
+        if timeout(GRACE, self.tasks.wait()).await.is_err() {
+            self.session_tasks.abort(Abort::All, count);
+            self.tasks.wait().await;
+        }
+    }
+
+    fn close_report(&self) -> CloseReport {
+        CloseReport { clean: self.clean.load(Ordering::Relaxed), forced: self.forced.load(Ordering::Relaxed) }
+    }
+
+    /// Returns the timeout of the whole close.
+    pub(crate) fn close_timeout(&self, close: &Close) -> Duration {
+        let drain = match close.mode() {
+            CloseMode::Drain(timeout) => timeout,
+            CloseMode::Immediate | CloseMode::Forced => Duration::ZERO,
+        };
+        close.spread_time() + drain + self.options().close_timeout + GRACE
+    }
+
     /// Returns the options of new sessions.
     pub(crate) fn options(&self) -> Arc<Options> {
         // A panic under the lock cannot leave the options half written.

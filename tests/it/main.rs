@@ -50,6 +50,7 @@ mod redirects;
 mod registry;
 #[cfg(feature = "tls")]
 mod secrets;
+mod server_closing;
 mod spans;
 mod support;
 mod tcp;

@@ -67,7 +67,7 @@ fn calls_are_written_in_order_and_one_at_a_time() {
         assert_eq!(written(&mut exchange, now), None, "one is in flight");
         assert!(matches!(respond(&mut exchange, id), Received::Response(sender, Ok(_), None) if sender == n));
     }
-    assert!(exchange.is_settled());
+    assert!(exchange.is_settled(0));
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn requests_are_queued_and_rejected_if_the_queue_is_full() {
     exchange.handler_finished(&first.head);
     assert!(exchange.respond(&first.head, &Response::Result(Payload::default())).is_some());
     assert_eq!(exchange.next_request().expect("the second").head.id.as_str(), "2");
-    assert!(exchange.is_settled());
+    assert!(exchange.is_settled(0));
 }
 
 #[test]

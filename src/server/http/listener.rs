@@ -138,19 +138,22 @@ impl Listener {
     /// sessions. HTTP connections have the same deadline as sessions.
     ///
     /// # Cancel safety
-    /// Once polled, closing continues even if the future is dropped. Sessions and connections are then not dropped at
-    /// the deadline.
+    /// Once polled, closing continues even if the future is dropped, and ends by the same deadline.
     pub async fn close(self, close: Close) -> CloseReport {
         self.stop.cancel();
         self.tasks.close();
-        let close_timeout = self.server.close_timeout(&close);
-        let connections = async {
-            if timeout(close_timeout, self.tasks.wait()).await.is_err() {
-                self.abort.cancel();
-                self.tasks.wait().await;
+        let state = &self.server.state;
+        let close_timeout = state.close_timeout(&close);
+        let (tasks, abort) = (self.tasks.clone(), self.abort.clone());
+        let connections = state.close_tasks.spawn(async move {
+            if timeout(close_timeout, tasks.wait()).await.is_err() {
+                abort.cancel();
+                tasks.wait().await;
             }
-        };
-        let (report, ()) = tokio::join!(self.server.close(close), connections);
+        });
+        let report = self.server.close(close).await;
+        // Fails only if the runtime shuts down.
+        let _ = connections.await;
         report
     }
 

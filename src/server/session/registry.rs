@@ -14,7 +14,6 @@ use std::{
 
 use http::StatusCode;
 use smallvec::{SmallVec, smallvec};
-use tokio::time::Instant;
 
 use crate::{
     close::{info::CloseCause, intent::Close},
@@ -69,7 +68,8 @@ struct State {
     reserved: usize,
     /// The number of reservations per address, if that is limited.
     per_address: HashMap<IpAddr, usize>,
-    closing: Option<Closing>,
+    /// A close of all sessions, which also applies to sessions that open later.
+    closing: Option<Close>,
 }
 
 #[derive(Debug)]
@@ -77,13 +77,6 @@ struct Entry {
     id: u64,
     /// `None` before the upgrade, and after the session was replaced.
     session: Option<Session>,
-}
-
-/// A close of all sessions, which also applies to sessions that open later.
-#[derive(Debug)]
-struct Closing {
-    close: Close,
-    deadline: Instant,
 }
 
 /// The reservation of a session in the registry, until dropped.
@@ -157,19 +150,15 @@ impl Registry {
         Ok(Reservation { registry: self.clone(), key, address, id })
     }
 
-    /// Closes every session, and returns the deadline. The first close and its deadline take precedence.
-    pub(crate) fn close_all(&self, close: &Close, deadline: Instant) -> Instant {
+    /// Begins the close of all sessions: those that open from now on are closed at once. The caller must close the
+    /// returned ones, which are in random order. Returns `None` if a close has begun before.
+    pub(crate) fn begin_close(&self, close: &Close) -> Option<Vec<Session>> {
         let mut state = self.state();
-        if let Some(closing) = &state.closing {
-            return closing.deadline;
+        if state.closing.is_some() {
+            return None;
         }
-        state.closing = Some(Closing { close: close.clone(), deadline });
-        let sessions: Vec<_> = state.sessions().cloned().collect();
-        drop(state);
-        for session in sessions {
-            session.shared().close(close.clone());
-        }
-        deadline
+        state.closing = Some(close.clone());
+        Some(state.sessions().cloned().collect())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -208,8 +197,8 @@ impl Reservation {
     pub(crate) fn activate(&self, session: Session) {
         let mut state = self.registry.state();
         if let Some(closing) = &state.closing {
-            // The connection was upgraded after `close_all`.
-            session.shared().close(closing.close.clone());
+            // The connection was upgraded after `begin_close`.
+            session.shared().close(closing.clone());
         }
         let mut older = Vec::new();
         if let Some(entries) = self.key.as_ref().and_then(|key| state.entries.get_mut(key)) {

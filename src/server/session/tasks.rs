@@ -4,15 +4,23 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::task::{AbortHandle, Id, try_id};
+use tokio::{
+    sync::Notify,
+    task::{AbortHandle, Id, try_id},
+};
 use tokio_util::task::TaskTracker;
 
 /// The tasks of sessions that have not ended.
 #[derive(Default)]
-pub(crate) struct SessionTasks(Mutex<State>);
+pub(crate) struct SessionTasks {
+    state: Mutex<State>,
+    /// Notified when a task ends or begins to await the close of the server.
+    changed: Notify,
+}
 
 #[derive(Default)]
 struct State {
@@ -24,6 +32,23 @@ struct State {
 struct Task {
     handle: AbortHandle,
     is_session: bool,
+    /// The closes of the server that handlers of this task await.
+    closes: u32,
+}
+
+/// The tasks that [`SessionTasks::abort`] aborts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Abort {
+    /// All tasks.
+    All,
+    /// The tasks that do not await the close of the server.
+    NotClosing,
+}
+
+/// A mark on a task that awaits the close of the server, until dropped.
+pub(crate) struct ClosingTask<'a> {
+    tasks: &'a SessionTasks,
+    id: Id,
 }
 
 impl SessionTasks {
@@ -35,7 +60,7 @@ impl SessionTasks {
         if state.is_aborted {
             handle.abort();
         } else if !handle.is_finished() {
-            state.tasks.insert(handle.id(), Task { handle, is_session: false });
+            state.tasks.insert(handle.id(), Task { handle, is_session: false, closes: 0 });
         }
     }
 
@@ -50,23 +75,56 @@ impl SessionTasks {
     pub(crate) fn remove(&self) {
         if let Some(id) = try_id() {
             self.lock().tasks.remove(&id);
+            self.changed.notify_waiters();
         }
     }
 
-    /// Aborts all tasks with their handlers. Before, calls `report` with the number of open sessions.
-    pub(crate) fn abort(&self, report: impl FnOnce(usize)) {
+    /// Marks the current task as one that awaits the close of the server. Returns `None` if it is no task of a session.
+    pub(crate) fn await_close(&self) -> Option<ClosingTask<'_>> {
+        let id = try_id()?;
+        self.lock().tasks.get_mut(&id)?.closes += 1;
+        self.changed.notify_waiters();
+        Some(ClosingTask { tasks: self, id })
+    }
+
+    /// Waits until all tasks have ended but those that await the close of the server. Returns the number of those.
+    pub(crate) async fn others_ended(&self) -> usize {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            {
+                let state = self.lock();
+                if state.tasks.values().all(|task| task.closes > 0) {
+                    return state.tasks.len();
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Aborts tasks with their handlers, and all tasks that are spawned later. Before, calls `report` with the number of
+    /// open sessions among them.
+    pub(crate) fn abort(&self, which: Abort, report: impl FnOnce(usize)) {
         let mut state = self.lock();
         state.is_aborted = true;
-        let tasks = std::mem::take(&mut state.tasks);
-        report(tasks.values().filter(|task| task.is_session).count());
+        let aborted = |task: &Task| which == Abort::All || task.closes == 0;
+        let tasks: Vec<_> = state.tasks.extract_if(|_, task| aborted(task)).map(|(_, task)| task).collect();
+        report(tasks.iter().filter(|task| task.is_session).count());
         // A task that is dropped within `abort` takes the lock to remove itself.
         drop(state);
-        tasks.values().for_each(|task| task.handle.abort());
+        tasks.iter().for_each(|task| task.handle.abort());
+        self.changed.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under the lock cannot leave the state inconsistent.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ClosingTask<'_> {
+    fn drop(&mut self) {
+        self.tasks.lock().tasks.entry(self.id).and_modify(|task| task.closes -= 1);
     }
 }
 
@@ -121,7 +179,7 @@ mod tests {
             while sessions(&session_tasks) == 0 {
                 yield_now().await;
             }
-            session_tasks.abort(|dropped| assert_eq!(dropped, 1));
+            session_tasks.abort(Abort::All, |dropped| assert_eq!(dropped, 1));
             session_tasks.spawn(&tasks, task(session_tasks.clone(), pending()));
             tasks.wait().await;
             assert_eq!(Arc::strong_count(&session_tasks), 1, "a task is still there");
