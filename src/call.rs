@@ -116,9 +116,15 @@ impl<R> Call<R> {
     ///
     /// OCPP allows one call in flight (1.6 §4.1.1, 2.0.1 part 4 §4.1.1), and few stations support more.
     ///
-    /// Use this if handlers of both ends call each other. Suppose the server's call A is in flight, the station's
-    /// handler of A calls B, and the server's handler of B calls C. Without this, C waits in the queue behind A, and A
-    /// waits for C: both time out. A single call back, B, never needs it.
+    /// Use this for a call in a handler if the peer may wait for that handler while it has a call of its own in flight:
+    ///
+    /// - The server's call A is in flight, the station's handler of A calls B, and the server's handler of B calls C. C
+    ///   waits in the queue behind A, and A waits for C.
+    /// - Both ends have a call in flight, and the handlers of both call back. Each call back waits in the queue behind
+    ///   the call that its own end has in flight, which waits for the other end's call back.
+    ///
+    /// Without this, the calls wait until one of them times out. A higher
+    /// [`call_concurrency`](crate::Options::call_concurrency) avoids that as well, if the peer supports it.
     pub fn bypass_queue(mut self) -> Self {
         if let State::Draft { call, .. } = &mut self.state
             && call.kind == Kind::Call

@@ -165,7 +165,8 @@ impl<S: Sync> FromCall<S> for MessageId {
     }
 }
 
-/// The session of the caller. A handler may call back and await the response.
+/// The session of the caller. A handler may call back and await the response. If handlers of both ends do so, they need
+/// [`Call::bypass_queue`](crate::Call::bypass_queue).
 impl<S: Sync> FromCall<S> for Session {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
         Ok(call.session().clone())

@@ -126,6 +126,24 @@ async fn b30_call_backs_of_both_ends_work_at_a_concurrency_of_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b30_simultaneous_call_backs_need_to_bypass_the_queue() {
+    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", call_nested), 1).await;
+    let (start, params) = (Instant::now(), json!({"left": 1}));
+    let (ours, theirs) = tokio::join!(client.call::<Value>("Down", &params), session.call::<Value>("Down", &params));
+    // The server's call times out first. Then the server's queue moves on, and the handler of the client's call ends.
+    assert!(theirs.expect_err("a deadlock").is_timeout());
+    assert_eq!((ours.expect("a response"), start.elapsed()), (json!({"depth": 1}), 30 * SECOND));
+
+    let (_server, client, session) = both_ends(RpcRouter::new().on("Down", call_nested_bypassing_queue), 1).await;
+    let start = Instant::now();
+    let (ours, theirs) = tokio::join!(client.call::<Value>("Down", &params), session.call::<Value>("Down", &params));
+    for response in [ours, theirs] {
+        assert_eq!(response.expect("a response"), json!({"depth": 1}));
+    }
+    assert!(start.elapsed().is_zero(), "no call waited for a timeout");
+}
+
+#[tokio::test(start_paused = true)]
 async fn b30_call_backs_of_ten_handlers_leave_one_at_a_time() {
     let server = server(RpcRouter::new().on("Down", call_nested).on("Echo", crate::support::echo));
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
