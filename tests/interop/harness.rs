@@ -57,7 +57,7 @@ impl Backend {
     }
 
     pub(crate) fn delete(&self, path: &str) -> Response {
-        self.begin(path, &["--request", "DELETE"]).response()
+        self.begin(path, &["--request", "DELETE", "--header", "content-type: application/json"]).response()
     }
 
     pub(crate) fn begin_post(&self, path: &str, body: &str) -> Request {
@@ -124,9 +124,10 @@ impl Backend {
         station
     }
 
-    pub(crate) fn press_ctrl_c(&self) {
-        let killed = Command::new("kill").args(["-INT", &self.process.child.id().to_string()]).status();
-        assert!(killed.is_ok_and(|status| status.success()), "cannot send SIGINT");
+    /// Sends a signal, `-INT` or `-TERM`.
+    pub(crate) fn send_signal(&self, signal: &str) {
+        let killed = Command::new("kill").args([signal, &self.process.child.id().to_string()]).status();
+        assert!(killed.is_ok_and(|status| status.success()), "cannot send {signal}");
     }
 
     pub(crate) fn exit_status(self) -> ExitStatus {

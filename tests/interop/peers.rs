@@ -200,7 +200,7 @@ fn b50_ctrl_c_closes_station_after_call_finishes(kind: Kind) {
     let call = backend.begin_post("/api/stations/CP-1/calls/GetLocalListVersion", "{}");
     station.event("call");
 
-    backend.press_ctrl_c();
+    backend.send_signal("-INT");
     station.send("release");
 
     assert_eq!(call.response().status, 200);

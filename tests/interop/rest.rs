@@ -36,6 +36,30 @@ fn call_to_disconnected_station_returns_404() {
 }
 
 #[test]
+fn change_without_json_content_type_returns_415() {
+    let backend = Backend::start();
+    let not_json = json!({"error": "not_json", "description": "send the header content-type: application/json"});
+    let call = "/api/stations/CP-1/calls/Reset";
+    for (path, arguments) in [
+        (call, &["--data", r#"{"type":"Soft"}"#][..]),
+        (call, &["--request", "POST"]),
+        (call, &["--header", "content-type: text/plain", "--data", "{}"]),
+        (call, &["--header", "content-type: application/jsonp", "--data", "{}"]),
+        ("/api/stations/CP-1", &["--request", "DELETE"]),
+        ("/api/stations/CP-1", &["--request", "PUT"]),
+    ] {
+        backend.begin(path, arguments).response().expect(415, &not_json);
+    }
+    for (path, arguments) in [
+        (call, &["--json", r#"{"type":"Soft"}"#][..]),
+        (call, &["--header", "content-type: Application/JSON; charset=utf-8", "--request", "POST"]),
+        ("/api/stations/CP-1", &["--header", "content-type: application/json", "--request", "DELETE"]),
+    ] {
+        backend.begin(path, arguments).response().expect(404, &json!({"error": "not_connected"}));
+    }
+}
+
+#[test]
 fn b15_plain_get_on_station_path_returns_426() {
     assert_eq!(Backend::start().get("/ocpp/CP-1").status, 426);
 }
@@ -71,8 +95,10 @@ fn metrics_with_demo_stations_count_both_ends() {
 }
 
 #[test]
-fn ctrl_c_ends_backend_with_status_0() {
-    let backend = Backend::start();
-    backend.press_ctrl_c();
-    assert!(backend.exit_status().success());
+fn ctrl_c_and_sigterm_end_backend_with_status_0() {
+    for signal in ["-INT", "-TERM"] {
+        let backend = Backend::start();
+        backend.send_signal(signal);
+        assert!(backend.exit_status().success(), "{signal}");
+    }
 }

@@ -10,8 +10,9 @@ use std::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{Path, Query, State},
-    http::StatusCode,
+    extract::{Path, Query, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response, Sse, sse},
     routing::{delete, get, post},
 };
@@ -38,7 +39,26 @@ pub(crate) fn router(server: &RpcServer) -> Router {
         .route("/api/stations/{identity}/calls/{action}", post(call))
         .route("/api/messages", get(messages))
         .route("/api/events", get(events))
+        .layer(middleware::from_fn(require_json))
         .with_state(api)
+}
+
+/// Rejects changes whose body is not declared as JSON, even if there is no body.
+///
+/// Otherwise a page of any site could reset stations from the browser of a visitor. A browser asks the server before it
+/// sends JSON to another site, and this server does not consent.
+async fn require_json(request: Request, next: Next) -> Response {
+    if request.method().is_safe() || is_json(request.headers()) {
+        next.run(request).await
+    } else {
+        ApiError::NotJson.into_response()
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split_once(';').map_or(content_type, |(media_type, _)| media_type);
+    media_type.trim().eq_ignore_ascii_case("application/json")
 }
 
 #[derive(Clone)]
@@ -190,6 +210,7 @@ fn timestamp(time: SystemTime) -> Timestamp {
 
 /// The error of a REST request.
 enum ApiError {
+    NotJson,
     BadBody(String),
     NotConnected,
     Call(Error),
@@ -204,6 +225,10 @@ impl From<Error> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, body) = match self {
+            Self::NotJson => {
+                let description = "send the header content-type: application/json";
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, json!({"error": "not_json", "description": description}))
+            }
             Self::BadBody(error) => (StatusCode::BAD_REQUEST, json!({"error": "bad_body", "description": error})),
             Self::NotConnected => (StatusCode::NOT_FOUND, json!({"error": "not_connected"})),
             Self::Call(Error::Rejected(e)) => {

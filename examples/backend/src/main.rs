@@ -73,9 +73,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = metrics.add_to(api::router(&server).route_service("/ocpp/{*identity}", server.clone()));
 
     let listener = args.tls.listen(&server, &args.listen, app).await?;
-    // The first poll installs the signal handler, before the lines below invite the user to press Ctrl-C.
-    let mut ctrl_c = pin!(tokio::signal::ctrl_c());
-    ctrl_c.as_mut().now_or_never().transpose()?;
+    // The first poll installs the signal handlers, before the lines below tell that the backend is ready.
+    let mut shutdown = pin!(shutdown_signal());
+    if shutdown.as_mut().now_or_never().is_some() {
+        return Ok(());
+    }
     let (address, ws) = (listener.local_addr(), args.tls.scheme());
     let http = ws.replace("ws", "http");
     println!("stations connect to  {ws}://{address}/ocpp/<identity>");
@@ -93,16 +95,31 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     if args.demo > 0 {
         println!(
-            "reset one with       curl -d '{{\"type\":\"Soft\"}}' {http}://{address}/api/stations/DEMO-1/calls/Reset"
+            "reset one with       curl --json '{{\"type\":\"Soft\"}}' {http}://{address}/api/stations/DEMO-1/calls/Reset"
         );
         println!("watch them at        curl -N {http}://{address}/api/events");
     }
 
-    ctrl_c.await?;
+    shutdown.await;
     println!("closing: pending calls have ten seconds");
     let report = listener.close(Close::going_away().reason("the backend stops").drain(Duration::from_secs(10))).await;
     println!("{} stations closed, {} dropped", report.clean, report.forced);
     Ok(())
+}
+
+/// Completes on Ctrl-C, and on the SIGTERM of a container or a service manager.
+async fn shutdown_signal() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate()).expect("a handler of SIGTERM").recv().await
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
+    }
 }
 
 /// Returns the filter in `RUST_LOG`, or one for warnings.
