@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = listener.local_addr();
     println!("stations connect to ws://{address}/ocpp/<identity>");
     println!("list them with      curl http://{address}/stations");
-    listener.run_until(async { _ = tokio::signal::ctrl_c().await }).await;
+    listener.run_until(shutdown_signal()).await;
     Ok(())
 }
 
@@ -33,4 +33,19 @@ async fn stations(State(server): State<RpcServer>) -> Json<Vec<String>> {
 
 async fn boot() -> Result<Value, Infallible> {
     Ok(json!({"status": "Accepted", "interval": 300, "currentTime": "2026-01-01T00:00:00Z"}))
+}
+
+/// Completes on Ctrl-C, and on the SIGTERM of a container or a service manager.
+async fn shutdown_signal() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate()).expect("a handler of SIGTERM").recv().await
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
+    }
 }

@@ -39,11 +39,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .connect()
         .await?;
     println!("try: curl -X POST http://{address}/stations/CP-1/reset");
-    listener.run_until(async { _ = tokio::signal::ctrl_c().await }).await;
+    listener.run_until(shutdown_signal()).await;
     Ok(())
 }
 
 /// Handles the call at the station.
 async fn accept() -> Result<Value, Infallible> {
     Ok(json!({"status": "Accepted"}))
+}
+
+/// Completes on Ctrl-C, and on the SIGTERM of a container or a service manager.
+async fn shutdown_signal() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate()).expect("a handler of SIGTERM").recv().await
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
+    }
 }

@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9220".to_owned());
     let listener = server.listen(address).await?;
     println!("listening on ws://{}/<identity>", listener.local_addr());
-    listener.run_until(async { _ = tokio::signal::ctrl_c().await }).await;
+    listener.run_until(shutdown_signal()).await;
     Ok(())
 }
 
@@ -38,4 +38,19 @@ async fn fallback(action: Action, session: Session) -> Result<(), Infallible> {
 /// Returns the current time in milliseconds, because some stations cannot parse more digits.
 fn now() -> String {
     format!("{:.3}", Timestamp::now())
+}
+
+/// Completes on Ctrl-C, and on the SIGTERM of a container or a service manager.
+async fn shutdown_signal() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate()).expect("a handler of SIGTERM").recv().await
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
+    }
 }

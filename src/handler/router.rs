@@ -42,7 +42,7 @@ type ResponseFuture = Pin<Box<dyn Future<Output = Response> + Send>>;
 ///
 /// async fn boot(Params(boot): Params<Value>, State(app): State<App>) -> Result<Value, CallError> {
 ///     println!("{} boots", boot["chargePointModel"]);
-///     Ok(json!({"status": "Accepted", "interval": app.interval, "currentTime": Timestamp::now()}))
+///     Ok(json!({"status": "Accepted", "interval": app.interval, "currentTime": format!("{:.3}", Timestamp::now())}))
 /// }
 ///
 /// let router = RpcRouter::with_state(App { interval: 300 }).on("BootNotification", boot);
