@@ -28,6 +28,7 @@ use crate::{
 /// | [`handler_queue`](Self::handler_queue) | 256 calls |
 /// | [`ping_interval`](Self::ping_interval) | 30 s |
 /// | [`activity_defers_pings`](Self::activity_defers_pings) | off |
+/// | [`require_pongs`](Self::require_pongs) | off |
 /// | [`max_message_size`](Self::max_message_size) | 1 MiB |
 /// | [`max_unsent`](Self::max_unsent) | 4 MiB |
 /// | [`max_bad_messages`](Self::max_bad_messages) | no limit |
@@ -46,6 +47,7 @@ pub struct Options {
     pub(crate) handler_queue: usize,
     pub(crate) ping_interval: Option<Duration>,
     pub(crate) activity_defers_pings: bool,
+    pub(crate) require_pongs: bool,
     pub(crate) max_message_size: usize,
     pub(crate) max_unsent: usize,
     pub(crate) max_bad_messages: Option<u32>,
@@ -68,6 +70,7 @@ impl Options {
             handler_queue: 256,
             ping_interval: Some(Duration::from_secs(30)),
             activity_defers_pings: false,
+            require_pongs: false,
             max_message_size: 1 << 20,
             max_unsent: 4 << 20,
             max_bad_messages: None,
@@ -128,18 +131,28 @@ impl Options {
     /// Sets the interval of pings; `None` sends none. Default 30 s.
     ///
     /// The first ping is sent at a random moment of the first interval, so that many connections do not ping at once. If
-    /// the peer answers no ping for two intervals, the connection is dropped with
-    /// [`CloseCause::PingTimeout`](crate::close::CloseCause::PingTimeout).
+    /// nothing at all arrives for two intervals after a ping, the connection is dropped with
+    /// [`CloseCause::PingTimeout`](crate::close::CloseCause::PingTimeout). Bytes of an unfinished message count as well,
+    /// so that a large message on a slow link does not end its connection. See [`require_pongs`](Self::require_pongs).
     #[must_use]
     pub fn ping_interval(self, interval: impl Into<Option<Duration>>) -> Self {
         Self { ping_interval: interval.into().map(finite), ..self }
     }
 
-    /// Sets whether anything that arrives counts as a sign of life and defers the next ping. Default off: only pongs
-    /// count.
+    /// Sets whether anything that arrives defers the next ping, so that pings are sent only after an interval of silence.
+    /// Default off: pings follow the interval.
     #[must_use]
     pub fn activity_defers_pings(self, defers: bool) -> Self {
         Self { activity_defers_pings: defers, ..self }
+    }
+
+    /// Sets whether only a pong proves that the peer is alive. The connection is then dropped if no pong arrives for two
+    /// intervals after a ping, although other messages do. Default off: anything that arrives proves it.
+    ///
+    /// Use it to detect a peer that still sends but no longer reads.
+    #[must_use]
+    pub fn require_pongs(self, required: bool) -> Self {
+        Self { require_pongs: required, ..self }
     }
 
     /// Sets the largest message that is read, in bytes. A larger one closes the connection with 1009. Default 1 MiB.

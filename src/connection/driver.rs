@@ -149,9 +149,8 @@ impl Driver {
 
     /// Serves a connection until it ends.
     pub(crate) async fn run(&mut self, socket: &mut Socket) -> Disconnect {
-        let &Options { ping_interval, activity_defers_pings, .. } = self.options();
         let now = tokio::time::Instant::now().into_std();
-        let mut keepalive = KeepAlive::new(ping_interval, activity_defers_pings, random(), ORIGIN.into_std(), now);
+        let mut keepalive = KeepAlive::new(self.options(), random(), ORIGIN.into_std(), now);
         let mut timer = pin!(sleep(NEVER));
         poll_fn(|cx| match self.turn(socket, &mut keepalive, timer.as_mut(), cx) {
             Ok(()) => Poll::Pending,
@@ -257,8 +256,7 @@ impl Driver {
         // Handlers may have taken their time.
         let now = tokio::time::Instant::now().into_std();
         self.expire(now);
-        let &Options { ping_interval, activity_defers_pings, .. } = self.options();
-        keepalive.set(ping_interval, activity_defers_pings, now);
+        keepalive.set(self.options(), now);
         let next_ping = loop {
             match keepalive.due(now) {
                 Ping::Wait(until) => break until,
@@ -354,9 +352,13 @@ impl Driver {
             if read > READ_BATCH_BYTES {
                 break;
             }
-            let Poll::Ready(incoming) = socket.poll_read(cx) else { return Ok(()) };
-            self.shared.seen(now);
-            keepalive.activity(now.into_std());
+            let polled = socket.poll_read(cx);
+            // A part of a message is a sign of life as well.
+            if socket.take_activity() {
+                self.shared.seen(now);
+                keepalive.activity(now.into_std());
+            }
+            let Poll::Ready(incoming) = polled else { return Ok(()) };
             match incoming {
                 Incoming::Text(TextMessage { text, deviations, compressed_len }) => {
                     read += text.len();

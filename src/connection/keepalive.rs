@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::options::Options;
+
 /// The next step of the driver.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ping {
@@ -16,14 +18,28 @@ pub(super) enum Ping {
 /// The pings of one connection, and the round-trip time of the latest one.
 #[derive(Debug)]
 pub(super) struct KeepAlive {
-    interval: Option<Duration>,
-    activity_counts: bool,
+    rules: Rules,
     next: Instant,
     /// The moment of the first ping since the last sign of life.
     unanswered_since: Option<Instant>,
     /// The number of the latest ping, which is its payload.
     number: u32,
     sent: Instant,
+}
+
+/// The options that concern pings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rules {
+    interval: Option<Duration>,
+    require_pongs: bool,
+    activity_defers_pings: bool,
+}
+
+impl From<&Options> for Rules {
+    fn from(options: &Options) -> Self {
+        let &Options { ping_interval: interval, require_pongs, activity_defers_pings, .. } = options;
+        Self { interval, require_pongs, activity_defers_pings }
+    }
 }
 
 /// The beats of an interval, on which pings are sent.
@@ -37,36 +53,34 @@ impl KeepAlive {
     /// `jitter`, from 0 to 1, sets the moment of the first ping within the first interval, so that connections that
     /// open together are not pinged together. The moment is rounded up to a beat, counted from `origin`. Later pings
     /// follow at the interval.
-    pub(super) fn new(
-        interval: Option<Duration>,
-        activity_counts: bool,
-        jitter: f64,
-        origin: Instant,
-        now: Instant,
-    ) -> Self {
-        let next = interval.map_or(now, |interval| {
+    pub(super) fn new(options: &Options, jitter: f64, origin: Instant, now: Instant) -> Self {
+        let rules = Rules::from(options);
+        let next = rules.interval.map_or(now, |interval| {
             let beat = interval / BEATS_PER_INTERVAL;
             beat_after(now + (interval - beat).mul_f64(jitter), beat, origin)
         });
-        Self { interval, activity_counts, next, unanswered_since: None, number: 0, sent: now }
+        Self { rules, next, unanswered_since: None, number: 0, sent: now }
     }
 
-    /// Sets the interval. If it changes, the next ping follows one interval from now.
-    pub(super) fn set(&mut self, interval: Option<Duration>, activity_counts: bool, now: Instant) {
-        if (self.interval, self.activity_counts) != (interval, activity_counts) {
-            let next = now + interval.unwrap_or_default();
-            *self = Self { interval, activity_counts, next, unanswered_since: None, ..*self };
+    /// Follows changed options. If they concern pings, the next one is due an interval from now.
+    pub(super) fn set(&mut self, options: &Options, now: Instant) {
+        let rules = Rules::from(options);
+        if self.rules != rules {
+            let next = now + rules.interval.unwrap_or_default();
+            *self = Self { rules, next, unanswered_since: None, ..*self };
         }
     }
 
     /// Returns the next step. It must be called again after each ping.
     pub(super) fn due(&mut self, now: Instant) -> Ping {
-        let Some(interval) = self.interval else { return Ping::Wait(None) };
-        if self.unanswered_since.is_some_and(|since| now >= since + 2 * interval) {
+        let Some(interval) = self.rules.interval else { return Ping::Wait(None) };
+        let give_up = self.unanswered_since.map(|since| since + 2 * interval);
+        if give_up.is_some_and(|give_up| now >= give_up) {
             return Ping::GiveUp;
         }
         if now < self.next {
-            return Ping::Wait(Some(self.next));
+            // A deferred ping may be due later than the end.
+            return Ping::Wait(give_up.into_iter().chain([self.next]).min());
         }
         // The next ping stays on a beat, unless this one is more than a beat late.
         let is_late = now - self.next > interval / BEATS_PER_INTERVAL;
@@ -79,11 +93,13 @@ impl KeepAlive {
         Ping::Send(self.number.to_be_bytes())
     }
 
-    /// Records input. If activity counts, it is a sign of life and defers the next ping.
+    /// Records that bytes of the peer have arrived: a message, a control frame, or a part of one.
     pub(super) fn activity(&mut self, now: Instant) {
-        if self.activity_counts {
+        if !self.rules.require_pongs {
             self.unanswered_since = None;
-            self.next = now + self.interval.unwrap_or_default();
+        }
+        if self.rules.activity_defers_pings {
+            self.next = now + self.rules.interval.unwrap_or_default();
         }
     }
 
@@ -111,10 +127,19 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const INTERVAL: Duration = Duration::from_secs(30);
 
+    /// Returns the schedule of a connection that opens at `start`, with its first ping at once.
+    fn keepalive(options: &Options, start: Instant) -> KeepAlive {
+        KeepAlive::new(options, 0.0, start, start)
+    }
+
+    fn options() -> Options {
+        Options::server().ping_interval(INTERVAL)
+    }
+
     #[test]
     fn first_ping_is_jittered_and_later_ones_follow_the_interval() {
         let start = Instant::now();
-        let mut keepalive = KeepAlive::new(Some(INTERVAL), false, 0.5, start, start);
+        let mut keepalive = KeepAlive::new(&options(), 0.5, start, start);
         let first = start + INTERVAL / 2;
         assert_eq!(keepalive.due(start), Ping::Wait(Some(first)));
         let Ping::Send(payload) = keepalive.due(first) else { panic!("no ping") };
@@ -124,19 +149,49 @@ mod tests {
     }
 
     #[test]
-    fn keepalive_after_two_silent_intervals_gives_up() {
+    fn silence_for_two_intervals_after_a_ping_gives_up() {
         let start = Instant::now();
-        let mut keepalive = KeepAlive::new(Some(INTERVAL), false, 0.0, start, start);
+        let mut keepalive = keepalive(&options(), start);
+        keepalive.activity(start);
         assert!(matches!(keepalive.due(start), Ping::Send(_)));
-        keepalive.activity(start + SECOND);
         assert!(matches!(keepalive.due(start + INTERVAL), Ping::Send(_)));
+        assert_eq!(keepalive.due(start + 2 * INTERVAL), Ping::GiveUp);
+    }
+
+    #[test]
+    fn input_is_a_sign_of_life_unless_pongs_are_required() {
+        let start = Instant::now();
+        for (require_pongs, expected) in [(false, None), (true, Some(Ping::GiveUp))] {
+            let mut keepalive = keepalive(&options().require_pongs(require_pongs), start);
+            assert!(matches!(keepalive.due(start), Ping::Send(_)));
+            assert!(matches!(keepalive.due(start + INTERVAL), Ping::Send(_)));
+            keepalive.activity(start + INTERVAL + SECOND);
+            let step = keepalive.due(start + 2 * INTERVAL);
+            match expected {
+                Some(expected) => assert_eq!(step, expected),
+                None => {
+                    assert!(matches!(step, Ping::Send(_)), "{step:?}");
+                    assert!(matches!(keepalive.due(start + 3 * INTERVAL), Ping::Send(_)));
+                    assert_eq!(keepalive.due(start + 4 * INTERVAL), Ping::GiveUp, "two silent intervals follow");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn deferred_pings_do_not_defer_the_end_if_pongs_are_required() {
+        let start = Instant::now();
+        let mut keepalive = keepalive(&options().require_pongs(true).activity_defers_pings(true), start);
+        assert!(matches!(keepalive.due(start), Ping::Send(_)));
+        keepalive.activity(start + 50 * SECOND);
+        assert_eq!(keepalive.due(start + 50 * SECOND), Ping::Wait(Some(start + 2 * INTERVAL)));
         assert_eq!(keepalive.due(start + 2 * INTERVAL), Ping::GiveUp);
     }
 
     #[test]
     fn keepalive_with_late_timer_gives_up_after_two_intervals() {
         let start = Instant::now();
-        let mut keepalive = KeepAlive::new(Some(INTERVAL), false, 0.0, start, start);
+        let mut keepalive = keepalive(&options(), start);
         for late in [0, 1] {
             assert!(matches!(keepalive.due(start + late * INTERVAL + (2 - late) * SECOND / 1000), Ping::Send(_)));
         }
@@ -146,7 +201,7 @@ mod tests {
     #[test]
     fn pong_to_an_older_ping_is_a_sign_of_life() {
         let start = Instant::now();
-        let mut keepalive = KeepAlive::new(Some(INTERVAL), false, 0.0, start, start);
+        let mut keepalive = keepalive(&options(), start);
         let Ping::Send(first) = keepalive.due(start) else { panic!("no ping") };
         keepalive.due(start + INTERVAL);
         assert_eq!(keepalive.pong(&first, start + INTERVAL + SECOND), None);
@@ -156,7 +211,7 @@ mod tests {
     #[test]
     fn activity_that_counts_defers_pings() {
         let start = Instant::now();
-        let mut keepalive = KeepAlive::new(Some(INTERVAL), true, 0.0, start, start);
+        let mut keepalive = keepalive(&options().activity_defers_pings(true), start);
         keepalive.activity(start);
         assert_eq!(keepalive.due(start), Ping::Wait(Some(start + INTERVAL)));
         keepalive.activity(start + 20 * SECOND);
@@ -171,7 +226,7 @@ mod tests {
         let origin = Instant::now();
         for n in 1..100 {
             let opened = origin + n * SECOND / 7;
-            let mut keepalive = KeepAlive::new(Some(INTERVAL), false, f64::from(n) / 100.0, origin, opened);
+            let mut keepalive = KeepAlive::new(&options(), f64::from(n) / 100.0, origin, opened);
             for _ in 0..3 {
                 let Ping::Wait(Some(next)) = keepalive.due(opened) else { panic!("no ping is planned") };
                 assert_eq!((next - origin).as_nanos() % (INTERVAL / BEATS_PER_INTERVAL).as_nanos(), 0);
@@ -186,7 +241,7 @@ mod tests {
     #[test]
     fn keepalive_without_interval_never_pings() {
         let start = Instant::now();
-        let mut keepalive = KeepAlive::new(None, false, 0.0, start, start);
+        let mut keepalive = keepalive(&options().ping_interval(None), start);
         assert_eq!(keepalive.due(start + 1000 * INTERVAL), Ping::Wait(None));
     }
 }

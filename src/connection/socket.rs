@@ -114,6 +114,8 @@ pub(crate) struct Socket {
     reader: Reader,
     writer: Writer,
     max_unsent: usize,
+    /// Set if bytes have arrived since [`take_activity`](Self::take_activity).
+    is_active: bool,
 }
 
 /// The buffer size of a read, in bytes.
@@ -143,7 +145,7 @@ impl Socket {
         let Options { tolerance, max_message_size, max_unsent, compression, .. } = *options;
         let (mut reader, writer) = websocket::codec(role, tolerance, max_message_size, deflate.zip(compression));
         reader.put(read_buf);
-        Box::new(Self { io, reader, writer, max_unsent })
+        Box::new(Self { io, reader, writer, max_unsent, is_active: !read_buf.is_empty() })
     }
 
     /// Reads the next message, control frame, or the end.
@@ -169,6 +171,11 @@ impl Socket {
         })
     }
 
+    /// Returns whether bytes of the peer have arrived since the last call, be it only a part of a message.
+    pub(crate) fn take_activity(&mut self) -> bool {
+        std::mem::take(&mut self.is_active)
+    }
+
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Disconnect>> {
         loop {
             if let Some(message) = self.reader.take().map_err(Disconnect::unreadable)? {
@@ -181,6 +188,7 @@ impl Socket {
             if input.filled().is_empty() {
                 return Poll::Ready(Err(Disconnect::abort(CloseCause::Remote)));
             }
+            self.is_active = true;
             self.reader.put(input.filled());
         }
     }

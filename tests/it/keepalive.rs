@@ -2,7 +2,10 @@
 
 use futures_util::{FutureExt, SinkExt};
 use ocpp_rpc::{Options, RpcRouter, close::CloseCause, event::EventKind};
-use tokio::time::{Instant, advance};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, advance, sleep},
+};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use crate::support::{SECOND, Station, connected, echo, server, server_with};
@@ -18,6 +21,58 @@ async fn b51_silent_peer_is_dropped_after_two_ping_intervals() {
     let lived = start.elapsed();
     assert!((60 * SECOND..=91 * SECOND).contains(&lived), "{lived:?}");
     drop(station);
+}
+
+/// Sends a message every 20 s for ten minutes and never reads, so that it sends no pong.
+async fn send_without_pongs(station: &mut Station) {
+    for _ in 0..30 {
+        let _ = station.ws.send(Message::text("")).await;
+        advance(20 * SECOND).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b03_peer_that_sends_but_no_pongs_stays_connected() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    send_without_pongs(&mut station).await;
+    assert!(session.is_open());
+    // Two silent intervals follow.
+    let start = Instant::now();
+    assert_eq!(session.closed().await.cause, CloseCause::PingTimeout);
+    let lived = start.elapsed();
+    assert!((40 * SECOND..=91 * SECOND).contains(&lived), "{lived:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b03_required_pongs_drop_a_peer_that_only_sends() {
+    for defers in [false, true] {
+        let options = Options::server().require_pongs(true).activity_defers_pings(defers);
+        let server = server_with(RpcRouter::new(), options.clone());
+        let (mut station, session) = connected(&server, "ocpp1.6").await;
+        if defers {
+            // The first ping follows an interval of silence.
+            sleep(31 * SECOND).await;
+        }
+        send_without_pongs(&mut station).await;
+        let closed = session.closed().now_or_never().expect("closed meanwhile");
+        assert_eq!(closed.cause, CloseCause::PingTimeout);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b03_bytes_of_an_unfinished_message_prove_life() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    // A masked text of 200 bytes, which arrives byte by byte in more than an hour.
+    let frame = [&[0x81, 0xfe, 0, 200, 0, 0, 0, 0][..], &[b' '; 200]].concat();
+    for byte in frame {
+        station.ws.get_mut().write_all(&[byte]).await.expect("open");
+        advance(20 * SECOND).await;
+    }
+    assert!(session.is_open());
+    let (seen, connected) = (session.last_seen_at().expect("seen"), session.connected_at().expect("connected"));
+    assert!(seen.duration_since(connected).expect("later").as_secs() >= 207 * 20);
 }
 
 #[tokio::test(start_paused = true)]
