@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytestring::ByteString;
 use serde::de::DeserializeOwned;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -38,6 +39,9 @@ pub struct Call<R> {
     timer: CallTimer,
 }
 
+/// The most characters of a message id (OCPP 2.0.1 part 4 §4.1.4).
+const MAX_ID: usize = 36;
+
 type Read<R> = fn(CallResult, &Shared) -> Result<R, Error>;
 
 enum State {
@@ -60,21 +64,19 @@ type Receiver = oneshot::Receiver<Result<CallResult, Error>>;
 
 impl<R: DeserializeOwned + 'static> Call<R> {
     pub(crate) fn new(shared: &Arc<Shared>, kind: Kind, action: &str, params: Result<Payload, EncodeError>) -> Self {
-        let id = MessageId::random();
         let span = tracing::debug_span!(
             "call",
             direction = "out",
             identity = &*shared.run().identity,
             action,
-            id = id.as_str(),
+            id = field::Empty,
             outcome = field::Empty,
         );
         let state = match params {
             Err(error) => State::Failed(error.into()),
             Ok(params) => {
                 let (sender, receiver) = oneshot::channel();
-                let (key, timeout, action) = (shared.next_key(), Timeout::Default, action.into());
-                let call = Box::new(Outgoing { key, id, action, params, kind, timeout, deadline: None, sender });
+                let call = Box::new(Outgoing::new(kind, action.into(), params, sender));
                 State::Draft { shared: shared.clone(), call, receiver, total_timeout: None }
             }
         };
@@ -102,6 +104,25 @@ impl<R> Call<R> {
     pub fn total_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         if let State::Draft { total_timeout, .. } = &mut self.state {
             *total_timeout = timeout.into().map(options::finite);
+        }
+        self
+    }
+
+    /// Sets the message id of the call, such as that of an earlier attempt. By default each call gets a new one.
+    ///
+    /// The peer sees `id` as it is; it must not be that of another call, and has 1 to 36 characters (OCPP 2.0.1 part 4
+    /// §4.1.4). Otherwise the call fails with [`Error::InvalidMessageId`] before anything is sent. The id of a call that
+    /// has ended may be used again.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        if let State::Draft { call, .. } = &mut self.state {
+            let id = id.into();
+            match id.chars().take(MAX_ID + 1).count() {
+                0 => return self.fail(Error::InvalidMessageId { reason: "it is empty" }),
+                1..=MAX_ID => {}
+                _ => return self.fail(Error::InvalidMessageId { reason: "it has more than 36 characters" }),
+            }
+            call.id = MessageId::new(id);
+            call.has_own_id = true;
         }
         self
     }
@@ -178,9 +199,9 @@ impl<R> Call<R> {
 }
 
 impl State {
-    fn poll<R>(&mut self, read: Read<R>, cx: &mut Context<'_>) -> Poll<Result<R, Error>> {
+    fn poll<R>(&mut self, read: Read<R>, span: &Span, cx: &mut Context<'_>) -> Poll<Result<R, Error>> {
         if let Self::Draft { .. } = self {
-            *self = std::mem::replace(self, Self::Done).submit();
+            *self = std::mem::replace(self, Self::Done).submit(span);
         }
         let received = match self {
             Self::Submitted { receiver, .. } => Some(ready!(Pin::new(receiver).poll(cx))),
@@ -197,14 +218,46 @@ impl State {
     }
 
     /// Submits a draft.
-    fn submit(self) -> Self {
+    fn submit(self, span: &Span) -> Self {
         let Self::Draft { shared, mut call, receiver, total_timeout } = self else { return self };
-        let key = call.key;
+        let key = shared.next_key();
+        call.key = key;
+        if !call.has_own_id {
+            call.id = shared.call_ids().id(key.0);
+        }
+        span.record("id", call.id.as_str());
         call.deadline = total_timeout.map(|timeout| Instant::now().into_std() + timeout);
         match shared.submit(call) {
             Ok(()) => Self::Submitted { shared, key, receiver },
             Err(error) => Self::Failed(error),
         }
+    }
+}
+
+/// Sends a text as it is. See [`Session::send_raw`](crate::Session::send_raw).
+pub(crate) async fn send_raw(shared: &Shared, text: String) -> Result<(), Error> {
+    let (sender, receiver) = oneshot::channel();
+    let mut raw = Box::new(Outgoing::new(Kind::Raw, ByteString::new(), Payload(text.into()), sender));
+    raw.key = shared.next_key();
+    let key = raw.key;
+    shared.submit(raw)?;
+    let cancel = CancelOnDrop { shared, key };
+    let written = receiver.await;
+    // It has ended.
+    std::mem::forget(cancel);
+    // Without a sender, the task of the connection was dropped.
+    written.unwrap_or(Err(Error::Disconnected { maybe_delivered: true })).map(drop)
+}
+
+/// Cancels a call that is dropped before it has ended.
+struct CancelOnDrop<'a> {
+    shared: &'a Shared,
+    key: CallKey,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        self.shared.send(Command::Cancel(self.key));
     }
 }
 
@@ -234,7 +287,7 @@ impl<R> Future for Call<R> {
             return Poll::Ready(Err(Error::Cancelled));
         }
         let Self { state, read, span, .. } = &mut *self;
-        let polled = span.in_scope(|| state.poll(*read, cx));
+        let polled = span.in_scope(|| state.poll(*read, span, cx));
         if let Poll::Ready(outcome) = &polled {
             self.record(outcome);
         }

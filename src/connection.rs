@@ -1,6 +1,7 @@
 //! The engine of a connection, the same at both ends: pure rules ([`exchange`], [`keepalive`]), the WebSocket
 //! ([`socket`]), the state that handles share with it ([`shared`]), and the one task that joins them ([`driver`]).
 
+pub(crate) mod call_ids;
 pub(crate) mod call_result;
 mod calls_in;
 pub(crate) mod calls_out;
@@ -10,6 +11,7 @@ pub(crate) mod handler_set;
 mod keepalive;
 pub(crate) mod mailbox;
 pub(crate) mod negotiated;
+mod ordered;
 mod outbound;
 pub(crate) mod request;
 mod responses;

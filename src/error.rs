@@ -73,6 +73,13 @@ pub enum Error {
     /// The connection's protocol has no SEND.
     #[error("the protocol of this connection has no SEND")]
     SendNotSupported,
+    /// The [id](crate::Call::id) of the call cannot be used; nothing was sent.
+    #[non_exhaustive]
+    #[error("invalid message id: {reason}")]
+    InvalidMessageId {
+        /// The reason.
+        reason: &'static str,
+    },
     /// The parameters do not serialize to a JSON object; nothing was sent.
     #[error("cannot encode the parameters: {0}")]
     Encode(Arc<EncodeError>),
@@ -113,7 +120,7 @@ impl Error {
     ///
     /// | Error | Status |
     /// |---|---|
-    /// | [`Encode`](Self::Encode) | 400 Bad Request |
+    /// | [`Encode`](Self::Encode), [`InvalidMessageId`](Self::InvalidMessageId) | 400 Bad Request |
     /// | [`Invalid`](Self::Invalid) | 422 Unprocessable Content |
     /// | [`SendNotSupported`](Self::SendNotSupported) | 501 Not Implemented |
     /// | [`Rejected`](Self::Rejected), [`Decode`](Self::Decode) | 502 Bad Gateway |
@@ -126,7 +133,7 @@ impl Error {
     /// With the feature `axum`, an error is a response of this status with a JSON body.
     pub fn http_status(&self) -> StatusCode {
         match self {
-            Self::Encode(_) => StatusCode::BAD_REQUEST,
+            Self::Encode(_) | Self::InvalidMessageId { .. } => StatusCode::BAD_REQUEST,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SendNotSupported => StatusCode::NOT_IMPLEMENTED,
             Self::Rejected(_) | Self::Decode(_) => StatusCode::BAD_GATEWAY,
@@ -161,6 +168,7 @@ impl Error {
             Self::Cancelled => "cancelled",
             Self::QueueFull => "queue full",
             Self::SendNotSupported => "no SEND",
+            Self::InvalidMessageId { .. } => "invalid id",
             Self::Encode(_) => "not encodable",
             Self::Decode(_) => "not decodable",
             Self::Invalid(_) => "invalid",

@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     action::{Action, SendAction},
-    call::Call,
+    call::{self, Call},
     close::{info::CloseInfo, intent::Close},
     connection::{
         calls_out::Kind,
@@ -102,6 +102,32 @@ impl Session {
     /// See [`SendAction`] for messages that know their action. Everything else is as for [`send`](Self::send).
     pub fn send_action<A: SendAction>(&self, message: A) -> Call<()> {
         self.send(A::NAME, message.params())
+    }
+
+    /// Sends a text as it is, for tests and for private extensions of the protocol.
+    ///
+    /// The text is neither read nor validated, and no response is awaited: what the peer sends in return is handled by
+    /// the rules for its messages. The future resolves when the text is written. It does not wait for queued calls, but
+    /// counts toward [`Options::call_queue`] until then.
+    ///
+    /// ```no_run
+    /// # async fn example(session: ocpp_rpc::Session) -> Result<(), ocpp_rpc::Error> {
+    /// session.send_raw(r#"[2,"17","Heartbeat",{},"an extension"]"#).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Disconnected`] if the text cannot be written, [`Error::QueueFull`] if too much is queued, and
+    /// [`Error::NotConnected`], [`Error::Closing`] or [`Error::Closed`] as [`call`](Self::call) does.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before the text is written, it never will be. The future does nothing until it is
+    /// polled.
+    pub async fn send_raw(&self, text: impl Into<String>) -> Result<(), Error> {
+        call::send_raw(&self.shared, text.into()).await
     }
 
     /// Replaces all options of this connection.

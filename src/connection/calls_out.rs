@@ -1,14 +1,14 @@
-//! The calls to the peer: which wait for their turn, which are in flight, and which have ended without a response.
+//! The calls to the peer: which wait for their turn, which are in flight, and to which of them a response belongs.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
 use bytestring::ByteString;
 
 use crate::{
-    connection::outbound::Outbound,
+    connection::{call_ids::CallIds, ordered::Ordered, outbound::Outbound},
     error::Error,
     event::kind::{Direction, EventKind, Text},
     message::{
@@ -18,7 +18,7 @@ use crate::{
     options::Options,
 };
 
-/// Identifies a call among all calls of a session.
+/// Identifies a call among all calls of a session. Later calls have higher keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CallKey(pub(crate) u64);
 
@@ -26,14 +26,25 @@ pub(crate) struct CallKey(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) struct Outgoing<T> {
     pub(crate) key: CallKey,
+    /// Made from the key by [`CallIds`], or given by the caller.
     pub(crate) id: MessageId,
+    pub(crate) has_own_id: bool,
     pub(crate) action: ByteString,
+    /// The parameters, or the whole text of [`Kind::Raw`].
     pub(crate) params: Payload,
     pub(crate) kind: Kind,
     pub(crate) timeout: Timeout,
     /// The moment at which the call ends, in the queue or in flight.
     pub(crate) deadline: Option<Instant>,
     pub(crate) sender: T,
+}
+
+impl<T> Outgoing<T> {
+    /// Creates a call without an id and a key, which it gets when it is made.
+    pub(crate) fn new(kind: Kind, action: ByteString, params: Payload, sender: T) -> Self {
+        let (key, id, timeout) = (CallKey(0), MessageId::default(), Timeout::Default);
+        Self { key, id, has_own_id: false, action, params, kind, timeout, deadline: None, sender }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +57,8 @@ pub(crate) enum Kind {
     FireAndForget,
     /// Has ended when it is written, and does not wait for its turn.
     Send,
+    /// Is any text. It has ended when it is written, and does not wait for its turn.
+    Raw,
 }
 
 /// The time that a response may take.
@@ -60,72 +73,108 @@ pub(crate) enum Timeout {
 /// A call that is written and waits for its response.
 #[derive(Debug)]
 struct InFlight<T> {
-    call: Box<Outgoing<T>>,
     expires: Option<Instant>,
+    // Boxed, so that an idle connection keeps little room for calls that have ended.
+    call: Box<Outgoing<T>>,
 }
 
 /// The call that a response belongs to.
 #[derive(Debug)]
 pub(super) enum ResponseMatch<T> {
     InFlight(Box<Outgoing<T>>),
-    /// A call that timed out, was dropped, or did not wait for its response.
+    /// A call of this connection that timed out, was dropped, did not wait for its response, or has had one.
     Late,
     Unknown,
 }
 
 #[derive(Debug)]
 pub(crate) struct CallsOut<T> {
-    // Boxed, so that an idle connection keeps little room for calls that have ended.
-    queue: VecDeque<Box<Outgoing<T>>>,
-    /// The calls that do not wait for their turn.
-    immediate: VecDeque<Box<Outgoing<T>>>,
-    in_flight: Vec<InFlight<T>>,
-    /// The ids of the latest calls that ended without their response.
-    abandoned: Vec<MessageId>,
+    ids: CallIds,
+    queue: Ordered<Box<Outgoing<T>>>,
+    /// The calls that do not wait for their turn. Created for the first one, and few connections have any.
+    immediate: Option<Box<Ordered<Box<Outgoing<T>>>>>,
+    in_flight: Ordered<InFlight<T>>,
+    /// The keys of the calls that this connection has written are at least this.
+    first_key: u64,
+    /// The keys of the calls that are written are less than this.
+    next_key: u64,
+    /// Created when a caller first gives an id.
+    own_ids: Option<Box<OwnIds>>,
     /// No call expires before this moment.
     earliest: Option<Instant>,
 }
 
-/// The number of abandoned ids that are remembered. A response to one of them is late; any other id is unknown.
-const MAX_ABANDONED: usize = 16;
+/// The ids that callers gave to their calls.
+#[derive(Debug, Default)]
+struct OwnIds {
+    /// The keys of the pending calls.
+    pending: HashMap<MessageId, u64>,
+    /// The latest ids that were written on this connection.
+    written: VecDeque<MessageId>,
+}
+
+/// The number of ids given by callers that are remembered. A response to one of them is late, if not awaited.
+const MAX_OWN_IDS: usize = 1000;
+
+/// The number of calls in flight up to which a search in order is faster than one by key.
+const FEW: usize = 4;
 
 impl<T> CallsOut<T> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(ids: CallIds) -> Self {
         Self {
-            queue: VecDeque::new(),
-            immediate: VecDeque::new(),
-            in_flight: Vec::new(),
-            abandoned: Vec::new(),
+            ids,
+            queue: Ordered::new(),
+            immediate: None,
+            in_flight: Ordered::new(),
+            first_key: 0,
+            next_key: 0,
+            own_ids: None,
             earliest: None,
         }
     }
 
+    /// Returns whether a call with this id is queued or in flight.
+    pub(super) fn is_pending(&self, id: &MessageId) -> bool {
+        self.key_of(id).is_some_and(|key| {
+            let call = self.get_queued(key).or_else(|| self.in_flight.get(key).map(|flight| &*flight.call));
+            call.is_some_and(|call| call.id == *id)
+        })
+    }
+
     pub(super) fn submit(&mut self, call: Box<Outgoing<T>>) {
         self.track_deadline(call.deadline);
+        let key = call.key.0;
+        if call.has_own_id {
+            self.own_ids.get_or_insert_default().pending.insert(call.id.clone(), key);
+        }
         match call.kind {
-            Kind::Send | Kind::Immediate => self.immediate.push_back(call),
-            Kind::Call | Kind::FireAndForget => self.queue.push_back(call),
+            Kind::Send | Kind::Immediate | Kind::Raw => {
+                self.immediate.get_or_insert_with(|| Box::new(Ordered::new())).insert(key, call);
+            }
+            Kind::Call | Kind::FireAndForget => self.queue.insert(key, call),
         }
     }
 
     /// Removes a call, queued or in flight. If it was not written, nothing of it reaches the wire.
-    pub(crate) fn cancel(&mut self, key: CallKey) {
-        self.queue.retain(|call| call.key != key);
-        self.immediate.retain(|call| call.key != key);
-        if let Some(at) = self.in_flight.iter().position(|flight| flight.call.key == key) {
-            let flight = self.in_flight.swap_remove(at);
-            self.abandon(flight.call.id);
+    pub(crate) fn cancel(&mut self, CallKey(key): CallKey) {
+        let queued = self.queue.remove(key).or_else(|| self.immediate.as_mut()?.remove(key));
+        let call = queued.or_else(|| self.in_flight.remove(key).map(|flight| flight.call));
+        if let Some(call) = call {
+            self.release_id(&call);
         }
     }
 
     /// Returns the number of calls that are not written yet.
     pub(crate) fn queued(&self) -> usize {
-        self.queue.len() + self.immediate.len()
+        self.queue.len() + self.immediate.as_ref().map_or(0, |immediate| immediate.len())
     }
 
     /// Takes the calls that are not written yet.
-    pub(super) fn take_queued(&mut self) -> impl Iterator<Item = Box<Outgoing<T>>> + use<T> {
-        std::mem::take(&mut self.queue).into_iter().chain(std::mem::take(&mut self.immediate))
+    pub(super) fn take_queued(&mut self) -> Vec<Box<Outgoing<T>>> {
+        let immediate = self.immediate.take().into_iter().flat_map(|mut immediate| immediate.take_all());
+        let queued: Vec<_> = self.queue.take_all().chain(immediate).collect();
+        queued.iter().for_each(|call| self.release_id(call));
+        queued
     }
 
     /// Returns the next message to write, if one may be written. A sender comes with it if the call ends when it is written.
@@ -135,28 +184,29 @@ impl<T> CallsOut<T> {
         options: &Options,
         describe: bool,
     ) -> Option<(Outbound, Option<T>)> {
-        let mut call = if let Some(immediate) = self.immediate.pop_front() {
+        let mut call = if let Some(immediate) = self.immediate.as_mut().and_then(|immediate| immediate.pop_first()) {
             immediate
         } else if self.in_flight.len() < options.call_concurrency {
-            self.queue.pop_front()?
+            self.queue.pop_first()?
         } else {
             return None;
         };
+        self.next_key = self.next_key.max(call.key.0 + 1);
+        if call.has_own_id {
+            self.remember_id(&call.id);
+        }
         // A call in flight keeps no parameters.
         let params = std::mem::take(&mut call.params);
         let text = match call.kind {
             Kind::Send => write::send(&call.id, &call.action, &params),
+            Kind::Raw => params.as_str().to_owned(),
             _ => write::call(&call.id, &call.action, &params),
         };
-        let event = describe.then(|| Box::new(describe_call(&call, params)));
+        let event = (describe && call.kind != Kind::Raw).then(|| Box::new(describe_call(&call, params)));
         let message = Outbound { text, event };
-        match call.kind {
-            Kind::Send => return Some((message, Some(call.sender))),
-            Kind::FireAndForget => {
-                self.abandon(call.id);
-                return Some((message, Some(call.sender)));
-            }
-            Kind::Call | Kind::Immediate => {}
+        if let Kind::Send | Kind::Raw | Kind::FireAndForget = call.kind {
+            self.release_id(&call);
+            return Some((message, Some(call.sender)));
         }
         let timeout = match call.timeout {
             Timeout::Default => options.call_timeout,
@@ -165,22 +215,21 @@ impl<T> CallsOut<T> {
         };
         let expires = timeout.map(|timeout| now + timeout).into_iter().chain(call.deadline).min();
         self.track_deadline(expires);
-        self.in_flight.push(InFlight { call, expires });
+        self.in_flight.insert(call.key.0, InFlight { expires, call });
         Some((message, None))
     }
 
     /// Removes and returns the call that a response with this id belongs to.
     pub(super) fn take_match(&mut self, id: &MessageId) -> ResponseMatch<T> {
-        if let Some(at) = self.in_flight.iter().position(|flight| flight.call.id == *id) {
-            return ResponseMatch::InFlight(self.in_flight.swap_remove(at).call);
+        if let Some(key) = self.find_in_flight(id)
+            && let Some(InFlight { call, .. }) = self.in_flight.remove(key)
+        {
+            self.release_id(&call);
+            return ResponseMatch::InFlight(call);
         }
-        match self.abandoned.iter().position(|abandoned| abandoned == id) {
-            Some(at) => {
-                self.abandoned.remove(at);
-                ResponseMatch::Late
-            }
-            None => ResponseMatch::Unknown,
-        }
+        let is_ours = self.ids.number(id).is_some_and(|key| (self.first_key..self.next_key).contains(&key));
+        let is_late = is_ours || self.own_ids.as_ref().is_some_and(|own_ids| own_ids.written.contains(id));
+        if is_late { ResponseMatch::Late } else { ResponseMatch::Unknown }
     }
 
     /// Removes and returns the call in flight if there is exactly one.
@@ -188,12 +237,14 @@ impl<T> CallsOut<T> {
         if self.in_flight.len() > 1 {
             return ResponseMatch::Unknown;
         }
-        self.in_flight.pop().map_or(ResponseMatch::Unknown, |flight| ResponseMatch::InFlight(flight.call))
+        let Some(InFlight { call, .. }) = self.in_flight.pop_first() else { return ResponseMatch::Unknown };
+        self.release_id(&call);
+        ResponseMatch::InFlight(call)
     }
 
     /// Returns whether the call with this id waits for its response.
     pub(super) fn is_in_flight(&self, id: &MessageId) -> bool {
-        self.in_flight.iter().any(|flight| flight.call.id == *id)
+        self.find_in_flight(id).is_some()
     }
 
     /// Returns a moment before which no call expires.
@@ -201,47 +252,87 @@ impl<T> CallsOut<T> {
         self.earliest
     }
 
-    /// Returns a call that has expired. Call it until it returns `None`.
-    pub(crate) fn next_expired(&mut self, now: Instant) -> Option<(T, Error)> {
+    /// Ends the calls that have expired.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<(T, Error)> {
         if self.earliest.is_none_or(|earliest| now < earliest) {
-            return None;
+            return Vec::new();
         }
         let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        if let Some(at) = self.in_flight.iter().position(|flight| is_over(flight.expires)) {
-            let call = self.in_flight.swap_remove(at).call;
-            self.abandon(call.id);
-            return Some((call.sender, Error::Timeout));
+        let mut ended = Vec::new();
+        for InFlight { call, .. } in self.in_flight.take_if(|flight| is_over(flight.expires)) {
+            self.release_id(&call);
+            ended.push((call.sender, Error::Timeout));
         }
-        for queue in [&mut self.queue, &mut self.immediate] {
-            if let Some(at) = queue.iter().position(|call| is_over(call.deadline)) {
-                return queue.remove(at).map(|call| (call.sender, Error::NeverSent));
-            }
+        let queued = self.queue.take_if(|call| is_over(call.deadline));
+        let immediate = self.immediate.as_mut().map(|calls| calls.take_if(|call| is_over(call.deadline)));
+        for call in queued.into_iter().chain(immediate.unwrap_or_default()) {
+            self.release_id(&call);
+            ended.push((call.sender, Error::NeverSent));
         }
-        let queued = self.queue.iter().chain(&self.immediate).filter_map(|call| call.deadline);
-        self.earliest = self.in_flight.iter().filter_map(|flight| flight.expires).chain(queued).min();
-        None
+        let immediate = self.immediate.iter().flat_map(|immediate| immediate.iter());
+        let queued = self.queue.iter().chain(immediate).filter_map(|(_, call)| call.deadline);
+        self.earliest = self.in_flight.iter().filter_map(|(_, flight)| flight.expires).chain(queued).min();
+        ended
     }
 
-    /// Ends the calls in flight, because their connection is lost.
+    /// Ends the calls in flight, because their connection is lost. The next one knows none of the ids so far.
     pub(super) fn fail_in_flight(&mut self) -> impl Iterator<Item = (T, Error)> + use<T> {
-        let lost = std::mem::take(&mut self.in_flight);
+        let lost: Vec<_> = self.in_flight.take_all().collect();
+        lost.iter().for_each(|flight| self.release_id(&flight.call));
+        if let Some(own_ids) = &mut self.own_ids {
+            own_ids.written.clear();
+        }
+        let immediate = self.immediate.as_ref().and_then(|immediate| immediate.first_key());
+        let queued = self.queue.first_key().into_iter().chain(immediate);
+        self.first_key = queued.chain([self.next_key]).min().unwrap_or_default();
         lost.into_iter().map(|flight| (flight.call.sender, Error::Disconnected { maybe_delivered: true }))
     }
 
     /// Ends the calls that are not written yet, because no other connection follows.
     pub(super) fn fail_queued(&mut self) -> impl Iterator<Item = (T, Error)> + use<T> {
-        self.take_queued().map(|call| (call.sender, Error::Disconnected { maybe_delivered: false }))
+        self.take_queued().into_iter().map(|call| (call.sender, Error::Disconnected { maybe_delivered: false }))
     }
 
     pub(super) fn is_settled(&self) -> bool {
         self.queued() == 0 && self.in_flight.is_empty()
     }
 
-    fn abandon(&mut self, id: MessageId) {
-        if self.abandoned.len() == MAX_ABANDONED {
-            self.abandoned.remove(0);
+    fn get_queued(&self, key: u64) -> Option<&Outgoing<T>> {
+        self.queue.get(key).or_else(|| self.immediate.as_ref()?.get(key)).map(|call| &**call)
+    }
+
+    /// Returns the key of the call in flight with this id.
+    fn find_in_flight(&self, id: &MessageId) -> Option<u64> {
+        if self.in_flight.len() <= FEW {
+            return self.in_flight.iter().find(|(_, flight)| flight.call.id == *id).map(|(key, _)| key);
         }
-        self.abandoned.push(id);
+        let key = self.key_of(id)?;
+        self.in_flight.get(key).filter(|flight| flight.call.id == *id).map(|_| key)
+    }
+
+    /// Returns the key of a call that may be pending.
+    fn key_of(&self, id: &MessageId) -> Option<u64> {
+        let own = self.own_ids.as_ref().and_then(|own_ids| own_ids.pending.get(id).copied());
+        own.or_else(|| self.ids.number(id))
+    }
+
+    /// Remembers that an id of a caller was written.
+    #[cold]
+    fn remember_id(&mut self, id: &MessageId) {
+        let written = &mut self.own_ids.get_or_insert_default().written;
+        if written.len() == MAX_OWN_IDS {
+            written.pop_front();
+        }
+        written.push_back(id.clone());
+    }
+
+    /// Lets another call have the id of a call that is not pending any more.
+    fn release_id(&mut self, call: &Outgoing<T>) {
+        if call.has_own_id
+            && let Some(own_ids) = &mut self.own_ids
+        {
+            own_ids.pending.remove(&call.id);
+        }
     }
 
     fn track_deadline(&mut self, deadline: Option<Instant>) {

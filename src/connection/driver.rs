@@ -93,6 +93,9 @@ const READ_BATCH: usize = 32;
 /// The text of one turn, in bytes, after which no other message is read. Compressed messages are cheap to send.
 const READ_BATCH_BYTES: usize = 256 << 10;
 
+/// The commands for which an idle connection keeps memory, at most.
+const MAX_KEPT_COMMANDS: usize = 64;
+
 /// The timer before it is first set.
 const NEVER: Duration = Duration::MAX;
 
@@ -105,7 +108,8 @@ impl Driver {
         options: Arc<Options>,
         keep_responses: bool,
     ) -> Box<Self> {
-        let exchange = Exchange::new(run.negotiated().cloned(), options, shared.next_generation(), keep_responses);
+        let (negotiated, generation) = (run.negotiated().cloned(), shared.next_generation());
+        let exchange = Exchange::new(negotiated, options, shared.call_ids(), generation, keep_responses);
         Box::new(Self {
             waker: shared.clone().into(),
             shared,
@@ -319,7 +323,9 @@ impl Driver {
                 Command::SetOptions(options) => self.exchange.set_options(*options),
             }
         }
-        self.commands = commands;
+        if commands.capacity() <= MAX_KEPT_COMMANDS {
+            self.commands = commands;
+        }
         self.report_events();
     }
 
@@ -530,7 +536,7 @@ impl Driver {
 
     /// Ends the calls that have expired.
     fn expire(&mut self, now: Instant) {
-        while let Some((sender, error)) = self.exchange.calls_out.next_expired(now) {
+        for (sender, error) in self.exchange.calls_out.expire(now) {
             if let Error::Timeout = error {
                 self.shared.call_timed_out();
             }

@@ -15,9 +15,10 @@ use bytestring::ByteString;
 
 use crate::{
     connection::{
+        call_ids::CallIds,
         call_result::CallResult,
         calls_in::CallsIn,
-        calls_out::{CallsOut, Outgoing},
+        calls_out::{CallsOut, Kind, Outgoing},
         mailbox::AfterDisconnect,
         negotiated::Negotiated,
         outbound::Outbound,
@@ -56,13 +57,14 @@ impl<T> Exchange<T> {
     pub(crate) fn new(
         negotiated: Option<Negotiated>,
         options: Arc<Options>,
+        ids: CallIds,
         generation: u32,
         keep_responses: bool,
     ) -> Self {
         Self {
             negotiated,
             options,
-            calls_out: CallsOut::new(),
+            calls_out: CallsOut::new(ids),
             calls_in: CallsIn::default(),
             responses: Responses::new(generation, keep_responses),
             bad_messages: 0,
@@ -78,7 +80,7 @@ impl<T> Exchange<T> {
             return Vec::new();
         }
         let queued = self.calls_out.take_queued();
-        queued.filter_map(|call| self.submit(call)).collect()
+        queued.into_iter().filter_map(|call| self.submit(call)).collect()
     }
 
     /// Returns the subprotocol of the connection.
@@ -131,8 +133,15 @@ impl<T> Exchange<T> {
         self.responses.are_kept()
     }
 
-    /// Queues a call. If validation fails, returns its sender and the error instead.
+    /// Queues a call. If its id or its payload is not allowed, returns its sender and the error instead.
     pub(crate) fn submit(&mut self, call: Box<Outgoing<T>>) -> Option<(T, Error)> {
+        if call.has_own_id && self.calls_out.is_pending(&call.id) {
+            return Some((call.sender, Error::InvalidMessageId { reason: "another pending call has it" }));
+        }
+        if call.kind == Kind::Raw {
+            self.calls_out.submit(call);
+            return None;
+        }
         match self.check(Direction::Out, PayloadKind::Request, &call.action, &call.id, &call.params) {
             Ok(_) => {
                 self.calls_out.submit(call);

@@ -22,6 +22,7 @@ use crate::{
         intent::Close,
     },
     connection::{
+        call_ids::CallIds,
         call_result::ResponseSender,
         calls_out::{CallKey, Outgoing},
         mailbox::{AfterDisconnect, Mailbox, QueueRules},
@@ -103,6 +104,7 @@ pub(crate) struct Shared {
     mailbox: Mailbox<Command>,
     pub(crate) telemetry: Arc<Telemetry>,
     keys: AtomicU64,
+    call_ids: CallIds,
     generations: AtomicU32,
     /// The time of the latest connect in milliseconds since the Unix epoch; [`NEVER`] before the first.
     connected_at: AtomicU64,
@@ -223,6 +225,7 @@ impl Shared {
             mailbox,
             telemetry,
             keys: AtomicU64::new(0),
+            call_ids: CallIds::random(),
             generations: AtomicU32::new(0),
             connected_at: AtomicU64::new(NEVER),
             connected: AtomicU64::new(0),
@@ -237,6 +240,11 @@ impl Shared {
     pub(crate) fn run(&self) -> Arc<Run> {
         // No code under the lock can panic half way.
         self.run.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the source of the ids of calls.
+    pub(crate) fn call_ids(&self) -> CallIds {
+        self.call_ids
     }
 
     pub(crate) fn next_key(&self) -> CallKey {

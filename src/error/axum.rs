@@ -14,7 +14,7 @@ use crate::{error::Error, message::payload::Payload};
 ///
 /// | Member | Value |
 /// |---|---|
-/// | `error` | the name of the variant: `rejected`, `timeout`, `never_sent`, `disconnected`, `not_connected`, `closing`, `closed`, `cancelled`, `queue_full`, `send_not_supported`, `encode`, `decode` or `invalid` |
+/// | `error` | the name of the variant: `rejected`, `timeout`, `never_sent`, `disconnected`, `not_connected`, `closing`, `closed`, `cancelled`, `queue_full`, `send_not_supported`, `invalid_message_id`, `encode`, `decode` or `invalid` |
 /// | `message` | the text of the error |
 /// | `maybe_delivered` | [`Error::maybe_delivered`] |
 /// | `code`, `description`, `details` | of `rejected`: the CALLERROR |
@@ -90,6 +90,7 @@ fn name(error: &Error) -> &'static str {
         Error::Cancelled => "cancelled",
         Error::QueueFull => "queue_full",
         Error::SendNotSupported => "send_not_supported",
+        Error::InvalidMessageId { .. } => "invalid_message_id",
         Error::Encode(_) => "encode",
         Error::Decode(_) => "decode",
         Error::Invalid(_) => "invalid",

@@ -160,10 +160,11 @@ pub enum EventKind {
         /// The code of the CALLERROR that was sent, if one was sent.
         response: Option<ErrorCode>,
     },
-    /// A response was received for a call that timed out or was dropped.
+    /// A response was received for a call of this connection that is not in flight: it timed out, was dropped, did not
+    /// wait for its response, or has had one.
     #[serde(serialize_with = "id_field")]
     LateResponse(MessageId),
-    /// A response was received for a call that this connection did not make, or made and ended long ago.
+    /// A response was received for a call that this connection did not make.
     ///
     /// It gets no response and is no bad message: most such calls were made on an earlier connection.
     #[serde(serialize_with = "id_field")]

@@ -6,7 +6,7 @@ use bytestring::ByteString;
 use serde::{Deserialize, Serialize, Serializer, de, ser::Error as _};
 use serde_json::value::RawValue;
 
-use crate::{random::random, text::impl_text};
+use crate::text::impl_text;
 
 /// The id that pairs a call with its response: a string of at most 36 characters by the standard.
 ///
@@ -32,13 +32,6 @@ impl MessageId {
     /// Creates an id from a JSON number, a deviation that is written back unchanged.
     pub(crate) fn number(json: impl Into<ByteString>) -> Self {
         Self { text: json.into(), is_number: true }
-    }
-
-    /// Creates a random id, a version 4 UUID.
-    pub(crate) fn random() -> Self {
-        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-        let id = uuid::Builder::from_random_bytes(random()).into_uuid();
-        Self::new(&*id.as_hyphenated().encode_lower(&mut text))
     }
 
     /// Returns the id's text.
@@ -171,12 +164,5 @@ mod tests {
         assert!(Payload::encode(&[1]).is_err());
         assert!(Payload::encode("text").is_err());
         assert!(Payload::encode(&std::collections::HashMap::from([((1, 2), 3)])).is_err());
-    }
-
-    #[test]
-    fn ids_are_random_uuids() {
-        let (a, b) = (MessageId::random(), MessageId::random());
-        assert_ne!(a, b);
-        assert_eq!(a.as_str().len(), 36);
     }
 }

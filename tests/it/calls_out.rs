@@ -1,10 +1,12 @@
 //! Outgoing calls: their order, timeouts, results and cancellation.
 
-use std::time::Duration;
+use std::{task::Poll, time::Duration};
 
 use futures_util::{FutureExt, future::join_all};
 use ocpp_rpc::{
-    Close, Error, ErrorCode, Options, Payload, RpcRouter, close::CloseCause, event::EventKind,
+    Close, Error, ErrorCode, Options, Payload, RpcRouter,
+    close::CloseCause,
+    event::{EventKind, Events},
     extract::CancellationToken,
 };
 use serde_json::{Value, json};
@@ -275,31 +277,140 @@ async fn b26_call_error_reports_timeout_retry_and_delivery() {
     assert!(matches!(facts(call("Closed").await), (Error::Closed, RETRY)));
 }
 
+/// Returns the ids of the late responses (`true`) and the unmatched ones among the next events.
+async fn ids_of_responses(events: &mut Events, count: usize) -> Vec<(bool, String)> {
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        match events.next().await.expect("another event").kind {
+            EventKind::LateResponse(id) => ids.push((true, id.to_string())),
+            EventKind::UnmatchedResponse(id) => ids.push((false, id.to_string())),
+            EventKind::BadMessage { error, .. } => panic!("{error}"),
+            _ => {}
+        }
+    }
+    ids
+}
+
 #[tokio::test]
-async fn b27_responses_to_the_last_sixteen_forgotten_calls_are_late() {
+async fn b27_response_to_any_ended_call_is_late() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let mut ids = Vec::new();
-    for _ in 0..17 {
+    for _ in 0..100 {
         // Each call completes when it is written, although the station sends no response.
         session.call::<Value>("Forget", &()).fire_and_forget().await.expect("written");
         ids.push(station.receive_call().await.0);
     }
     let mut events = server.events();
-    for id in &ids {
+    for id in ids.iter().chain(&ids) {
         station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
     }
-    let mut late = Vec::new();
-    let mut unmatched = Vec::new();
-    while late.len() + unmatched.len() < ids.len() {
-        match events.next().await.expect("another event").kind {
-            EventKind::LateResponse(id) => late.push(id.to_string()),
-            EventKind::UnmatchedResponse(id) => unmatched.push(id.to_string()),
-            _ => {}
+    let late: Vec<_> = ids.iter().chain(&ids).map(|id| (true, id.clone())).collect();
+    assert_eq!(ids_of_responses(&mut events, 200).await, late);
+    // An id that is not used yet.
+    let last = ids.last().expect("an id");
+    let next = format!("{}{:010x}", &last[..26], u64::from_str_radix(&last[26..], 16).expect("hexadecimal") + 1);
+    station.send(format!(r#"[3,"{next}",{{}}]"#)).await;
+    assert_eq!(ids_of_responses(&mut events, 1).await, [(false, next)]);
+}
+
+#[tokio::test]
+async fn b27_ids_of_a_connection_share_a_random_part_and_count_up() {
+    let mut prefixes = Vec::new();
+    for _ in 0..3 {
+        let server = server(RpcRouter::new());
+        let (mut station, session) = connected(&server, "ocpp1.6").await;
+        let mut last = None;
+        for _ in 0..20 {
+            session.call::<Value>("Forget", &()).fire_and_forget().await.expect("written");
+            let (id, _) = station.receive_call().await;
+            assert_eq!(id.len(), 36);
+            let (prefix, number) = id.split_at(26);
+            assert!(last.replace(number.to_owned()).is_none_or(|last| *number > *last), "{id}");
+            if prefixes.last().is_none_or(|last| last != prefix) {
+                prefixes.push(prefix.to_owned());
+            }
         }
     }
-    assert_eq!(late, ids[1..]);
-    assert_eq!(unmatched, ids[..1]);
+    assert_eq!(prefixes.len(), 3, "one random part for each connection: {prefixes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b77_call_with_an_id_of_its_caller() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let mut events = server.events();
+    let call = || session.call::<Value>("Reset", &()).timeout(SECOND).id("retried \"1\"");
+    for _ in 0..2 {
+        assert!(matches!(call().await, Err(Error::Timeout)));
+        assert_eq!(station.receive_call().await.0, "retried \"1\"");
+    }
+    station.send(r#"[3,"retried \"1\"",{}]"#).await;
+    assert_eq!(ids_of_responses(&mut events, 1).await, [(true, "retried \"1\"".to_owned())]);
+
+    let pending = tokio::spawn(call());
+    station.receive_call().await;
+    let error = call().await.expect_err("a pending call has the id");
+    assert!(matches!(error, Error::InvalidMessageId { .. }), "{error}");
+    station.send(r#"[3,"retried \"1\"",{"a":1}]"#).await;
+    assert_eq!(pending.await.expect("no panic").expect("a result"), json!({"a": 1}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b77_id_that_is_empty_or_too_long_is_an_error_before_sending() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    for id in [String::new(), "é".repeat(37)] {
+        let error = session.call::<Value>("Reset", &()).id(id).await.expect_err("an invalid id");
+        assert!(matches!(error, Error::InvalidMessageId { .. }) && !error.maybe_delivered(), "{error}");
+    }
+    let _longest = tokio::spawn(session.call::<Value>("Reset", &()).id("é".repeat(36)));
+    assert_eq!(station.receive_call().await.0, "é".repeat(36));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b77_raw_text_is_sent_as_it_is() {
+    let server = server_with(RpcRouter::new(), Options::server().call_queue(2));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let mut events = server.events();
+    let _ahead = tokio::spawn(session.call::<Value>("Ahead", &()));
+    station.receive_call().await;
+    // It is written beside the call in flight, and its response belongs to no call.
+    session.send_raw("{not a message").await.expect("written");
+    assert_eq!(station.receive().await, "{not a message");
+    session.send_raw(r#"[2,"raw","Heartbeat",{}]"#).await.expect("written");
+    assert_eq!(station.receive().await, r#"[2,"raw","Heartbeat",{}]"#);
+    station.send(r#"[3,"raw",{}]"#).await;
+    assert_eq!(ids_of_responses(&mut events, 1).await, [(false, "raw".to_owned())]);
+
+    let texts = ["one", "two", "three"].map(|text| session.send_raw(text));
+    let [one, two, three] = texts;
+    drop(one);
+    let mut two = Box::pin(two);
+    assert!(futures_util::poll!(&mut two).is_pending());
+    drop(two);
+    three.await.expect("written");
+    assert_eq!(station.receive().await, "three", "texts whose futures are dropped are not sent");
+
+    session.close(Close::normal()).await;
+    assert!(matches!(session.send_raw("late").await, Err(Error::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b77_raw_texts_are_bounded_as_calls_are() {
+    let server = server_with(RpcRouter::new(), Options::server().call_queue(2));
+    let (station, session) = connected(&server, "ocpp1.6").await;
+    let mut texts: Vec<_> = (0..3).map(|_| Box::pin(session.send_raw("text"))).collect();
+    assert!(futures_util::poll!(&mut texts[0]).is_pending() && futures_util::poll!(&mut texts[1]).is_pending());
+    assert!(matches!(futures_util::poll!(&mut texts[2]), Poll::Ready(Err(Error::QueueFull))));
+    drop(texts);
+    let text = tokio::spawn({
+        let session = session.clone();
+        async move { session.send_raw("x".repeat(100_000)).await }
+    });
+    tokio::task::yield_now().await;
+    drop(station);
+    assert!(matches!(text.await.expect("no panic"), Err(Error::Disconnected { maybe_delivered: true })));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use ocpp_rpc::{
     CallError, Close, Error, Options, RpcRouter, RpcServer, Session,
     client::ClientState,
     close::CloseCause,
+    event::EventKind,
     extract::{CancellationToken, State},
 };
 use serde_json::{Value, json};
@@ -81,6 +82,38 @@ async fn b29_disconnect_fails_written_calls_and_keeps_queued_ones() {
         call.await.expect("no panic").expect("a response");
     }
     becomes(&client, ClientState::Open).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b40_response_to_a_call_of_an_earlier_connection_is_unmatched() {
+    let (builder, mut dials) = client();
+    let options = Options::client().max_bad_messages(0);
+    let (client, mut csms) = connected(builder.reconnect(reconnect()).options(options), &mut dials).await;
+    let mut ids = Vec::new();
+    for id in [None, Some("own")] {
+        let call = client.call::<Value>("Lost", &());
+        let call = tokio::spawn(if let Some(id) = id { call.id(id) } else { call });
+        ids.push(csms.receive_call("Lost").await);
+        drop(csms);
+        assert!(matches!(call.await.expect("no panic"), Err(Error::Disconnected { maybe_delivered: true })));
+        csms = dials.accept("ocpp1.6").await;
+    }
+    let mut events = client.events();
+    for id in &ids {
+        csms.send(json!([3, id, {}])).await;
+    }
+    let mut unmatched = Vec::new();
+    while unmatched.len() < ids.len() {
+        match events.next().await.expect("another event").kind {
+            EventKind::UnmatchedResponse(id) => unmatched.push(id.to_string()),
+            EventKind::LateResponse(_) | EventKind::BadMessage { .. } => panic!("a late response, or a bad message"),
+            _ => {}
+        }
+    }
+    assert_eq!(unmatched, ids);
+    // No later call has an id of these.
+    let _call = tokio::spawn(client.call::<Value>("Next", &()));
+    assert!(!ids.contains(&csms.receive_call("Next").await));
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,6 +50,8 @@ struct MadeCall {
     timeout: Option<u64>,
     deadline: Option<Instant>,
     written: Option<Instant>,
+    /// The number of the connection that the call was written on.
+    connection: usize,
     /// Set when the call has ended or was dropped.
     is_over: bool,
 }
@@ -88,14 +90,19 @@ struct Model {
     concurrency: usize,
     now: Instant,
     is_connected: bool,
+    /// The number of the latest connection.
+    connection: usize,
+    ids: CallIds,
     calls: Vec<MadeCall>,
 }
 
 impl Model {
     fn new(concurrency: usize) -> Self {
         let options = Options::server().call_concurrency(concurrency).call_timeout(seconds(TIMEOUT));
-        let exchange = Exchange::new(None, Arc::new(options), 0, false);
-        Self { exchange, concurrency, now: Instant::now(), is_connected: true, calls: Vec::new() }
+        let ids = CallIds::random();
+        let exchange = Exchange::new(None, Arc::new(options), ids, 0, false);
+        let (now, calls) = (Instant::now(), Vec::new());
+        Self { exchange, concurrency, now, is_connected: true, connection: 0, ids, calls }
     }
 
     fn end(&mut self, call: usize) {
@@ -126,17 +133,21 @@ impl Model {
     }
 
     fn call(&mut self, kind: Kind, timeout: Option<u64>, deadline: Option<u64>) {
-        let (n, id) = (self.calls.len(), MessageId::random());
+        let n = self.calls.len();
+        // Every third caller gives an id.
+        let has_own_id = n % 3 == 2;
+        let id = if has_own_id { MessageId::new(n.to_string()) } else { self.ids.id(n as u64) };
         let deadline = deadline.map(|deadline| self.now + seconds(deadline));
         let (set, timeout) = match timeout {
             None => (Timeout::Default, Some(TIMEOUT)),
             Some(0) => (Timeout::Never, None),
             Some(timeout) => (Timeout::After(seconds(timeout)), Some(timeout)),
         };
-        let (key, action, params) = (CallKey(n as u64), n.to_string().into(), Payload::default());
-        self.calls.push(MadeCall { id: id.clone(), kind, timeout, deadline, written: None, is_over: false });
-        let call = Box::new(Outgoing { key, id, action, params, kind, timeout: set, deadline, sender: n });
-        assert!(self.exchange.submit(call).is_none(), "nothing is validated");
+        let (written, connection) = (None, 0);
+        self.calls.push(MadeCall { id: id.clone(), kind, timeout, deadline, written, connection, is_over: false });
+        let call = Outgoing::new(kind, n.to_string().into(), Payload::default(), n);
+        let call = Box::new(Outgoing { key: CallKey(n as u64), id, has_own_id, timeout: set, deadline, ..call });
+        assert!(self.exchange.submit(call).is_none(), "nothing is validated, and the id is new");
     }
 
     /// Writes the next message. Returns whether there was one.
@@ -161,6 +172,7 @@ impl Model {
             "call {call} was written with {in_flight} others in flight"
         );
         self.calls[call].written = Some(self.now);
+        self.calls[call].connection = self.connection;
         assert_eq!(sender, (!self.calls[call].expects_response()).then_some(call));
         if let Some(call) = sender {
             self.end(call);
@@ -179,6 +191,7 @@ impl Model {
             format!(r#"[4,"{}","GenericError","{call}",{{}}]"#, made.id)
         };
         let in_flight = made.is_in_flight();
+        let is_of_this_connection = made.connection == self.connection;
         match self.exchange.receive(&text.into(), self.now) {
             Received::Response(sender, outcome, None) => {
                 assert!(in_flight && sender == call, "call {sender} received the response to call {call}");
@@ -189,7 +202,14 @@ impl Model {
                 }
                 self.end(call);
             }
-            Received::Nothing => assert!(!in_flight, "call {call} did not receive its response"),
+            Received::Nothing => {
+                assert!(!in_flight, "call {call} did not receive its response");
+                match &self.exchange.take_events()[..] {
+                    [EventKind::LateResponse(id)] => assert_eq!(*id, self.calls[call].id),
+                    [EventKind::UnmatchedResponse(_)] if !is_of_this_connection => {}
+                    other => panic!("{other:?}"),
+                }
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -197,7 +217,7 @@ impl Model {
     fn pass(&mut self, time: u64) {
         self.now += seconds(time);
         let next = self.exchange.calls_out.next_deadline();
-        while let Some((call, error)) = self.exchange.calls_out.next_expired(self.now) {
+        for (call, error) in self.exchange.calls_out.expire(self.now) {
             assert!(self.calls[call].expires().is_some_and(|at| at <= self.now), "call {call} expired too early");
             assert_eq!(matches!(error, Error::Timeout), self.calls[call].written.is_some(), "{error}");
             assert!(next.is_some_and(|next| next <= self.now), "the next deadline is too late");
@@ -210,6 +230,7 @@ impl Model {
 
     fn disconnect(&mut self) {
         self.is_connected = false;
+        self.connection += 1;
         for (call, error) in self.exchange.calls_out.fail_in_flight() {
             assert!(self.calls[call].is_in_flight() && error.maybe_delivered());
             self.end(call);
@@ -290,7 +311,7 @@ struct Server {
 
 impl Server {
     fn new(keep: bool) -> Self {
-        let exchange = Exchange::new(None, Arc::new(Options::server()), 0, keep);
+        let exchange = Exchange::new(None, Arc::new(Options::server()), CallIds::random(), 0, keep);
         Self { exchange, keep, generation: 0, requests: Vec::new(), written: Vec::new() }
     }
 

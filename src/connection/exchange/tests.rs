@@ -1,6 +1,6 @@
 //! The rules of calling and responding, one case each.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use crate::connection::exchange::*;
 use crate::{
@@ -23,14 +23,24 @@ fn exchange(options: Options) -> Exchange<u64> {
 
 fn exchange_with_protocol(protocol: &str, options: Options) -> Exchange<u64> {
     let negotiated = Negotiated { protocol: Some(protocol.into()), dialect: Dialect::for_protocol(Some(protocol)) };
-    Exchange::new(Some(negotiated), Arc::new(options), 0, false)
+    Exchange::new(Some(negotiated), Arc::new(options), *IDS, 0, false)
 }
 
+static IDS: LazyLock<CallIds> = LazyLock::new(CallIds::random);
+
 fn call(n: u64) -> Box<Outgoing<u64>> {
-    let (action, params) = (format!("Call{n}").into(), Payload::default());
-    let (kind, timeout) = (Kind::Call, Timeout::Default);
-    let (key, id, deadline) = (CallKey(n), MessageId::random(), None);
-    Box::new(Outgoing { key, id, action, params, kind, timeout, deadline, sender: n })
+    let call = Outgoing::new(Kind::Call, format!("Call{n}").into(), Payload::default(), n);
+    Box::new(Outgoing { key: CallKey(n), id: IDS.id(n), ..call })
+}
+
+/// Returns a call with an id of its caller.
+fn call_with_id(n: u64, id: &str) -> Box<Outgoing<u64>> {
+    Box::new(Outgoing { id: MessageId::new(id.to_owned()), has_own_id: true, ..*call(n) })
+}
+
+/// Returns the calls that have expired, with the names of their errors.
+fn expired(exchange: &mut Exchange<u64>, now: Instant) -> Vec<(u64, &'static str)> {
+    exchange.calls_out.expire(now).into_iter().map(|(n, error)| (n, error.name())).collect()
 }
 
 /// Returns the number of the next call that is written.
@@ -92,7 +102,141 @@ fn cancelled_call_is_not_written_or_gets_a_late_response() {
     respond(&mut exchange, &first);
     assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(id) if id == first));
     respond(&mut exchange, &first);
-    assert!(matches!(only_event(&mut exchange), EventKind::UnmatchedResponse(id) if id == first));
+    assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(id) if id == first), "again");
+}
+
+#[test]
+fn response_to_a_call_that_was_not_made_is_unmatched() {
+    let mut exchange = exchange(Options::server());
+    exchange.submit(call(1));
+    written(&mut exchange, Instant::now());
+    // The second is an id of this end that is not used yet.
+    for id in [MessageId::new("1"), IDS.id(2), CallIds::random().id(1)] {
+        respond(&mut exchange, &id);
+        assert!(matches!(only_event(&mut exchange), EventKind::UnmatchedResponse(unmatched) if unmatched == id));
+    }
+}
+
+#[test]
+fn response_to_an_ended_call_is_late_after_any_number_of_calls() {
+    let (now, mut exchange) = (Instant::now(), exchange(Options::server().call_concurrency(10_000)));
+    for n in 0..10_000 {
+        exchange.submit(call(n));
+        written(&mut exchange, now);
+    }
+    for n in 0..10_000 {
+        exchange.calls_out.cancel(CallKey(n));
+    }
+    for n in 0..10_000 {
+        respond(&mut exchange, &IDS.id(n));
+        assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(_)));
+    }
+}
+
+#[test]
+fn response_to_a_call_of_an_earlier_connection_is_unmatched() {
+    let now = Instant::now();
+    let mut exchange = exchange(Options::client());
+    for call in [call(1), call(2), call_with_id(3, "own")] {
+        exchange.submit(call);
+    }
+    written(&mut exchange, now);
+    exchange.disconnect(1, AfterDisconnect::Reconnect);
+    respond(&mut exchange, &IDS.id(1));
+    assert!(matches!(only_event(&mut exchange), EventKind::UnmatchedResponse(_)));
+    // The others were queued, and are calls of this connection.
+    for (n, id) in [(2, IDS.id(2)), (3, MessageId::new("own"))] {
+        assert_eq!(written(&mut exchange, now), Some(n));
+        exchange.calls_out.cancel(CallKey(n));
+        respond(&mut exchange, &id);
+        assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(_)));
+    }
+    exchange.disconnect(2, AfterDisconnect::Reconnect);
+    respond(&mut exchange, &MessageId::new("own"));
+    assert!(matches!(only_event(&mut exchange), EventKind::UnmatchedResponse(_)));
+}
+
+#[test]
+fn id_of_a_pending_call_cannot_be_given_to_another() {
+    let now = Instant::now();
+    let mut exchange = exchange(Options::server());
+    let is_refused = |exchange: &mut Exchange<u64>, n, id: &str| {
+        let refused = exchange.submit(call_with_id(n, id));
+        assert!(matches!(refused, None | Some((_, Error::InvalidMessageId { .. }))));
+        refused.is_some()
+    };
+    assert!(!is_refused(&mut exchange, 1, "own"));
+    assert!(is_refused(&mut exchange, 2, "own"), "it is queued");
+    exchange.submit(call(3));
+    assert!(is_refused(&mut exchange, 4, IDS.id(3).as_str()), "a new id is queued");
+    assert_eq!(written(&mut exchange, now), Some(1));
+    assert!(is_refused(&mut exchange, 5, "own"), "it is in flight");
+    assert!(matches!(respond(&mut exchange, &MessageId::new("own")), Received::Response(1, Ok(_), None)));
+    assert!(!is_refused(&mut exchange, 6, "own"), "the call has ended");
+    exchange.calls_out.cancel(CallKey(6));
+    assert!(!is_refused(&mut exchange, 7, "own"), "the call was cancelled");
+}
+
+#[test]
+fn only_the_latest_thousand_ids_of_callers_are_remembered() {
+    let mut exchange = exchange(Options::server());
+    for n in 0..1001 {
+        exchange.submit(Box::new(Outgoing { kind: Kind::FireAndForget, ..*call_with_id(n, &n.to_string()) }));
+        written(&mut exchange, Instant::now());
+    }
+    respond(&mut exchange, &MessageId::new("0"));
+    assert!(matches!(only_event(&mut exchange), EventKind::UnmatchedResponse(_)));
+    for n in [1, 1000] {
+        respond(&mut exchange, &MessageId::new(n.to_string()));
+        assert!(matches!(only_event(&mut exchange), EventKind::LateResponse(_)));
+    }
+}
+
+#[test]
+fn raw_text_is_written_as_it_is_before_queued_calls() {
+    let now = Instant::now();
+    let mut exchange = exchange(Options::server());
+    (1..=2).for_each(|n| assert!(exchange.submit(call(n)).is_none()));
+    written(&mut exchange, now);
+    let raw = Outgoing::new(Kind::Raw, ByteString::new(), Payload("not even JSON".into()), 3);
+    exchange.submit(Box::new(Outgoing { key: CallKey(3), ..raw }));
+    exchange.set_observed(true);
+    let (message, sender) = exchange.next_write(now).expect("a message");
+    assert_eq!((message.text.as_str(), message.event.is_none(), sender), ("not even JSON", true, Some(3)));
+    assert!(exchange.next_write(now).is_none());
+}
+
+#[test]
+fn b78_many_queued_calls_are_cancelled_in_any_order() {
+    const CALLS: u64 = 80_000;
+    let now = Instant::now();
+    for order in [|n| n, |n| CALLS - 1 - n, |n| n * 7919 % CALLS] {
+        let mut exchange = exchange(Options::server());
+        (0..CALLS).for_each(|n| assert!(exchange.submit(call(n)).is_none()));
+        for n in (0..CALLS).map(order).filter(|n| n % 20_000 != 0) {
+            exchange.calls_out.cancel(CallKey(n));
+        }
+        assert_eq!(exchange.calls_out.queued(), 4);
+        for n in [0, 20_000, 40_000, 60_000] {
+            assert_eq!(written(&mut exchange, now), Some(n));
+            exchange.calls_out.cancel(CallKey(n));
+        }
+        assert!(exchange.is_settled(0));
+    }
+}
+
+#[test]
+fn many_calls_expire_together() {
+    let now = Instant::now();
+    let mut exchange = exchange(Options::server().call_concurrency(40_000));
+    for n in 0..80_000 {
+        exchange.submit(Box::new(Outgoing { deadline: Some(now + SECOND), ..*call(n) }));
+        written(&mut exchange, now);
+    }
+    assert_eq!(exchange.calls_out.queued(), 40_000);
+    let expired = exchange.calls_out.expire(now + SECOND);
+    assert!(expired.into_iter().map(|(n, _)| n).eq(0..80_000));
+    assert!(exchange.is_settled(0));
 }
 
 #[test]
@@ -103,16 +247,15 @@ fn timeout_starts_when_the_call_is_written() {
     exchange.submit(Box::new(Outgoing { deadline: Some(start + 15 * SECOND), ..*call(2) }));
     exchange.submit(Box::new(Outgoing { deadline: Some(start + 11 * SECOND), ..*call(3) }));
     written(&mut exchange, start);
-    assert!(exchange.calls_out.next_expired(start + 9 * SECOND).is_none());
+    assert_eq!(expired(&mut exchange, start + 9 * SECOND), []);
     let at = start + 10 * SECOND;
-    assert!(matches!(exchange.calls_out.next_expired(at), Some((1, Error::Timeout))));
-    assert!(exchange.calls_out.next_expired(at).is_none());
+    assert_eq!(expired(&mut exchange, at), [(1, "timeout")]);
+    assert_eq!(expired(&mut exchange, at), []);
     assert_eq!(written(&mut exchange, at), Some(2));
     assert_eq!(exchange.calls_out.next_deadline(), Some(start + 11 * SECOND));
-    assert!(matches!(exchange.calls_out.next_expired(start + 11 * SECOND), Some((3, Error::NeverSent))));
-    assert!(exchange.calls_out.next_expired(start + 11 * SECOND).is_none());
+    assert_eq!(expired(&mut exchange, start + 11 * SECOND), [(3, "never sent")]);
     assert_eq!(exchange.calls_out.next_deadline(), Some(start + 15 * SECOND));
-    assert!(matches!(exchange.calls_out.next_expired(start + 15 * SECOND), Some((2, Error::Timeout))));
+    assert_eq!(expired(&mut exchange, start + 15 * SECOND), [(2, "timeout")]);
 }
 
 #[test]
