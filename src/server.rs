@@ -20,6 +20,7 @@ pub(crate) mod handshake {
 pub(crate) mod http {
     //! Accepts and serves HTTP connections.
 
+    pub(crate) mod activity;
     pub(crate) mod address;
     pub(crate) mod app;
     pub(crate) mod body;
@@ -34,6 +35,7 @@ pub(crate) mod http {
     pub(crate) mod listen;
     pub(crate) mod listener;
     pub(crate) mod networks;
+    mod places;
     #[cfg(feature = "http2")]
     mod preface;
     pub(crate) mod proxies;
@@ -41,6 +43,7 @@ pub(crate) mod http {
     pub(crate) mod settings;
     #[cfg(feature = "tls")]
     pub(crate) mod tls;
+    mod tracked;
 }
 
 mod session {
@@ -60,6 +63,7 @@ pub use self::{
     },
     http::{
         app::{HttpApp, StationsOnly},
+        body::RequestBody,
         info::{Identity, RemoteAddress},
         listen::ListenerBuilder,
         listener::Listener,

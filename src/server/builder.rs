@@ -52,6 +52,8 @@ use crate::{
 /// | [`max_head_size`](Self::max_head_size) | 64 KiB |
 /// | [`max_headers`](Self::max_headers) | 100 |
 /// | [`max_connections`](Self::max_connections) | 4096 |
+/// | [`max_connections_per_address`](Self::max_connections_per_address) | a quarter of `max_connections` |
+/// | [`body_timeout`](Self::body_timeout) | 30 s |
 #[cfg_attr(feature = "http2", doc = "| [`websockets_over_http2`](Self::websockets_over_http2) | `false` |")]
 #[must_use]
 pub struct RpcServerBuilder {
@@ -65,6 +67,8 @@ pub struct RpcServerBuilder {
     max_pending_handshakes: usize,
     /// `None` is a quarter of all.
     max_pending_handshakes_per_address: Option<usize>,
+    /// `None` is a quarter of all.
+    max_connections_per_address: Option<usize>,
     max_identity_length: usize,
     http: HttpSettings,
 }
@@ -94,15 +98,9 @@ impl RpcServerBuilder {
             limits: Limits::default(),
             max_pending_handshakes: 1024,
             max_pending_handshakes_per_address: None,
+            max_connections_per_address: None,
             max_identity_length: 255,
-            http: HttpSettings {
-                handshake_timeout: Duration::from_secs(10),
-                max_head_size: 64 << 10,
-                max_headers: 100,
-                max_connections: 4096,
-                #[cfg(feature = "http2")]
-                websockets_over_http2: false,
-            },
+            http: HttpSettings::default(),
         }
     }
 
@@ -248,12 +246,35 @@ impl RpcServerBuilder {
 
     /// Sets how many HTTP connections each built-in listener may have open at once.
     ///
-    /// At most `connections`; more wait in the system's backlog until a connection ends. Default 4096.
+    /// At most `connections`. Default 4096. If all places are taken, the connection that has been idle for the longest
+    /// time is closed for a newcomer. Idle are connections between two requests, and connections that have waited 5 s
+    /// for their first request or for progress of a body. If none is idle, newcomers wait in the system's backlog.
     ///
-    /// Connections in the TLS handshake count. Sessions do not count: an upgraded connection frees its permit. An
-    /// HTTP/2 connection counts as long as it has streams.
+    /// Connections in the TLS handshake count. Sessions do not count: an upgraded connection frees its place. An HTTP/2
+    /// connection counts as long as it has streams.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.http.max_connections = connections;
+        self
+    }
+
+    /// Sets how many HTTP connections one remote address may have open at each built-in listener.
+    ///
+    /// At most `connections`; more are closed at once, with an event. Default: a quarter of
+    /// [`max_connections`](Self::max_connections). An IPv6 network of 64 bits counts as one address.
+    ///
+    /// Stations behind one router or load balancer share its address, but sessions do not count.
+    /// [Trusted proxies](Self::trusted_proxies) are not limited.
+    pub fn max_connections_per_address(self, connections: usize) -> Self {
+        Self { max_connections_per_address: Some(connections), ..self }
+    }
+
+    /// Sets how long the body of a request or a response may make no progress, at the built-in listener.
+    ///
+    /// Then the connection is closed; over HTTP/2, its stream. Default 30 s. `None` waits for ever. The time runs while
+    /// the application waits for a part of the request's body, while the client does not read the response, and while
+    /// the application produces no part of the response's body. Server-sent events therefore need keep-alives.
+    pub fn body_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.http.body_timeout = timeout.into();
         self
     }
 
@@ -296,6 +317,7 @@ impl RpcServerBuilder {
             (limits.max_sessions_per_address.unwrap_or(1), "max_sessions_per_address"),
             (http.max_headers, "max_headers"),
             (http.max_connections, "max_connections"),
+            (self.max_connections_per_address.unwrap_or(1), "max_connections_per_address"),
         ];
         if let Some((_, name)) = zero.into_iter().find(|(limit, _)| *limit == 0) {
             return Err(BuildError::settings(format!("{name} must be more than zero")));
@@ -303,7 +325,10 @@ impl RpcServerBuilder {
         if http.max_head_size < 8 << 10 {
             return Err(BuildError::settings("max_head_size must be at least 8 KiB"));
         }
-        http.max_connections = http.max_connections.min(Semaphore::MAX_PERMITS);
+        if http.body_timeout.is_some_and(|timeout| !options::is_timeout(timeout)) {
+            return Err(BuildError::settings("invalid body_timeout: zero, or at least a hundred years"));
+        }
+        http.max_connections_per_address = self.max_connections_per_address.unwrap_or(http.max_connections.div_ceil(4));
         let state = ServerState {
             dispatch,
             negotiation,

@@ -98,7 +98,7 @@ pub(crate) struct ServerState {
     pub(crate) http: HttpSettings,
     /// One permit per handshake that waits for the authenticator.
     pub(crate) handshake_permits: Semaphore,
-    pub(crate) handshakes_per_address: AddressLimit,
+    pub(crate) handshakes_per_address: Arc<AddressLimit>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) tasks: TaskTracker,

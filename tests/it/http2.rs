@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use ocpp_rpc::{
     Accept, Close, Handshake, Options, Reject, RpcRouter, RpcServer, RpcUpgrade, Session,
     close::CloseCause,
-    server::{ConnectionInfo, Listener, RpcServerBuilder},
+    server::{ConnectionInfo, Listener, RequestBody, RpcServerBuilder},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -268,7 +268,7 @@ async fn vanished_client_is_detected_during_response() {
     let server = builder().build().expect("valid settings");
     let dropped = Arc::new(Notify::new());
     let on_drop = dropped.clone();
-    let application = tower::service_fn(move |_: Request<Incoming>| {
+    let application = tower::service_fn(move |_: Request<RequestBody>| {
         let guard = NotifyOnDrop(on_drop.clone());
         async move {
             let _guard = guard;
@@ -394,7 +394,7 @@ async fn server_close_drops_endless_streams_of_foreign_service() {
     let dropped = Arc::new(Notify::new());
     let (entered, mut entries) = mpsc::unbounded_channel();
     let on_drop = dropped.clone();
-    let application = tower::service_fn(move |_: Request<Incoming>| {
+    let application = tower::service_fn(move |_: Request<RequestBody>| {
         let guard = NotifyOnDrop(on_drop.clone());
         entered.send(()).expect("a test");
         async move {
@@ -591,4 +591,43 @@ async fn websockets_over_http_2_require_the_option() {
     tokio::spawn(connection);
     let http2 = Multiplexed::over(near).await;
     assert_eq!(http2.connect("/CP", "websocket", "13").await.status(), 501);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b65_stalled_body_ends_its_stream_and_leaves_sessions_open() {
+    // The station answers no pings while the test waits.
+    let options = Options::server().ping_interval(None);
+    let server = builder().websockets_over_http2(true).options(options).build().expect("valid settings");
+    let read = axum::routing::post(async |body: Bytes| format!("{} bytes", body.len()));
+    let endless = || futures_util::stream::repeat(Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 1000])));
+    let app = app(&server)
+        .route("/read", read)
+        .route("/endless", get(async move || axum::body::Body::from_stream(endless())));
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let serving = server.clone();
+    let served = tokio::spawn(async move { serving.serve_connection_with(far, ConnectionInfo::new(), app).await });
+    let http2 = Multiplexed::over(near).await;
+    let mut station = http2.enter("/ocpp/CP-1").await;
+
+    // The client takes the head and nothing of the body.
+    let request = Request::get("http://test/endless").body(Empty::new()).expect("a request");
+    let mut response = http2.send(request).await.expect("a response");
+    let start = Instant::now();
+    tokio::time::sleep(100 * SECOND).await;
+    let broken = async {
+        loop {
+            match response.body_mut().frame().await {
+                Some(Ok(_)) => {}
+                other => return other,
+            }
+        }
+    };
+    assert!(matches!(broken.await, Some(Err(_))), "the stream must be reset");
+    assert!(start.elapsed() < 101 * SECOND);
+    assert_eq!(station.ask(WHO).await, r#"[3,"1",{"who":"CP-1"}]"#);
+    // The connection takes no further requests, and ends with its last session.
+    let request = Request::get("http://test/hello/one").body(Empty::new()).expect("a request");
+    assert!(http2.send(request).await.is_err());
+    station.close(1000, "").await;
+    served.await.expect("no panic");
 }

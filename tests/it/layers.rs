@@ -134,8 +134,11 @@ const LAYERS: &[(&str, &[&str])] = &[
         "server",
         &[
             "server/http/address",
-            "server/http/body",
             "server/http/settings",
+            "server/http/activity",
+            "server/http/body",
+            "server/http/tracked",
+            "server/http/places",
             "server/http/networks",
             "server/http/proxy_protocol",
             "server/http/first_bytes",

@@ -52,6 +52,7 @@ mod registry;
 mod secrets;
 mod server_closing;
 mod spans;
+mod strangers;
 mod support;
 mod tcp;
 #[cfg(feature = "tls")]

@@ -204,7 +204,7 @@ pub(crate) fn into_io(upgraded: Upgraded, io_downcast: IoDowncast) -> UpgradedIo
 #[derive(Clone, Copy)]
 pub(crate) struct IoDowncast(fn(Upgraded) -> Result<UpgradedIo, Upgraded>);
 
-type UpgradedIo = (Box<dyn Io>, Bytes);
+pub(crate) type UpgradedIo = (Box<dyn Io>, Bytes);
 
 impl IoDowncast {
     pub(crate) fn of<T: Io>() -> Self {
@@ -212,6 +212,11 @@ impl IoDowncast {
             let (io, read_buf) = downcast_io::<T>(upgraded)?;
             Ok((Box::new(io), read_buf))
         })
+    }
+
+    /// Creates a downcast to another stream, which is inside of the one that is served.
+    pub(crate) fn new(downcast: fn(Upgraded) -> Result<UpgradedIo, Upgraded>) -> Self {
+        Self(downcast)
     }
 }
 
@@ -222,7 +227,7 @@ impl Default for IoDowncast {
     }
 }
 
-fn downcast_io<T: Io>(upgraded: Upgraded) -> Result<(T, Bytes), Upgraded> {
+pub(crate) fn downcast_io<T: Io>(upgraded: Upgraded) -> Result<(T, Bytes), Upgraded> {
     let upgraded = match downcast::<TokioIo<T>>(upgraded) {
         Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
         Err(upgraded) => upgraded,
@@ -245,6 +250,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::server::http::body::RequestBody;
 
     #[tokio::test]
     async fn tcp_socket_is_taken_out_of_both_servers_of_hyper() {
@@ -288,7 +294,7 @@ mod tests {
         let server = crate::RpcServer::builder(crate::RpcRouter::new()).build().expect("sound");
         let (mut client, io) = tokio::io::duplex(4096);
         let (tx, mut rx) = mpsc::unbounded_channel();
-        let service = tower::service_fn(move |mut request: Request<Incoming>| {
+        let service = tower::service_fn(move |mut request: Request<RequestBody>| {
             let io_downcast = request.extensions_mut().remove::<IoDowncast>().expect("inserted by the server");
             let tx = tx.clone();
             tokio::spawn(async move {

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, hash_map},
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Returns the part of an address that is limited: for IPv6 the first 64 bits, which is the network of one customer.
@@ -22,12 +22,12 @@ pub(crate) struct AddressLimit {
 }
 
 impl AddressLimit {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, held: Mutex::default() }
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, held: Mutex::default() })
     }
 
     /// Returns a permit, or `None` if the address holds as many as it may. `None` as the address is not limited.
-    pub(crate) fn try_acquire(&self, address: Option<IpAddr>) -> Option<AddressPermit<'_>> {
+    pub(crate) fn try_acquire(self: &Arc<Self>, address: Option<IpAddr>) -> Option<AddressPermit> {
         if let Some(address) = address {
             let mut held = self.held();
             let held = held.entry(address).or_default();
@@ -36,7 +36,7 @@ impl AddressLimit {
             }
             *held += 1;
         }
-        Some(AddressPermit { limit: self, address })
+        Some(AddressPermit { limit: self.clone(), address })
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -47,12 +47,12 @@ impl AddressLimit {
 
 /// A permit of an [`AddressLimit`], until dropped.
 #[derive(Debug)]
-pub(crate) struct AddressPermit<'a> {
-    limit: &'a AddressLimit,
+pub(crate) struct AddressPermit {
+    limit: Arc<AddressLimit>,
     address: Option<IpAddr>,
 }
 
-impl Drop for AddressPermit<'_> {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         let Some(address) = self.address else { return };
         if let hash_map::Entry::Occupied(mut held) = self.limit.held().entry(address) {

@@ -9,12 +9,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tower::Service;
 
 use crate::server::{
     handshake::{service::HandshakeFuture, upgrade},
-    http::body::BodyError,
+    http::body::{BodyError, RequestBody},
     rpc_server::RpcServer,
 };
 
@@ -23,11 +22,15 @@ use crate::server::{
 /// Every tower service of HTTP requests that never fails implements this trait.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an HTTP application",
-    note = "an application is an `axum::Router`, or a tower `Service<http::Request<hyper::body::Incoming>>` with the error `Infallible` that is `Clone` and `Send`"
+    note = "an application is an `axum::Router`, or a tower `Service<http::Request<ocpp_rpc::server::RequestBody>>` with the error `Infallible` that is `Clone` and `Send`"
 )]
 pub trait HttpApp:
-    Service<Request<Incoming>, Response = Response<<Self as HttpApp>::ResponseBody>, Error = Infallible, Future: Send>
-    + Clone
+    Service<
+        Request<RequestBody>,
+        Response = Response<<Self as HttpApp>::ResponseBody>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
     + Send
     + 'static
 {
@@ -37,7 +40,7 @@ pub trait HttpApp:
 
 impl<S, B> HttpApp for S
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
 {
     type ResponseBody = B;

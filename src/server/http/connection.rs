@@ -1,11 +1,8 @@
 //! Serves one HTTP connection, accepted by the built-in listener or by the application.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::{convert::Infallible, sync::Arc};
 
-use http::Request;
+use http::{Request, Response, StatusCode, Version, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -19,13 +16,21 @@ use crate::server::http::http1;
 #[cfg(feature = "http2")]
 use crate::server::http::http2;
 use crate::{
-    connection::shared::next_session_id,
+    header_case::header_case,
     info::ConnectionInfo,
+    io::Io,
     server::{
-        handshake::upgrade::IoDowncast,
+        handshake::{
+            request::lacks_single_host,
+            upgrade::{IoDowncast, downcast_io, is_websocket_request},
+        },
         http::{
+            activity::Activity,
             app::{HttpApp, StationsOnly},
-            info::{Arrival, HandshakeStarted, RemoteAddress},
+            body::{RequestBody, ResponseBody},
+            info::{HandshakeStarted, RemoteAddress},
+            settings::HttpSettings,
+            tracked::Tracked,
         },
         rpc_server::RpcServer,
     },
@@ -84,65 +89,103 @@ impl RpcServer {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         H: HttpApp,
     {
-        serve(self, io, info, Instant::now(), app, &self.state.closing).await;
+        let activity = Activity::new(&self.state.http, Instant::now());
+        serve(self, io, info, &activity, app, &self.state.closing).await;
     }
 }
 
-/// The stream of an upgraded connection, if a `T` is served.
-#[cfg(feature = "http2")]
-type ServedIo<T> = crate::server::http::preface::Rewind<T>;
-#[cfg(not(feature = "http2"))]
-type ServedIo<T> = T;
+/// Returns the downcast of a connection that serves a `T`. A session needs none of the layers above it.
+fn io_downcast<T: Io>() -> IoDowncast {
+    #[cfg(feature = "http2")]
+    let downcast = |upgraded| {
+        let (io, read_buf) = downcast_io::<Tracked<crate::server::http::preface::Rewind<T>>>(upgraded)?;
+        Ok((io.into_inner().into_io(), read_buf))
+    };
+    #[cfg(not(feature = "http2"))]
+    let downcast = |upgraded| {
+        let (io, read_buf) = downcast_io::<Tracked<T>>(upgraded)?;
+        Ok::<UpgradedIo, _>((Box::new(io.into_inner()), read_buf))
+    };
+    IoDowncast::new(downcast)
+}
 
 /// The protocols that TLS offers by ALPN, the preferred one first (RFC 7301).
 #[cfg(feature = "tls")]
 pub(crate) const ALPN: &[&str] = if cfg!(feature = "http2") { &["h2", "http/1.1"] } else { &["http/1.1"] };
 
-/// Serves a connection. Its handshake timeout runs from `started_at`. Shuts down when `stop` is cancelled.
+/// Serves a connection until it ends or has waited for its client for too long. Shuts down when `stop` is cancelled.
 pub(crate) async fn serve<T, H>(
     server: &RpcServer,
     io: T,
     info: ConnectionInfo,
-    started_at: Instant,
+    activity: &Arc<Activity>,
     application: H,
     stop: &CancellationToken,
 ) where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T: Io,
     H: HttpApp,
 {
     let state = &server.state;
     let remote_address = info.remote_address;
-    let is_first_request = Arc::new(AtomicBool::new(true));
-    let is_unused = is_first_request.clone();
+    let tracked = activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut parts, body) = request.into_parts();
         let extensions = &mut parts.extensions;
-        extensions.insert(IoDowncast::of::<ServedIo<T>>());
-        extensions.insert(Arrival(next_session_id()));
+        extensions.insert(io_downcast::<T>());
         if let Some(address) = info.remote_address {
             extensions.insert(RemoteAddress(address));
         }
         if let Some(tls) = &info.tls {
             extensions.insert(tls.clone());
         }
-        if is_first_request.swap(false, Ordering::Relaxed) {
-            extensions.insert(HandshakeStarted(started_at));
+        if tracked.note_request() {
+            extensions.insert(HandshakeStarted(tracked.started_at()));
         }
         if let Some(proxies) = &state.proxies {
             proxies.apply(&parts.headers, extensions);
         }
-        application.clone().oneshot(Request::from_parts(parts, body))
+        let exchange = tracked.begin(parts.version);
+        let response = match refusal(&state.http, &parts) {
+            Some(status) => Err(status),
+            None => {
+                let body = RequestBody::new(body, exchange.clone());
+                Ok(application.clone().oneshot(Request::from_parts(parts, body)))
+            }
+        };
+        async move {
+            let response = match response {
+                Ok(response) => response.await?.map(Some),
+                Err(status) => {
+                    let mut response = Response::new(None);
+                    *response.extensions_mut() = header_case();
+                    *response.status_mut() = status;
+                    response
+                }
+            };
+            Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, exchange)))
+        }
     });
     #[cfg(feature = "http2")]
-    let served = http2::serve(&state.http, &state.tasks, &state.abort, io, started_at, service, stop).await;
+    let served = http2::serve(&state.http, &state.tasks, &state.abort, io, activity, service, stop).await;
     #[cfg(not(feature = "http2"))]
-    let served = http1::serve(&state.http, io, started_at, service, stop).await;
+    let served = http1::serve(&state.http, io, activity, service, stop).await;
     if let Err(error) = served {
-        if is_unused.load(Ordering::Relaxed) {
+        if activity.has_request() {
+            tracing::debug!(?remote_address, %error, "HTTP connection failed");
+        } else {
             // Without a request, no response can report the refusal.
             state.emit_refused(None, remote_address, None, &format!("no request received: {error}"));
-        } else {
-            tracing::debug!(?remote_address, %error, "HTTP connection failed");
         }
     }
+}
+
+/// Returns the status of a request that does not reach the application.
+fn refusal(settings: &HttpSettings, parts: &Parts) -> Option<StatusCode> {
+    // hyper limits only the size of the headers over HTTP/2.
+    if parts.version == Version::HTTP_2 && parts.headers.len() > settings.max_headers {
+        return Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
+    // A handshake is refused by the server, with a reason and an event.
+    let is_handshake = is_websocket_request(&parts.headers, &parts.extensions);
+    (!is_handshake && lacks_single_host(parts)).then_some(StatusCode::BAD_REQUEST)
 }

@@ -99,9 +99,13 @@ impl RpcServer {
 ///
 /// | Subject | Limit |
 /// |---|---|
-/// | head of a request | must arrive within [`handshake_timeout`](crate::server::RpcServerBuilder::handshake_timeout), else the connection is closed |
+/// | first request | must arrive within [`handshake_timeout`](crate::server::RpcServerBuilder::handshake_timeout), else the connection is closed |
+/// | next request | must arrive within the same time or 60 s, whichever is shorter, else the connection is closed |
+/// | body of a request or a response | must make progress within [`body_timeout`](crate::server::RpcServerBuilder::body_timeout), else the connection is closed |
 /// | size of the head | at most [`max_head_size`](crate::server::RpcServerBuilder::max_head_size) and [`max_headers`](crate::server::RpcServerBuilder::max_headers), else 431 |
-/// | open connections | at most [`max_connections`](crate::server::RpcServerBuilder::max_connections); more wait in the backlog |
+/// | open connections | at most [`max_connections`](crate::server::RpcServerBuilder::max_connections); the longest idle one is closed for a newcomer |
+/// | connections of one address | at most [`max_connections_per_address`](crate::server::RpcServerBuilder::max_connections_per_address); more are closed at once |
+/// | request without exactly one `Host` | 400 |
 /// | backlog | 4096 instead of 128, if the system allows it |
 /// | no more sockets | the listener pauses for 100 ms, then continues |
 /// | [`Handshake::remote_address`](crate::Handshake::remote_address) | always set |

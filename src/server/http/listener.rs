@@ -5,8 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -17,10 +16,13 @@ use crate::{
     io::Io,
     server::{
         http::{
+            activity::Activity,
+            address::{AddressLimit, AddressPermit},
             app::HttpApp,
             connection,
             first_bytes::{self, FirstBytes, SetupError},
             networks::Networks,
+            places::{Place, Places},
             proxy_protocol,
         },
         rpc_server::{CloseReport, RpcServer},
@@ -105,25 +107,27 @@ impl Listener {
         let stop = server.state.closing.child_token();
         let tasks = TaskTracker::new();
         let abort = CancellationToken::new();
-        let proxies = proxies.map(Arc::new);
+        let gate = Arc::new(Gate {
+            places: Places::new(server.state.http.max_connections),
+            per_address: AddressLimit::new(server.state.http.max_connections_per_address),
+            proxies,
+            server: server.clone(),
+        });
         let serve = {
-            let (server, stop, abort) = (server.clone(), stop.clone(), abort.clone());
-            move |stream: TcpStream, remote, permit| {
-                let (server, stop) = (server.clone(), stop.clone());
-                let (transport, proxies, app) = (transport.clone(), proxies.clone(), app.clone());
+            let (gate, stop, abort) = (gate.clone(), stop.clone(), abort.clone());
+            move |accepted: Accepted| {
+                let (gate, stop) = (gate.clone(), stop.clone());
+                let (transport, app) = (transport.clone(), app.clone());
                 let serving = async move {
-                    let _permit: OwnedSemaphorePermit = permit;
-                    let started_at = Instant::now();
-                    let accepting =
-                        accept_transport(&server, stream, remote, started_at, &transport, proxies.as_deref());
+                    let Accepted { socket, remote, activity, place: _place, mut share } = accepted;
+                    let accepting = accept_transport(&gate, socket, remote, &activity, &transport, &mut share);
                     let Some(Some((io, info))) = stop.run_until_cancelled(accepting).await else { return };
-                    connection::serve(&server, io, info, started_at, app, &stop).await;
+                    connection::serve(&gate.server, io, info, &activity, app, &stop).await;
                 };
                 abort.clone().run_until_cancelled_owned(serving)
             }
         };
-        let permits = Arc::new(Semaphore::new(server.state.http.max_connections));
-        tasks.spawn(accept(socket, serve, permits, stop.clone(), tasks.clone()));
+        tasks.spawn(accept(socket, serve, gate, stop.clone(), tasks.clone()));
         Ok(Self { server, local_addr, stop, abort, tasks })
     }
 
@@ -179,24 +183,28 @@ impl Drop for Listener {
 /// Turns a socket into a stream within the handshake timeout.
 ///
 /// With `proxies`, a PROXY header must come first, from one of these addresses.
+///
+/// `share` is what the connection takes of the share of its address, which a PROXY header may change.
 async fn accept_transport<T: Transport>(
-    server: &RpcServer,
+    gate: &Gate,
     mut socket: TcpStream,
     mut remote: SocketAddr,
-    started_at: Instant,
+    activity: &Activity,
     transport: &T,
-    proxies: Option<&Networks>,
+    share: &mut AddressPermit,
 ) -> Option<(T::Stream, ConnectionInfo)> {
+    let server = &gate.server.state;
     let mut timed_out = T::TIMED_OUT;
     let accepting = async {
         // OCPP messages are small, and Nagle's algorithm would delay them.
         socket.set_nodelay(true)?;
         let mut first = [0; first_bytes::LENGTH];
         let Some(mut length) = peek(&socket, &mut first).await else { return Ok(None) };
-        if let Some(proxies) = proxies {
+        if let Some(proxies) = &gate.proxies {
             timed_out = "the PROXY header timed out";
             if let Some(client) = read_proxy_header(&mut socket, remote, proxies).await? {
                 remote = client;
+                *share = gate.share_of(client).ok_or_else(|| io::Error::other(NO_SHARE))?;
             }
             timed_out = T::TIMED_OUT;
             // A proxy that checks the server's health may send the header alone.
@@ -206,8 +214,8 @@ async fn accept_transport<T: Transport>(
         let (io, tls) = transport.accept(socket, &first[..length]).await?;
         Ok::<_, SetupError<TcpStream>>(Some((io, tls)))
     };
-    let accepted = timeout_at(started_at + server.state.http.handshake_timeout, accepting).await;
-    let refused = |reason: &str| server.state.emit_refused(None, Some(remote), None, reason);
+    let accepted = timeout_at(activity.started_at() + server.http.handshake_timeout, accepting).await;
+    let refused = |reason: &str| server.emit_refused(None, Some(remote), None, reason);
     match accepted {
         Ok(Ok(Some((io, tls)))) => return Some((io, ConnectionInfo { remote_address: Some(remote), tls })),
         Ok(Ok(None)) => tracing::trace!(%remote, "a connection without a byte was closed"),
@@ -255,24 +263,23 @@ async fn read_proxy_header(
     }
 }
 
-/// Accepts connections until `stop` is cancelled, each with a permit of its own.
+/// Accepts connections until `stop` is cancelled, each with a place of its own.
 async fn accept<F: Future<Output: Send> + Send + 'static>(
     socket: TcpListener,
-    serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
-    permits: Arc<Semaphore>,
+    serve: impl Fn(Accepted) -> F,
+    gate: Arc<Gate>,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let next = async || {
-        // Cannot fail: the semaphore is never closed.
-        let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, remote) = socket.accept().await?;
-        Ok((stream, remote, permit))
-    };
-    while let Some(accepted) = stop.run_until_cancelled(next()).await {
+    while let Some(accepted) = stop.run_until_cancelled(socket.accept()).await {
         match accepted {
-            Ok((stream, remote, permit)) => {
-                tasks.spawn(serve(stream, remote, permit));
+            Ok((socket, remote)) => {
+                let Some(accepted) = stop.run_until_cancelled(gate.admit(socket, remote)).await else { return };
+                if let Some(accepted) = accepted {
+                    let number = accepted.place.number();
+                    let task = tasks.spawn(serve(accepted)).abort_handle();
+                    gate.places.set_task(number, task);
+                }
             }
             Err(error) if is_client_error(&error) => {}
             Err(error) => {
@@ -281,6 +288,48 @@ async fn accept<F: Future<Output: Send> + Send + 'static>(
                 stop.run_until_cancelled(sleep(ACCEPT_BACKOFF)).await;
             }
         }
+    }
+}
+
+/// The limits of a listener's connections.
+struct Gate {
+    places: Arc<Places>,
+    per_address: Arc<AddressLimit>,
+    /// The proxies that send a PROXY header.
+    proxies: Option<Networks>,
+    server: RpcServer,
+}
+
+/// An accepted connection.
+struct Accepted {
+    socket: TcpStream,
+    remote: SocketAddr,
+    activity: Arc<Activity>,
+    place: Place,
+    share: AddressPermit,
+}
+
+/// The reason of a refusal if an address has too many connections.
+const NO_SHARE: &str = "too many connections from this address";
+
+impl Gate {
+    /// Waits for a place for a connection. Refuses it if its address has too many already.
+    async fn admit(&self, socket: TcpStream, remote: SocketAddr) -> Option<Accepted> {
+        let refused = |remote, reason| self.server.state.emit_refused(None, Some(remote), None, reason);
+        let is_proxy = self.proxies.as_ref().is_some_and(|proxies| proxies.contain(remote.ip()));
+        let share = if is_proxy { self.per_address.try_acquire(None) } else { self.share_of(remote) };
+        let Some(share) = share else {
+            refused(remote, NO_SHARE);
+            return None;
+        };
+        let evicted = |remote| refused(remote, "no request received: closed for a newer connection");
+        let (place, activity) = self.places.take(remote, &self.server.state.http, evicted).await;
+        Some(Accepted { socket, remote, activity, place, share })
+    }
+
+    /// Returns a permit of the client's address, unless it has too many connections.
+    fn share_of(&self, client: SocketAddr) -> Option<AddressPermit> {
+        self.per_address.try_acquire(self.server.state.limited_address(Some(client)))
     }
 }
 

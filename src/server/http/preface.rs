@@ -26,6 +26,14 @@ impl<T> Rewind<T> {
     pub(crate) fn is_http2(&self) -> bool {
         self.prefix == PREFACE
     }
+
+    /// Returns the stream itself if its first bytes were read again.
+    pub(crate) fn into_io(self) -> Box<dyn Io>
+    where
+        T: Io,
+    {
+        if self.prefix.is_empty() { Box::new(self.io) } else { Box::new(self) }
+    }
 }
 
 /// Reads from a stream until the bytes tell the HTTP version.
