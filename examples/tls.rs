@@ -9,12 +9,15 @@ use ocpp_rpc::{
     Accept, Close, Handshake, Reject, RpcClient, RpcRouter, RpcServer,
     tls::{Certificate, ClientTls, RootCerts, ServerTls},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 async fn authenticate(handshake: Handshake) -> Result<Accept, Reject> {
     let tls = handshake.tls().ok_or_else(Reject::unauthorized)?;
-    println!("{} sent {} certificate(s) over {:?}", handshake.identity(), tls.peer_chain().len(), tls.version());
-    Ok(Accept::new())
+    println!("{} sent certificate {:?} over {:?}", handshake.identity(), tls.serial_number(), tls.version());
+    match tls.common_name() {
+        Some(name) if name == handshake.identity() => Ok(Accept::new()),
+        _ => Err(Reject::unauthorized().body("the certificate is for another station")),
+    }
 }
 
 #[tokio::main]
@@ -49,6 +52,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// Creates a certificate for `name`, signed by the authority.
 fn issue(issuer: &Issuer<'_, KeyPair>, name: &str) -> Result<Certificate, Box<dyn Error>> {
     let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new([name.to_owned()])?.signed_by(&key, issuer)?;
+    let mut params = CertificateParams::new([name.to_owned()])?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    let certificate = params.signed_by(&key, issuer)?;
     Ok(Certificate::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes())?)
 }

@@ -30,7 +30,7 @@ impl Certificate {
     /// does not match the certificate.
     pub fn from_pem_files(chain: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, BuildError> {
         let (chain, key) = (chain.as_ref(), key.as_ref());
-        let certificates = certificates(chain)?;
+        let certificates = certificates_in_file(chain)?;
         let key = PrivateKeyDer::from_pem_file(key).map_err(|error| in_file(key, "private key", error))?;
         Self::new(certificates, key, &format!("certificate and key: {}", chain.display()))
     }
@@ -40,8 +40,7 @@ impl Certificate {
     /// # Errors
     /// Fails if a text is not PEM, or if the key does not match the certificate.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, BuildError> {
-        let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|error| BuildError::tls("a certificate", error))?;
+        let chain = certificates_in(chain)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| BuildError::tls("a private key", error))?;
         Self::new(chain, key, "a certificate and its key")
     }
@@ -74,7 +73,7 @@ impl RootCerts {
     /// no certificate.
     pub fn from_pem_file(path: impl AsRef<Path>) -> Result<Self, BuildError> {
         let path = path.as_ref();
-        Self::new(certificates(path)?, &format!("an authority: {}", path.display()))
+        Self::new(certificates_in_file(path)?, &format!("an authority: {}", path.display()))
     }
 
     /// Reads a PEM text of certificates.
@@ -82,8 +81,7 @@ impl RootCerts {
     /// # Errors
     /// Fails if the text is not PEM, or contains no certificate.
     pub fn from_pem(text: &[u8]) -> Result<Self, BuildError> {
-        let certificates = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
-        Self::new(certificates.map_err(|error| BuildError::tls("a certificate", error))?, "an authority")
+        Self::new(certificates_in(text)?, "an authority")
     }
 
     /// Returns the authorities that the operating system trusts, or those in the files of `SSL_CERT_FILE` and
@@ -148,7 +146,14 @@ fn in_file(path: &Path, subject: &str, error: pem::Error) -> BuildError {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+/// Returns the certificates in a PEM text.
+pub(crate) fn certificates_in(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    let certificates = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+    certificates.map_err(|error| BuildError::tls("a certificate", error))
+}
+
+/// Returns the certificates in a PEM file.
+pub(crate) fn certificates_in_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, BuildError> {
     let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     certificates.map_err(|error| in_file(path, "certificate", error))
 }

@@ -11,6 +11,8 @@ mod handshake;
 mod life;
 #[cfg(not(feature = "tls"))]
 mod no_tls;
+#[cfg(feature = "tls")]
+pub(crate) mod pin;
 mod reconnect;
 mod redirect;
 mod retry_after;

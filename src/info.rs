@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use crate::der;
+
 /// Information about the TLS of a connection: its version, and the client's certificates.
 ///
 /// The built-in listener sets it if it uses TLS. Behind a [proxy](crate::server::TrustedProxies), it contains the
@@ -50,6 +52,35 @@ impl TlsInfo {
     /// security whitepaper §2.6, 2.0.1 part 2 A00).
     pub fn peer_chain(&self) -> &[Bytes] {
         &self.peer_chain
+    }
+
+    /// Returns the common name of the subject of the client's certificate, the last one if there are several.
+    ///
+    /// Returns `None` if there is no certificate or no common name. Each call reads the certificate again.
+    ///
+    /// In OCPP, this is the serial number of the station.
+    ///
+    /// ```
+    /// use ocpp_rpc::{Accept, Handshake, Reject};
+    ///
+    /// /// Accepts stations whose certificate is for their identity.
+    /// async fn authenticate(handshake: Handshake) -> Result<Accept, Reject> {
+    ///     match handshake.tls().and_then(|tls| tls.common_name()) {
+    ///         Some(name) if name == handshake.identity() => Ok(Accept::new()),
+    ///         _ => Err(Reject::unauthorized()),
+    ///     }
+    /// }
+    /// ```
+    pub fn common_name(&self) -> Option<String> {
+        der::common_name(self.peer_chain.first()?)
+    }
+
+    /// Returns the serial number of the client's certificate: hexadecimal digits in upper case without leading zeros.
+    ///
+    /// Returns `None` if there is no certificate. Lists of revoked certificates contain this number. OCPP 2.x uses the
+    /// same form in `CertificateHashDataType`.
+    pub fn serial_number(&self) -> Option<String> {
+        der::serial_number(self.peer_chain.first()?)
     }
 }
 

@@ -16,6 +16,7 @@ mod certificate;
 pub mod client;
 pub mod close;
 mod connection;
+mod der;
 mod error;
 pub mod event;
 // The guide has documentation only, which other builds do not need.
@@ -69,7 +70,10 @@ pub mod tls {
     #[cfg(feature = "tls")]
     pub use crate::certificate::{Certificate, RootCerts};
     #[cfg(all(feature = "client", feature = "tls"))]
-    pub use crate::client::tls::{ClientTls, ClientTlsBuilder};
+    pub use crate::client::{
+        pin::CertificatePin,
+        tls::{ClientTls, ClientTlsBuilder},
+    };
     pub use crate::info::{TlsInfo, TlsVersion};
     #[cfg(all(feature = "server", feature = "tls"))]
     pub use crate::server::http::tls::{ServerTls, ServerTlsBuilder};

@@ -83,6 +83,13 @@ pub(crate) fn explain(error: io::Error, end: End) -> io::Error {
     }
 }
 
+/// Explains an error that occurred behind a stream, such as an HTTP connection. Returns `None` if TLS is not the cause.
+#[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only a client sees such errors"))]
+pub(crate) fn explain_cause(cause: &io::Error, end: End) -> Option<io::Error> {
+    let source = rustls_error(cause)?.clone();
+    Some(explain(io::Error::new(cause.kind(), source), end))
+}
+
 /// Adds an explanation to an error of rustls. Returns other errors unchanged.
 pub(crate) fn with_text(error: io::Error, text: impl Into<Cow<'static, str>>) -> io::Error {
     match rustls_error(&error).cloned() {

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::error::Elapsed;
 
+#[cfg(feature = "tls")]
+use crate::tls_error::{self, End};
 use crate::{
     backoff::Failure,
     client::{handshake::HandshakeError, retry_after::retry_after},
@@ -119,6 +121,11 @@ impl From<Elapsed> for ConnectError {
 
 impl From<hyper::Error> for ConnectError {
     fn from(error: hyper::Error) -> Self {
+        // In TLS 1.3, the server refuses the client's certificate only after the handshake.
+        #[cfg(feature = "tls")]
+        if let Some(error) = io_cause(&error).and_then(|cause| tls_error::explain_cause(cause, End::Client)) {
+            return error.into();
+        }
         if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
             io::Error::new(io::ErrorKind::UnexpectedEof, error).into()
         } else if io_cause(&error).is_some() {

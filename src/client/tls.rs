@@ -1,4 +1,4 @@
-//! The TLS of a client: trusted root certificates, and the certificate of the client.
+//! The TLS of a client: trusted root certificates or pinned certificates, and the certificate of the client.
 
 use std::{
     fmt, io,
@@ -12,7 +12,10 @@ use tokio_rustls::{
 
 use crate::{
     certificate::{Certificate, RootCerts, provider},
-    client::connector::{Connector, DynConnector, Target},
+    client::{
+        connector::{Connector, DynConnector, Target},
+        pin::{CertificatePin, PinVerifier},
+    },
     error::BuildError,
     io::Io,
     tls_error::{self, End},
@@ -47,7 +50,7 @@ pub struct ClientTls {
 impl ClientTls {
     /// Returns a builder with the default settings.
     pub fn builder() -> ClientTlsBuilder {
-        ClientTlsBuilder { authorities: None, certificate: None, server_name: None }
+        ClientTlsBuilder { authorities: None, pins: Vec::new(), certificate: None, server_name: None }
     }
 
     /// Creates TLS settings from a rustls configuration, without changes.
@@ -69,6 +72,7 @@ impl fmt::Debug for ClientTls {
 #[derive(Debug)]
 pub struct ClientTlsBuilder {
     authorities: Option<RootCerts>,
+    pins: Vec<CertificatePin>,
     certificate: Option<Certificate>,
     server_name: Option<String>,
 }
@@ -77,6 +81,32 @@ impl ClientTlsBuilder {
     /// Sets the root certificates that the client trusts. Default [`RootCerts::native`].
     pub fn authorities(self, authorities: RootCerts) -> Self {
         Self { authorities: Some(authorities), ..self }
+    }
+
+    /// Accepts this certificate of the server, and no other that is not pinned as well.
+    ///
+    /// Use it for a self-signed certificate, or if no authority may speak for the server. Pin the next certificate as
+    /// well before the server changes to it.
+    ///
+    /// A pin replaces all checks of the certificate: authority, name, validity and purpose. The server must still prove
+    /// that it has the key. With another certificate, the connect fails with [`ConnectError::Io`], and the text has the
+    /// SHA-256 of that certificate. Authorities cannot be set as well.
+    ///
+    /// ```
+    /// use ocpp_rpc::tls::{CertificatePin, ClientTls};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let key = rcgen::KeyPair::generate()?;
+    /// # let self_signed = rcgen::CertificateParams::new(["csms".to_owned()])?.self_signed(&key)?.pem();
+    /// let tls = ClientTls::builder().pin(CertificatePin::from_pem(self_signed.as_bytes())?).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`ConnectError::Io`]: crate::client::ConnectError::Io
+    pub fn pin(mut self, certificate: CertificatePin) -> Self {
+        self.pins.push(certificate);
+        self
     }
 
     /// Sets the certificate that the client presents if the server requests one. Default none.
@@ -95,15 +125,26 @@ impl ClientTlsBuilder {
     ///
     /// # Errors
     ///
-    /// Returns an error if the operating system has no root certificates, or if the server name is invalid.
+    /// Returns an error if the operating system has no root certificates, if the server name is invalid, or if
+    /// authorities and pins are both set.
     pub fn build(self) -> Result<ClientTls, BuildError> {
-        let RootCerts(roots) = self.authorities.map_or_else(RootCerts::native, Ok)?;
         let server_name = self.server_name.map(ServerName::try_from).transpose();
         let server_name = server_name.map_err(|error| BuildError::tls("the server name", error))?;
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| BuildError::tls("TLS", error))?
-            .with_root_certificates(roots);
+            .map_err(|error| BuildError::tls("TLS", error))?;
+        let config = match self.authorities {
+            Some(_) if !self.pins.is_empty() => {
+                return Err(BuildError::settings("a pinned certificate needs no authorities: set one of the two"));
+            }
+            None if !self.pins.is_empty() => {
+                config.dangerous().with_custom_certificate_verifier(Arc::new(PinVerifier(self.pins)))
+            }
+            authorities => {
+                let RootCerts(roots) = authorities.map_or_else(RootCerts::native, Ok)?;
+                config.with_root_certificates(roots)
+            }
+        };
         let mut config = match self.certificate {
             Some(Certificate(key)) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
             None => config.with_no_client_auth(),

@@ -8,6 +8,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "values",
         &[
             "backoff",
+            "der",
             "info",
             "io",
             "random",
@@ -118,6 +119,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "client/error",
             "client/connector",
             "client/no_tls",
+            "client/pin",
             "client/tls",
             "client/reconnect",
             "client/connect",
@@ -185,6 +187,7 @@ const PURE: &[&str] = &[
     "connection/exchange",
     "connection/keepalive",
     "connection/ordered",
+    "der",
     "error",
     "handshake",
     "info",

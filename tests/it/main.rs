@@ -42,6 +42,8 @@ mod metrics;
 mod mounting;
 #[cfg(feature = "ocpp-schemas")]
 mod ocpp_schemas;
+#[cfg(feature = "tls")]
+mod pinning;
 mod proxy;
 mod proxy_protocol;
 mod queue;

@@ -3,9 +3,9 @@
 use std::{
     convert::Infallible,
     error::Error as _,
-    io,
+    fs, io,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
     time::Duration,
@@ -139,7 +139,7 @@ pub fn client(site: &Site, tls: ClientTls) -> RpcClientBuilder {
     RpcClient::builder(endpoint, "CP").protocols(["ocpp1.6"]).reconnect(Reconnect::never()).tls(tls)
 }
 
-async fn who(client: &RpcClient) -> Value {
+pub async fn who(client: &RpcClient) -> Value {
     soon(client.call("Who", &())).await.expect("a response")
 }
 
@@ -377,6 +377,58 @@ async fn closing_listener_does_not_wait_for_tls_handshakes() {
 
 // Profile 3: the client has a certificate as well
 
+/// Writes a file in a folder of this process and returns its path.
+fn write_temporary(name: &str, text: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("ocpp-rpc-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let path = folder.join(name);
+    fs::write(&path, text).expect("a file");
+    path
+}
+
+/// The recipe of the module `tls`, as it is there.
+#[cfg(unix)]
+#[tokio::test]
+async fn certificate_is_renewed_at_sighup_and_stays_if_files_are_invalid() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    fn load(chain: &Path, key: &Path) -> Result<ServerTls, BuildError> {
+        ServerTls::builder().certificate(Certificate::from_pem_files(chain, key)?).build()
+    }
+
+    async fn renew(tls: ServerTls, chain: PathBuf, key: PathBuf) -> io::Result<()> {
+        let mut hangups = signal(SignalKind::hangup())?;
+        while hangups.recv().await.is_some() {
+            match load(&chain, &key) {
+                Ok(renewed) => tls.replace(&renewed),
+                Err(error) => eprintln!("the certificate is not renewed: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    let authority = Authority::new();
+    let (old, new) = (authority.issue("127.0.0.1"), authority.issue("127.0.0.1"));
+    let (chain, key) = (write_temporary("csms.pem", &old.chain), write_temporary("csms.key", &old.key));
+    let tls = load(&chain, &key).expect("a certificate");
+    let site = site(builder(), tls.clone()).await;
+    let renewing = tokio::spawn(renew(tls, chain, key));
+    let connected = soon(client(&site, trusting(&authority)).connect()).await.expect("connected");
+    let hang_up = || rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP);
+    let config = Arc::new(config(&authority, ring::default_provider(), &rustls::version::TLS13));
+    let current = async || server_certificate(&tls_to(site.listener.local_addr(), config.clone()).await.expect("TLS"));
+    // The new certificate without its key is invalid.
+    write_temporary("csms.pem", &new.chain);
+    hang_up().expect("a signal");
+    assert_eq!(current().await, old.der());
+    write_temporary("csms.key", &new.key);
+    hang_up().expect("a signal");
+    soon(async { while current().await != new.der() {} }).await;
+    // The station stays connected.
+    who(&connected).await;
+    renewing.abort();
+}
+
 /// An authenticator that forwards each handshake to the test, and requires a client certificate.
 fn recording_hook() -> (impl ocpp_rpc::Authenticate, mpsc::UnboundedReceiver<Handshake>) {
     let (sender, handshakes) = mpsc::unbounded_channel();
@@ -408,6 +460,14 @@ async fn b11_client_certificate_reaches_hook_and_session() {
     let handshake = soon(handshakes.recv()).await.expect("a handshake");
     let tls = handshake.tls().expect("TLS info");
     assert_eq!((tls.version(), &tls.peer_chain()[0][..]), (Some(TlsVersion::Tls13), &own[..]));
+    let serial = Command::new("openssl")
+        .args(["x509", "-noout", "-serial", "-in"])
+        .arg(write_temporary("serial.pem", &issued.chain))
+        .output()
+        .expect("openssl");
+    let serial = String::from_utf8(serial.stdout).expect("text");
+    let serial = serial.trim().strip_prefix("serial=").expect("a number").trim_start_matches('0');
+    assert_eq!((tls.common_name().as_deref(), tls.serial_number().as_deref()), (Some("SN-0815"), Some(serial)));
     let session = site.server.session("CP").expect("registered");
     assert_eq!(session.tls(), Some(tls.clone()));
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ocpp_rpc::{
-    client::ConnectError,
+    RpcClient,
+    client::{ConnectError, Target},
     tls::{
         ClientTls, ServerTls,
         rustls::{self, crypto::ring},
@@ -118,6 +119,33 @@ async fn b70_event_says_why_the_certificate_of_a_client_is_refused() {
         assert!(soon(client(&site, tls).connect()).await.is_err());
         let (_, _, reason) = site.refused().await;
         assert!(reason.contains(expected), "{reason}");
+    }
+}
+
+/// In memory, because a reset of a socket could overtake the alert.
+#[tokio::test]
+async fn b70_client_says_why_the_server_refuses_its_certificate() {
+    let (authority, stations) = (Authority::new(), Authority::new());
+    let server_tls = build(localhost_tls(&authority).required_client_certificates(stations.authorities()));
+    let expired = stations.issue_for("SN-0815", &KeyPair::generate().expect("a key"), CHANGES[0].0);
+    let unknown = Authority::named("another").issue("SN-0815");
+    for (tls, expected) in [
+        (trusting(&authority), "the server requires a certificate of this client: set one"),
+        (trusting_with_certificate(&authority, &expired), "the server finds this client's certificate expired"),
+        (trusting_with_certificate(&authority, &unknown), "the server does not trust this client's certificate"),
+    ] {
+        let server_tls = server_tls.clone();
+        let in_memory = move |_: Target| {
+            let (near, far) = tokio::io::duplex(4096);
+            let server_tls = server_tls.clone();
+            tokio::spawn(async move { server_tls.accept(far).await.map(drop) });
+            async { Ok(near) }
+        };
+        let client = RpcClient::builder("wss://127.0.0.1/ocpp", "CP").connector(in_memory).tls(tls);
+        let error = soon(client.connect()).await.expect_err("no valid certificate");
+        assert!(matches!(error, ConnectError::Io(_)), "{error:?}");
+        assert!(error.to_string().contains(expected), "{error}");
+        says_nothing_twice(&error);
     }
 }
 
