@@ -112,6 +112,23 @@ async fn b67_repaired_calls_are_served_if_permissive() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b67_repaired_responses_end_their_call_if_permissive() {
+    for (response, deviation) in [
+        (r#"[3,"ID",{"a":null},]"#, Deviation::StrayComma),
+        (r#"[3,"ID",{"a":NaN}]"#, Deviation::NotANumber),
+        (r#"[03,"ID",{"a":null}]"#, Deviation::MalformedNumber),
+        (r#"[3,"ID",{"a":null}]"}]"#, Deviation::TrailingData),
+    ] {
+        let (result, deviations, faults) = call_with_response(Permissive, response).await;
+        assert_eq!(result.expect("a result"), serde_json::json!({"a": null}), "{response}");
+        assert_eq!((deviations, faults), (vec![deviation], vec![]), "{response}");
+        let (failed, deviations, faults) = call_with_response(Lenient, response).await;
+        assert!(failed.expect_err("no response").is_timeout(), "{response}");
+        assert_eq!((deviations, faults), (vec![], vec![MessageError::NotJson]), "{response}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn b67_unreadable_call_with_a_readable_id_is_rejected() {
     let format = Some("FormationViolation");
     // The message, and the code for 1.6 and 2.0.1 if the preset is lenient and if it is permissive.
