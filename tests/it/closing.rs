@@ -16,6 +16,7 @@ use futures_util::FutureExt;
 use ocpp_rpc::{
     Close, Error, Options, RpcRouter,
     close::CloseCause,
+    event::EventKind,
     extract::{CancellationToken, State},
 };
 use serde_json::Value;
@@ -192,6 +193,25 @@ async fn b50_server_close_overrides_longer_drain_of_session() {
     let (_, report) = tokio::join!(draining, server.close(Close::going_away()));
     assert_eq!((report.clean, report.forced), (0, 1));
     assert!(start.elapsed() < SECOND * 60, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b51_session_dropped_by_a_server_close_is_reported() {
+    let (router, _gate) = gated();
+    let server = server_with(router, Options::server().ping_interval(None));
+    let (_station, session) = connected(&server, "ocpp1.6").await;
+    let mut events = server.events();
+    // The station never replies to the close frame, and the session waits longer than the server.
+    session.set_options(Options::server().close_timeout(SECOND * 3600)).expect("valid");
+    let report = server.close(Close::going_away()).await;
+    assert_eq!((report.clean, report.forced), (0, 1));
+    let mut closed = Vec::new();
+    while let Some(event) = events.next().await {
+        if let EventKind::Closed(info) = event.kind {
+            closed.push((info.code, info.cause));
+        }
+    }
+    assert_eq!(closed, [(1006, CloseCause::Local)]);
 }
 
 #[tokio::test]

@@ -7,7 +7,10 @@ use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
 use crate::{
-    close::{info::CloseCause, intent::Close},
+    close::{
+        info::{CloseCause, CloseInfo},
+        intent::Close,
+    },
     connection::{
         driver::Driver,
         mailbox::{OfflineCalls, QueueRules},
@@ -140,21 +143,37 @@ impl OpenSession {
     // Not an `async fn`, which would store its arguments twice.
     fn serve(self) -> impl Future<Output = ()> + Send {
         let Self { guard, shared, mut driver, socket, reservation } = self;
-        let open = OpenConnection::new();
+        let mut report = EndReport(Some((shared, OpenConnection::new())));
         async move {
             // Moved into the future, so that a dropped task leaves the registry before its end is reported.
             let reservation = reservation;
             let closed = driver.serve(socket).await;
             drop(reservation);
             let server_closes = guard.server.closing.is_cancelled();
-            tracing::debug!(%closed, "session closed");
-            open.closed(&closed);
-            shared.report(EventKind::Closed(closed.clone()));
+            report.report(&closed);
             driver.finish(closed).await;
             if server_closes {
                 guard.server.clean.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+}
+
+/// Reports the end of a session, even if its task is dropped. It is `None` after the report, and as large as a pointer.
+struct EndReport(Option<(Arc<Shared>, OpenConnection)>);
+
+impl EndReport {
+    fn report(&mut self, closed: &CloseInfo) {
+        let Some((shared, open)) = self.0.take() else { return };
+        tracing::debug!(%closed, "session closed");
+        open.closed(closed);
+        shared.report(EventKind::Closed(closed.clone()));
+    }
+}
+
+impl Drop for EndReport {
+    fn drop(&mut self) {
+        self.report(&CloseInfo::abnormal(CloseCause::Local));
     }
 }
 
