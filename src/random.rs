@@ -22,6 +22,14 @@ where
     seed::GENERATOR.with_borrow_mut(|generator| generator.as_mut().map_or_else(rand::random, |seeded| seeded.random()))
 }
 
+/// Returns whether the values of this thread follow from a [`seed`].
+pub(crate) fn is_seeded() -> bool {
+    #[cfg(feature = "unstable")]
+    return seed::GENERATOR.with_borrow(Option::is_some);
+    #[cfg(not(feature = "unstable"))]
+    false
+}
+
 #[cfg(feature = "unstable")]
 pub(crate) mod seed {
     //! Random values that a test can repeat.

@@ -51,7 +51,7 @@ use crate::{
     event::kind::{Direction, EventKind, Text},
     message::payload::MessageId,
     options::Options,
-    random::random,
+    random::{is_seeded, random},
     response::Response,
     websocket::reader::TextMessage,
 };
@@ -154,7 +154,9 @@ impl Driver {
     /// Serves a connection until it ends.
     pub(crate) async fn run(&mut self, socket: &mut Socket) -> Disconnect {
         let now = tokio::time::Instant::now().into_std();
-        let mut keepalive = KeepAlive::new(self.options(), random(), ORIGIN.into_std(), now);
+        // A simulation repeats itself only if no moment depends on the start of the process.
+        let origin = if is_seeded() { now } else { ORIGIN.into_std() };
+        let mut keepalive = KeepAlive::new(self.options(), random(), origin, now);
         let mut timer = pin!(sleep(NEVER));
         poll_fn(|cx| match self.turn(socket, &mut keepalive, timer.as_mut(), cx) {
             Ok(()) => Poll::Pending,

@@ -158,7 +158,10 @@ impl Registry {
             return None;
         }
         state.closing = Some(close.clone());
-        Some(state.sessions().cloned().collect())
+        let mut sessions: Vec<_> = state.sessions().cloned().collect();
+        // The oldest first, because the order of the map differs in each run of a program.
+        sessions.sort_unstable_by_key(|session| session.shared().id);
+        Some(sessions)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,0 +1,299 @@
+//! The history of a simulation, and the rules that it must keep.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
+
+use ocpp_rpc::Error;
+
+use crate::link::FaultKind;
+
+/// One of the two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+/// The kind of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Queued,
+    BypassesQueue,
+    FireAndForget,
+    Send,
+}
+
+/// The end of a call, as its caller sees it.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The response to this call.
+    Response,
+    /// The response to the call with this number.
+    Other(u64),
+    /// A response that is not as the handler returned it.
+    Altered,
+    /// The end of a call without response: it was written.
+    Written,
+    Failed {
+        error: String,
+        /// Whether the error says that the peer did not carry out the call.
+        is_not_delivered: bool,
+    },
+    /// The caller dropped the call.
+    Dropped,
+}
+
+/// A fact of the history. Calls have numbers, which are part of their payloads.
+#[derive(Clone, Debug)]
+#[expect(dead_code, reason = "the history of a failed seed prints all fields")]
+pub enum Fact {
+    /// A step of the script.
+    Step(String),
+    /// A client dialled; the link has this number.
+    Dialled {
+        client: usize,
+        link: u16,
+    },
+    Fault {
+        link: u16,
+        from: Side,
+        kind: FaultKind,
+    },
+    /// An end has limits: calls in flight, and running handlers of a connection.
+    Limits {
+        end: End,
+        in_flight: usize,
+        handlers: usize,
+    },
+    Made {
+        call: u64,
+        from: Side,
+        kind: Kind,
+    },
+    Ended {
+        call: u64,
+        outcome: Outcome,
+    },
+    /// A handler began.
+    Executed {
+        call: u64,
+        end: End,
+    },
+    /// A handler ended.
+    Finished {
+        call: u64,
+        end: End,
+    },
+    /// The proxy read a call.
+    Wrote {
+        call: u64,
+        link: u16,
+        from: Side,
+    },
+    /// The proxy read a response.
+    Responded {
+        call: u64,
+        link: u16,
+    },
+    /// A number of sessions, tasks or the like that must be zero in the end.
+    Left {
+        what: &'static str,
+        number: usize,
+    },
+    /// What must not happen.
+    Broken(String),
+}
+
+/// An end of connections: a server's end of one link, or a client's end of all its links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum End {
+    /// The server's end of a link.
+    Server(u16),
+    Client(usize),
+}
+
+impl End {
+    pub fn side(self) -> Side {
+        match self {
+            Self::Server(_) => Side::Server,
+            Self::Client(_) => Side::Client,
+        }
+    }
+}
+
+impl Outcome {
+    pub fn failed(error: &Error) -> Self {
+        let is_decided = matches!(error, Error::Rejected(_) | Error::Decode(_));
+        let is_not_delivered = !error.maybe_delivered() && !is_decided;
+        Self::Failed { error: error.to_string(), is_not_delivered }
+    }
+}
+
+/// The history of a simulation, each fact with its time in milliseconds.
+#[derive(Default)]
+pub struct History(pub Vec<(u64, Fact)>);
+
+/// The facts about one call.
+#[derive(Default)]
+struct Call {
+    from: Option<Side>,
+    kind: Option<Kind>,
+    ends: Vec<(u64, Outcome)>,
+    executed: Vec<Side>,
+    responses: usize,
+    /// The time and the link of its CALL.
+    written: Option<(u64, u16)>,
+}
+
+impl History {
+    /// Returns the facts in order. Tasks that a server aborts end in one moment, in no order; their facts are sorted.
+    pub fn sorted(&self) -> Vec<(u64, String)> {
+        let mut facts: Vec<_> = self.0.iter().map(|(at, fact)| (*at, format!("{fact:?}"))).collect();
+        facts.sort();
+        facts
+    }
+
+    pub fn count(&self, counts: impl Fn(&Fact) -> bool) -> usize {
+        self.0.iter().filter(|(_, fact)| counts(fact)).count()
+    }
+
+    /// Returns the rules that the history violates.
+    pub fn violations(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let calls = self.calls();
+        for (number, call) in &calls {
+            call.check(*number, &mut found);
+        }
+        self.check_in_flight(&calls, &mut found);
+        self.check_handlers(&mut found);
+        for (_, fact) in &self.0 {
+            match fact {
+                Fact::Broken(what) => found.push(what.clone()),
+                Fact::Left { what, number } if *number > 0 => found.push(format!("{number} {what} are left")),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    fn calls(&self) -> BTreeMap<u64, Call> {
+        let mut calls = BTreeMap::<u64, Call>::new();
+        for (at, fact) in &self.0 {
+            match fact {
+                Fact::Made { call, from, kind } => {
+                    let call = calls.entry(*call).or_default();
+                    (call.from, call.kind) = (Some(*from), Some(*kind));
+                }
+                Fact::Ended { call, outcome } => calls.entry(*call).or_default().ends.push((*at, outcome.clone())),
+                Fact::Executed { call, end } => calls.entry(*call).or_default().executed.push(end.side()),
+                Fact::Responded { call, .. } => calls.entry(*call).or_default().responses += 1,
+                Fact::Wrote { call, link, .. } => {
+                    let call_facts = calls.entry(*call).or_default();
+                    call_facts.written = call_facts.written.or(Some((*at, *link)));
+                }
+                _ => {}
+            }
+        }
+        calls
+    }
+
+    /// Checks the calls in flight of each end of each link, at the moment at which the proxy reads a call.
+    ///
+    /// The proxy may read a call late, and a caller sees the end of its call in the same moment. A call thus counts if
+    /// the proxy has read it and it ends at a later time.
+    fn check_in_flight(&self, calls: &BTreeMap<u64, Call>, found: &mut Vec<String>) {
+        let mut limits = HashMap::<End, usize>::new();
+        let mut clients = HashMap::<u16, usize>::new();
+        let mut written = HashMap::<(u16, Side), Vec<u64>>::new();
+        for (at, fact) in &self.0 {
+            match fact {
+                Fact::Dialled { client, link } => drop(clients.insert(*link, *client)),
+                // Calls in flight stay so when the limit falls. The highest limit of the past counts.
+                Fact::Limits { end, in_flight, .. } => {
+                    let limit = limits.entry(*end).or_default();
+                    *limit = (*limit).max(*in_flight);
+                }
+                Fact::Wrote { call, link, from } if calls[call].kind == Some(Kind::Queued) => {
+                    let all = written.entry((*link, *from)).or_default();
+                    all.push(*call);
+                    let is_in_flight = |call: &&u64| calls[call].ends.iter().all(|(end, _)| end > at);
+                    let in_flight = all.iter().filter(is_in_flight).count();
+                    let end = match from {
+                        Side::Server => End::Server(*link),
+                        Side::Client => End::Client(clients[link]),
+                    };
+                    if limits.get(&end).is_some_and(|limit| in_flight > *limit) {
+                        found.push(format!("{in_flight} calls of {end:?} are in flight on link {link} at {at} ms"));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Checks the running handlers of each connection of a server, and of each client.
+    fn check_handlers(&self, found: &mut Vec<String>) {
+        let mut limits = HashMap::<End, usize>::new();
+        let mut running = HashMap::<End, usize>::new();
+        for (at, fact) in &self.0 {
+            match fact {
+                Fact::Limits { end, handlers, .. } => {
+                    let limit = limits.entry(*end).or_default();
+                    *limit = (*limit).max(*handlers);
+                }
+                Fact::Executed { end, .. } => {
+                    let running = running.entry(*end).or_default();
+                    *running += 1;
+                    // The handlers of a client's lost connections count as well.
+                    let times = if end.side() == Side::Client { 2 } else { 1 };
+                    if limits.get(end).is_some_and(|limit| *running > limit * times) {
+                        found.push(format!("{running} handlers of {end:?} run at {at} ms"));
+                    }
+                }
+                Fact::Finished { end, .. } => *running.entry(*end).or_default() -= 1,
+                _ => {}
+            }
+        }
+        for (end, running) in running.into_iter().filter(|(_, running)| *running > 0) {
+            found.push(format!("{running} handlers of {end:?} never ended"));
+        }
+    }
+}
+
+impl Call {
+    fn check(&self, number: u64, found: &mut Vec<String>) {
+        let Self { from, ends, executed, responses, .. } = self;
+        let Some(from) = from else { return found.push(format!("call {number} was never made")) };
+        let [(_, outcome)] = &**ends else {
+            return found.push(format!("call {number} has ended {} times", ends.len()));
+        };
+        if executed.len() > 1 {
+            found.push(format!("call {number} was executed {} times", executed.len()));
+        }
+        if executed.contains(from) {
+            found.push(format!("call {number} was executed by its own side"));
+        }
+        if *responses > 1 {
+            found.push(format!("call {number} had {responses} responses"));
+        }
+        match outcome {
+            Outcome::Other(other) => found.push(format!("call {number} got the response to call {other}")),
+            Outcome::Response if executed.is_empty() => {
+                found.push(format!("call {number} has a response and was never executed"));
+            }
+            Outcome::Failed { error, is_not_delivered: true } if !executed.is_empty() => {
+                found.push(format!("call {number} was executed, but its error says that it was not: {error}"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The facts, one a line.
+impl fmt::Display for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(at, fact)| writeln!(f, "{at:>9} ms  {fact:?}"))
+    }
+}

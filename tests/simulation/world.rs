@@ -1,0 +1,265 @@
+//! The world of a simulation: its random choices, its history, and the handlers of both ends.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    panic::panic_any,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use ocpp_rpc::{
+    Call, CallError, Error, ErrorCode, RpcRouter, Session,
+    extract::{Params, Responder, State},
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+use tokio::{
+    task::{JoinHandle, yield_now},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::history::{End, Fact, History, Kind, Outcome, Side};
+
+pub struct World {
+    random: Mutex<StdRng>,
+    history: Mutex<History>,
+    /// The numbers of the calls by their message ids.
+    calls: Mutex<HashMap<String, u64>>,
+    calls_made: AtomicU64,
+    started: Instant,
+    /// Cuts all links.
+    pub stop: CancellationToken,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            random: Mutex::new(StdRng::seed_from_u64(seed)),
+            history: Mutex::default(),
+            calls: Mutex::default(),
+            calls_made: AtomicU64::new(0),
+            started: Instant::now(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    pub fn roll(&self, range: Range<usize>) -> usize {
+        lock(&self.random).random_range(range)
+    }
+
+    pub fn chance(&self, percent: usize) -> bool {
+        self.roll(0..100) < percent
+    }
+
+    pub fn pick<T: Copy>(&self, values: &[T]) -> T {
+        values[self.roll(0..values.len())]
+    }
+
+    pub fn milliseconds(&self, range: Range<usize>) -> Duration {
+        Duration::from_millis(self.roll(range) as u64)
+    }
+
+    pub fn record(&self, fact: Fact) {
+        let at = self.started.elapsed().as_millis() as u64;
+        lock(&self.history).0.push((at, fact));
+    }
+
+    pub fn step(&self, what: impl Into<String>) {
+        self.record(Fact::Step(what.into()));
+    }
+
+    pub fn take_history(&self) -> History {
+        std::mem::take(&mut lock(&self.history))
+    }
+
+    /// Records a message that `from` sent on a link.
+    pub fn observe(&self, link: u16, from: Side, text: &str) {
+        let Ok(Value::Array(message)) = serde_json::from_str(text) else {
+            return self.record(Fact::Broken(format!("{from:?} wrote {text}")));
+        };
+        let id = message[1].as_str().unwrap_or_default();
+        match message[0].as_u64() {
+            Some(2 | 6) => {
+                let Some(call) = message.get(3).and_then(|params| params["n"].as_u64()) else { return };
+                let previous = lock(&self.calls).insert(id.to_owned(), call);
+                if let Some(previous) = previous {
+                    self.record(Fact::Broken(format!("calls {previous} and {call} have the same id")));
+                }
+                self.record(Fact::Wrote { call, link, from });
+            }
+            Some(3 | 4) => {
+                let call = lock(&self.calls).get(id).copied();
+                if let Some(call) = call {
+                    self.record(Fact::Responded { call, link });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes a call in a task of its own.
+    pub fn spawn_call(self: &Arc<Self>, session: &Session, from: Side) -> JoinHandle<()> {
+        let call = self.call(session, from);
+        tokio::spawn(call)
+    }
+
+    /// Makes a call of a random kind, with a random behaviour of its handler.
+    fn call(self: &Arc<Self>, session: &Session, from: Side) -> impl Future<Output = ()> + Send + use<> {
+        const BEHAVIOURS: &[&str] = &[
+            "now", "now", "now", "now", "yield", "soon", "soon", "soon", "late", "never", "error", "panic", "early",
+            "large", "invalid", "back",
+        ];
+        let number = self.calls_made.fetch_add(1, Ordering::Relaxed);
+        let speaks_21 = session.protocol().as_deref() == Some("ocpp2.1");
+        let kind = match self.roll(0..20) {
+            0 => Kind::BypassesQueue,
+            1 => Kind::FireAndForget,
+            2 if speaks_21 => Kind::Send,
+            _ => Kind::Queued,
+        };
+        let mut params = json!({"n": number, "s": sum(number), "do": self.pick(BEHAVIOURS)});
+        if self.chance(5) {
+            params["padding"] = "x".repeat(self.roll(1..20_000)).into();
+        }
+        let guard = CallGuard { world: self.clone(), number, outcome: Some(Outcome::Dropped) };
+        self.record(Fact::Made { call: number, from, kind });
+        let action = self.pick(&["Work", "Work", "Work", "Work", "Unknown"]);
+        let call = self.with_timeouts(session.call::<Value>(action, &params));
+        let written = match kind {
+            Kind::Send => Some(session.send("Work", &params)),
+            Kind::FireAndForget => Some(session.call::<Value>(action, &params).fire_and_forget()),
+            Kind::BypassesQueue | Kind::Queued => None,
+        };
+        let call = if kind == Kind::BypassesQueue { call.bypass_queue() } else { call };
+        async move {
+            let outcome = match written {
+                Some(written) => written.await.map(|()| Outcome::Written),
+                None => call.await.map(|response| read_response(number, &response)),
+            };
+            guard.ended(outcome);
+        }
+    }
+
+    fn with_timeouts<R>(&self, call: Call<R>) -> Call<R> {
+        match self.roll(0..10) {
+            0 => call.timeout(self.milliseconds(0..1000)),
+            1 => call.total_timeout(self.milliseconds(1..2000)),
+            _ => call,
+        }
+    }
+}
+
+/// Returns a number that proves that the number of a call is not the result of a fault.
+fn sum(number: u64) -> u64 {
+    (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
+}
+
+fn read_response(number: u64, response: &Value) -> Outcome {
+    match (response["r"].as_u64(), response["s"].as_u64()) {
+        (Some(other), Some(checked)) if checked == sum(other) => {
+            if other == number {
+                Outcome::Response
+            } else {
+                Outcome::Other(other)
+            }
+        }
+        _ => Outcome::Altered,
+    }
+}
+
+/// Records the end of a call, and that it was dropped if it has none.
+struct CallGuard {
+    world: Arc<World>,
+    number: u64,
+    outcome: Option<Outcome>,
+}
+
+impl CallGuard {
+    fn ended(mut self, outcome: Result<Outcome, Error>) {
+        self.outcome = Some(outcome.unwrap_or_else(|error| Outcome::failed(&error)));
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome.take() {
+            self.world.record(Fact::Ended { call: self.number, outcome });
+        }
+    }
+}
+
+/// Records the end of a handler, however it ends.
+struct HandlerGuard<'a>(&'a World, u64, End);
+
+impl Drop for HandlerGuard<'_> {
+    fn drop(&mut self) {
+        let Self(world, call, end) = *self;
+        world.record(Fact::Finished { call, end });
+    }
+}
+
+/// The place of a router: that of the server, or that of a client.
+#[derive(Clone)]
+pub struct Place {
+    pub world: Arc<World>,
+    /// `None` is the server.
+    pub client: Option<usize>,
+}
+
+pub fn router(world: &Arc<World>, client: Option<usize>) -> RpcRouter<Place> {
+    RpcRouter::with_state(Place { world: world.clone(), client }).on("Work", work)
+}
+
+/// The payload of planned panics.
+pub struct Planned;
+
+/// Handles all calls of both ends, as the caller wants it.
+async fn work(
+    State(place): State<Place>,
+    Params(params): Params<Value>,
+    session: Session,
+    responder: Responder,
+) -> Result<Value, CallError> {
+    let world = &place.world;
+    let (Some(call), Some(checked)) = (params["n"].as_u64(), params["s"].as_u64()) else {
+        return Err(CallError::new(ErrorCode::FORMAT_VIOLATION, "altered"));
+    };
+    if checked != sum(call) {
+        return Err(CallError::new(ErrorCode::FORMAT_VIOLATION, "altered"));
+    }
+    let end = match (place.client, session.remote_address()) {
+        (Some(client), _) => End::Client(client),
+        (None, address) => End::Server(address.map_or(0, |address| address.port())),
+    };
+    world.record(Fact::Executed { call, end });
+    let _guard = HandlerGuard(world, call, end);
+    let response = json!({"r": call, "s": sum(call)});
+    match params["do"].as_str() {
+        Some("yield") => yield_now().await,
+        Some("soon") => sleep(world.milliseconds(1..300)).await,
+        Some("late") => sleep(world.milliseconds(1000..20_000)).await,
+        Some("never") => sleep(Duration::from_secs(3600)).await,
+        Some("error") => return Err(CallError::new(ErrorCode::NOT_SUPPORTED, "as wanted")),
+        Some("panic") => panic_any(Planned),
+        Some("early") => {
+            let _ = responder.send(response.clone()).await;
+            sleep(world.milliseconds(0..300)).await;
+        }
+        Some("large") => {
+            return Ok(json!({"r": call, "s": sum(call), "padding": "y".repeat(world.roll(1..40_000))}));
+        }
+        Some("invalid") => return Ok(json!([call])),
+        Some("back") => world.call(&session, end.side()).await,
+        _ => {}
+    }
+    Ok(response)
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no panic under the lock")
+}
