@@ -21,6 +21,7 @@ use crate::{
         shared::{Command, Shared},
     },
     error::Error,
+    event::kind::{CallOutcome, Direction, EventKind, Text},
     message::payload::{EncodeError, MessageId, Payload},
     options,
     telemetry::CallTimer,
@@ -37,6 +38,17 @@ pub struct Call<R> {
     read: Read<R>,
     span: Span,
     timer: CallTimer,
+    /// Set at the first poll if an application reads events.
+    described: Option<Box<DescribedCall>>,
+}
+
+/// The parts of the event that a call has ended.
+struct DescribedCall {
+    shared: Arc<Shared>,
+    id: MessageId,
+    action: ByteString,
+    kind: Kind,
+    started_at: Instant,
 }
 
 /// The most characters of a message id (OCPP 2.0.1 part 4 §4.1.4).
@@ -80,7 +92,7 @@ impl<R: DeserializeOwned + 'static> Call<R> {
                 State::Draft { shared: shared.clone(), call, receiver, total_timeout: None }
             }
         };
-        Self { state, cancelled: None, read, span, timer: shared.telemetry.call() }
+        Self { state, cancelled: None, read, span, timer: shared.telemetry.call(), described: None }
     }
 }
 
@@ -180,6 +192,7 @@ impl<R> Call<R> {
             read: |_, _| Ok(()),
             span: self.span.clone(),
             timer: self.timer.clone(),
+            described: None,
         }
     }
 
@@ -192,16 +205,45 @@ impl<R> Call<R> {
     }
 
     /// Records the outcome of the call.
-    fn record(&self, outcome: &Result<R, Error>) {
+    fn record(&mut self, outcome: &Result<R, Error>) {
         self.timer.ended(outcome);
         self.span.record("outcome", outcome.as_ref().err().map_or("result", Error::outcome));
+        if let Some(described) = self.described.take() {
+            described.report(outcome.as_ref().err());
+        }
+    }
+}
+
+impl DescribedCall {
+    /// Returns the parts of the event for a call that is about to be made.
+    fn of<T>(shared: &Arc<Shared>, call: &Outgoing<T>) -> Box<Self> {
+        let (shared, id, action) = (shared.clone(), call.id.clone(), call.action.clone());
+        Box::new(Self { shared, id, action, kind: call.kind, started_at: Instant::now() })
+    }
+
+    fn report(self, error: Option<&Error>) {
+        let outcome = match (error, self.kind) {
+            (None, Kind::Call | Kind::Immediate) => CallOutcome::Result,
+            (None, Kind::FireAndForget | Kind::Send | Kind::Raw) => CallOutcome::NoResponse,
+            (Some(Error::Rejected(error)), _) => CallOutcome::Rejected(error.code().clone()),
+            (Some(error), _) => CallOutcome::Failed(error.clone()),
+        };
+        let Self { shared, id, action, started_at, .. } = self;
+        let (direction, action, duration) = (Direction::Out, Text(action), started_at.elapsed());
+        shared.report(EventKind::CallEnded { direction, id, action, outcome, duration });
     }
 }
 
 impl State {
-    fn poll<R>(&mut self, read: Read<R>, span: &Span, cx: &mut Context<'_>) -> Poll<Result<R, Error>> {
+    fn poll<R>(
+        &mut self,
+        read: Read<R>,
+        span: &Span,
+        described: &mut Option<Box<DescribedCall>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<R, Error>> {
         if let Self::Draft { .. } = self {
-            *self = std::mem::replace(self, Self::Done).submit(span);
+            *self = std::mem::replace(self, Self::Done).submit(span, described);
         }
         let received = match self {
             Self::Submitted { receiver, .. } => Some(ready!(Pin::new(receiver).poll(cx))),
@@ -218,7 +260,7 @@ impl State {
     }
 
     /// Submits a draft.
-    fn submit(self, span: &Span) -> Self {
+    fn submit(self, span: &Span, described: &mut Option<Box<DescribedCall>>) -> Self {
         let Self::Draft { shared, mut call, receiver, total_timeout } = self else { return self };
         let key = shared.next_key();
         call.key = key;
@@ -226,6 +268,9 @@ impl State {
             call.id = shared.call_ids().id(key.0);
         }
         span.record("id", call.id.as_str());
+        if shared.telemetry.is_observed() {
+            *described = Some(DescribedCall::of(&shared, &call));
+        }
         call.deadline = total_timeout.map(|timeout| Instant::now().into_std() + timeout);
         match shared.submit(call) {
             Ok(()) => Self::Submitted { shared, key, receiver },
@@ -263,14 +308,14 @@ impl Drop for CancelOnDrop<'_> {
 
 /// Decodes a result. If that fails and the protocol is OCPP 2.1, a CALLRESULTERROR informs the peer.
 fn read<R: DeserializeOwned + 'static>(result: CallResult, shared: &Shared) -> Result<R, Error> {
-    let CallResult { id, payload, valid } = result;
+    let CallResult { id, action, payload, valid } = result;
     if let Some(value) = valid.take() {
         return Ok(value);
     }
     payload.decode().map_err(|error| {
         if shared.run().negotiated().is_some_and(|negotiated| negotiated.dialect.has_call_result_error()) {
             let reason = explain_decode_error::<R>(&payload, &error).into();
-            shared.send(Command::SendResultError(Box::new((id, reason))));
+            shared.send(Command::SendResultError(Box::new((id, action, reason))));
         }
         error.into()
     })
@@ -286,8 +331,8 @@ impl<R> Future for Call<R> {
             self.cancel();
             return Poll::Ready(Err(Error::Cancelled));
         }
-        let Self { state, read, span, .. } = &mut *self;
-        let polled = span.in_scope(|| state.poll(*read, span, cx));
+        let Self { state, read, span, described, .. } = &mut *self;
+        let polled = span.in_scope(|| state.poll(*read, span, described, cx));
         if let Poll::Ready(outcome) = &polled {
             self.record(outcome);
         }

@@ -15,6 +15,7 @@ use crate::{
         shared::{Command, Run, Shared},
     },
     error::{BuildError, Error},
+    event::kind::Event,
     info::TlsInfo,
     message::payload::Payload,
     options::Options,
@@ -236,6 +237,30 @@ impl Session {
     pub fn info(&self) -> SessionInfo {
         let run = self.shared.run();
         SessionInfo { compression: run.compression(), run }
+    }
+}
+
+impl Event {
+    /// Returns the session of the event. `None` if the event belongs to none, such as a refused handshake.
+    ///
+    /// The session may have ended since.
+    ///
+    /// ```no_run
+    /// use ocpp_rpc::{RpcServer, event::EventKind};
+    /// use serde_json::{Value, json};
+    ///
+    /// async fn configure(server: RpcServer) {
+    ///     let mut events = server.events();
+    ///     while let Some(event) = events.next().await {
+    ///         if let (EventKind::Opened { .. }, Some(session)) = (&event.kind, event.session()) {
+    ///             tokio::spawn(session.call::<Value>("GetConfiguration", &json!({})));
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn session(&self) -> Option<Session> {
+        let shared = self.session.clone()?.downcast().ok()?;
+        Some(Session { shared })
     }
 }
 

@@ -5,14 +5,16 @@
 #[cfg(feature = "metrics")]
 mod metrics;
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::{
     close::info::CloseInfo,
     error::Error,
     event::{
         bus::{EventBus, Events},
-        kind::{Direction, Event, EventKind},
+        kind::{Direction, Event, EventKind, Origin},
     },
     response::Response,
 };
@@ -56,11 +58,11 @@ impl Telemetry {
         self.metrics.message(_direction, _text_len, _compressed_len);
     }
 
-    /// Reports a fact about a connection.
-    pub(crate) fn report(&self, identity: Option<&Arc<str>>, remote_address: Option<SocketAddr>, kind: EventKind) {
+    /// Reports a fact about a connection. Calls `origin` only if an application reads events.
+    pub(crate) fn report(&self, kind: EventKind, origin: impl FnOnce() -> Origin) {
         #[cfg(feature = "metrics")]
         metrics::event(&kind);
-        self.events.emit(|| Event { at: SystemTime::now(), identity: identity.cloned(), remote_address, kind });
+        self.events.emit(|| Event::new(origin(), kind));
     }
 
     /// Reports a handshake that the server refused, or that the client abandoned.
@@ -78,14 +80,17 @@ impl Telemetry {
             reason,
             "handshake refused"
         );
-        self.report(identity, remote_address, EventKind::HandshakeRefused { status, reason: reason.to_owned() });
+        self.report(EventKind::HandshakeRefused { status, reason: reason.to_owned() }, || Origin {
+            identity: identity.cloned(),
+            remote_address,
+            ..Origin::default()
+        });
     }
 
     /// Starts to measure a call.
     pub(crate) fn call(self: &Arc<Self>) -> CallTimer {
         CallTimer {
-            #[cfg(feature = "metrics")]
-            start: std::time::Instant::now(),
+            start: (cfg!(feature = "metrics") || self.is_observed()).then(Instant::now),
             #[cfg(feature = "metrics")]
             telemetry: self.clone(),
         }
@@ -95,23 +100,27 @@ impl Telemetry {
 /// A timer of one call.
 #[derive(Debug, Clone)]
 pub(crate) struct CallTimer {
-    #[cfg(feature = "metrics")]
-    start: std::time::Instant,
+    /// `None` if neither metrics nor a reader of events needs it.
+    start: Option<Instant>,
     #[cfg(feature = "metrics")]
     telemetry: Arc<Telemetry>,
 }
 
 impl CallTimer {
-    /// Counts a call of the peer when its handler has ended.
-    pub(crate) fn handled(&self, _response: &Response) {
+    /// Counts a call of the peer when its handler has ended. Returns the time that the handler took, if it was measured.
+    pub(crate) fn handled(&self, _response: &Response) -> Option<Duration> {
+        let time = self.start?.elapsed();
         #[cfg(feature = "metrics")]
-        self.telemetry.metrics.handled(_response, self.start.elapsed());
+        self.telemetry.metrics.handled(_response, time);
+        Some(time)
     }
 
     /// Counts a call to the peer that has ended.
     pub(crate) fn ended<T>(&self, _outcome: &Result<T, Error>) {
         #[cfg(feature = "metrics")]
-        self.telemetry.metrics.called(_outcome.as_ref().err(), self.start.elapsed());
+        if let Some(start) = self.start {
+            self.telemetry.metrics.called(_outcome.as_ref().err(), start.elapsed());
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The result of a call, on its way to the caller.
 
+use bytestring::ByteString;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct CallResult {
     pub(crate) id: MessageId,
+    pub(crate) action: ByteString,
     pub(crate) payload: Payload,
     /// The value that validation made of the payload.
     pub(crate) valid: Valid,

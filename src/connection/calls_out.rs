@@ -242,6 +242,12 @@ impl<T> CallsOut<T> {
         ResponseMatch::InFlight(call)
     }
 
+    /// Returns the action of the call in flight that a response with this id belongs to.
+    pub(super) fn action(&self, id: &MessageId) -> Option<&ByteString> {
+        let flight = self.in_flight.get(self.find_in_flight(id)?)?;
+        Some(&flight.call.action)
+    }
+
     /// Returns whether the call with this id waits for its response.
     pub(super) fn is_in_flight(&self, id: &MessageId) -> bool {
         self.find_in_flight(id).is_some()

@@ -48,7 +48,7 @@ use crate::{
         socket::{Disconnect, Incoming, Socket},
     },
     error::Error,
-    event::kind::{Direction, EventKind, Text},
+    event::kind::{CallOutcome, Direction, EventKind, Text},
     message::payload::MessageId,
     options::Options,
     random::{is_seeded, random},
@@ -169,7 +169,9 @@ impl Driver {
     pub(crate) async fn finish(mut self: Box<Self>, closed: CloseInfo) {
         self.on_disconnect(AfterDisconnect::End);
         self.shared.finish(&self.run, closed);
-        while poll_fn(|cx| self.handlers.poll_next(cx)).await.is_some() {}
+        while let Some(finished) = poll_fn(|cx| self.handlers.poll_next(cx)).await {
+            self.report_end(self.describe_end(&finished, None));
+        }
     }
 
     /// Ends what cannot outlive the connection.
@@ -224,11 +226,14 @@ impl Driver {
 
     /// Polls handlers while no connection is served. Their responses are kept or dropped.
     fn poll_offline_handlers(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(Finished { request, response })) = self.handlers.poll_next(cx) {
-            if let Some(message) = self.exchange.respond(&request, &response) {
+        while let Poll::Ready(Some(finished)) = self.handlers.poll_next(cx) {
+            let message = self.exchange.respond(&finished.request, &finished.response);
+            let ended = self.describe_end(&finished, message.as_ref());
+            if let Some(message) = message {
                 self.queue_response(message);
             }
             self.report_events();
+            self.report_end(ended);
         }
     }
 
@@ -316,8 +321,8 @@ impl Driver {
                     }
                 }
                 Command::SendResultError(result_error) => {
-                    let (id, error) = *result_error;
-                    if let Some(message) = self.exchange.call_result_error(&id, &error) {
+                    let (id, action, error) = *result_error;
+                    if let Some(message) = self.exchange.call_result_error(&id, &action, &error) {
                         self.queue_response(message);
                     }
                 }
@@ -426,13 +431,13 @@ impl Driver {
         let mut handler = RunningHandler { request: head, awaits: AwaitedClose::None, timer, work };
         match Pin::new(&mut handler).poll(&mut Context::from_waker(&self.waker)) {
             // The early response is on its way through the mailbox.
-            Poll::Ready(Finished { request, response: Response::Given }) => {
-                self.exchange.expect_response(&request, &payload)
+            Poll::Ready(finished) if matches!(finished.response, Response::Given) => {
+                self.exchange.expect_response(&finished.request, &payload);
+                self.report_end(self.describe_end(&finished, None));
             }
-            Poll::Ready(Finished { request, response }) => {
-                let message = self.exchange.response(&request, &response);
-                self.report_events();
-                return message.map_or(Ok(()), |(message, _)| self.send(message, socket));
+            Poll::Ready(finished) => {
+                let message = self.exchange.response(&finished.request, &finished.response).map(|(message, _)| message);
+                return self.end(&finished, message, socket);
             }
             Poll::Pending => {
                 self.exchange.handler_started(&handler.request, &payload);
@@ -445,14 +450,44 @@ impl Driver {
     /// Polls the handlers that can make progress, and sends the responses of those that have finished.
     fn poll_handlers(&mut self, socket: &mut Socket) -> Result<(), Disconnect> {
         while let Poll::Ready(Some(finished)) = self.handlers.poll_next(&mut Context::from_waker(&self.waker)) {
-            let Finished { request, response } = finished;
-            self.exchange.handler_finished(&request);
-            let message = self.exchange.respond(&request, &response);
-            self.report_events();
-            message.map_or(Ok(()), |message| self.send(message, socket))?;
+            self.exchange.handler_finished(&finished.request);
+            let message = self.exchange.respond(&finished.request, &finished.response);
+            self.end(&finished, message, socket)?;
             self.start_queued(socket)?;
         }
         Ok(())
+    }
+
+    /// Sends the response of a handler that has finished, if it has one, and reports the end of its call.
+    fn end(&mut self, finished: &Finished, message: Option<Outbound>, socket: &mut Socket) -> Result<(), Disconnect> {
+        let ended = self.describe_end(finished, message.as_ref());
+        self.report_events();
+        let sent = message.map_or(Ok(()), |message| self.send(message, socket));
+        self.report_end(ended);
+        sent
+    }
+
+    /// Returns the event that a call of the peer has ended, if an application reads events.
+    fn describe_end(&self, finished: &Finished, message: Option<&Outbound>) -> Option<Box<EventKind>> {
+        let duration = finished.duration.filter(|_| self.exchange.is_observed())?;
+        let Finished { request, response, .. } = finished;
+        let outcome = match (message.and_then(Outbound::outcome), response) {
+            (Some(outcome), _) => outcome,
+            (None, Response::Given) => CallOutcome::RespondedEarly,
+            (None, Response::Error(error)) if !request.expects_response => CallOutcome::Rejected(error.code().clone()),
+            (None, Response::Nothing) => CallOutcome::NoResponse,
+            (None, _) if !request.expects_response => CallOutcome::NoResponse,
+            (None, _) if self.exchange.is_current(request) => CallOutcome::RespondedEarly,
+            (None, _) => CallOutcome::Failed(Error::Disconnected { maybe_delivered: false }),
+        };
+        let (direction, id, action) = (Direction::In, request.id.clone(), Text(request.action.clone()));
+        Some(Box::new(EventKind::CallEnded { direction, id, action, outcome, duration }))
+    }
+
+    fn report_end(&self, ended: Option<Box<EventKind>>) {
+        if let Some(ended) = ended {
+            self.shared.report(*ended);
+        }
     }
 
     /// Starts the handlers of queued requests, as many as may run.

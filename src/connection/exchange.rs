@@ -278,7 +278,7 @@ impl<T> Exchange<T> {
         }
         match response {
             Response::Result(payload) => Some(self.result(request, payload)),
-            Response::Error(error) => Some((self.call_error(Some(&request.id), error), Ok(()))),
+            Response::Error(error) => Some((self.call_error(Some(&request.id), Some(&request.action), error), Ok(()))),
             Response::Nothing | Response::Given => None,
         }
     }
@@ -290,33 +290,33 @@ impl<T> Exchange<T> {
             Ok(_) if payload.is_object() => {
                 let text = write::call_result(id, payload);
                 let event = self.is_observed.then(|| {
-                    let (direction, id, result) = (Direction::Out, id.clone(), payload.clone());
-                    Box::new(EventKind::CallResult { direction, id, result })
+                    let (direction, id, action) = (Direction::Out, id.clone(), Some(Text(action.clone())));
+                    Box::new(EventKind::CallResult { direction, id, action, result: payload.clone() })
                 });
                 return (Outbound { text, event }, Ok(()));
             }
             Ok(_) => Error::from(EncodeError::NotAnObject),
             Err(violation) => violation.into(),
         };
-        (self.call_error(Some(id), &CallError::from(error.clone())), Err(error))
+        (self.call_error(Some(id), Some(action), &CallError::from(error.clone())), Err(error))
     }
 
     /// Returns a CALLERROR.
     #[cold]
-    fn call_error(&self, id: Option<&MessageId>, error: &CallError) -> Outbound {
+    fn call_error(&self, id: Option<&MessageId>, action: Option<&ByteString>, error: &CallError) -> Outbound {
         let code = self.dialect().code_name(error.code());
         let description = error.sent_description(self.options.detailed_errors);
         let text = write::call_error(id, code, &description, error.details());
         let event = self.is_observed.then(|| {
             let (direction, error) = (Direction::Out, error.as_sent(code, &description));
-            let id = id.cloned().unwrap_or(MessageId::UNKNOWN);
-            Box::new(EventKind::CallError { direction, id, error })
+            let (id, action) = (id.cloned().unwrap_or(MessageId::UNKNOWN), action.cloned().map(Text));
+            Box::new(EventKind::CallError { direction, id, action, error })
         });
         Outbound { text, event }
     }
 
     /// Returns a CALLRESULTERROR for a result that cannot be used, if the dialect has such messages (OCPP 2.1).
-    pub(crate) fn call_result_error(&self, id: &MessageId, error: &CallError) -> Option<Outbound> {
+    pub(crate) fn call_result_error(&self, id: &MessageId, action: &ByteString, error: &CallError) -> Option<Outbound> {
         let dialect = self.dialect();
         if !dialect.has_call_result_error() {
             return None;
@@ -324,8 +324,9 @@ impl<T> Exchange<T> {
         let (code, description) = (dialect.code_name(error.code()), error.description());
         let text = write::call_result_error(id, code, description, error.details());
         let event = self.is_observed.then(|| {
-            let (direction, id, error) = (Direction::Out, id.clone(), error.as_sent(code, description));
-            Box::new(EventKind::CallResultError { direction, id, error })
+            let (direction, error) = (Direction::Out, error.as_sent(code, description));
+            let (id, action) = (id.clone(), Some(Text(action.clone())));
+            Box::new(EventKind::CallResultError { direction, id, action, error })
         });
         Some(Outbound { text, event })
     }
@@ -358,8 +359,16 @@ impl<T> Exchange<T> {
         checked.unwrap_or_else(panicked).or_else(|violation| {
             let enforced = !validation.report_only;
             let (action, id, reported) = (Text(action.clone()), id.clone(), violation.clone());
-            let event = EventKind::ValidationFailed { direction, kind, action, id, violation: reported, enforced };
-            self.events.push(event);
+            let payload = payload.clone();
+            self.events.push(EventKind::ValidationFailed {
+                direction,
+                kind,
+                action,
+                id,
+                payload,
+                violation: reported,
+                enforced,
+            });
             if enforced { Err(violation) } else { Ok(Valid::default()) }
         })
     }

@@ -6,6 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -132,6 +133,8 @@ pub(super) struct RunningHandler {
 pub(super) struct Finished {
     pub(super) request: RequestHead,
     pub(super) response: Response,
+    /// The time that the handler took, if it was measured.
+    pub(super) duration: Option<Duration>,
 }
 
 impl Future for RunningHandler {
@@ -153,7 +156,7 @@ impl Future for RunningHandler {
                 Response::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
             }
         };
-        self.timer.handled(&response);
-        Poll::Ready(Finished { request: std::mem::take(&mut self.request), response })
+        let duration = self.timer.handled(&response);
+        Poll::Ready(Finished { request: std::mem::take(&mut self.request), response, duration })
     }
 }

@@ -1,6 +1,9 @@
 //! A message to the peer.
 
-use crate::{event::kind::EventKind, message::payload::MessageId};
+use crate::{
+    event::kind::{CallOutcome, EventKind},
+    message::payload::MessageId,
+};
 
 /// The text of a message, and the event that describes it if an application reads events.
 #[derive(Debug)]
@@ -10,6 +13,15 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
+    /// Returns the outcome of the call that this responds to, if it responds to one and is described.
+    pub(super) fn outcome(&self) -> Option<CallOutcome> {
+        match self.event.as_deref()? {
+            EventKind::CallResult { .. } => Some(CallOutcome::Result),
+            EventKind::CallError { error, .. } => Some(CallOutcome::Rejected(error.code().clone())),
+            _ => None,
+        }
+    }
+
     /// Returns the id of the request, if this responds to one and is described.
     pub(super) fn described_response(&self) -> Option<&MessageId> {
         match self.event.as_deref()? {

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytestring::ByteString;
 use http::Extensions;
 use tokio::{sync::SetOnce, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,7 @@ use crate::{
         request::{IncomingRequest, RequestHead},
     },
     error::{CallError, Error},
-    event::kind::{Direction, EventKind},
+    event::kind::{Direction, EventKind, Origin},
     message::payload::MessageId,
     options::Options,
     response::Response,
@@ -65,7 +66,7 @@ pub(crate) enum Command {
     /// Responds to a request before its handler finishes.
     Respond(Box<EarlyResponse>),
     /// Tells the peer that its result cannot be used.
-    SendResultError(Box<(MessageId, CallError)>),
+    SendResultError(Box<(MessageId, ByteString, CallError)>),
     /// Replaces the handlers.
     SetDispatch(Arc<dyn Dispatch>),
     /// Replaces the options.
@@ -353,9 +354,17 @@ impl Shared {
     }
 
     /// Reports a fact about this session.
-    pub(crate) fn report(&self, kind: EventKind) {
-        let run = self.run();
-        self.telemetry.report(Some(&run.identity), run.remote_address, kind);
+    pub(crate) fn report(self: &Arc<Self>, kind: EventKind) {
+        self.telemetry.report(kind, || {
+            let run = self.run();
+            Origin {
+                session: Some(self.clone()),
+                session_id: Some(self.id),
+                key: Some(run.key().clone()),
+                identity: Some(run.identity.clone()),
+                remote_address: run.remote_address,
+            }
+        });
     }
 }
 

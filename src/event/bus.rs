@@ -7,14 +7,13 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
-    time::SystemTime,
 };
 
 use futures_core::Stream;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::ReusableBoxFuture;
 
-use crate::event::kind::{Event, EventKind};
+use crate::event::kind::{Event, EventKind, Origin};
 
 /// A reader of events, from its creation on.
 ///
@@ -58,12 +57,7 @@ impl Stream for Events {
         self.receiving.set(receive(receiver));
         Poll::Ready(match received {
             Ok(event) => Some(event),
-            Err(RecvError::Lagged(events)) => Some(Event {
-                at: SystemTime::now(),
-                identity: None,
-                remote_address: None,
-                kind: EventKind::Lagged(events),
-            }),
+            Err(RecvError::Lagged(events)) => Some(Event::new(Origin::default(), EventKind::Lagged(events))),
             Err(RecvError::Closed) => None,
         })
     }
@@ -143,7 +137,7 @@ mod tests {
     }
 
     fn event(kind: EventKind) -> Event {
-        Event { at: SystemTime::UNIX_EPOCH + Duration::from_millis(1500), identity: None, remote_address: None, kind }
+        Event::new(Origin::default(), kind)
     }
 
     #[test]

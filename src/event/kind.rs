@@ -1,6 +1,7 @@
 //! The facts that events report.
 
 use std::{
+    any::Any,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -11,7 +12,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use crate::{
     close::info::CloseInfo,
-    error::{CallError, ErrorCode, Violation},
+    error::{CallError, Error, ErrorCode, Violation},
     message::{
         kinds::{Message, MessageError},
         payload::{MessageId, Payload},
@@ -28,6 +29,8 @@ use crate::{
 /// ```json
 /// {
 ///   "at": 1767225600000,
+///   "session_id": 7,
+///   "key": "CP-1",
 ///   "identity": "CP-1",
 ///   "remote_address": "192.0.2.1:50000",
 ///   "type": "call",
@@ -40,14 +43,19 @@ use crate::{
 ///
 /// `at` is the Unix time in milliseconds. `type` is the name of the [`EventKind`] in snake case, and its fields follow.
 /// The one value of `received` and `sent` is named `text`, that of `response_written`, `late_response` and `unmatched_response` `id`, that of
-/// `pong` `seconds`, and that of `lagged` `events`. A call error is an object of `code`, `description` and `details`;
-/// what is absent is `null`.
+/// `pong` `seconds`, and that of `lagged` `events`. The `duration` of `call_ended` is named `seconds`. A call error is an
+/// object of `code`, `description` and `details`; what is absent is `null`.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Event {
     /// The time of the event.
     #[serde(serialize_with = "unix_milliseconds")]
     pub at: SystemTime,
+    /// The [id](crate::Session::id) of the session. `None` if the event belongs to none.
+    pub session_id: Option<u64>,
+    /// The [key](crate::Session::key) of the session. `None` if the event belongs to none.
+    #[serde(serialize_with = "shared_text")]
+    pub key: Option<Arc<str>>,
     /// The identity of the charging station. `None` if unknown.
     #[serde(serialize_with = "shared_text")]
     pub identity: Option<Arc<str>>,
@@ -56,6 +64,27 @@ pub struct Event {
     /// The kind of event, with its data.
     #[serde(flatten)]
     pub kind: EventKind,
+    #[serde(skip)]
+    pub(crate) session: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// The origin of an event.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    /// The state of the session, which [`Event::session`] turns into a handle.
+    pub(crate) session: Option<Arc<dyn Any + Send + Sync>>,
+    pub(crate) session_id: Option<u64>,
+    pub(crate) key: Option<Arc<str>>,
+    pub(crate) identity: Option<Arc<str>>,
+    pub(crate) remote_address: Option<SocketAddr>,
+}
+
+impl Event {
+    /// Creates an event of this moment.
+    pub(crate) fn new(origin: Origin, kind: EventKind) -> Self {
+        let Origin { session, session_id, key, identity, remote_address } = origin;
+        Self { at: SystemTime::now(), session_id, key, identity, remote_address, kind, session }
+    }
 }
 
 /// The kind of an event, with its data.
@@ -65,7 +94,7 @@ pub struct Event {
 pub enum EventKind {
     /// A client begins an attempt to connect.
     Connecting,
-    /// A session was registered, or a client is connected.
+    /// A session was registered, or a client is connected. [`Event::session`] returns its handle.
     #[non_exhaustive]
     Opened {
         /// The negotiated subprotocol.
@@ -84,7 +113,7 @@ pub enum EventKind {
     HandshakeRefused {
         /// The HTTP status of the response, if there was one: 101 for a client that offers no common subprotocol.
         status: Option<u16>,
-        /// The reason.
+        /// The reason, of at most 512 bytes.
         reason: String,
     },
     /// A message was received. If it can be read, its content follows as an event of its own.
@@ -112,6 +141,8 @@ pub enum EventKind {
         direction: Direction,
         /// The id of the call.
         id: MessageId,
+        /// The action of the call. `None` if no call with this id is pending.
+        action: Option<Text>,
         /// The result.
         result: Payload,
     },
@@ -122,6 +153,8 @@ pub enum EventKind {
         direction: Direction,
         /// The id of the call.
         id: MessageId,
+        /// The action of the call. `None` if no call with this id is pending, or if the call cannot be read.
+        action: Option<Text>,
         /// The error.
         error: CallError,
     },
@@ -132,6 +165,8 @@ pub enum EventKind {
         direction: Direction,
         /// The id of the call.
         id: MessageId,
+        /// The action of the call. `None` if the message comes from the peer.
+        action: Option<Text>,
         /// The fault of the result.
         error: CallError,
     },
@@ -147,6 +182,23 @@ pub enum EventKind {
         /// The parameters.
         params: Payload,
     },
+    /// A call ended, from either end, or a SEND.
+    ///
+    /// A bad message is no call, and a call that is repeated while it is being handled ends once.
+    #[non_exhaustive]
+    CallEnded {
+        /// The direction of the call.
+        direction: Direction,
+        /// The id of the call.
+        id: MessageId,
+        /// The action of the call.
+        action: Text,
+        /// The outcome of the call.
+        outcome: CallOutcome,
+        /// The time that the call took: from the first poll of its future, or from the start of its handler.
+        #[serde(rename = "seconds", serialize_with = "seconds")]
+        duration: Duration,
+    },
     /// The response to the call with this id was written to the transport.
     #[serde(serialize_with = "id_field")]
     ResponseWritten(MessageId),
@@ -155,6 +207,8 @@ pub enum EventKind {
     BadMessage {
         /// The message.
         text: Text,
+        /// The id of the message, if it can be read.
+        id: Option<MessageId>,
         /// The error of the message.
         error: MessageError,
         /// The code of the CALLERROR that was sent, if one was sent.
@@ -183,6 +237,8 @@ pub enum EventKind {
     /// A SEND was received that no handler takes: its action has none, or a limit rejected it.
     #[non_exhaustive]
     UnhandledSend {
+        /// The id of the message.
+        id: MessageId,
         /// The action.
         action: Text,
     },
@@ -197,6 +253,8 @@ pub enum EventKind {
         action: Text,
         /// The id of the call.
         id: MessageId,
+        /// The payload.
+        payload: Payload,
         /// The violation.
         violation: Violation,
         /// True if the message was stopped, false if the violation was
@@ -209,15 +267,16 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// Returns the event for the content of a message.
-    pub(crate) fn of(message: Message, direction: Direction) -> Self {
+    /// Returns the event for the content of a message. `call` is the action of the call that a response belongs to.
+    pub(crate) fn of(message: Message, direction: Direction, call: Option<ByteString>) -> Self {
+        let of_call = call.map(Text);
         match message {
             Message::Call { id, action, payload } => {
                 Self::Call { direction, id, action: Text(action), params: payload }
             }
-            Message::CallResult { id, payload } => Self::CallResult { direction, id, result: payload },
-            Message::CallError { id, error } => Self::CallError { direction, id, error },
-            Message::CallResultError { id, error } => Self::CallResultError { direction, id, error },
+            Message::CallResult { id, payload } => Self::CallResult { direction, id, action: of_call, result: payload },
+            Message::CallError { id, error } => Self::CallError { direction, id, action: of_call, error },
+            Message::CallResultError { id, error } => Self::CallResultError { direction, id, action: of_call, error },
             Message::Send { id, action, payload } => {
                 Self::Send { direction, id, action: Text(action), params: payload }
             }
@@ -246,6 +305,10 @@ fn seconds_field<S: Serializer>(duration: &Duration, serializer: S) -> Result<S:
     one_field(serializer, "seconds", &duration.as_secs_f64())
 }
 
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
 fn events_field<S: Serializer>(events: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     one_field(serializer, "events", events)
 }
@@ -255,6 +318,48 @@ fn one_field<S: Serializer>(serializer: S, name: &'static str, value: &impl Seri
     let mut object = serializer.serialize_struct("", 1)?;
     object.serialize_field(name, value)?;
     object.end()
+}
+
+/// The outcome of a call. It serializes to its text.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum CallOutcome {
+    /// A result. As text `result`.
+    Result,
+    /// An error with this code: the peer or the handler rejected the call. As text the code.
+    Rejected(ErrorCode),
+    /// No response, because none was expected or the handler gave none. As text `no response`.
+    NoResponse,
+    /// A response before the handler ended, through a [`Responder`](crate::extract::Responder). As text
+    /// `responded early`.
+    RespondedEarly,
+    /// A failure at this end. As text its name, such as `timeout` or `disconnected`.
+    Failed(Error),
+}
+
+impl CallOutcome {
+    /// Returns the outcome as text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Result => "result",
+            Self::Rejected(code) => code.as_str(),
+            Self::NoResponse => "no response",
+            Self::RespondedEarly => "responded early",
+            Self::Failed(error) => error.name(),
+        }
+    }
+}
+
+impl std::fmt::Display for CallOutcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for CallOutcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 /// The direction of a message.
@@ -294,7 +399,14 @@ mod tests {
     use crate::close::info::CloseCause;
 
     fn event(kind: EventKind) -> Event {
-        Event { at: SystemTime::UNIX_EPOCH + Duration::from_millis(1500), identity: None, remote_address: None, kind }
+        let origin = Origin {
+            session: Some(Arc::new("not serialized")),
+            session_id: Some(7),
+            key: Some("acme/CP-1".into()),
+            identity: Some("CP-1".into()),
+            remote_address: "192.0.2.1:50000".parse().ok(),
+        };
+        Event { at: SystemTime::UNIX_EPOCH + Duration::from_millis(1500), ..Event::new(origin, kind) }
     }
 
     #[test]
@@ -315,16 +427,29 @@ mod tests {
                 json!({"type": "call", "direction": "in", "id": "7", "action": "Echo", "params": {"a": 1.5}}),
             ),
             (
-                EventKind::CallError { direction: Direction::Out, id: id.clone(), error },
+                EventKind::CallError { direction: Direction::Out, id: id.clone(), action: Some(action.clone()), error },
                 json!({
-                    "type": "call_error", "direction": "out", "id": "7",
+                    "type": "call_error", "direction": "out", "id": "7", "action": "Echo",
                     "error": {"code": "NotSupported", "description": "no", "details": {"a": 1.5}},
                 }),
             ),
             (EventKind::ResponseWritten(id.clone()), json!({"type": "response_written", "id": "7"})),
             (
-                EventKind::BadMessage { text: text(), error: MessageError::NoMessageType, response: None },
-                json!({"type": "bad_message", "text": "[]", "error": "no_message_type", "response": null}),
+                EventKind::BadMessage { text: text(), id: None, error: MessageError::NoMessageType, response: None },
+                json!({"type": "bad_message", "text": "[]", "id": null, "error": "no_message_type", "response": null}),
+            ),
+            (
+                EventKind::CallEnded {
+                    direction,
+                    id: id.clone(),
+                    action: action.clone(),
+                    outcome: CallOutcome::Failed(Error::Timeout),
+                    duration: Duration::from_millis(250),
+                },
+                json!({
+                    "type": "call_ended", "direction": "in", "id": "7", "action": "Echo", "outcome": "timeout",
+                    "seconds": 0.25,
+                }),
             ),
             (
                 EventKind::Deviation { deviation: Deviation::EmptyMessage, text: Some(text()) },
@@ -337,11 +462,13 @@ mod tests {
                     kind: PayloadKind::Request,
                     action,
                     id,
+                    payload: params(),
                     violation: Violation::new(ErrorCode::FORMAT_VIOLATION, "/a", "is wrong"),
                     enforced: true,
                 },
                 json!({
                     "type": "validation_failed", "direction": "in", "kind": "request", "action": "Echo", "id": "7",
+                    "payload": {"a": 1.5},
                     "violation": {"code": "FormatViolation", "pointer": "/a", "reason": "is wrong"}, "enforced": true,
                 }),
             ),
@@ -349,13 +476,14 @@ mod tests {
         ] {
             let mut expected = expected;
             expected["at"] = json!(1500);
+            expected["session_id"] = json!(7);
+            expected["key"] = json!("acme/CP-1");
             expected["identity"] = json!("CP-1");
             expected["remote_address"] = json!("192.0.2.1:50000");
-            let event =
-                Event { identity: Some("CP-1".into()), remote_address: "192.0.2.1:50000".parse().ok(), ..event(kind) };
-            let text = serde_json::to_string(&event).expect("JSON");
+            let text = serde_json::to_string(&event(kind)).expect("JSON");
             assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), expected);
-            let has_payload = text.contains(r#""params":"#) || text.contains(r#""details":"#);
+            let has_payload =
+                ["params", "details", "payload"].iter().any(|name| text.contains(&format!("\"{name}\":")));
             assert_eq!(text.contains(r#"{"a": 1.50}"#), has_payload, "payloads are written unchanged: {text}");
         }
     }

@@ -269,7 +269,8 @@ impl Dispatch for Table {
             Some(route) => route.0.respond(IncomingCall::new(request, Session::new(shared.clone()))),
             None => {
                 if !request.head.expects_response {
-                    shared.report(EventKind::UnhandledSend { action: Text(request.head.action.clone()) });
+                    let (id, action) = (request.head.id.clone(), Text(request.head.action.clone()));
+                    shared.report(EventKind::UnhandledSend { id, action });
                 }
                 let error = CallError::new(ErrorCode::NOT_IMPLEMENTED, format!("no handler for {action}"));
                 Box::pin(future::ready(Response::Error(error)))

@@ -16,12 +16,12 @@ fn arrow(direction: Direction) -> &'static str {
     }
 }
 
-/// Formats the next event as one line, with `ID` in place of the server's own ids. Skips raw messages.
+/// Formats the next event as one line, with `ID` in place of the server's own ids. Skips raw messages and ends of calls.
 async fn line(events: &mut Events) -> Option<String> {
     let mask = |id: &str| if id.len() == 36 { "ID".to_owned() } else { id.to_owned() };
     loop {
         return Some(match events.next().await?.kind {
-            EventKind::Received(_) | EventKind::Sent(_) => continue,
+            EventKind::Received(_) | EventKind::Sent(_) | EventKind::CallEnded { .. } => continue,
             EventKind::Opened { protocol, .. } => format!("opened {}", protocol.as_deref().unwrap_or("without")),
             EventKind::Closing => "closing".to_owned(),
             EventKind::Closed(closed) => format!("closed {closed}"),
@@ -159,7 +159,7 @@ async fn b60_slow_reader_gets_lagged_count_and_slows_nothing() {
     let mut slow = server.events();
     let mut quick = server.events();
     let mut read = 0;
-    // Each call emits five events: raw and parsed, in and out, and one for the written response.
+    // Each call emits six events: raw and parsed, in and out, one for its end, and one for the written response.
     for call in 0..1000 {
         let response = station.ask(format!(r#"[2,"{call}","Who",{{}}]"#)).await;
         assert_eq!(response, format!(r#"[3,"{call}",{{"to":"CP-1"}}]"#));
@@ -168,8 +168,8 @@ async fn b60_slow_reader_gets_lagged_count_and_slows_nothing() {
             read += 1;
         }
     }
-    assert_eq!(read, 5000);
+    assert_eq!(read, 6000);
     let EventKind::Lagged(lost) = slow.next().await.expect("more").kind else { panic!("no event was lost") };
-    assert_eq!(lost, 5000 - Events::CAPACITY as u64);
+    assert_eq!(lost, 6000 - Events::CAPACITY as u64);
     assert!(!matches!(slow.next().await.expect("more").kind, EventKind::Lagged(_)));
 }

@@ -53,6 +53,7 @@ mod registry;
 #[cfg(feature = "tls")]
 mod secrets;
 mod server_closing;
+mod session_events;
 mod spans;
 mod strangers;
 mod support;

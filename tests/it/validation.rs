@@ -320,3 +320,20 @@ async fn b41_queued_call_is_validated_once_over_reconnects() {
     }
     assert_eq!(violations, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn b75_events_about_invalid_payloads_carry_the_payload() {
+    let (server, _calls) = server(Validation::new(Acme).only(["acme1"]));
+    let (mut station, session) = connected(&server, "acme1").await;
+    let mut events = server.events();
+    let mut seen = async || loop {
+        let event = events.next().await.expect("an event").kind;
+        if let EventKind::ValidationFailed { id, payload, .. } = event {
+            return (id.to_string(), payload.as_str().to_owned());
+        }
+    };
+    station.ask(r#"[2,"1","Do",{"m": 1}]"#).await;
+    assert_eq!(seen().await, ("1".to_owned(), r#"{"m": 1}"#.to_owned()));
+    assert!(session.call::<Value>("Do", &json!({"m": 2})).await.is_err());
+    assert_eq!(seen().await.1, r#"{"m":2}"#);
+}

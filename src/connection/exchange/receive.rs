@@ -1,6 +1,6 @@
 //! The meaning of messages from the peer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 use serde::de::Error as _;
@@ -49,7 +49,8 @@ impl<T> Exchange<T> {
         let (message, deviations) = read::read(text, self.options.tolerance);
         let received = message.and_then(|message| {
             if self.is_observed {
-                self.events.push(EventKind::of(message.clone(), Direction::In));
+                let call = self.action_of_response(&message);
+                self.events.push(EventKind::of(message.clone(), Direction::In, call));
             }
             for deviation in deviations.iter() {
                 self.tolerate(deviation, text);
@@ -62,6 +63,14 @@ impl<T> Exchange<T> {
                 received
             }
             Err(unreadable) => self.on_unreadable(unreadable, text),
+        }
+    }
+
+    /// Returns the action of the call that a message responds to.
+    fn action_of_response(&self, message: &Message) -> Option<ByteString> {
+        match message {
+            Message::CallResult { id, .. } | Message::CallError { id, .. } => self.calls_out.action(id).cloned(),
+            _ => None,
         }
     }
 
@@ -117,10 +126,18 @@ impl<T> Exchange<T> {
                 Received::Request(request)
             }
             Err(error) if request.head.expects_response => {
-                Received::Rejected(self.call_error(Some(&request.head.id), &error))
+                let RequestHead { id, action, .. } = &request.head;
+                let response = self.call_error(Some(id), Some(action), &error);
+                if let Some(outcome) = response.outcome() {
+                    let (direction, id, action) = (Direction::In, id.clone(), Text(action.clone()));
+                    let duration = Duration::ZERO;
+                    self.events.push(EventKind::CallEnded { direction, id, action, outcome, duration });
+                }
+                Received::Rejected(response)
             }
             Err(_) => {
-                self.events.push(EventKind::UnhandledSend { action: Text(request.head.action) });
+                let RequestHead { id, action, .. } = request.head;
+                self.events.push(EventKind::UnhandledSend { id, action: Text(action) });
                 Received::Nothing
             }
         }
@@ -149,14 +166,18 @@ impl<T> Exchange<T> {
         };
         if !payload.is_object() {
             let error = MessageError::PayloadNotAnObject;
-            let to_peer = self.call_result_error(&id, &CallError::new(ErrorCode::FORMAT_VIOLATION, error.to_string()));
+            let reason = CallError::new(ErrorCode::FORMAT_VIOLATION, error.to_string());
+            let to_peer = self.call_result_error(&id, &call.action, &reason);
             let error = serde_json::Error::custom(error).into();
             return Received::Response(call.sender, Err(error), to_peer);
         }
         match self.check(Direction::In, PayloadKind::Response, &call.action, &id, &payload) {
-            Ok(valid) => Received::Response(call.sender, Ok(CallResult { id, payload, valid }), None),
+            Ok(valid) => {
+                let result = CallResult { id, action: call.action, payload, valid };
+                Received::Response(call.sender, Ok(result), None)
+            }
             Err(violation) => {
-                let to_peer = self.call_result_error(&id, &violation.clone().into());
+                let to_peer = self.call_result_error(&id, &call.action, &violation.clone().into());
                 Received::Response(call.sender, Err(violation.into()), to_peer)
             }
         }
@@ -199,8 +220,9 @@ impl<T> Exchange<T> {
             _ => dialect.response_code(&unreadable),
         };
         let UnreadableMessage { id, error, .. } = unreadable;
-        let response = code.clone().map(|code| self.call_error(id.as_ref(), &CallError::new(code, error.to_string())));
-        self.events.push(EventKind::BadMessage { text: Text(text.clone()), error, response: code });
+        let response =
+            code.clone().map(|code| self.call_error(id.as_ref(), None, &CallError::new(code, error.to_string())));
+        self.events.push(EventKind::BadMessage { text: Text(text.clone()), id, error, response: code });
         self.bad_messages = self.bad_messages.saturating_add(1);
         match (self.options.max_bad_messages, response) {
             (Some(max), response) if self.bad_messages > max => Received::TooManyBadMessages(response),

@@ -1,0 +1,263 @@
+//! Events of sessions: the session that each belongs to, and how each call ended.
+
+use std::convert::Infallible;
+
+use futures_util::FutureExt;
+use ocpp_rpc::{
+    Accept, CallError, Close, Error, ErrorCode, Handshake, Options, Reject, RpcRouter, RpcServer, Session,
+    event::{CallOutcome, Direction, Event, EventKind, Events},
+    extract::{Params, Responder},
+    handler::NoResponse,
+};
+use serde_json::{Value, json};
+
+use crate::support::{SECOND, Station, connected, echo, server_with};
+
+/// Returns the next event that `pick` takes.
+async fn next<T>(events: &mut Events, pick: impl Fn(&Event) -> Option<T>) -> T {
+    loop {
+        if let Some(picked) = pick(&events.next().await.expect("more events")) {
+            return picked;
+        }
+    }
+}
+
+/// Returns direction, id, action, outcome and milliseconds of the next call that ends.
+async fn ended(events: &mut Events) -> (&'static str, String, String, String, u128) {
+    next(events, |event| match &event.kind {
+        EventKind::CallEnded { direction, id, action, outcome, duration, .. } => {
+            let direction = if *direction == Direction::In { "in" } else { "out" };
+            let (id, action) = (id.to_string(), action.to_string());
+            Some((direction, id, action, outcome.to_string(), duration.as_millis()))
+        }
+        _ => None,
+    })
+    .await
+}
+
+fn options() -> Options {
+    Options::server().ping_interval(None)
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_events_of_a_session_carry_its_id_key_and_identity() {
+    let authenticator =
+        async |handshake: Handshake| Ok::<_, Reject>(Accept::new().key(format!("acme/{}", handshake.identity())));
+    let router = RpcRouter::new().on("Echo", echo);
+    let server = RpcServer::builder(router).options(options()).auth(authenticator).build().expect("valid settings");
+    let mut events = server.events();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let mut station = Station::connect(&server, "CP-1", "").await;
+        station.ask(r#"[2,"1","Echo",{}]"#).await;
+        let session = server.session("acme/CP-1").expect("registered");
+        station.close(1000, "bye").await;
+        session.closed().await;
+        ids.push(session.id());
+        let mut kinds = Vec::new();
+        loop {
+            let event = events.next().await.expect("more events");
+            assert_eq!(event.session_id, Some(session.id()), "{event:?}");
+            assert_eq!((event.key.as_deref(), event.identity.as_deref()), (Some("acme/CP-1"), Some("CP-1")));
+            let json: Value = serde_json::from_str(&serde_json::to_string(&event).expect("JSON")).expect("JSON");
+            assert_eq!((&json["session_id"], &json["key"]), (&json!(session.id()), &json!("acme/CP-1")));
+            kinds.push(json["type"].as_str().expect("a text").to_owned());
+            if let EventKind::Closed(_) = event.kind {
+                break;
+            }
+        }
+        let all = ["opened", "received", "call", "sent", "call_result", "call_ended", "response_written", "closed"];
+        assert_eq!(kinds, all);
+    }
+    assert!(ids[0] < ids[1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_opened_event_carries_the_session() {
+    let server = server_with(RpcRouter::new(), options());
+    let mut events = server.events();
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let is_opened = |event: &Event| matches!(event.kind, EventKind::Opened { .. }).then(|| event.session());
+    let session = next(&mut events, is_opened).await.expect("a session");
+    let call = tokio::spawn(session.call::<Value>("Reset", &()));
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[3,"{id}",{{"status":"Accepted"}}]"#)).await;
+    assert_eq!(call.await.expect("no panic").expect("a response"), json!({"status": "Accepted"}));
+
+    let refused = server.clone().close(Close::normal()).now_or_never();
+    assert!(refused.is_none());
+    let mut late = crate::tcp::Client::over(crate::support::dial(&server));
+    assert_eq!(late.ask(&crate::tcp::head("/CP-2")).await.status, 503);
+    let is_refused = |event: &Event| {
+        matches!(event.kind, EventKind::HandshakeRefused { .. }).then(|| (event.session(), event.session_id))
+    };
+    assert!(matches!(next(&mut events, is_refused).await, (None, None)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_each_call_of_a_station_that_ended_is_an_event() {
+    async fn slow() -> Result<(), Infallible> {
+        tokio::time::sleep(2 * SECOND).await;
+        Ok(())
+    }
+    async fn refuse() -> Result<(), CallError> {
+        Err(ErrorCode::SECURITY_ERROR.into())
+    }
+    async fn early(responder: Responder) -> Result<NoResponse, Error> {
+        responder.send(json!({})).await?;
+        tokio::time::sleep(SECOND).await;
+        Ok(NoResponse)
+    }
+    async fn silent() -> Result<NoResponse, Infallible> {
+        Ok(NoResponse)
+    }
+    async fn invalid() -> Result<Value, Infallible> {
+        Ok(json!([]))
+    }
+    async fn panics(Params(_): Params<Value>) -> Result<(), Infallible> {
+        panic!("a bug")
+    }
+    let router = RpcRouter::new().on("Echo", echo).on("Slow", slow).on("Refuse", refuse).on("Early", early);
+    let router = router.on("Silent", silent).on("Invalid", invalid).on("Panics", panics);
+    let server = server_with(router, options().handler_concurrency(1).handler_queue(1));
+    let (mut station, _session) = connected(&server, "ocpp2.1").await;
+    let mut events = server.events();
+    for (action, outcome, millis) in [
+        ("Echo", "result", 0),
+        ("Slow", "result", 2000),
+        ("Refuse", "SecurityError", 0),
+        ("Early", "responded early", 1000),
+        ("Silent", "no response", 0),
+        ("Invalid", "InternalError", 0),
+        ("Panics", "InternalError", 0),
+        ("Nothing", "NotImplemented", 0),
+    ] {
+        station.send(format!(r#"[2,"1","{action}",{{}}]"#)).await;
+        let expected = ("in", "1".to_owned(), action.to_owned(), outcome.to_owned(), millis);
+        assert_eq!(ended(&mut events).await, expected);
+    }
+    // A SEND, and a call for which there is no room.
+    station.send(r#"[6,"2","Echo",{}]"#).await;
+    assert_eq!(ended(&mut events).await.3, "no response");
+    for id in 1..=3 {
+        station.send(format!(r#"[2,"{id}","Slow",{{}}]"#)).await;
+    }
+    assert_eq!(ended(&mut events).await, ("in", "3".to_owned(), "Slow".to_owned(), "GenericError".to_owned(), 0));
+    assert_eq!(ended(&mut events).await.1, "1");
+    // The handler of the last call outlives its connection.
+    drop(station);
+    assert_eq!(ended(&mut events).await.3, "disconnected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_each_call_to_a_station_that_ended_is_an_event() {
+    let server = server_with(RpcRouter::new(), options().call_queue(2));
+    let (mut station, session) = connected(&server, "ocpp2.1").await;
+    let mut events = server.events();
+    for (response, outcome) in [
+        (r#"[3,"ID",{}]"#, "result"),
+        (r#"[4,"ID","NotSupported","",{}]"#, "NotSupported"),
+        (r#"[3,"ID",{"status":7}]"#, "not decodable"),
+    ] {
+        #[derive(Debug, serde::Deserialize)]
+        struct Status {
+            #[allow(dead_code, reason = "decoding is the test")]
+            status: Option<String>,
+        }
+        let call = tokio::spawn(session.call::<Status>("Reset", &()));
+        let (id, _) = station.receive_call().await;
+        tokio::time::sleep(SECOND).await;
+        station.send(response.replace("ID", &id)).await;
+        let _ = call.await.expect("no panic");
+        let expected = ("out", id, "Reset".to_owned(), outcome.to_owned(), 1000);
+        assert_eq!(ended(&mut events).await, expected);
+        if outcome == "not decodable" {
+            assert!(station.receive().await.starts_with("[5,"));
+        }
+    }
+    let late = session.call::<Value>("Late", &()).timeout(3 * SECOND).await;
+    let (id, _) = station.receive_call().await;
+    assert!(late.expect_err("no response").is_timeout());
+    assert_eq!(ended(&mut events).await, ("out", id, "Late".to_owned(), "timeout".to_owned(), 3000));
+
+    assert!(session.call::<Value>("Drop", &()).now_or_never().is_none());
+    assert_eq!(ended(&mut events).await.3, "cancelled");
+    for call in [session.call::<Value>("Any", &()).fire_and_forget(), session.send("Notify", &())] {
+        call.await.expect("written");
+        assert_eq!(ended(&mut events).await.3, "no response");
+    }
+    // A call that is never polled is never made.
+    drop(session.call::<Value>("Never", &()));
+    let mut queued = [session.call::<Value>("First", &()), session.call("Second", &())].map(Box::pin);
+    assert!(futures_util::future::join_all(&mut queued).now_or_never().is_none());
+    let full = session.call::<Value>("Third", &()).await.expect_err("no room");
+    assert!(matches!(full, Error::QueueFull), "{full}");
+    assert_eq!(ended(&mut events).await.3, "queue full");
+    station.close(1000, "").await;
+    futures_util::future::join_all(queued).await;
+    assert_eq!(ended(&mut events).await.2, "First");
+    let outcome = next(&mut events, |event| match &event.kind {
+        EventKind::CallEnded { outcome, .. } => Some(outcome.clone()),
+        _ => None,
+    });
+    let outcome = outcome.await;
+    assert!(matches!(outcome, CallOutcome::Failed(Error::Disconnected { maybe_delivered: false })), "{outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_responses_in_both_directions_name_their_action() {
+    async fn refuse() -> Result<(), CallError> {
+        Err(ErrorCode::SECURITY_ERROR.into())
+    }
+    async fn call(session: &Session, station: &mut Station, response: &str) {
+        let call = tokio::spawn(session.call::<Value>("Reset", &()));
+        let (id, _) = station.receive_call().await;
+        station.send(response.replace("ID", &id)).await;
+        let _ = call.await.expect("no panic");
+    }
+    let server = server_with(RpcRouter::new().on("Echo", echo).on("Refuse", refuse), options());
+    let (mut station, session) = connected(&server, "ocpp2.1").await;
+    let mut events = server.events();
+    let mut seen = async || {
+        next(&mut events, |event| match &event.kind {
+            EventKind::CallResult { action, .. }
+            | EventKind::CallError { action, .. }
+            | EventKind::CallResultError { action, .. } => Some(action.as_deref().map(str::to_owned)),
+            _ => None,
+        })
+        .await
+    };
+    station.ask(r#"[2,"1","Echo",{}]"#).await;
+    assert_eq!(seen().await.as_deref(), Some("Echo"));
+    station.ask(r#"[2,"2","Refuse",{}]"#).await;
+    assert_eq!(seen().await.as_deref(), Some("Refuse"));
+    for response in [r#"[3,"ID",{}]"#, r#"[4,"ID","NotSupported","",{}]"#] {
+        call(&session, &mut station, response).await;
+        assert_eq!(seen().await.as_deref(), Some("Reset"));
+    }
+    // The server cannot use this result.
+    let unusable = tokio::spawn(session.call::<Vec<u8>>("GetLog", &()));
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    assert!(unusable.await.expect("no panic").is_err());
+    assert_eq!(seen().await.as_deref(), Some("GetLog"));
+    assert_eq!(seen().await.as_deref(), Some("GetLog"), "the CALLRESULTERROR");
+    station.receive().await;
+    station.send(r#"[3,"unknown",{}]"#).await;
+    assert_eq!(seen().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_events_about_bad_messages_carry_their_id() {
+    let server = server_with(RpcRouter::new().on("Echo", echo), options());
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    let mut events = server.events();
+    for (text, id) in [(r#"[2,"1",7,{}]"#, Some("1")), (r#"[7,"2",{}]"#, Some("2")), ("garbage", None)] {
+        station.send(text).await;
+        let bad = next(&mut events, |event| match &event.kind {
+            EventKind::BadMessage { text, id, .. } => Some((text.to_string(), id.as_deref().map(str::to_owned))),
+            _ => None,
+        });
+        assert_eq!(bad.await, (text.to_owned(), id.map(str::to_owned)));
+    }
+}
