@@ -249,7 +249,12 @@ mod sockets {
     async fn listen(builder: RpcServerBuilder) -> (Listener, Events) {
         let server = builder.build().expect("valid settings");
         let app = app().route_service("/ocpp/{identity}", server.clone());
-        (server.bind("127.0.0.1:0").app(app).serve().await.expect("a port"), server.events())
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // Connections inherit the size, so that a response that is not read soon fills it.
+        socket.set_send_buffer_size(1).expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let socket = socket.listen(4096).expect("a port");
+        (server.with_listener(socket).app(app).serve().await.expect("a listener"), server.events())
     }
 
     /// Connects from 127.0.0.`host`.
@@ -259,7 +264,6 @@ mod sockets {
 
     async fn dial_address(address: SocketAddr, host: u8) -> std::io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
-        // As small as possible, so that responses that are not read soon fill it.
         socket.set_recv_buffer_size(1)?;
         socket.bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, host)), 0))?;
         socket.connect(address).await
@@ -325,15 +329,16 @@ mod sockets {
 
     #[tokio::test]
     async fn b65_station_gets_in_whatever_strangers_do() {
-        let attacks: &[(&str, &str)] = &[
-            ("silent", ""),
-            ("part of a head", "GET / HT"),
-            ("part of a preface", "PRI * HT"),
-            ("cheap requests", GET),
-            ("body that never comes", "POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nx"),
-            ("response that is not read", UNREAD),
+        let attacks = [
+            "",
+            "GET / HT",
+            "PRI * HT",
+            GET,
+            // A body that never comes.
+            "POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nx",
+            UNREAD,
         ];
-        for &(name, bytes) in attacks {
+        for bytes in attacks {
             const PLACES: usize = 64;
             let limits = builder().max_connections(PLACES).handshake_timeout(2 * SECOND).body_timeout(2 * SECOND);
             let (listener, _) = listen(limits).await;
@@ -354,11 +359,9 @@ mod sockets {
             for _ in 0..PLACES {
                 soon(started.recv()).await.expect("a stranger");
             }
-            let start = Instant::now();
             for _ in 0..3 {
                 assert_station_enters(&listener).await;
             }
-            println!("{name}: three stations after {:?}", start.elapsed());
             strangers.shutdown().await;
         }
     }

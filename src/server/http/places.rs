@@ -16,7 +16,7 @@ use tokio::{
 use crate::server::http::{activity::Activity, settings::HttpSettings};
 
 /// The maximum age of the list of connections that may give way, and the minimum time between two lists.
-const LIST_AGE: Duration = Duration::from_millis(250);
+const LIST_AGE: Duration = Duration::from_millis(50);
 
 /// The places of one listener.
 #[derive(Debug)]
