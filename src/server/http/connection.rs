@@ -104,7 +104,8 @@ fn io_downcast<T: Io>() -> IoDowncast {
     #[cfg(not(feature = "http2"))]
     let downcast = |upgraded| {
         let (io, read_buf) = downcast_io::<Tracked<T>>(upgraded)?;
-        Ok::<UpgradedIo, _>((Box::new(io.into_inner()), read_buf))
+        let io: Box<dyn Io> = Box::new(io.into_inner());
+        Ok((io, read_buf))
     };
     IoDowncast::new(downcast)
 }
