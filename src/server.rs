@@ -50,6 +50,7 @@ mod session {
     //! Keeps sessions by identity, and runs their tasks.
 
     pub(crate) mod registry;
+    pub(crate) mod replacements;
     pub(crate) mod task;
     pub(crate) mod tasks;
 }

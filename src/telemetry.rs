@@ -73,9 +73,10 @@ impl Telemetry {
         status: Option<u16>,
         reason: &str,
     ) {
-        tracing::debug!(
-            identity = identity.map(|identity| &**identity),
-            ?remote_address,
+        let reason = cut(reason);
+        tracing::warn!(
+            identity = identity.map(|identity| cut(identity)),
+            remote_address = remote_address.map(tracing::field::display),
             status,
             reason,
             "handshake refused"
@@ -95,6 +96,15 @@ impl Telemetry {
             telemetry: self.clone(),
         }
     }
+}
+
+/// The bytes of a peer's text that a log line or the reason of a refusal may have.
+const MAX_TEXT: usize = 512;
+
+/// Cuts a text that may come from a peer to [`MAX_TEXT`] bytes.
+fn cut(text: &str) -> &str {
+    let end = (0..=text.len().min(MAX_TEXT)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    &text[..end]
 }
 
 /// A timer of one call.

@@ -209,6 +209,7 @@ impl<T> Exchange<T> {
         if !self.claim(request) || !self.responses.is_deliverable(request.key) {
             return Some((sender, Err(Error::Disconnected { maybe_delivered: false })));
         }
+        request.log_failure(response);
         match self.response(request, response) {
             Some((message, Ok(()))) => self.queue_early(request, message, Some(sender)).map(dropped),
             Some((message, Err(error))) => {
@@ -267,12 +268,6 @@ impl<T> Exchange<T> {
         request: &RequestHead,
         response: &Response,
     ) -> Option<(Outbound, Result<(), Error>)> {
-        if let Response::Error(error) = response
-            && let Some(source) = error.source()
-        {
-            let source: &(dyn std::error::Error + 'static) = source;
-            tracing::warn!(action = &*request.action, id = %request.id, error = source, "a handler failed");
-        }
         if !request.expects_response {
             return None;
         }
@@ -356,7 +351,8 @@ impl<T> Exchange<T> {
         let context = PayloadContext::new(protocol, action, kind, payload);
         let checked = catch_unwind(AssertUnwindSafe(|| validation.validator.validate(&context)));
         let panicked = |_| Err(Violation::new(ErrorCode::INTERNAL_ERROR, "", "the validator panicked"));
-        checked.unwrap_or_else(panicked).or_else(|violation| {
+        let checked = checked.unwrap_or_else(panicked).map_err(|violation| validation.recode(violation));
+        checked.or_else(|violation| {
             let enforced = !validation.report_only;
             let (action, id, reported) = (Text(action.clone()), id.clone(), violation.clone());
             let payload = payload.clone();

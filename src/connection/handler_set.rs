@@ -150,9 +150,13 @@ impl Future for RunningHandler {
                 }
                 return Poll::Pending;
             }
-            Ok(Poll::Ready(response)) => response,
+            Ok(Poll::Ready(response)) => {
+                self.request.log_failure(&response);
+                response
+            }
             Err(_) => {
-                tracing::error!(id = %self.request.id, action = &*self.request.action, "a handler panicked");
+                let (action, id) = (&*self.request.action, self.request.id.as_str());
+                tracing::warn!(action, id, error = "the handler panicked", "a handler failed");
                 Response::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
             }
         };

@@ -5,7 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use bytestring::ByteString;
 
 use crate::{
+    error::ErrorCode,
     message::payload::{MessageId, Payload},
+    response::Response,
     validate::validator::Valid,
 };
 
@@ -25,6 +27,21 @@ pub(crate) struct RequestHead {
     /// A CALL expects a response, a SEND does not.
     pub(crate) expects_response: bool,
     pub(crate) key: RequestKey,
+}
+
+impl RequestHead {
+    /// Logs an internal error of the handler, which the peer does not see.
+    pub(super) fn log_failure(&self, response: &Response) {
+        let Response::Error(error) = response else { return };
+        let (action, id) = (&*self.action, self.id.as_str());
+        match error.source() {
+            Some(source) => tracing::warn!(action, id, error = %source, "a handler failed"),
+            None if *error.code() == ErrorCode::INTERNAL_ERROR => {
+                tracing::warn!(action, id, error = error.description(), "a handler failed");
+            }
+            None => {}
+        }
+    }
 }
 
 /// A request of the peer.

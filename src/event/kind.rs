@@ -108,6 +108,11 @@ pub enum EventKind {
     /// A session or a client ended. A session that a newer one replaced has the cause
     /// [`Replaced`](crate::close::CloseCause::Replaced).
     Closed(CloseInfo),
+    /// More than five sessions of one key were replaced within a minute: probably two stations share an identity.
+    ///
+    /// The event belongs to the newest session. It repeats at most once a minute.
+    /// [`replacement_delay`](crate::server::RpcServerBuilder::replacement_delay) slows such stations down.
+    IdentityConflict,
     /// A handshake was refused, or broke off.
     #[non_exhaustive]
     HandshakeRefused {

@@ -42,6 +42,7 @@ use crate::{
 /// | [`auth`](Self::auth) | none: the server accepts every client |
 /// | [`trusted_proxies`](Self::trusted_proxies) | none: the server ignores the headers of proxies |
 /// | [`duplicate_identity`](Self::duplicate_identity) | [`DuplicateIdentity::ReplaceOld`] |
+/// | [`replacement_delay`](Self::replacement_delay) | none: a newcomer replaces the old session at once |
 /// | [`options`](Self::options) | [`Options::server`] |
 /// | [`handshake_timeout`](Self::handshake_timeout) | 10 s |
 /// | [`max_pending_handshakes`](Self::max_pending_handshakes) | 1024 |
@@ -158,6 +159,23 @@ impl RpcServerBuilder {
     /// Sets the action when a station connects a second time. Default [`DuplicateIdentity::ReplaceOld`].
     pub fn duplicate_identity(mut self, action: DuplicateIdentity) -> Self {
         self.limits.duplicate_identity = action;
+        self
+    }
+
+    /// Sets how long a newcomer must wait if the sessions of its key replace each other repeatedly. Default `None`: it
+    /// need not wait.
+    ///
+    /// After more than five replacements within a minute, the server refuses newcomers with 429 until `delay` has passed
+    /// since the latest replacement, and `Retry-After` names the rest of it. One of two stations that share an identity
+    /// then works, instead of none. The server refuses them rather than holding their handshakes, because a held
+    /// handshake takes a connection and a place.
+    ///
+    /// A station with a bad network may also replace its own sessions. It then cannot connect for `delay`, unless its
+    /// old session ends before. [`IdentityConflict`](crate::event::EventKind::IdentityConflict) reports such
+    /// replacements in any case. The setting has no effect unless sessions
+    /// [are replaced](DuplicateIdentity::ReplaceOld). Zero is an error of [`build`](Self::build).
+    pub fn replacement_delay(mut self, delay: impl Into<Option<Duration>>) -> Self {
+        self.limits.replacement_delay = delay.into();
         self
     }
 
@@ -305,6 +323,9 @@ impl RpcServerBuilder {
         if let Some(default) = negotiation.default.as_ref().filter(|&default| !negotiation.protocols.contains(default))
         {
             return Err(BuildError::settings(format!("default_protocol {default:?} is not in protocols")));
+        }
+        if limits.replacement_delay.is_some_and(|delay| !options::is_timeout(delay)) {
+            return Err(BuildError::settings("invalid replacement_delay: zero, or at least a hundred years"));
         }
         if !options::is_timeout(http.handshake_timeout) {
             return Err(BuildError::settings("invalid handshake_timeout: zero, or at least a hundred years"));

@@ -75,6 +75,7 @@ use crate::{
 /// | the authenticator exceeds the [`handshake_timeout`](crate::server::RpcServerBuilder::handshake_timeout) | 503 |
 /// | too many handshakes are pending, or the server closes | 503 |
 /// | the limit of sessions is reached | 503; per address 429 |
+/// | the sessions of the identity replace each other repeatedly, with a [`replacement_delay`](crate::server::RpcServerBuilder::replacement_delay) | 429 |
 /// | the identity is connected, with [`RejectNew`](crate::server::DuplicateIdentity::RejectNew) | 409 |
 ///
 /// If the client offers none of the server's protocols, the server completes the handshake without a protocol and

@@ -143,6 +143,7 @@ pub(super) fn event(kind: &EventKind) {
             let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
             counter!("ocpp_rpc_handshakes_refused_total", "status" => status).increment(1);
         }
+        EventKind::IdentityConflict => counter!("ocpp_rpc_identity_conflicts_total").increment(1),
         EventKind::Pong(time) => histogram!("ocpp_rpc_ping_seconds").record(*time),
         EventKind::BadMessage { .. } => counter!("ocpp_rpc_bad_messages_total").increment(1),
         EventKind::LateResponse(_) => counter!("ocpp_rpc_late_responses_total").increment(1),

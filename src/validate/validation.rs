@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{error::BuildError, validate::validator::Validator};
+use crate::{
+    error::{BuildError, ErrorCode, Violation},
+    validate::validator::Validator,
+};
 
 #[doc = include_str!("../docs/validation.md")]
 #[derive(Clone)]
@@ -11,12 +14,15 @@ pub struct Validation {
     /// The protocols to validate, or `None` for all.
     pub(crate) protocols: Option<Vec<Arc<str>>>,
     pub(crate) report_only: bool,
+    codes: Option<Arc<CodeOf>>,
 }
+
+type CodeOf = dyn Fn(&Violation) -> Option<ErrorCode> + Send + Sync;
 
 impl Validation {
     /// Creates a validation of the payloads of every protocol.
     pub fn new(validator: impl Validator) -> Self {
-        Self { validator: Arc::new(validator), protocols: None, report_only: false }
+        Self { validator: Arc::new(validator), protocols: None, report_only: false, codes: None }
     }
 
     /// Limits the validation to these protocols.
@@ -30,6 +36,33 @@ impl Validation {
     #[must_use]
     pub fn report_only(self, report_only: bool) -> Self {
         Self { report_only, ..self }
+    }
+
+    /// Sets the codes of violations, with any validator. If `codes` returns `None`, the validator's code stays.
+    ///
+    /// ```
+    /// # #[cfg(feature = "ocpp-schemas")] {
+    /// use ocpp_rpc::{ErrorCode, validate::{OcppSchemas, Validation, Violation}};
+    ///
+    /// /// Reports unknown members as the older servers of this site do.
+    /// fn code(violation: &Violation) -> Option<ErrorCode> {
+    ///     (*violation.code() == ErrorCode::FORMAT_VIOLATION).then_some(ErrorCode::PROTOCOL_ERROR)
+    /// }
+    ///
+    /// let validation = Validation::new(OcppSchemas).codes(code);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn codes(self, codes: impl Fn(&Violation) -> Option<ErrorCode> + Send + Sync + 'static) -> Self {
+        Self { codes: Some(Arc::new(codes)), ..self }
+    }
+
+    /// Returns a violation with the code that the application wants for it.
+    pub(crate) fn recode(&self, violation: Violation) -> Violation {
+        match self.codes.as_ref().and_then(|codes| codes(&violation)) {
+            Some(code) => Violation::new(code, violation.pointer(), violation.reason()),
+            None => violation,
+        }
     }
 
     /// Returns `true` if payloads of this protocol must be checked.
@@ -58,11 +91,16 @@ impl Validation {
     }
 }
 
-/// Compares validators by identity: two are equal only if they share one.
+/// Compares validators and codes by identity: two are equal only if they share them.
 impl PartialEq for Validation {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.validator, &other.validator)
             && (&self.protocols, self.report_only) == (&other.protocols, other.report_only)
+            && match (&self.codes, &other.codes) {
+                (Some(codes), Some(other)) => Arc::ptr_eq(codes, other),
+                (None, None) => true,
+                _ => false,
+            }
     }
 }
 

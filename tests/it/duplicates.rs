@@ -1,9 +1,11 @@
 //! Sessions of one key: which is the newest, and what happens to the others.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use ocpp_rpc::{
     Accept, Handshake, Options, Reject, RpcRouter, RpcServer,
+    event::EventKind,
     server::{DuplicateIdentity, RpcServerBuilder},
 };
 use tokio::{
@@ -169,4 +171,68 @@ async fn b21_sessions_with_different_keys_are_independent() {
     assert_eq!(older.closed().await.0, 1008);
     serves(other).await;
     assert_eq!(server.sessions().len(), 2);
+}
+
+/// Connects stations of one identity, each of which replaces the one before, and returns the last one.
+async fn replace(server: &RpcServer, times: usize) -> Station {
+    let mut station = enter(server).await;
+    for _ in 0..times {
+        let newer = enter(server).await;
+        assert_eq!(station.closed().await.0, 1008);
+        station = newer;
+    }
+    station
+}
+
+#[tokio::test(start_paused = true)]
+async fn b74_sessions_that_replace_each_other_repeatedly_are_an_event() {
+    let server = builder().0.build().expect("a valid configuration");
+    let mut events = server.events();
+    let mut conflicts = async || {
+        let mut conflicts = Vec::new();
+        while let Some(Some(event)) = events.next().now_or_never() {
+            if matches!(event.kind, EventKind::IdentityConflict) {
+                conflicts.push((event.session_id, event.key.as_deref().map(str::to_owned)));
+            }
+        }
+        conflicts
+    };
+    let station = replace(&server, 5).await;
+    assert_eq!(conflicts().await, []);
+    let _newest = enter(&server).await;
+    drop(station);
+    let newest = server.session("CP").expect("registered").id();
+    assert_eq!(conflicts().await, [(Some(newest), Some("CP".to_owned()))]);
+    replace(&server, 20).await;
+    assert_eq!(conflicts().await, [], "at most one event in a minute");
+    tokio::time::advance(Duration::from_secs(60)).await;
+    replace(&server, 6).await;
+    assert_eq!(conflicts().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b74_newcomer_waits_if_sessions_replace_each_other_repeatedly() {
+    let delay = Duration::from_secs(20);
+    let server = builder().0.replacement_delay(delay).build().expect("a valid configuration");
+    let mut station = replace(&server, 6).await;
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let refused = Client::over(dial(&server)).ask(&head("/CP")).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, "15"));
+    assert_eq!(refused.body, "the sessions of this identity replace each other repeatedly");
+    serves(&mut station).await;
+    // Other stations are not affected, and the newcomer gets in after the delay.
+    serves(&mut Station::connect(&server, "other", "").await).await;
+    tokio::time::advance(Duration::from_secs(15)).await;
+    let _newer = enter(&server).await;
+    assert_eq!(station.closed().await.0, 1008);
+    assert_eq!(Client::over(dial(&server)).ask(&head("/CP")).await.status, 429);
+    // A station whose session has ended replaces none.
+    server.session("CP").expect("registered").close(ocpp_rpc::Close::forced()).await;
+    enter(&server).await;
+}
+
+#[test]
+fn b74_replacement_delay_of_zero_is_refused() {
+    let built = builder().0.replacement_delay(Duration::ZERO).build();
+    assert!(built.expect_err("zero").to_string().contains("replacement_delay"));
 }

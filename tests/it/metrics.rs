@@ -107,3 +107,17 @@ async fn b80_bytes_are_counted_before_and_after_compression() {
         assert!(compressed > 0 && compressed < result.len() as u64, "{compressed} bytes {direction}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn b74_identity_conflicts_are_counted() {
+    let recorder = DebuggingRecorder::new();
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    let server = server_with(RpcRouter::new().on("Echo", echo), Options::server().ping_interval(None));
+    let mut stations = Vec::new();
+    for _ in 0..7 {
+        let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+        station.ask(r#"[2,"1","Echo",{}]"#).await;
+        stations.push(station);
+    }
+    assert_eq!(counted(&recorder)["ocpp_rpc_identity_conflicts_total"], 1);
+}

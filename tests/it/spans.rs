@@ -1,23 +1,34 @@
 //! Spans and log lines of connections and calls.
 
-use ocpp_rpc::{CallError, ErrorCode, RpcRouter, RpcServer, extract::Params};
+use http::StatusCode;
+use ocpp_rpc::{
+    CallError, ErrorCode, Handshake, Reject, RpcRouter, RpcServer,
+    extract::{Params, Responder},
+    handler::NoResponse,
+};
 use serde_json::{Value, json};
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::{
     support::{Log, echo, log_to},
-    tcp::{Site, offering, soon},
+    tcp::{Site, head, offering, soon},
 };
+
+/// Collects the log of this thread, down to this level, until the second value is dropped.
+fn logged(level: tracing::Level) -> (Log, impl Sized) {
+    let log = Log::default();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_span_events(FmtSpan::CLOSE).with_writer(log.clone());
+    let logged = log_to(subscriber.with_max_level(level).finish());
+    (log, logged)
+}
 
 /// Returns the log, down to this level, of a session with one successful and one failed call in each direction.
 async fn log_at(level: tracing::Level) -> String {
     async fn refuse(Params(_): Params<Value>) -> Result<Value, CallError> {
         Err(ErrorCode::SECURITY_ERROR.into())
     }
-    let log = Log::default();
-    let subscriber =
-        tracing_subscriber::fmt().with_ansi(false).with_span_events(FmtSpan::CLOSE).with_writer(log.clone());
-    let _logged = log_to(subscriber.with_max_level(level).finish());
+    let (log, _logged) = logged(level);
     let router = RpcRouter::new().on("Echo", echo).on("Refuse", refuse);
     let site = Site::of(RpcServer::builder(router).protocols(["ocpp1.6"])).await;
     let mut station = site.enter(&offering("/CP-1", "ocpp1.6")).await;
@@ -60,4 +71,82 @@ async fn b61_spans_have_fields_of_connection_and_call_outcome() {
 async fn b61_payloads_are_logged_at_trace_level_only() {
     assert!(!log_at(tracing::Level::DEBUG).await.contains("a payload"));
     assert!(log_at(tracing::Level::TRACE).await.contains("a payload"));
+}
+
+/// Returns the lines of a log that contain a text.
+fn lines<'a>(log: &'a str, text: &str) -> Vec<&'a str> {
+    log.lines().filter(|line| line.contains(text)).collect()
+}
+
+#[tokio::test]
+async fn b76_connects_and_disconnects_are_logged_at_info_level() {
+    let log = log_at(tracing::Level::INFO).await;
+    let connection = r#"connection{identity="CP-1" protocol="ocpp1.6" remote_address=127.0.0.1:"#;
+    let [opened] = lines(&log, "session opened")[..] else { panic!("not one line: {log}") };
+    let [closed] = lines(&log, "session closed")[..] else { panic!("not one line: {log}") };
+    assert!(opened.contains(" INFO ") && opened.contains(connection), "{opened}");
+    assert!(closed.contains(" INFO ") && closed.contains(connection), "{closed}");
+    assert!(closed.contains("code=1006") && closed.contains("cause=remote"), "{closed}");
+}
+
+#[tokio::test]
+async fn b76_refused_handshakes_are_logged_with_their_reason_at_warn_level() {
+    let (log, _logged) = logged(tracing::Level::WARN);
+    let authenticator = async |handshake: Handshake| match handshake.identity() {
+        "unpaid" => Err(Reject::new(StatusCode::FORBIDDEN).body("no access").reason("the tenant has not paid")),
+        _ => Err(Reject::new(StatusCode::FORBIDDEN).body("\u{e4}".repeat(1000))),
+    };
+    let mut site = Site::of(RpcServer::builder(RpcRouter::new()).auth(authenticator)).await;
+    assert_eq!(site.ask(&head("/unpaid")).await.body, "no access");
+    let refused = (Some("unpaid".to_owned()), Some(403), "the tenant has not paid".to_owned());
+    assert_eq!(site.refused().await, refused);
+    assert_eq!(site.ask(&head("/long")).await.body.len(), 2000);
+    assert_eq!(site.refused().await.2, "\u{e4}".repeat(256));
+    let log = log.text();
+    let [unpaid, long] = lines(&log, "handshake refused")[..] else { panic!("not two lines: {log}") };
+    for expected in [" WARN ", r#"identity="unpaid""#, "remote_address=127.0.0.1:", "status=403", "has not paid"] {
+        assert!(unpaid.contains(expected), "{expected}: {unpaid}");
+    }
+    assert!(long.len() < 1000, "{long}");
+}
+
+#[tokio::test]
+async fn b76_failed_handlers_are_logged_with_their_action_at_warn_level() {
+    async fn fail() -> Result<(), std::io::Error> {
+        Err(std::io::Error::other("the disk is full"))
+    }
+    async fn give_up() -> Result<(), CallError> {
+        Err(CallError::new(ErrorCode::INTERNAL_ERROR, "try later"))
+    }
+    async fn panics(Params(_): Params<Value>) -> Result<(), CallError> {
+        panic!("a bug")
+    }
+    async fn early(responder: Responder) -> Result<NoResponse, CallError> {
+        responder.reject(CallError::internal("the queue is full")).await?;
+        Ok(NoResponse)
+    }
+    async fn refuse() -> Result<(), CallError> {
+        Err(ErrorCode::SECURITY_ERROR.into())
+    }
+    let (log, _logged) = logged(tracing::Level::INFO);
+    let router = RpcRouter::new().on("Fail", fail).on("GiveUp", give_up).on("Panics", panics).on("Early", early);
+    let site = Site::of(RpcServer::builder(router.on("Refuse", refuse))).await;
+    let mut station = site.enter(&head("/CP-1")).await;
+    for action in ["Fail", "GiveUp", "Panics", "Early", "Refuse", "Nothing"] {
+        assert!(soon(station.ask(format!(r#"[2,"id","{action}",{{}}]"#))).await.starts_with("[4,"));
+    }
+    let log = log.text();
+    let failed = lines(&log, "a handler failed");
+    let expected = [
+        ("Fail", "the disk is full"),
+        ("GiveUp", "try later"),
+        ("Panics", "the handler panicked"),
+        ("Early", "the queue is full"),
+    ];
+    assert_eq!(failed.len(), expected.len(), "{log}");
+    for (line, (action, error)) in failed.iter().zip(expected) {
+        for text in [" WARN ", r#"connection{identity="CP-1""#, &format!("action=\"{action}\""), error] {
+            assert!(line.contains(text), "{text}: {line}");
+        }
+    }
 }

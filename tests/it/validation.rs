@@ -337,3 +337,16 @@ async fn b75_events_about_invalid_payloads_carry_the_payload() {
     assert!(session.call::<Value>("Do", &json!({"m": 2})).await.is_err());
     assert_eq!(seen().await.1, r#"{"m":2}"#);
 }
+
+#[tokio::test(start_paused = true)]
+async fn b41_codes_of_violations_can_be_set_for_any_validator() {
+    let codes = |violation: &Violation| (violation.pointer() == "/n").then_some(ErrorCode::PROTOCOL_ERROR);
+    let (server, _calls) = server(Validation::new(Acme).only(["acme1"]).codes(codes));
+    let (mut station, session) = connected(&server, "acme1").await;
+    let response = station.ask(r#"[2,"1","Do",{}]"#).await;
+    assert_eq!(response, r#"[4,"1","ProtocolError","/n: is missing",{"pointer":"/n"}]"#);
+    let invalid = session.call::<Value>("Do", &json!({})).await.expect_err("invalid");
+    assert!(matches!(invalid, Error::Invalid(violation) if *violation.code() == ErrorCode::PROTOCOL_ERROR));
+    let response = station.ask(r#"[2,"2","Other",{}]"#).await;
+    assert!(response.contains("NotImplemented"), "{response}");
+}

@@ -196,7 +196,12 @@ impl ServerState {
         });
         let key = key.unwrap_or_else(|| handshake.shared_identity());
         let reserved = (selection != Selection::NoCommon).then_some(key);
-        let reservation = self.registry.reserve(reserved, handshake.remote_address(), upgrade.session_id)?;
+        let reservation = self.registry.reserve(
+            reserved,
+            handshake.remote_address(),
+            upgrade.session_id,
+            Instant::now().into_std(),
+        )?;
         let dispatch = dispatch.unwrap_or_else(|| self.dispatch.clone());
         let session = NewSession { reservation, selection, options, dispatch, extensions, deviations, deflate };
         let session = task::run(self.clone(), upgrade, session);
@@ -208,9 +213,9 @@ impl ServerState {
         let reason = match reject.status() {
             StatusCode::UNAUTHORIZED => {
                 let why = credentials::explain_unauthorized(handshake.headers(), handshake.identity());
-                Cow::from(format!("{}: {why}", reject.reason()))
+                Cow::from(format!("{}: {why}", reject.reason_text()))
             }
-            _ => Cow::from(reject.reason()),
+            _ => Cow::from(reject.reason_text()),
         };
         self.report_refused(handshake, Some(reject.status()), &reason);
         reject.into_response()

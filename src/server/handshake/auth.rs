@@ -351,6 +351,7 @@ pub struct Reject {
     /// Boxed, because a `HeaderMap` is large and most results have none.
     headers: Box<HeaderMap>,
     body: Cow<'static, str>,
+    reason: Option<Cow<'static, str>>,
 }
 
 impl Reject {
@@ -360,7 +361,7 @@ impl Reject {
             100..=299 => StatusCode::INTERNAL_SERVER_ERROR,
             _ => status,
         };
-        Self { status, headers: Box::default(), body: Cow::Borrowed("") }
+        Self { status, headers: Box::default(), body: Cow::Borrowed(""), reason: None }
     }
 
     /// Refuses the client with 401 and asks for Basic credentials.
@@ -392,16 +393,25 @@ impl Reject {
         Self { body: text.into(), ..self }
     }
 
+    /// Sets the reason for the event and the log, which the client does not see. At most 512 bytes; a longer one is cut.
+    ///
+    /// Default: the body, or else the name of the status.
+    #[must_use]
+    pub fn reason(self, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: Some(text.into()), ..self }
+    }
+
     /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// Returns the reason for events: the body, or else the name of the status.
-    pub(crate) fn reason(&self) -> &str {
-        match &*self.body {
-            "" => self.status.canonical_reason().unwrap_or_default(),
-            body => body,
+    /// Returns the reason for the event and the log.
+    pub(crate) fn reason_text(&self) -> &str {
+        match (&self.reason, &*self.body) {
+            (Some(reason), _) => reason,
+            (None, "") => self.status.canonical_reason().unwrap_or_default(),
+            (None, body) => body,
         }
     }
 

@@ -10,14 +10,15 @@ use std::{
     collections::{HashMap, hash_map},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
     close::{info::CloseCause, intent::Close},
-    server::{handshake::auth::Reject, http::address::address_prefix},
+    server::{handshake::auth::Reject, http::address::address_prefix, session::replacements::Replacements},
     session::Session,
 };
 
@@ -58,6 +59,7 @@ pub(crate) struct Limits {
     pub(crate) duplicate_identity: DuplicateIdentity,
     pub(crate) max_sessions: Option<usize>,
     pub(crate) max_sessions_per_address: Option<usize>,
+    pub(crate) replacement_delay: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +70,7 @@ struct State {
     reserved: usize,
     /// The number of reservations per address, if that is limited.
     per_address: HashMap<IpAddr, usize>,
+    replacements: Replacements,
     /// A close of all sessions, which also applies to sessions that open later.
     closing: Option<Close>,
 }
@@ -91,7 +94,8 @@ pub(crate) struct Reservation {
 
 impl Registry {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, state: Mutex::default() }
+        let state = State { replacements: Replacements::new(limits.replacement_delay), ..State::default() };
+        Self { limits, state: Mutex::new(state) }
     }
 
     /// Returns the newest session of a key.
@@ -110,14 +114,25 @@ impl Registry {
         key: Option<Arc<str>>,
         remote_address: Option<SocketAddr>,
         id: u64,
+        now: Instant,
     ) -> Result<Reservation, Reject> {
-        let Limits { duplicate_identity, max_sessions, max_sessions_per_address } = self.limits;
+        let Limits { duplicate_identity, max_sessions, max_sessions_per_address, .. } = self.limits;
         let address =
             remote_address.filter(|_| max_sessions_per_address.is_some()).map(|address| address_prefix(address.ip()));
         let mut state = self.state();
         let entries = key.as_ref().and_then(|key| state.entries.get(key)).map_or(&[][..], SmallVec::as_slice);
         if duplicate_identity == DuplicateIdentity::RejectNew && !entries.is_empty() {
             return Err(Reject::new(StatusCode::CONFLICT).body("the identity is already connected"));
+        }
+        if duplicate_identity == DuplicateIdentity::ReplaceOld
+            && entries.iter().any(|entry| entry.session.is_some())
+            && let Some(key) = &key
+            && let Some(delay) = state.replacements.delay(key, now)
+        {
+            let seconds = delay.as_secs_f64().ceil() as u64;
+            return Err(Reject::new(StatusCode::TOO_MANY_REQUESTS)
+                .header(header::RETRY_AFTER, HeaderValue::from(seconds))
+                .body("the sessions of this identity replace each other repeatedly"));
         }
         // A session that will be replaced does not count, but only once: a replaced session may take long to end.
         let replaced = match (duplicate_identity, entries) {
@@ -196,9 +211,11 @@ impl Reservation {
         self.id
     }
 
-    /// Registers the session, and closes all sessions of its key but the newest.
-    pub(crate) fn activate(&self, session: Session) {
-        let mut state = self.registry.state();
+    /// Registers the session, and closes all sessions of its key but the newest. Returns `true` if that happens
+    /// repeatedly and must be reported.
+    pub(crate) fn activate(&self, session: Session, now: Instant) -> bool {
+        let mut guard = self.registry.state();
+        let state = &mut *guard;
         if let Some(closing) = &state.closing {
             // The connection was upgraded after `begin_close`.
             session.shared().close(closing.clone());
@@ -214,12 +231,14 @@ impl Reservation {
                 older.extend(open.filter_map(|entry| entry.session.take()));
             }
         }
-        drop(state);
+        let is_reported = self.key.as_ref().is_some_and(|key| !older.is_empty() && state.replacements.record(key, now));
+        drop(guard);
         for older in older {
             older
                 .shared()
                 .close(Close::new(1008).reason("replaced by a newer connection").with_cause(CloseCause::Replaced));
         }
+        is_reported
     }
 }
 

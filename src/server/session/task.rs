@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use http::Extensions;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{Instrument, Span};
 
 use crate::{
@@ -129,9 +129,13 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
     let driver = Driver::new(shared.clone(), run, dispatch, options, false);
     span.in_scope(|| {
         server.session_tasks.mark_session();
-        reservation.activate(Session::new(shared.clone()));
-        tracing::debug!("session opened");
+        let is_conflict = reservation.activate(Session::new(shared.clone()), Instant::now().into_std());
+        tracing::info!("session opened");
         shared.report(EventKind::Opened { protocol });
+        if is_conflict {
+            tracing::warn!("sessions replace each other repeatedly: two stations may share this identity");
+            shared.report(EventKind::IdentityConflict);
+        }
         for deviation in deviations.iter() {
             shared.report(EventKind::Deviation { deviation, text: None });
         }
@@ -165,7 +169,7 @@ struct EndReport(Option<(Arc<Shared>, OpenConnection)>);
 impl EndReport {
     fn report(&mut self, closed: &CloseInfo) {
         let Some((shared, open)) = self.0.take() else { return };
-        tracing::debug!(%closed, "session closed");
+        tracing::info!(code = closed.code, reason = closed.reason, cause = %closed.cause, "session closed");
         open.closed(closed);
         shared.report(EventKind::Closed(closed.clone()));
     }
