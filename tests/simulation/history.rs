@@ -133,7 +133,11 @@ impl Outcome {
 
 /// The history of a simulation, each fact with its time in milliseconds.
 #[derive(Default)]
-pub struct History(pub Vec<(u64, Fact)>);
+pub struct History {
+    pub facts: Vec<(u64, Fact)>,
+    /// The time that a caller may take to see the end of its call, in milliseconds. Zero if the clock is paused.
+    pub slack: u64,
+}
 
 /// The facts about one call.
 #[derive(Default)]
@@ -150,13 +154,13 @@ struct Call {
 impl History {
     /// Returns the facts in order. Tasks that a server aborts end in one moment, in no order; their facts are sorted.
     pub fn sorted(&self) -> Vec<(u64, String)> {
-        let mut facts: Vec<_> = self.0.iter().map(|(at, fact)| (*at, format!("{fact:?}"))).collect();
+        let mut facts: Vec<_> = self.facts.iter().map(|(at, fact)| (*at, format!("{fact:?}"))).collect();
         facts.sort();
         facts
     }
 
     pub fn count(&self, counts: impl Fn(&Fact) -> bool) -> usize {
-        self.0.iter().filter(|(_, fact)| counts(fact)).count()
+        self.facts.iter().filter(|(_, fact)| counts(fact)).count()
     }
 
     /// Returns the rules that the history violates.
@@ -168,7 +172,7 @@ impl History {
         }
         self.check_in_flight(&calls, &mut found);
         self.check_handlers(&mut found);
-        for (_, fact) in &self.0 {
+        for (_, fact) in &self.facts {
             match fact {
                 Fact::Broken(what) => found.push(what.clone()),
                 Fact::Left { what, number } if *number > 0 => found.push(format!("{number} {what} are left")),
@@ -180,7 +184,7 @@ impl History {
 
     fn calls(&self) -> BTreeMap<u64, Call> {
         let mut calls = BTreeMap::<u64, Call>::new();
-        for (at, fact) in &self.0 {
+        for (at, fact) in &self.facts {
             match fact {
                 Fact::Made { call, from, kind } => {
                     let call = calls.entry(*call).or_default();
@@ -207,7 +211,7 @@ impl History {
         let mut limits = HashMap::<End, usize>::new();
         let mut clients = HashMap::<u16, usize>::new();
         let mut written = HashMap::<(u16, Side), Vec<u64>>::new();
-        for (at, fact) in &self.0 {
+        for (at, fact) in &self.facts {
             match fact {
                 Fact::Dialled { client, link } => drop(clients.insert(*link, *client)),
                 // Calls in flight stay so when the limit falls. The highest limit of the past counts.
@@ -218,7 +222,7 @@ impl History {
                 Fact::Wrote { call, link, from } if calls[call].kind == Some(Kind::Queued) => {
                     let all = written.entry((*link, *from)).or_default();
                     all.push(*call);
-                    let is_in_flight = |call: &&u64| calls[call].ends.iter().all(|(end, _)| end > at);
+                    let is_in_flight = |call: &&u64| calls[call].ends.iter().all(|(end, _)| *end > at + self.slack);
                     let in_flight = all.iter().filter(is_in_flight).count();
                     let end = match from {
                         Side::Server => End::Server(*link),
@@ -237,7 +241,7 @@ impl History {
     fn check_handlers(&self, found: &mut Vec<String>) {
         let mut limits = HashMap::<End, usize>::new();
         let mut running = HashMap::<End, usize>::new();
-        for (at, fact) in &self.0 {
+        for (at, fact) in &self.facts {
             match fact {
                 Fact::Limits { end, handlers, .. } => {
                     let limit = limits.entry(*end).or_default();
@@ -294,6 +298,6 @@ impl Call {
 /// The facts, one a line.
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|(at, fact)| writeln!(f, "{at:>9} ms  {fact:?}"))
+        self.facts.iter().try_for_each(|(at, fact)| writeln!(f, "{at:>9} ms  {fact:?}"))
     }
 }

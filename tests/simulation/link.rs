@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -13,9 +14,8 @@ use std::{
 };
 
 use tokio::{
-    io::{
-        AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, ReadHalf, WriteHalf, duplex, split,
-    },
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex, split},
+    net::{TcpListener, TcpStream},
     task::yield_now,
     time::sleep,
 };
@@ -75,29 +75,61 @@ pub enum FaultKind {
     Repeat,
 }
 
+/// A stream of any kind.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
+
 /// One end of a link.
 pub struct LinkEnd {
-    io: DuplexStream,
+    io: Box<dyn Stream>,
     is_reset: Arc<AtomicBool>,
 }
 
-/// Creates a link with this number. Returns the end of the client and that of the server. Cancelling `cut` cuts it.
+/// Creates a link in memory. Returns the end of the client and that of the server. Cancelling `cut` cuts it.
 pub fn link(world: &Arc<World>, number: u16, plan: Plan, cut: &CancellationToken) -> (LinkEnd, LinkEnd) {
-    let is_reset = Arc::new(AtomicBool::new(false));
     let (client, client_proxy) = duplex(plan.buffer);
     let (server_proxy, server) = duplex(plan.buffer);
-    let (client_reader, client_writer) = split(client_proxy);
-    let (server_reader, server_writer) = split(server_proxy);
+    let is_reset = join(world, number, plan, cut, client_proxy, server_proxy);
+    (LinkEnd { io: Box::new(client), is_reset: is_reset.clone() }, LinkEnd { io: Box::new(server), is_reset })
+}
+
+/// Creates a link over sockets to a server. Its number is the port that the server sees.
+pub async fn link_over_tcp(
+    world: &Arc<World>,
+    server: SocketAddr,
+    plan: Plan,
+    cut: &CancellationToken,
+) -> io::Result<(u16, LinkEnd)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let client = TcpStream::connect(listener.local_addr()?).await?;
+    let (client_proxy, _) = listener.accept().await?;
+    let server_proxy = TcpStream::connect(server).await?;
+    let number = server_proxy.local_addr()?.port();
+    let is_reset = join(world, number, plan, cut, client_proxy, server_proxy);
+    Ok((number, LinkEnd { io: Box::new(client), is_reset }))
+}
+
+/// Passes data between two streams. Returns a flag that is set if the link fails with a reset.
+fn join(
+    world: &Arc<World>,
+    link: u16,
+    plan: Plan,
+    cut: &CancellationToken,
+    client: impl Stream,
+    server: impl Stream,
+) -> Arc<AtomicBool> {
+    let is_reset = Arc::new(AtomicBool::new(false));
+    let (client_reader, client_writer) = split(client);
+    let (server_reader, server_writer) = split(server);
     let Plan { latency, piece, from_client, from_server, .. } = plan;
-    for (from, reader, writer, faults) in [
-        (Side::Client, client_reader, server_writer, from_client),
-        (Side::Server, server_reader, client_writer, from_server),
-    ] {
-        let (cut, is_reset) = (cut.clone(), is_reset.clone());
-        let direction = Direction { world: world.clone(), link: number, from, latency, piece, faults, cut, is_reset };
-        tokio::spawn(async move { direction.cut.clone().run_until_cancelled(direction.run(reader, writer)).await });
-    }
-    (LinkEnd { io: client, is_reset: is_reset.clone() }, LinkEnd { io: server, is_reset })
+    let direction = |from, faults| {
+        let (world, cut, is_reset) = (world.clone(), cut.clone(), is_reset.clone());
+        Direction { world, link, from, latency, piece, faults, cut, is_reset }
+    };
+    tokio::spawn(direction(Side::Client, from_client).run(client_reader, server_writer));
+    tokio::spawn(direction(Side::Server, from_server).run(server_reader, client_writer));
+    is_reset
 }
 
 /// One direction of a link.
@@ -113,7 +145,11 @@ struct Direction {
 }
 
 impl Direction {
-    async fn run(&self, mut reader: ReadHalf<DuplexStream>, mut writer: WriteHalf<DuplexStream>) {
+    async fn run(self, reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin) {
+        self.cut.run_until_cancelled(self.pass(reader, writer)).await;
+    }
+
+    async fn pass(&self, mut reader: impl AsyncRead + Unpin, mut writer: impl AsyncWrite + Unpin) {
         let mut splitter = Splitter::new();
         let mut passed = 0;
         let mut input = [0; 4096];
@@ -143,7 +179,7 @@ impl Direction {
         &self,
         mut unit: Unit,
         fault: Option<FaultKind>,
-        writer: &mut WriteHalf<DuplexStream>,
+        writer: &mut (impl AsyncWrite + Unpin),
     ) -> io::Result<()> {
         sleep(Duration::from_millis(self.latency)).await;
         if let Some(kind) = fault {
@@ -205,7 +241,7 @@ impl Direction {
     }
 
     /// Writes in pieces, so that the reader sees parts of frames.
-    async fn write(&self, bytes: &[u8], writer: &mut WriteHalf<DuplexStream>) -> io::Result<()> {
+    async fn write(&self, bytes: &[u8], writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         for piece in bytes.chunks(self.piece) {
             writer.write_all(piece).await?;
             yield_now().await;

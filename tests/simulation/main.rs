@@ -1,4 +1,5 @@
-//! A campaign of faults against both ends: simulations in memory by the thousand.
+//! A campaign of faults against both ends: simulations in memory by the thousand, the same over sockets, attacks on a
+//! server, and servers that misbehave.
 //!
 //! `tests/run` runs the sizes of CI, `tests/campaign` runs it for as long as you want. These variables set its size:
 //!
@@ -7,11 +8,14 @@
 //! | `CAMPAIGN_SEEDS` | the number of simulations | 2000 |
 //! | `CAMPAIGN_SECONDS` | the time after which no other simulation begins | no limit |
 //! | `CAMPAIGN_SEED` | the first seed | 0 |
+//! | `CAMPAIGN_SOCKET_SECONDS` | the time of the tests over sockets, all together | 60 |
 #![allow(unreachable_pub, reason = "no other crate uses a test crate")]
 
+mod attacks;
 mod history;
 mod link;
 mod seeds;
+mod sockets;
 mod stations;
 mod testing;
 mod wire;
@@ -20,7 +24,7 @@ mod world;
 use std::{
     env, panic,
     sync::{
-        Mutex, Once,
+        Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -31,12 +35,18 @@ use allocation_counter::measure;
 
 use crate::{
     history::{Fact, History},
-    world::Planned,
+    world::{Medium, Planned},
 };
 
 /// Returns the value of an environment variable, or its default.
 fn setting(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}
+
+/// Waits until no other part of the campaign runs. They would share the processors, and some measure times.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Counts panics that are not part of the campaign, and prints only those.
@@ -83,10 +93,30 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// Prints the figures, and panics if a seed failed.
+    fn report(&self, what: &str, started: Instant) {
+        let Self { seeds, calls, responses, links, faults, failed } = self;
+        let seconds = started.elapsed().as_secs_f64();
+        println!(
+            "{seeds} {what} with {calls} calls, {responses} responses, {links} links and {faults} faults in \
+             {seconds:.1} s, {:.1} a second",
+            *seeds as f64 / seconds
+        );
+        assert!(failed.is_empty(), "these seeds failed: {failed:?}. Run one by CAMPAIGN_SEED=… CAMPAIGN_SEEDS=1");
+    }
+
+    /// Returns whether enough happened to find faults.
+    fn test_much(&self) -> bool {
+        let seeds = self.seeds as usize;
+        self.calls > 10 * seeds && self.responses > self.calls / 4 && self.faults > seeds
+    }
+}
+
 /// Runs the simulation of a seed. Returns the bytes that it has left allocated.
 fn run_and_add(seed: u64, figures: &Mutex<Figures>) -> i64 {
     let left = measure(|| {
-        let history = seeds::run(seed);
+        let history = seeds::run(seed, Medium::Memory);
         allocation_counter::opt_out(|| world::lock(figures).add(seed, &history));
     });
     left.bytes_current
@@ -94,6 +124,7 @@ fn run_and_add(seed: u64, figures: &Mutex<Figures>) -> i64 {
 
 #[test]
 fn simulations_keep_the_rules() {
+    let _alone = alone();
     watch_panics();
     let (first, seeds) = (setting("CAMPAIGN_SEED", 0), setting("CAMPAIGN_SEEDS", 2000));
     let (next, started) = (AtomicU64::new(first), Instant::now());
@@ -112,7 +143,7 @@ fn simulations_keep_the_rules() {
                     if left != 0 {
                         let mut left = 0;
                         let mut history = History::default();
-                        left += measure(|| history = seeds::run(seed)).bytes_current;
+                        left += measure(|| history = seeds::run(seed, Medium::Memory)).bytes_current;
                         left += measure(|| drop(history)).bytes_current;
                         if left != 0 {
                             println!("seed {seed} failed: it leaves {left} bytes allocated");
@@ -124,29 +155,52 @@ fn simulations_keep_the_rules() {
         }
     });
     let figures = figures.into_inner().expect("no panic");
-    let seconds = started.elapsed().as_secs_f64();
-    let Figures { seeds, calls, responses, links, faults, failed } = figures;
-    println!(
-        "{seeds} simulations with {calls} calls, {responses} responses, {links} links and {faults} faults in \
-         {seconds:.1} s, {:.1} a second",
-        seeds as f64 / seconds
+    figures.report("simulations", started);
+    assert!(
+        figures.seeds < 100 || figures.test_much(),
+        "the campaign tests little: {} calls, {} responses, {} faults",
+        figures.calls,
+        figures.responses,
+        figures.faults
     );
-    assert!(failed.is_empty(), "these seeds failed: {failed:?}. Run one by CAMPAIGN_SEED=… CAMPAIGN_SEEDS=1");
-    if seeds >= 100 {
-        assert!(
-            calls as u64 > 10 * seeds && responses > calls / 4 && faults as u64 > seeds,
-            "the campaign tests little"
-        );
-    }
+}
+
+/// Simulations at once over sockets. Most of the time they wait.
+const SOCKET_THREADS: u64 = 12;
+
+#[test]
+fn simulations_over_sockets_keep_the_rules() {
+    let _alone = alone();
+    watch_panics();
+    let (first, started) = (setting("CAMPAIGN_SEED", 0), Instant::now());
+    // A simulation takes up to twenty seconds.
+    let limit = Duration::from_secs(setting("CAMPAIGN_SOCKET_SECONDS", 60)) / 8;
+    let figures = Mutex::new(Figures::default());
+    thread::scope(|scope| {
+        for at in 0..SOCKET_THREADS {
+            let figures = &figures;
+            scope.spawn(move || {
+                for seed in (first + at..).step_by(SOCKET_THREADS as usize) {
+                    let history = seeds::run(seed, Medium::Sockets);
+                    world::lock(figures).add(seed, &history);
+                    if started.elapsed() > limit {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    figures.into_inner().expect("no panic").report("simulations over sockets", started);
 }
 
 #[test]
 fn simulation_of_a_seed_repeats_itself() {
+    let _alone = alone();
     watch_panics();
     for seed in 0..setting("CAMPAIGN_REPEATS", 50) {
-        let (first, second) = (seeds::run(seed).sorted(), seeds::run(seed).sorted());
+        let (first, second) = (seeds::run(seed, Medium::Memory).sorted(), seeds::run(seed, Medium::Memory).sorted());
         let differs = first.iter().zip(&second).find(|(first, second)| first != second);
         assert!(first == second, "seed {seed} repeats itself differently: {differs:?}");
-        assert_ne!(first, seeds::run(seed + 1).sorted(), "the seed has no effect");
+        assert_ne!(first, seeds::run(seed + 1, Medium::Memory).sorted(), "the seed has no effect");
     }
 }

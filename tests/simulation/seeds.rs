@@ -2,8 +2,8 @@
 
 use std::{
     cell::Cell,
-    collections::HashMap,
     io,
+    net::SocketAddr,
     panic::panic_any,
     sync::{Arc, Mutex},
     time::Duration,
@@ -14,7 +14,7 @@ use ocpp_rpc::{
     client::{Backoff, Reconnect, Target},
     compression::Compression,
     event::EventKind,
-    server::{ConnectionInfo, DuplicateIdentity},
+    server::{ConnectionInfo, DuplicateIdentity, Listener},
     unstable::seed as seed_library,
 };
 use tokio::{
@@ -26,24 +26,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     history::{End, Fact, History, Side},
-    link::{Fault, FaultKind, LinkEnd, Plan, link},
-    world::{Planned, World, lock, router},
+    link::{Fault, FaultKind, LinkEnd, Plan, link, link_over_tcp},
+    world::{Medium, Planned, World, lock, router},
 };
 
-/// The time after which nothing of a simulation may be left. Handlers that never end take an hour.
-const LONG: Duration = Duration::from_secs(3 * 3600);
-
 /// Runs the simulation of a seed to its end, and returns its history.
-pub fn run(seed: u64) -> History {
-    seed_library(seed);
+pub fn run(seed: u64, medium: Medium) -> History {
     UNPLANNED_PANICS.set(0);
-    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let mut builder = Builder::new_current_thread();
+    if medium == Medium::Memory {
+        seed_library(seed);
+        builder.enable_time().start_paused(true);
+    } else {
+        builder.enable_all();
+    }
+    let runtime = builder.build().expect("a runtime");
     let world = runtime.block_on(async {
-        let world = World::new(seed);
-        Simulation::new(&world).run().await;
+        let world = World::new(seed, medium);
+        Simulation::new(&world).await.run().await;
         world.stop.cancel();
         let tasks = || Handle::current().metrics().num_alive_tasks();
-        let _ = timeout(LONG, async {
+        let _ = timeout(medium.long(), async {
             while tasks() > 0 {
                 sleep(Duration::from_secs(1)).await;
             }
@@ -65,6 +68,8 @@ thread_local! {
 struct Simulation {
     world: Arc<World>,
     server: RpcServer,
+    /// Set if the medium is sockets.
+    listener: Option<Listener>,
     clients: Vec<RpcClient>,
     identities: Vec<String>,
     links: Arc<Mutex<Links>>,
@@ -72,11 +77,8 @@ struct Simulation {
     tasks: Vec<JoinHandle<()>>,
 }
 
-#[derive(Default)]
-struct Links {
-    count: u16,
-    cuts: HashMap<u16, CancellationToken>,
-}
+/// The links that were made, and what cuts each.
+type Links = Vec<(u16, CancellationToken)>;
 
 /// The choices that hold for a whole simulation.
 #[derive(Clone, Copy)]
@@ -88,7 +90,7 @@ struct Habits {
 }
 
 impl Simulation {
-    fn new(world: &Arc<World>) -> Self {
+    async fn new(world: &Arc<World>) -> Self {
         let habits = Habits {
             faults: world.pick(&[0, 30, 70]),
             is_corrupting: world.chance(30),
@@ -96,16 +98,21 @@ impl Simulation {
         };
         let links = Arc::<Mutex<Links>>::default();
         let server = server(world, habits);
+        let listener = match world.medium {
+            Medium::Memory => None,
+            Medium::Sockets => Some(server.listen("127.0.0.1:0").await.expect("a socket")),
+        };
+        let address = listener.as_ref().map(Listener::local_addr);
         let count = world.roll(1..4);
         let same_identity = world.chance(15);
         let identities: Vec<_> =
             (0..count).map(|client| format!("CP-{}", if same_identity { 0 } else { client })).collect();
         let clients = identities.iter().enumerate().map(|(at, identity)| {
-            let dial = Dial { world: world.clone(), server: server.clone(), links: links.clone(), client: at, habits };
-            dial.client(identity)
+            let (world, server, links) = (world.clone(), server.clone(), links.clone());
+            Dial { world, server, address, links, client: at, habits }.client(identity)
         });
         let clients = clients.collect();
-        Self { world: world.clone(), server, clients, identities, links, tasks: Vec::new() }
+        Self { world: world.clone(), server, listener, clients, identities, links, tasks: Vec::new() }
     }
 
     async fn run(mut self) {
@@ -176,10 +183,10 @@ impl Simulation {
             89..93 => self.connect(client),
             93..98 => {
                 let links = lock(&self.links);
-                if links.count > 0 {
-                    let link = world.roll(0..usize::from(links.count)) as u16;
+                if !links.is_empty() {
+                    let (link, cut) = &links[world.roll(0..links.len())];
                     world.step(format!("link {link} is cut"));
-                    links.cuts[&link].cancel();
+                    cut.cancel();
                 }
             }
             _ => {
@@ -228,14 +235,14 @@ impl Simulation {
 
     /// Closes both ends, and records what does not end.
     async fn end(self) {
-        let Self { world, server, clients, tasks, .. } = self;
+        let Self { world, server, clients, tasks, listener, .. } = self;
         // A client that is closed before its last `connect` is polled would connect again.
         sleep(Duration::from_millis(1)).await;
         world.step("the end");
         let close_server = async {
             let close = close(&world);
             world.step(format!("the server closes: {close:?}"));
-            let closed = timeout(LONG, server.close(close)).await;
+            let closed = timeout(world.medium.long(), server.close(close)).await;
             world.record(Fact::Left { what: "closes of the server that never ended", number: closed.is_err().into() });
             world.record(Fact::Left { what: "sessions", number: server.sessions().len() });
         };
@@ -243,7 +250,7 @@ impl Simulation {
             for client in &clients {
                 let close = close(&world);
                 world.step(format!("a client closes: {close:?}"));
-                let closed = timeout(LONG, client.close(close)).await;
+                let closed = timeout(world.medium.long(), client.close(close)).await;
                 world
                     .record(Fact::Left { what: "closes of a client that never ended", number: closed.is_err().into() });
             }
@@ -256,11 +263,12 @@ impl Simulation {
         }
         let mut left = 0;
         for task in tasks {
-            if timeout(LONG, task).await.is_err() {
+            if timeout(world.medium.long(), task).await.is_err() {
                 left += 1;
             }
         }
         world.record(Fact::Left { what: "calls, connects and closes that never ended", number: left });
+        drop(listener);
     }
 }
 
@@ -339,6 +347,8 @@ fn close(world: &World) -> Close {
 struct Dial {
     world: Arc<World>,
     server: RpcServer,
+    /// The address of the server if the medium is sockets.
+    address: Option<SocketAddr>,
     links: Arc<Mutex<Links>>,
     client: usize,
     habits: Habits,
@@ -376,27 +386,27 @@ impl Dial {
     }
 
     async fn dial(&self) -> io::Result<LinkEnd> {
-        let Self { world, server, links, client, habits } = self;
+        let Self { world, server, address, links, client, habits } = self;
         match world.roll(0..100) {
             0..6 => return Err(io::ErrorKind::ConnectionRefused.into()),
             6..8 => std::future::pending().await,
             _ => {}
         }
         let cut = world.stop.child_token();
-        let number = {
-            let mut links = lock(links);
-            let number = links.count;
-            links.count += 1;
-            links.cuts.insert(number, cut.clone());
-            number
-        };
         let plan = plan(world, *habits);
+        let (number, near) = if let Some(address) = address {
+            link_over_tcp(world, *address, plan, &cut).await?
+        } else {
+            let number = lock(links).len() as u16;
+            let (near, far) = link(world, number, plan, &cut);
+            let server = server.clone();
+            // The port of the address is the number of the link.
+            let info = ConnectionInfo::new().remote_address(([192, 0, 2, 1], number).into());
+            tokio::spawn(async move { server.serve_connection(far, info).await });
+            (number, near)
+        };
+        lock(links).push((number, cut));
         world.record(Fact::Dialled { client: *client, link: number });
-        let (near, far) = link(world, number, plan, &cut);
-        let server = server.clone();
-        // The port of the address is the number of the link.
-        let info = ConnectionInfo::new().remote_address(([192, 0, 2, 1], number).into());
-        tokio::spawn(async move { server.serve_connection(far, info).await });
         Ok(near)
     }
 }

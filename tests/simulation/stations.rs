@@ -63,6 +63,16 @@ async fn station_sees_every_text_and_silence() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn station_sends_any_text() {
+    let (_server, mut station) = connected(Options::server()).await;
+    station.send_raw(r#"[2,"mine","Echo",{"a":1}]"#).await.expect("open");
+    assert_eq!(station.next_text().await, r#"[3,"mine",{"a":1}]"#);
+    station.send_raw(r#"[2,"broken","Echo""#).await.expect("open");
+    let response = station.next_text().await;
+    assert!(response.starts_with("[4,"), "{response}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropped_link_ends_both_ends_without_a_close_frame() {
     let (server, station) = connected(Options::server()).await;
     let session = server.session("CP-1").expect("connected");

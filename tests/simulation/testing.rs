@@ -87,6 +87,14 @@ impl Station {
         self.client.call(action, &params).await
     }
 
+    /// Sends a text as it is, whether or not it is a message of OCPP.
+    ///
+    /// # Errors
+    /// Fails if the connection is closed.
+    pub async fn send_raw(&self, text: impl Into<String>) -> Result<(), Error> {
+        self.client.session().send_raw(text).await
+    }
+
     /// Waits for the next call of the backend.
     ///
     /// # Panics

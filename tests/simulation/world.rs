@@ -25,6 +25,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::history::{End, Fact, History, Kind, Outcome, Side};
 
+/// The medium of a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// Streams in memory, with a paused clock.
+    Memory,
+    Sockets,
+}
+
+impl Medium {
+    /// Returns the time that a handler takes if it never ends by itself.
+    pub fn never(self) -> Duration {
+        Duration::from_secs(if self == Self::Memory { 3600 } else { 5 })
+    }
+
+    /// Returns the time after which nothing of a simulation may be left.
+    pub fn long(self) -> Duration {
+        Duration::from_secs(if self == Self::Memory { 3 * 3600 } else { 60 })
+    }
+}
+
 pub struct World {
     random: Mutex<StdRng>,
     history: Mutex<History>,
@@ -32,15 +52,18 @@ pub struct World {
     calls: Mutex<HashMap<String, u64>>,
     calls_made: AtomicU64,
     started: Instant,
+    pub medium: Medium,
     /// Cuts all links.
     pub stop: CancellationToken,
 }
 
 impl World {
-    pub fn new(seed: u64) -> Arc<Self> {
+    pub fn new(seed: u64, medium: Medium) -> Arc<Self> {
+        let slack = if medium == Medium::Memory { 0 } else { 200 };
         Arc::new(Self {
+            medium,
             random: Mutex::new(StdRng::seed_from_u64(seed)),
-            history: Mutex::default(),
+            history: Mutex::new(History { facts: Vec::new(), slack }),
             calls: Mutex::default(),
             calls_made: AtomicU64::new(0),
             started: Instant::now(),
@@ -66,7 +89,7 @@ impl World {
 
     pub fn record(&self, fact: Fact) {
         let at = self.started.elapsed().as_millis() as u64;
-        lock(&self.history).0.push((at, fact));
+        lock(&self.history).facts.push((at, fact));
     }
 
     pub fn step(&self, what: impl Into<String>) {
@@ -224,6 +247,7 @@ async fn work(
     Params(params): Params<Value>,
     session: Session,
     responder: Responder,
+    again: Responder,
 ) -> Result<Value, CallError> {
     let world = &place.world;
     let (Some(call), Some(checked)) = (params["n"].as_u64(), params["s"].as_u64()) else {
@@ -243,11 +267,13 @@ async fn work(
         Some("yield") => yield_now().await,
         Some("soon") => sleep(world.milliseconds(1..300)).await,
         Some("late") => sleep(world.milliseconds(1000..20_000)).await,
-        Some("never") => sleep(Duration::from_secs(3600)).await,
+        Some("never") => sleep(world.medium.never()).await,
         Some("error") => return Err(CallError::new(ErrorCode::NOT_SUPPORTED, "as wanted")),
         Some("panic") => panic_any(Planned),
         Some("early") => {
             let _ = responder.send(response.clone()).await;
+            // Only the first response to a call is sent.
+            let _ = again.send(response.clone()).await;
             sleep(world.milliseconds(0..300)).await;
         }
         Some("large") => {
