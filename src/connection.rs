@@ -13,6 +13,7 @@ pub(crate) mod mailbox;
 pub(crate) mod negotiated;
 mod ordered;
 mod outbound;
+pub(crate) mod outliving;
 pub(crate) mod request;
 mod responses;
 pub(crate) mod shared;

@@ -9,8 +9,8 @@ use crate::{
 
 /// The timeouts, limits and policies of a connection.
 ///
-/// `None` turns a timeout, an interval or a limit off. A value of zero that could never work is an error when the options
-/// are used.
+/// `None` turns a timeout, an interval or a limit off. A value that could never work is an error when the options are
+/// used: a limit of zero, a timeout below a millisecond, or a size of 2 GiB or more.
 ///
 /// ```
 /// use std::time::Duration;
@@ -233,18 +233,31 @@ impl Options {
 
     /// Returns an error if the options can never work.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
-        let is_zero = |duration: Option<Duration>| duration.is_some_and(|duration| duration.is_zero());
+        let is_short = |duration: Option<Duration>| duration.is_some_and(|duration| duration < MIN_TIMEOUT);
         let wrong = [
-            (is_zero(self.call_timeout), "call_timeout is zero: every call would time out; `None` waits for ever"),
+            (
+                is_short(self.call_timeout),
+                "call_timeout is less than a millisecond: every call would time out; `None` waits for ever",
+            ),
             (self.call_concurrency == 0, "call_concurrency is zero: no call could be sent"),
             (self.call_queue == 0, "call_queue is zero: every call passes through the queue"),
             (self.handler_concurrency == 0, "handler_concurrency is zero: no call could be handled"),
-            (is_zero(self.ping_interval), "ping_interval is zero: `None` sends no pings"),
+            (is_short(self.ping_interval), "ping_interval is less than a millisecond: `None` sends no pings"),
+            (
+                !self.close_timeout.is_zero() && is_short(Some(self.close_timeout)),
+                "close_timeout is less than a millisecond: zero drops the socket at once",
+            ),
             (self.max_message_size == 0, "max_message_size is zero: no message could be read"),
+            (self.max_message_size > MAX_SIZE, "max_message_size is 2 GiB or more: no buffer may be so large"),
             (self.max_unsent == 0, "max_unsent is zero: no message could be sent"),
+            (self.max_unsent > MAX_SIZE, "max_unsent is 2 GiB or more: no buffer may be so large"),
             (
                 self.call_rate.is_some_and(|(calls, per)| calls == 0 || per.is_zero()),
                 "call_rate is zero: no call could be handled",
+            ),
+            (
+                self.call_rate.is_some_and(|(calls, per)| calls > 0 && (per / calls).is_zero()),
+                "call_rate is more than one call in a nanosecond: it would limit nothing",
             ),
             (
                 self.compression.is_some_and(|compression| {
@@ -264,6 +277,12 @@ impl Options {
     }
 }
 
+/// The shortest timeout: timers have this resolution.
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// The largest size of a message or a buffer, which fits the memory of any platform.
+pub(crate) const MAX_SIZE: usize = i32::MAX as usize;
+
 /// The longest duration that is added to a moment.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -272,7 +291,7 @@ pub(crate) fn finite(duration: Duration) -> Duration {
     duration.min(CENTURY)
 }
 
-/// Returns whether a duration is a timeout: neither zero nor without end.
+/// Returns whether a duration is a timeout: at least a millisecond, and not without end.
 pub(crate) fn is_timeout(duration: Duration) -> bool {
-    !duration.is_zero() && duration < CENTURY
+    (MIN_TIMEOUT..CENTURY).contains(&duration)
 }

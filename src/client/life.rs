@@ -6,7 +6,10 @@ use tokio::sync::{SetOnce, watch};
 
 use crate::{
     client::error::ConnectError,
-    connection::shared::{Run, Shared},
+    connection::{
+        outliving::Outliving,
+        shared::{Run, Shared},
+    },
     telemetry::Telemetry,
 };
 
@@ -54,6 +57,7 @@ pub(super) struct ClientShared {
     pub(super) state: watch::Sender<ClientState>,
     pub(super) session: Arc<Shared>,
     pub(super) telemetry: Arc<Telemetry>,
+    pub(super) outliving: Arc<Outliving>,
 }
 
 /// The time from a connect to the close, over any number of connections.

@@ -23,6 +23,7 @@ use crate::{
     connection::{
         driver::Driver,
         mailbox::QueueRules,
+        outliving::Outliving,
         shared::{Command, Run, Shared},
     },
     error::BuildError,
@@ -85,7 +86,7 @@ impl RpcClient {
         let telemetry = Telemetry::new();
         let session = Shared::new(settings.identity.as_str().into(), telemetry.clone());
         let state = watch::Sender::new(ClientState::Closed);
-        let shared = Arc::new(ClientShared { state, session, telemetry });
+        let shared = Arc::new(ClientShared { state, session, telemetry, outliving: Outliving::new(usize::MAX) });
         let current = Mutex::new(Current { settings, run: None });
         Self { owner: Arc::new(Owner { shared, current, tasks: TaskTracker::new() }) }
     }
@@ -133,8 +134,14 @@ impl RpcClient {
             run.allow_compression();
         }
         let run = shared.session.start_run(run, rules);
-        let mut driver =
-            Driver::new(shared.session.clone(), run.clone(), dispatch, Arc::new(options), reconnect.keep_responses);
+        let mut driver = Driver::new(
+            shared.session.clone(),
+            run.clone(),
+            dispatch,
+            Arc::new(options),
+            shared.outliving.clone(),
+            reconnect.keep_responses,
+        );
         driver.on_closing({
             let shared = shared.clone();
             move || _ = shared.state.send_if_modified(ClientState::close)

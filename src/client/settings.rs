@@ -111,7 +111,9 @@ impl ClientSettings {
         let path = path.parse().map_err(|_| invalid("the path and the query are too long"))?;
 
         if !options::is_timeout(self.connect_timeout) {
-            return Err(BuildError::settings("invalid connect_timeout: zero, or at least a hundred years"));
+            return Err(BuildError::settings(
+                "invalid connect_timeout: less than a millisecond, or at least a hundred years",
+            ));
         }
         self.options.check_for(&self.protocols)?;
         if let Some(why) = self.reconnect.backoff.invalid_setting() {

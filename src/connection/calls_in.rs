@@ -1,6 +1,9 @@
 //! The requests of the peer: how many handlers run, how many requests wait, and how fast they may come.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Instant,
+};
 
 use crate::{
     connection::request::{self, IncomingRequest, RequestHead},
@@ -16,12 +19,16 @@ pub(crate) struct CallsIn {
     /// The bytes of their messages.
     queue_bytes: usize,
     /// The requests that wait for a handler or for their response, by their ids, with the fingerprints of their content.
-    /// There are as many as the options allow, and most often none: a vector takes less memory and time than a map.
-    active: Vec<(MessageId, u64)>,
+    active: ActiveIds,
     running: usize,
+    /// The handlers of this station that have outlived their connections. `usize::MAX` if no handler may start.
+    outliving: usize,
     /// The theoretical arrival time of the next request at the highest allowed rate.
     theoretical_arrival: Option<Instant>,
 }
+
+/// The requests for which an empty queue keeps memory, at most.
+const MAX_KEPT: usize = 16;
 
 /// The bytes of messages that may wait for a handler, as a multiple of `max_message_size`.
 const QUEUE_BYTES_FACTOR: usize = 4;
@@ -29,7 +36,7 @@ const QUEUE_BYTES_FACTOR: usize = 4;
 impl CallsIn {
     /// Returns the fingerprint of the request with this id that waits for a handler or for its response.
     pub(super) fn active(&self, id: &MessageId) -> Option<u64> {
-        self.active.iter().find(|(active, _)| active == id).map(|(_, fingerprint)| *fingerprint)
+        self.active.get(id)
     }
 
     /// Counts a request and returns an error if there is no room for it.
@@ -51,6 +58,9 @@ impl CallsIn {
         if self.has_free_handler(options) {
             return Ok(());
         }
+        if self.is_stuck(options) {
+            return Err(too_many_outlive());
+        }
         let max_bytes = options.max_message_size.saturating_mul(QUEUE_BYTES_FACTOR);
         let fits = self.queue_bytes + request.message_len <= max_bytes;
         if fits && self.queue.len() < options.handler_queue {
@@ -61,7 +71,32 @@ impl CallsIn {
     }
 
     fn has_free_handler(&self, options: &Options) -> bool {
-        self.running < options.handler_concurrency && self.queue.is_empty()
+        self.running < self.max_running(options) && self.queue.is_empty()
+    }
+
+    /// Sets how many handlers of this station have outlived their connections, or `None` if no handler may start.
+    pub(super) fn set_outliving(&mut self, outliving: Option<usize>) {
+        self.outliving = outliving.unwrap_or(usize::MAX);
+    }
+
+    /// Returns how many handlers of this connection may run: with those that have outlived their connections, twice as
+    /// many as for one connection.
+    fn max_running(&self, options: &Options) -> usize {
+        let of_station = options.handler_concurrency.saturating_mul(2).saturating_sub(self.outliving);
+        options.handler_concurrency.min(of_station)
+    }
+
+    /// Returns whether no handler may run, and none of this connection runs whose end could change that.
+    fn is_stuck(&self, options: &Options) -> bool {
+        self.running == 0 && self.max_running(options) == 0
+    }
+
+    /// Returns a queued request that must be rejected, because no handler will start on it.
+    pub(super) fn next_stuck(&mut self, options: &Options) -> Option<(IncomingRequest, CallError)> {
+        if self.queue.is_empty() || !self.is_stuck(options) {
+            return None;
+        }
+        self.pop().map(|request| (request, too_many_outlive()))
     }
 
     /// Returns a request that a handler may start on now, or queues it.
@@ -82,6 +117,11 @@ impl CallsIn {
         self.running += 1;
     }
 
+    /// Returns the number of handlers of this connection that have not finished.
+    pub(crate) fn running(&self) -> usize {
+        self.running
+    }
+
     /// Counts a [started](Self::handler_started) handler as finished.
     pub(crate) fn handler_finished(&mut self) {
         self.running -= 1;
@@ -89,22 +129,27 @@ impl CallsIn {
 
     /// Reserves the id of a request until its [response](Self::release_id).
     pub(crate) fn reserve_id(&mut self, head: &RequestHead, payload: &Payload) {
-        self.active.push((head.id.clone(), request::fingerprint(&head.action, payload)));
+        self.active.insert(head.id.clone(), request::fingerprint(&head.action, payload));
     }
 
     /// Releases the id of a request, which has its response or will have none.
     pub(crate) fn release_id(&mut self, id: &MessageId) {
-        if let Some(at) = self.active.iter().position(|(active, _)| active == id) {
-            self.active.swap_remove(at);
-        }
+        self.active.remove(id);
     }
 
     /// Returns the next queued request if a handler may start on it now.
     pub(super) fn next(&mut self, options: &Options) -> Option<IncomingRequest> {
-        if self.running >= options.handler_concurrency {
+        if self.running >= self.max_running(options) {
             return None;
         }
+        self.pop()
+    }
+
+    fn pop(&mut self) -> Option<IncomingRequest> {
         let request = self.queue.pop_front()?;
+        if self.queue.is_empty() && self.queue.capacity() > MAX_KEPT {
+            self.queue = VecDeque::new();
+        }
         self.queue_bytes -= request.message_len;
         if request.head.expects_response {
             self.release_id(&request.head.id);
@@ -114,9 +159,10 @@ impl CallsIn {
 
     /// Drops the requests of a connection that is lost.
     pub(super) fn disconnect(&mut self) {
-        self.queue.clear();
+        // The memory as well: handlers may continue for long.
+        self.queue = VecDeque::new();
         self.queue_bytes = 0;
-        self.active.clear();
+        self.active = ActiveIds::default();
         self.running = 0;
     }
 
@@ -124,4 +170,52 @@ impl CallsIn {
     pub(super) fn is_settled(&self, awaiting_close: usize) -> bool {
         self.running <= awaiting_close && self.queue.is_empty() && self.active.len() <= awaiting_close
     }
+}
+
+/// The ids of requests, with the fingerprints of their content.
+#[derive(Debug, Default)]
+struct ActiveIds {
+    /// Most often there are few: a vector takes less memory and time than a map.
+    few: Vec<(MessageId, u64)>,
+    /// The ids that found no place in `few`.
+    more: Option<Box<MoreIds>>,
+}
+
+/// A map that an idle connection has no room for.
+#[derive(Debug, Default)]
+struct MoreIds(HashMap<MessageId, u64>);
+
+/// The number of ids that are searched one after the other.
+const FEW: usize = 8;
+
+impl ActiveIds {
+    fn len(&self) -> usize {
+        self.few.len() + self.more.as_ref().map_or(0, |more| more.0.len())
+    }
+
+    fn get(&self, id: &MessageId) -> Option<u64> {
+        let few = self.few.iter().find(|(active, _)| active == id).map(|(_, fingerprint)| *fingerprint);
+        few.or_else(|| self.more.as_ref()?.0.get(id).copied())
+    }
+
+    fn insert(&mut self, id: MessageId, fingerprint: u64) {
+        if self.few.len() < FEW {
+            self.few.push((id, fingerprint));
+        } else {
+            self.more.get_or_insert_default().0.insert(id, fingerprint);
+        }
+    }
+
+    fn remove(&mut self, id: &MessageId) {
+        if let Some(at) = self.few.iter().position(|(active, _)| active == id) {
+            self.few.swap_remove(at);
+        } else if let Some(more) = &mut self.more {
+            more.0.remove(id);
+            self.more.take_if(|more| more.0.is_empty());
+        }
+    }
+}
+
+fn too_many_outlive() -> CallError {
+    CallError::new(ErrorCode::GENERIC_ERROR, "too many calls of earlier connections are being handled")
 }

@@ -253,6 +253,10 @@ impl<T> CallsOut<T> {
         self.find_in_flight(id).is_some()
     }
 
+    pub(crate) fn has_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
     /// Returns a moment before which no call expires.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.earliest

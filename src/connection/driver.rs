@@ -43,6 +43,7 @@ use crate::{
         mailbox::{AfterDisconnect, Inbox},
         negotiated::Negotiated,
         outbound::Outbound,
+        outliving::Outliving,
         request::IncomingRequest,
         shared::{Command, Dispatch, EarlyResponse, ORIGIN, Run, Shared},
         socket::{Disconnect, Incoming, Socket},
@@ -64,6 +65,9 @@ pub(crate) struct Driver {
     exchange: Exchange<ResponseSender>,
     dispatch: Arc<dyn Dispatch>,
     handlers: HandlerSet,
+    outliving: Arc<Outliving>,
+    /// The handlers of this driver among them.
+    outlived: usize,
     /// The waker of the handlers. It wakes the driver; within a turn, the mailbox only records the wake-up.
     waker: Waker,
     commands: Vec<Command>,
@@ -72,6 +76,8 @@ pub(crate) struct Driver {
     closing: Closing,
     /// The senders and events that are due when the written messages are flushed.
     unflushed: Vec<Unflushed>,
+    /// The bytes that this turn may still read and write.
+    budget: usize,
 }
 
 enum Closing {
@@ -90,8 +96,21 @@ enum Unflushed {
 /// The most messages that are read in one turn, so that a busy peer cannot starve other tasks of the thread.
 const READ_BATCH: usize = 32;
 
-/// The text of one turn, in bytes, after which no other message is read. Compressed messages are cheap to send.
-const READ_BATCH_BYTES: usize = 256 << 10;
+/// The bytes that a turn may read and write before other tasks of the thread come first; about as many again are
+/// written at its end. They take a few milliseconds, because each byte of a message costs up to 30 ns.
+const TURN_BYTES: usize = 256 << 10;
+
+/// The bytes that a turn may write for handlers, whatever it has read.
+const HANDLER_BYTES: usize = TURN_BYTES / 4;
+
+/// The cost of a byte of a compressed payload that is read, in bytes of text. Payloads exist that have little text.
+const INFLATE_COST: usize = 4;
+
+/// The cost of a byte of text that is compressed.
+const DEFLATE_COST: usize = 2;
+
+/// The time after which a turn reads no other message, because the handlers take long.
+const TURN_TIME: Duration = Duration::from_millis(5);
 
 /// The commands for which an idle connection keeps memory, at most.
 const MAX_KEPT_COMMANDS: usize = 64;
@@ -106,12 +125,15 @@ impl Driver {
         run: Arc<Run>,
         dispatch: Arc<dyn Dispatch>,
         options: Arc<Options>,
+        outliving: Arc<Outliving>,
         keep_responses: bool,
     ) -> Box<Self> {
         let (negotiated, generation) = (run.negotiated().cloned(), shared.next_generation());
         let exchange = Exchange::new(negotiated, options, shared.call_ids(), generation, keep_responses);
         Box::new(Self {
             waker: shared.clone().into(),
+            outliving,
+            outlived: 0,
             shared,
             run,
             exchange,
@@ -121,6 +143,7 @@ impl Driver {
             queued: 0,
             closing: Closing::NotRequested(None),
             unflushed: Vec::new(),
+            budget: 0,
         })
     }
 
@@ -171,6 +194,7 @@ impl Driver {
         self.shared.finish(&self.run, closed);
         while let Some(finished) = poll_fn(|cx| self.handlers.poll_next(cx)).await {
             self.report_end(self.describe_end(&finished, None));
+            self.count_outliving();
         }
     }
 
@@ -186,6 +210,16 @@ impl Driver {
             complete(sender, Err(error));
         }
         self.report_queue_len();
+        self.count_outliving();
+    }
+
+    /// Counts the handlers that have outlived their connections.
+    fn count_outliving(&mut self) {
+        let count = self.handlers.len().saturating_sub(self.exchange.calls_in.running());
+        if count != self.outlived {
+            self.outliving.change(self.run.key(), self.outlived, count);
+            self.outlived = count;
+        }
     }
 
     /// Waits for `future` after the last connection: handlers continue, and every command fails.
@@ -213,6 +247,7 @@ impl Driver {
             if let Some(close) = self.take_commands(cx).close {
                 if close.mode() == CloseMode::Forced {
                     self.handlers.clear();
+                    self.count_outliving();
                 }
                 return Poll::Ready(Err(close));
             }
@@ -232,6 +267,7 @@ impl Driver {
             if let Some(message) = message {
                 self.queue_response(message);
             }
+            self.count_outliving();
             self.report_events();
             self.report_end(ended);
         }
@@ -246,12 +282,16 @@ impl Driver {
         cx: &mut Context<'_>,
     ) -> Result<(), Disconnect> {
         let now = tokio::time::Instant::now();
+        self.budget = TURN_BYTES;
         self.exchange.set_observed(self.shared.telemetry.is_observed());
         // Commands come first: options and handlers that are set now apply to every message read in this turn.
         let begun = self.shared.mailbox().begin_turn(&mut self.commands);
         self.apply(&begun);
         self.abort_if_forced(&begun)?;
-        self.read(socket, keepalive, now, cx)?;
+        self.exchange.set_outliving(self.outliving.of_station(self.run.key()));
+        let pauses_reading = self.read(socket, keepalive, now, cx)?;
+        // A peer that sends without a pause must not stop the handlers.
+        self.budget = self.budget.max(HANDLER_BYTES);
         if !self.handlers.is_empty() && (begun.handlers_woken || self.shared.mailbox().take_handlers_woken()) {
             self.poll_handlers(socket)?;
         }
@@ -272,10 +312,14 @@ impl Driver {
             match keepalive.due(now) {
                 Ping::Wait(until) => break until,
                 Ping::Send(payload) => socket.ping(payload)?,
+                Ping::GiveUp if pauses_reading => return Err(Disconnect::abort(CloseCause::NotReading)),
                 Ping::GiveUp => return Err(Disconnect::abort(CloseCause::PingTimeout)),
             }
         };
         let is_flushed = self.write(socket, now, cx)?;
+        if pauses_reading && !socket.is_half_full() {
+            cx.waker().wake_by_ref();
+        }
         if let Some(close) = &inbox.close {
             self.poll_close(close, is_flushed, now)?;
         }
@@ -353,17 +397,26 @@ impl Driver {
         }
     }
 
+    /// Reads messages. Returns whether it pauses, because the peer does not read what was written.
     fn read(
         &mut self,
         socket: &mut Socket,
         keepalive: &mut KeepAlive,
         now: tokio::time::Instant,
         cx: &mut Context<'_>,
-    ) -> Result<(), Disconnect> {
-        let mut read = 0;
-        for _ in 0..READ_BATCH {
-            if read > READ_BATCH_BYTES {
+    ) -> Result<bool, Disconnect> {
+        let mut deadline = None;
+        for nth in 0..READ_BATCH {
+            if self.budget == 0 {
                 break;
+            }
+            // Responses to calls in flight come the same way.
+            if socket.is_half_full() && !self.exchange.calls_out.has_in_flight() {
+                if socket.take_activity() {
+                    // The peer has read something.
+                    keepalive.activity(now.into_std());
+                }
+                return Ok(true);
             }
             let polled = socket.poll_read(cx);
             // A part of a message is a sign of life as well.
@@ -371,10 +424,10 @@ impl Driver {
                 self.shared.seen(now);
                 keepalive.activity(now.into_std());
             }
-            let Poll::Ready(incoming) = polled else { return Ok(()) };
+            let Poll::Ready(incoming) = polled else { return Ok(false) };
             match incoming {
                 Incoming::Text(TextMessage { text, deviations, compressed_len }) => {
-                    read += text.len();
+                    self.spend(text.len() + INFLATE_COST * compressed_len.unwrap_or_default());
                     self.count(Direction::In, text.len(), compressed_len);
                     for deviation in deviations.iter() {
                         self.exchange.tolerate(deviation, &text);
@@ -393,10 +446,21 @@ impl Driver {
                 }
                 Incoming::End(disconnect) => return Err(disconnect),
             }
+            // Most turns read one message, and need no clock.
+            if nth > 0 {
+                let now = tokio::time::Instant::now();
+                if now > *deadline.get_or_insert(now + TURN_TIME) {
+                    break;
+                }
+            }
         }
         // There may be more to read. Other tasks of the thread come first.
         cx.waker().wake_by_ref();
-        Ok(())
+        Ok(false)
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.budget = self.budget.saturating_sub(bytes);
     }
 
     fn receive(&mut self, text: &ByteString, now: Instant, socket: &mut Socket) -> Result<(), Disconnect> {
@@ -449,13 +513,22 @@ impl Driver {
 
     /// Polls the handlers that can make progress, and sends the responses of those that have finished.
     fn poll_handlers(&mut self, socket: &mut Socket) -> Result<(), Disconnect> {
-        while let Poll::Ready(Some(finished)) = self.handlers.poll_next(&mut Context::from_waker(&self.waker)) {
+        loop {
+            if self.budget == 0 {
+                // The next turn goes on.
+                self.shared.mailbox().wake_handlers();
+                return Ok(());
+            }
+            let polled = self.handlers.poll_next(&mut Context::from_waker(&self.waker));
+            let Poll::Ready(Some(finished)) = polled else { return Ok(()) };
             self.exchange.handler_finished(&finished.request);
+            if !self.exchange.is_current(&finished.request) {
+                self.count_outliving();
+            }
             let message = self.exchange.respond(&finished.request, &finished.response);
             self.end(&finished, message, socket)?;
             self.start_queued(socket)?;
         }
-        Ok(())
     }
 
     /// Sends the response of a handler that has finished, if it has one, and reports the end of its call.
@@ -492,8 +565,17 @@ impl Driver {
 
     /// Starts the handlers of queued requests, as many as may run.
     fn start_queued(&mut self, socket: &mut Socket) -> Result<(), Disconnect> {
-        while let Some(request) = self.exchange.next_request() {
+        loop {
+            if self.budget == 0 {
+                // The next turn goes on.
+                self.shared.mailbox().wake_handlers();
+                return Ok(());
+            }
+            let Some(request) = self.exchange.next_request() else { break };
             self.start(request, socket)?;
+        }
+        while let Some(rejection) = self.exchange.next_rejected() {
+            self.send(rejection, socket)?;
         }
         Ok(())
     }
@@ -510,6 +592,7 @@ impl Driver {
         }
         let text_len = message.text.len();
         let compressed_len = socket.queue(message.text)?;
+        self.spend(if compressed_len.is_some() { DEFLATE_COST * text_len } else { text_len });
         self.count(Direction::Out, text_len, compressed_len);
         Ok(())
     }
@@ -525,8 +608,10 @@ impl Driver {
     /// Writes queued responses and calls, in batches that the socket has room for. Returns whether everything is
     /// flushed.
     fn write(&mut self, socket: &mut Socket, now: Instant, cx: &mut Context<'_>) -> Result<bool, Disconnect> {
+        self.budget = TURN_BYTES;
         loop {
             while socket.has_room()
+                && self.budget > 0
                 && let Some((message, sender)) = self.exchange.next_write(now)
             {
                 self.send(message, socket)?;
@@ -544,6 +629,11 @@ impl Driver {
                     Unflushed::Caller(sender) => complete(sender, Ok(CallResult::default())),
                     Unflushed::Event(id) => self.shared.report(EventKind::ResponseWritten(id)),
                 }
+            }
+            if self.budget == 0 && self.exchange.has_writes() {
+                // Other tasks of the thread come first.
+                cx.waker().wake_by_ref();
+                return Ok(false);
             }
             if had_room {
                 return Ok(true);
@@ -621,6 +711,8 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.on_disconnect(AfterDisconnect::End);
         self.shared.finish(&self.run, CloseInfo::abnormal(CloseCause::Local));
+        self.handlers.clear();
+        self.count_outliving();
     }
 }
 

@@ -157,11 +157,32 @@ impl<T> Exchange<T> {
         response.or_else(|| self.calls_out.next_write(now, &self.options, self.is_observed))
     }
 
+    /// Returns whether there may be a message to write.
+    pub(crate) fn has_writes(&self) -> bool {
+        self.responses.queued() > 0 || self.calls_out.queued() > 0
+    }
+
     /// Returns the next queued request if a handler may start on it now.
     pub(crate) fn next_request(&mut self) -> Option<IncomingRequest> {
         let mut request = self.calls_in.next(&self.options)?;
         request.head.key = self.responses.next_key();
         Some(request)
+    }
+
+    /// Sets how many handlers of this station have outlived their connections, or `None` if no handler may start.
+    pub(crate) fn set_outliving(&mut self, outliving: Option<usize>) {
+        self.calls_in.set_outliving(outliving);
+    }
+
+    /// Returns the rejection of a queued request on which no handler will start.
+    pub(crate) fn next_rejected(&mut self) -> Option<Outbound> {
+        while let Some((IncomingRequest { head, .. }, error)) = self.calls_in.next_stuck(&self.options) {
+            if head.expects_response {
+                return Some(self.call_error(Some(&head.id), Some(&head.action), &error));
+            }
+            self.events.push(EventKind::UnhandledSend { id: head.id, action: Text(head.action) });
+        }
+        None
     }
 
     pub(crate) fn is_observed(&self) -> bool {

@@ -114,7 +114,7 @@ pub(crate) struct Socket {
     reader: Reader,
     writer: Writer,
     max_unsent: usize,
-    /// Set if bytes have arrived since [`take_activity`](Self::take_activity).
+    /// Set if bytes have arrived since [`take_activity`](Self::take_activity), or the peer has read some of many.
     is_active: bool,
 }
 
@@ -217,6 +217,11 @@ impl Socket {
         self.writer.unsent().len() > self.max_unsent
     }
 
+    /// Returns whether so many bytes wait for the peer that no more should be caused.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.writer.unsent().len() > self.max_unsent / 2
+    }
+
     /// Returns whether more may be queued before the next flush.
     pub(crate) fn has_room(&self) -> bool {
         self.writer.unsent().len() < WRITE_BATCH
@@ -238,6 +243,8 @@ impl Socket {
             if sent == 0 {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
+            // A peer whose messages are not read shows in this way that it is alive.
+            self.is_active |= self.is_half_full();
             self.writer.mark_sent(sent);
         }
         if self.writer.needs_flush() {

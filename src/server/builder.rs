@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SetOnce};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    connection::shared::Dispatch,
+    connection::{outliving::Outliving, shared::Dispatch},
     error::BuildError,
     handler::router::RpcRouter,
     handshake,
@@ -50,6 +50,7 @@ use crate::{
 /// | [`max_identity_length`](Self::max_identity_length) | 255 bytes |
 /// | [`max_sessions`](Self::max_sessions) | no limit |
 /// | [`max_sessions_per_address`](Self::max_sessions_per_address) | no limit |
+/// | [`max_outliving_handlers`](Self::max_outliving_handlers) | 16,384 |
 /// | [`max_head_size`](Self::max_head_size) | 64 KiB |
 /// | [`max_headers`](Self::max_headers) | 100 |
 /// | [`max_connections`](Self::max_connections) | 4096 |
@@ -71,8 +72,12 @@ pub struct RpcServerBuilder {
     /// `None` is a quarter of all.
     max_connections_per_address: Option<usize>,
     max_identity_length: usize,
+    max_outliving_handlers: usize,
     http: HttpSettings,
 }
+
+/// The most header lines for which hyper can reserve a map.
+const MAX_HEADERS: usize = 24_576;
 
 impl RpcServer {
     /// Returns a builder of a server. `router` handles the calls of all stations.
@@ -101,6 +106,7 @@ impl RpcServerBuilder {
             max_pending_handshakes_per_address: None,
             max_connections_per_address: None,
             max_identity_length: 255,
+            max_outliving_handlers: 16_384,
             http: HttpSettings::default(),
         }
     }
@@ -246,6 +252,18 @@ impl RpcServerBuilder {
         self
     }
 
+    /// Sets how many handlers may outlive their sessions at once.
+    ///
+    /// A handler continues when its connection is lost. While `handlers` of them have not finished, further calls of all
+    /// stations are rejected with [`ErrorCode::GENERIC_ERROR`](crate::ErrorCode::GENERIC_ERROR). Default 16,384.
+    ///
+    /// For each station there is a limit as well, of twice the
+    /// [`handler_concurrency`](crate::Options::handler_concurrency): the handlers that have outlived their sessions and
+    /// those of the connection together.
+    pub fn max_outliving_handlers(self, handlers: usize) -> Self {
+        Self { max_outliving_handlers: handlers, ..self }
+    }
+
     /// Sets the maximum size of a request's head at the built-in listener.
     ///
     /// At most `bytes`; larger heads are refused with 431. Default 64 KiB, minimum 8 KiB.
@@ -256,7 +274,7 @@ impl RpcServerBuilder {
 
     /// Sets how many header lines a request may have at the built-in listener.
     ///
-    /// At most `lines`; requests with more are refused with 431. Default 100.
+    /// At most `lines`; requests with more are refused with 431. Default 100, maximum 24,576.
     pub fn max_headers(mut self, lines: usize) -> Self {
         self.http.max_headers = lines;
         self
@@ -328,12 +346,15 @@ impl RpcServerBuilder {
             return Err(BuildError::settings("invalid replacement_delay: zero, or at least a hundred years"));
         }
         if !options::is_timeout(http.handshake_timeout) {
-            return Err(BuildError::settings("invalid handshake_timeout: zero, or at least a hundred years"));
+            return Err(BuildError::settings(
+                "invalid handshake_timeout: less than a millisecond, or at least a hundred years",
+            ));
         }
         let zero = [
             (self.max_pending_handshakes, "max_pending_handshakes"),
             (self.max_pending_handshakes_per_address.unwrap_or(1), "max_pending_handshakes_per_address"),
             (self.max_identity_length, "max_identity_length"),
+            (self.max_outliving_handlers, "max_outliving_handlers"),
             (limits.max_sessions.unwrap_or(1), "max_sessions"),
             (limits.max_sessions_per_address.unwrap_or(1), "max_sessions_per_address"),
             (http.max_headers, "max_headers"),
@@ -343,13 +364,19 @@ impl RpcServerBuilder {
         if let Some((_, name)) = zero.into_iter().find(|(limit, _)| *limit == 0) {
             return Err(BuildError::settings(format!("{name} must be more than zero")));
         }
-        if http.max_head_size < 8 << 10 {
-            return Err(BuildError::settings("max_head_size must be at least 8 KiB"));
+        if !(8 << 10..=options::MAX_SIZE).contains(&http.max_head_size) {
+            return Err(BuildError::settings("max_head_size must be at least 8 KiB and less than 2 GiB"));
         }
         if http.body_timeout.is_some_and(|timeout| !options::is_timeout(timeout)) {
-            return Err(BuildError::settings("invalid body_timeout: zero, or at least a hundred years"));
+            return Err(BuildError::settings(
+                "invalid body_timeout: less than a millisecond, or at least a hundred years",
+            ));
         }
         http.max_connections_per_address = self.max_connections_per_address.unwrap_or(http.max_connections.div_ceil(4));
+        if http.max_headers > MAX_HEADERS {
+            return Err(BuildError::settings(format!("max_headers must be at most {MAX_HEADERS}")));
+        }
+        negotiation.check_validation(&options)?;
         let state = ServerState {
             dispatch,
             negotiation,
@@ -364,6 +391,7 @@ impl RpcServerBuilder {
                 self.max_pending_handshakes_per_address.unwrap_or(self.max_pending_handshakes.div_ceil(4)),
             ),
             registry: Arc::new(Registry::new(limits)),
+            outliving: Outliving::new(self.max_outliving_handlers),
             telemetry: Telemetry::new(),
             tasks: TaskTracker::new(),
             session_tasks: SessionTasks::default(),

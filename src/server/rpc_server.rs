@@ -20,6 +20,7 @@ use crate::{
     close::intent::{Close, CloseMode},
     connection::{
         handler_set::{self, AwaitedClose},
+        outliving::Outliving,
         shared::Dispatch,
     },
     error::BuildError,
@@ -101,6 +102,7 @@ pub(crate) struct ServerState {
     pub(crate) handshake_permits: Semaphore,
     pub(crate) handshakes_per_address: Arc<AddressLimit>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) outliving: Arc<Outliving>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) tasks: TaskTracker,
     /// The subset of `tasks` that are sessions or will be, each until its last handler ends.
@@ -155,6 +157,7 @@ impl RpcServer {
     /// Fails if the options could never work. Nothing changes then.
     pub fn set_options(&self, options: Options) -> Result<(), BuildError> {
         options.check_for(&self.state.negotiation.protocols)?;
+        self.state.negotiation.check_validation(&options)?;
         *self.state.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
         Ok(())
     }

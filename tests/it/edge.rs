@@ -119,6 +119,20 @@ async fn no_common_protocol_is_served_if_set() {
     assert_eq!(who(&mut station).await, json!(["CP", "ocpp1.6"]));
 }
 
+#[tokio::test]
+async fn b78_largest_edge_settings_serve_a_handshake() {
+    let max = usize::MAX;
+    let builder = builder().max_headers(24_576).max_head_size(i32::MAX as usize).max_identity_length(max);
+    let builder = builder.max_pending_handshakes(max).max_pending_handshakes_per_address(max).max_connections(max);
+    let builder = builder.max_sessions(max).max_sessions_per_address(max);
+    let site = Site::of(builder.max_outliving_handlers(max)).await;
+    let mut request = head("/CP");
+    request.truncate(request.len() - 2);
+    let many = (0..24_000).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
+    let mut station = site.enter(&format!("{request}{many}\r\n")).await;
+    assert_eq!(who(&mut station).await[0], "CP");
+}
+
 #[test]
 fn b10_invalid_edge_settings_are_refused_by_name() {
     type Invalidate = fn(RpcServerBuilder) -> RpcServerBuilder;
@@ -130,6 +144,10 @@ fn b10_invalid_edge_settings_are_refused_by_name() {
         (|builder| builder.max_headers(0), "max_headers must be more than zero"),
         (|builder| builder.max_connections(0), "max_connections must be more than zero"),
         (|builder| builder.max_head_size(8191), "max_head_size"),
+        (|builder| builder.max_head_size(usize::MAX), "max_head_size"),
+        (|builder| builder.max_headers(24_577), "max_headers must be at most 24576"),
+        (|builder| builder.max_headers(usize::MAX), "max_headers must be at most 24576"),
+        (|builder| builder.handshake_timeout(Duration::from_micros(999)), "handshake_timeout"),
     ];
     for (invalidate, text) in cases {
         let error = invalidate(builder()).build().expect_err(text);

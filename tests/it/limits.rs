@@ -4,13 +4,14 @@ use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, future::join_all};
 use ocpp_rpc::{
-    CallError, Close, Error, Options, RpcRouter, RpcServer, Session, Tolerance,
+    CallError, Close, Error, Options, RpcClient, RpcRouter, RpcServer, Session, Tolerance,
     close::CloseCause,
     event::{EventKind, Events},
     extract::{Params, State},
 };
 use serde_json::{Value, json};
 use tokio::{
+    io::AsyncWriteExt,
     sync::Semaphore,
     time::{Instant, timeout},
 };
@@ -233,8 +234,10 @@ async fn b31_repaired_payloads_count_with_their_longer_text() {
 #[tokio::test]
 async fn maximum_limits_do_not_panic() {
     let (router, gate) = gated();
-    let max = usize::MAX;
-    let options = Options::server().max_message_size(max).max_unsent(max).call_queue(max).call_concurrency(max);
+    let (max, max_size) = (usize::MAX, i32::MAX as usize);
+    let options = Options::server().max_message_size(max_size).max_unsent(max_size).max_bad_messages(u32::MAX);
+    let options = options.call_queue(max).call_concurrency(max).call_timeout(Duration::MAX);
+    let options = options.ping_interval(Duration::MAX).close_timeout(Duration::MAX).call_rate(u32::MAX, Duration::MAX);
     let server = server(router, options.handler_queue(max).handler_concurrency(1));
     let (mut station, _session) = connected(&server, "ocpp1.6", 4096).await;
     let mut events = server.events();
@@ -244,6 +247,45 @@ async fn maximum_limits_do_not_panic() {
     gate.add_permits(1);
     assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
     assert_eq!(station.receive().await, r#"[3,"2",{}]"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b78_message_near_the_largest_size_is_not_reserved_by_its_head() {
+    let server = server(RpcRouter::new(), Options::server().max_message_size(i32::MAX as usize));
+    for claimed in [i32::MAX as u64, u64::from(u32::MAX), u64::MAX >> 1] {
+        let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;
+        let head = [&[0x81, 0xff][..], &claimed.to_be_bytes(), &[0; 4], b"[2,"].concat();
+        station.ws.get_mut().write_all(&head).await.expect("open");
+        if claimed > i32::MAX as u64 {
+            assert_eq!(session.closed().await.cause, CloseCause::TooLarge);
+        } else {
+            tokio::time::sleep(SECOND).await;
+            assert!(session.is_open());
+        }
+    }
+}
+
+#[test]
+fn b78_options_that_cannot_work_are_build_errors() {
+    let short = Duration::from_micros(999);
+    let cases: [(&str, Options); 10] = [
+        ("max_message_size", Options::server().max_message_size(usize::MAX)),
+        ("max_message_size", Options::server().max_message_size(i32::MAX as usize + 1)),
+        ("max_unsent", Options::server().max_unsent(usize::MAX - 1)),
+        ("call_timeout", Options::server().call_timeout(short)),
+        ("call_timeout", Options::server().call_timeout(Duration::ZERO)),
+        ("ping_interval", Options::server().ping_interval(short)),
+        ("ping_interval", Options::server().ping_interval(Duration::from_nanos(1))),
+        ("close_timeout", Options::server().close_timeout(short)),
+        ("call_rate", Options::server().call_rate(u32::MAX, Duration::from_secs(1))),
+        ("call_rate", Options::server().call_rate(0, Duration::from_secs(1))),
+    ];
+    for (name, options) in cases {
+        let built = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).options(options.clone()).build();
+        assert!(built.expect_err(name).to_string().contains(name), "{options:?}");
+        let built = RpcClient::builder("ws://localhost", "CP-1").options(options).build();
+        assert!(built.expect_err(name).to_string().contains(name));
+    }
 }
 
 // Closing

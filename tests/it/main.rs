@@ -25,6 +25,7 @@ mod deviations;
 mod duplicates;
 mod edge;
 mod events;
+mod fairness;
 mod handlers;
 mod handshake;
 mod header_names;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ocpp_rpc::{
-    CallError, Error, ErrorCode, Options, Payload, RpcRouter, RpcServer,
+    Accept, CallError, Error, ErrorCode, Handshake, Options, Payload, Reject, RpcRouter, RpcServer,
     event::{Direction, EventKind, Events},
     extract::{Params, State},
     validate::{PayloadContext, PayloadKind, Valid, Validation, Validator, Violation},
@@ -287,11 +287,30 @@ async fn b43_changed_options_keep_validation_of_open_session() {
 
 #[tokio::test]
 async fn b43_unsupported_protocol_is_refused_if_all_are_validated() {
-    let server = RpcServer::builder(RpcRouter::new().on("Do", echo)).protocols(["acme1"]);
-    let server = server.no_common_protocol(ocpp_rpc::server::NoCommonProtocol::Serve);
-    let site = crate::tcp::Site::of(server.options(Options::server().validation(Validation::new(Acme)))).await;
+    let builder = || {
+        let server = RpcServer::builder(RpcRouter::new().on("Do", echo)).protocols(["acme1"]);
+        server.options(Options::server().validation(Validation::new(Acme)))
+    };
+    let authenticator = |handshake: Handshake| async move {
+        let is_known = handshake.protocols().iter().any(|protocol| protocol == "acme1");
+        Ok::<_, Reject>(if is_known { Accept::new() } else { Accept::new().without_protocol() })
+    };
+    let site = crate::tcp::Site::of(builder().auth(authenticator)).await;
     assert_eq!(site.ask(&crate::tcp::offering("/CP", "other")).await.status, 500);
     assert_eq!(site.ask(&crate::tcp::offering("/CP", "acme1")).await.status, 101);
+}
+
+#[tokio::test]
+async fn b78_sessions_without_a_protocol_are_not_served_if_all_are_validated() {
+    let serves = |options| {
+        let server = RpcServer::builder(RpcRouter::new()).protocols(["acme1"]).options(options);
+        server.no_common_protocol(ocpp_rpc::server::NoCommonProtocol::Serve).build()
+    };
+    let all = || Options::server().validation(Validation::new(Acme));
+    let error = serves(all()).expect_err("they cannot be validated").to_string();
+    assert!(error.contains("sessions without a protocol cannot be validated"), "{error}");
+    let server = serves(Options::server().validation(Validation::new(Acme).only(["acme1"]))).expect("valid settings");
+    assert!(server.set_options(all()).is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use crate::server::handshake::auth::{ProtocolChoice, Reject};
+use crate::{
+    error::BuildError,
+    options::Options,
+    server::handshake::auth::{ProtocolChoice, Reject},
+};
 
 /// The response to a client that offers none of the server's subprotocols.
 ///
@@ -65,6 +69,17 @@ impl Selection {
 }
 
 impl Negotiation {
+    /// Returns an error if sessions without a protocol are served that must be validated.
+    pub(crate) fn check_validation(&self, options: &Options) -> Result<(), BuildError> {
+        if self.no_common == NoCommonProtocol::Serve && !options.covers(None) {
+            return Err(BuildError::settings(
+                "sessions without a protocol cannot be validated: limit the validation to the protocols, or do not serve \
+                 clients without a common protocol",
+            ));
+        }
+        Ok(())
+    }
+
     /// Selects the protocol that the authenticator chose, or else a protocol that both ends speak.
     pub(crate) fn negotiate(&self, offered: &[String], choice: ProtocolChoice) -> Result<Selection, Reject> {
         let is_offered = |protocol: &str| offered.iter().any(|offer| offer == protocol);

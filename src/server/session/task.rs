@@ -126,7 +126,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
         protocol = protocol.as_deref(),
         remote_address = run.remote_address.map(tracing::field::display),
     );
-    let driver = Driver::new(shared.clone(), run, dispatch, options, false);
+    let driver = Driver::new(shared.clone(), run, dispatch, options, server.outliving.clone(), false);
     span.in_scope(|| {
         server.session_tasks.mark_session();
         let is_conflict = reservation.activate(Session::new(shared.clone()), Instant::now().into_std());
