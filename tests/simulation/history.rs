@@ -237,10 +237,12 @@ impl History {
         }
     }
 
-    /// Checks the running handlers of each connection of a server, and of each client.
+    /// Checks the running handlers of each connection of a server, of all connections of a client at the server, and of
+    /// each client.
     fn check_handlers(&self, found: &mut Vec<String>) {
         let mut limits = HashMap::<End, usize>::new();
         let mut running = HashMap::<End, usize>::new();
+        let mut clients = HashMap::<u16, usize>::new();
         for (at, fact) in &self.facts {
             match fact {
                 Fact::Limits { end, handlers, .. } => {
@@ -248,14 +250,25 @@ impl History {
                     *limit = (*limit).max(*handlers);
                 }
                 Fact::Executed { end, .. } => {
-                    let running = running.entry(*end).or_default();
-                    *running += 1;
+                    let count = running.entry(*end).or_default();
+                    *count += 1;
                     // The handlers of a client's lost connections count as well.
                     let times = if end.side() == Side::Client { 2 } else { 1 };
-                    if limits.get(end).is_some_and(|limit| *running > limit * times) {
-                        found.push(format!("{running} handlers of {end:?} run at {at} ms"));
+                    let limit = limits.get(end).map(|limit| limit * times);
+                    if limit.is_some_and(|limit| *count > limit) {
+                        found.push(format!("{count} handlers of {end:?} run at {at} ms"));
+                    }
+                    if let End::Server(link) = end {
+                        let client = clients.get(link);
+                        let is_same = |end: &End| matches!(end, End::Server(link) if clients.get(link) == client);
+                        let all: usize = running.iter().filter(|(end, _)| is_same(end)).map(|(_, count)| count).sum();
+                        let limit = limits.iter().filter(|(end, _)| is_same(end)).map(|(_, limit)| limit).max();
+                        if limit.is_some_and(|limit| all > 2 * limit) {
+                            found.push(format!("{all} handlers of client {client:?} run at {at} ms at the server"));
+                        }
                     }
                 }
+                Fact::Dialled { client, link } => drop(clients.insert(*link, *client)),
                 Fact::Finished { end, .. } => *running.entry(*end).or_default() -= 1,
                 _ => {}
             }

@@ -314,7 +314,7 @@ fn session_options(world: &World, habits: Habits, link: u16) -> Options {
 /// Returns random options, and records their limits for the ends that use them.
 fn options(world: &World, options: Options, ends: &[End]) -> Options {
     let in_flight = world.pick(&[1, 1, 1, 2, 4]);
-    let handlers = world.pick(&[1, 2, 8, 64]);
+    let handlers = world.pick(if world.is_stuck { &[1, 2] } else { &[1, 2, 8, 64] });
     for end in ends {
         world.record(Fact::Limits { end: *end, in_flight, handlers });
     }
@@ -422,6 +422,9 @@ fn plan(world: &World, habits: Habits) -> Plan {
     if plan.piece == 1 && world.chance(80) {
         // Single bytes are slow.
         plan.piece = 100;
+    }
+    if world.is_stuck {
+        plan.from_client.push(Fault { after: world.roll(3..10), kind: FaultKind::Cut });
     }
     for faults in [&mut plan.from_client, &mut plan.from_server] {
         while world.chance(habits.faults) && faults.len() < 4 {

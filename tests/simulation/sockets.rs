@@ -22,6 +22,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
+    sync::SetOnce,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -146,7 +147,7 @@ fn station(address: SocketAddr, identity: &str) -> RpcClientBuilder {
 }
 
 /// Sends heartbeats and connects again and again, and records how long both take.
-async fn be_honest(address: SocketAddr, measured: Arc<Mutex<Measured>>) {
+async fn be_honest(address: SocketAddr, measured: Arc<Mutex<Measured>>, stop: Arc<SetOnce<()>>) {
     let client = station(address, "honest").connect().await.expect("a session");
     let beat = async {
         loop {
@@ -176,7 +177,10 @@ async fn be_honest(address: SocketAddr, measured: Arc<Mutex<Measured>>) {
             sleep(Duration::from_millis(30)).await;
         }
     };
-    tokio::join!(beat, come);
+    tokio::select! {
+        _ = stop.wait() => {}
+        () = async { _ = tokio::join!(beat, come) } => {}
+    }
 }
 
 #[test]
@@ -187,10 +191,11 @@ fn honest_station_is_served_under_attacks() {
     let slot = Duration::from_secs_f64(seconds / (rounds * Attack::ALL.len()) as f64);
     let site = Site::new();
     let measured = Arc::<Mutex<Measured>>::default();
+    let stop = Arc::<SetOnce<()>>::default();
     let honest = {
-        let (measured, address) = (measured.clone(), site.address);
+        let (measured, stop, address) = (measured.clone(), stop.clone(), site.address);
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        thread::spawn(move || runtime.block_on(be_honest(address, measured)))
+        thread::spawn(move || runtime.block_on(be_honest(address, measured, stop)))
     };
     let attackers = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let mut baseline = None;
@@ -216,6 +221,8 @@ fn honest_station_is_served_under_attacks() {
         }
         last = Some(resources);
     }
+    stop.set(()).expect("set once");
+    honest.join().expect("the honest station is served");
     println!("{:<24} {:>10} {:>12} {:>14}", "attack", "heartbeats", "worst", "worst connect");
     let latencies = std::mem::take(&mut lock(&measured).latencies);
     for (attack, latency) in &latencies {

@@ -53,6 +53,8 @@ pub struct World {
     calls_made: AtomicU64,
     started: Instant,
     pub medium: Medium,
+    /// Whether most handlers never end and links are short, so that handlers pile up.
+    pub is_stuck: bool,
     /// Cuts all links.
     pub stop: CancellationToken,
 }
@@ -60,9 +62,11 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, medium: Medium) -> Arc<Self> {
         let slack = if medium == Medium::Memory { 0 } else { 200 };
+        let mut random = StdRng::seed_from_u64(seed);
         Arc::new(Self {
             medium,
-            random: Mutex::new(StdRng::seed_from_u64(seed)),
+            is_stuck: random.random_ratio(1, 8),
+            random: Mutex::new(random),
             history: Mutex::new(History { facts: Vec::new(), slack }),
             calls: Mutex::default(),
             calls_made: AtomicU64::new(0),
@@ -145,7 +149,8 @@ impl World {
             2 if speaks_21 => Kind::Send,
             _ => Kind::Queued,
         };
-        let mut params = json!({"n": number, "s": sum(number), "do": self.pick(BEHAVIOURS)});
+        let behaviour = if self.is_stuck && self.chance(70) { "never" } else { self.pick(BEHAVIOURS) };
+        let mut params = json!({"n": number, "s": sum(number), "do": behaviour});
         if self.chance(5) {
             params["padding"] = "x".repeat(self.roll(1..20_000)).into();
         }
