@@ -3,7 +3,7 @@
 //!
 //!     cargo run --example rest-call
 
-use std::{convert::Infallible, error::Error, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Json, Router,
@@ -11,20 +11,24 @@ use axum::{
     http::StatusCode,
     routing::post,
 };
-use ocpp_rpc::{RpcClient, RpcRouter, RpcServer};
+use ocpp_rpc::{Error, RpcClient, RpcRouter, RpcServer};
 use serde_json::{Value, json};
 
 async fn reset(State(server): State<RpcServer>, Path(id): Path<String>) -> Result<Json<Value>, (StatusCode, String)> {
-    let station = server.session(&id).ok_or((StatusCode::NOT_FOUND, format!("{id} is not connected")))?;
-    let result = station.call("Reset", &json!({"type": "Soft"})).timeout(Duration::from_secs(10)).await;
+    let station = server.station(id);
+    let result = station.call("Reset", &json!({"type": "Soft"})).total_timeout(Duration::from_secs(10)).await;
     result.map(Json).map_err(|error| {
-        let status = if error.is_timeout() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
+        let status = match &error {
+            Error::NotConnected => StatusCode::NOT_FOUND,
+            error if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        };
         (status, error.to_string())
     })
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).build()?;
     let app = Router::new()
         .route("/stations/{id}/reset", post(reset))

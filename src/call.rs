@@ -24,11 +24,12 @@ use crate::{
     event::kind::{CallOutcome, Direction, EventKind, Text},
     message::payload::{EncodeError, MessageId, Payload},
     options,
-    telemetry::CallTimer,
+    route::Route,
+    telemetry::{CallTimer, Telemetry},
     validate::decode_error::explain_decode_error,
 };
 
-/// The future of a call, returned by [`Session::call`](crate::Session::call).
+/// The future of a call, returned by [`Session::call`](crate::Session::call) and [`Station::call`](crate::Station::call).
 ///
 /// The call is made when the future is first polled. If the future is dropped, the call is cancelled.
 #[must_use = "a call is not made until its future is awaited"]
@@ -57,29 +58,51 @@ const MAX_ID: usize = 36;
 type Read<R> = fn(CallResult, &Shared) -> Result<R, Error>;
 
 enum State {
-    Draft {
-        shared: Arc<Shared>,
-        call: Box<Outgoing<ResponseSender>>,
-        receiver: Receiver,
-        total_timeout: Option<Duration>,
-    },
-    Submitted {
-        shared: Arc<Shared>,
-        key: CallKey,
-        receiver: Receiver,
-    },
+    Draft { target: Target, call: Box<Outgoing<ResponseSender>>, receiver: Receiver, total_timeout: Option<Duration> },
+    Submitted { shared: Arc<Shared>, key: CallKey, receiver: Receiver },
     Failed(Error),
     Done,
 }
 
 type Receiver = oneshot::Receiver<Result<CallResult, Error>>;
 
+/// The session that a call goes to.
+enum Target {
+    Session(Arc<Shared>),
+    /// The session that the station with this key has when the call is made.
+    Station(Arc<dyn Route>, Arc<str>),
+}
+
 impl<R: DeserializeOwned + 'static> Call<R> {
+    /// Creates a call to the peer of a session.
     pub(crate) fn new(shared: &Arc<Shared>, kind: Kind, action: &str, params: Result<Payload, EncodeError>) -> Self {
+        let target = Target::Session(shared.clone());
+        Self::to(target, &shared.run().identity, &shared.telemetry, kind, action, params)
+    }
+
+    /// Creates a call to the station with this key.
+    pub(crate) fn to_station(
+        route: &Arc<dyn Route>,
+        key: &Arc<str>,
+        kind: Kind,
+        action: &str,
+        params: Result<Payload, EncodeError>,
+    ) -> Self {
+        Self::to(Target::Station(route.clone(), key.clone()), key, route.telemetry(), kind, action, params)
+    }
+
+    fn to(
+        target: Target,
+        identity: &str,
+        telemetry: &Arc<Telemetry>,
+        kind: Kind,
+        action: &str,
+        params: Result<Payload, EncodeError>,
+    ) -> Self {
         let span = tracing::debug_span!(
             "call",
             direction = "out",
-            identity = &*shared.run().identity,
+            identity,
             action,
             id = field::Empty,
             outcome = field::Empty,
@@ -89,10 +112,10 @@ impl<R: DeserializeOwned + 'static> Call<R> {
             Ok(params) => {
                 let (sender, receiver) = oneshot::channel();
                 let call = Box::new(Outgoing::new(kind, action.into(), params, sender));
-                State::Draft { shared: shared.clone(), call, receiver, total_timeout: None }
+                State::Draft { target, call, receiver, total_timeout: None }
             }
         };
-        Self { state, cancelled: None, read, span, timer: shared.telemetry.call(), described: None }
+        Self { state, cancelled: None, read, span, timer: telemetry.call(), described: None }
     }
 }
 
@@ -178,7 +201,7 @@ impl<R> Call<R> {
     }
 
     /// Replaces the call by one that fails.
-    pub(crate) fn fail(mut self, error: Error) -> Self {
+    fn fail(mut self, error: Error) -> Self {
         self.state = State::Failed(error);
         self
     }
@@ -261,7 +284,18 @@ impl State {
 
     /// Submits a draft.
     fn submit(self, span: &Span, described: &mut Option<Box<DescribedCall>>) -> Self {
-        let Self::Draft { shared, mut call, receiver, total_timeout } = self else { return self };
+        let Self::Draft { target, mut call, receiver, total_timeout } = self else { return self };
+        let shared = match target {
+            Target::Session(shared) => shared,
+            Target::Station(route, key) => match route.find(&key) {
+                Some(shared) => shared,
+                None => return Self::Failed(Error::NotConnected),
+            },
+        };
+        if call.kind == Kind::Send && !shared.run().negotiated().is_some_and(|negotiated| negotiated.dialect.has_send())
+        {
+            return Self::Failed(Error::SendNotSupported);
+        }
         let key = shared.next_key();
         call.key = key;
         if !call.has_own_id {

@@ -55,7 +55,8 @@ pub enum Error {
         /// True if the call had been written, so that the peer may have carried it out.
         maybe_delivered: bool,
     },
-    /// A client has no connection, and its calls [do not wait](crate::client::Reconnect::refuse_calls) for one.
+    /// A [station](crate::Station) has no session. Or a client has no connection, and its calls
+    /// [do not wait](crate::client::Reconnect::refuse_calls) for one.
     #[error("not connected")]
     NotConnected,
     /// The connection is closing and accepts no more calls.

@@ -33,9 +33,12 @@ pub mod message;
 mod options;
 mod random;
 mod response;
+mod route;
 #[cfg(feature = "server")]
 pub mod server;
 mod session;
+#[cfg(feature = "server")]
+mod station;
 mod telemetry;
 mod text;
 #[cfg(feature = "tls")]
@@ -103,6 +106,8 @@ pub use server::{
     rpc_server::RpcServer,
 };
 pub use session::{Session, SessionInfo};
+#[cfg(feature = "server")]
+pub use station::Station;
 
 /// Tests the examples of the README.
 #[cfg(all(doctest, feature = "client", feature = "axum", feature = "server"))]

@@ -89,13 +89,7 @@ impl Session {
     /// if a client was never connected. Otherwise returns an error if the message cannot be
     /// encoded or written.
     pub fn send(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<()> {
-        let call = Call::<Payload>::new(&self.shared, Kind::Send, action, Payload::encode(params)).ignore_result();
-        let run = self.shared.run();
-        if run.negotiated().is_some_and(|negotiated| negotiated.dialect.has_send()) {
-            call
-        } else {
-            call.fail(Error::SendNotSupported)
-        }
+        Call::<Payload>::new(&self.shared, Kind::Send, action, Payload::encode(params)).ignore_result()
     }
 
     /// Sends a message that has no response, under the name of its action.

@@ -28,8 +28,7 @@ use crate::{error::Error, message::payload::Payload};
 /// use serde_json::{Value, json};
 ///
 /// async fn reset(State(server): State<RpcServer>, Path(id): Path<String>) -> Result<Json<Value>, Error> {
-///     let session = server.session(&id).ok_or(Error::NotConnected)?;
-///     Ok(Json(session.call("Reset", &json!({"type": "Soft"})).await?))
+///     Ok(Json(server.station(id).call("Reset", &json!({"type": "Soft"})).await?))
 /// }
 /// ```
 impl IntoResponse for Error {

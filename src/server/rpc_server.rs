@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -21,12 +22,13 @@ use crate::{
     connection::{
         handler_set::{self, AwaitedClose},
         outliving::Outliving,
-        shared::Dispatch,
+        shared::{Dispatch, Shared},
     },
     error::BuildError,
     event::bus::Events,
     message::dialect::Dialect,
     options::Options,
+    route::Route,
     server::{
         handshake::{auth::DynAuthenticate, protocol::Negotiation},
         http::{
@@ -40,6 +42,7 @@ use crate::{
         },
     },
     session::Session,
+    station::Station,
     telemetry::Telemetry,
 };
 
@@ -137,6 +140,14 @@ impl RpcServer {
     /// The key is the identity of the charging station, unless [`Accept::key`](crate::Accept::key) set another.
     pub fn session(&self, key: &str) -> Option<Session> {
         self.state.registry.get(key)
+    }
+
+    /// Returns the handle on the station with this key, connected or not.
+    ///
+    /// Use it for calls from a REST handler: a call goes to the session that the station has at that moment, and fails
+    /// with [`Error::NotConnected`](crate::Error::NotConnected) if it has none.
+    pub fn station(&self, key: impl Into<Arc<str>>) -> Station {
+        Station::new(self.state.clone(), key.into())
     }
 
     /// Returns all sessions, in no particular order.
@@ -270,6 +281,23 @@ impl ServerState {
     pub(crate) fn dialect(&self, protocol: Option<&str>) -> Dialect {
         let own = self.dialects.iter().find(|(name, _)| Some(&**name) == protocol);
         own.map_or_else(|| Dialect::for_protocol(protocol), |(_, dialect)| *dialect)
+    }
+}
+
+impl Route for ServerState {
+    fn find(&self, key: &str) -> Option<Arc<Shared>> {
+        Some(self.registry.find(key)?.shared().clone())
+    }
+
+    fn connected<'a>(&'a self, key: &'a Arc<str>) -> Pin<Box<dyn Future<Output = Option<Arc<Shared>>> + Send + 'a>> {
+        Box::pin(async move {
+            let session = self.closing.run_until_cancelled(self.registry.opened(key)).await?;
+            Some(session.shared().clone())
+        })
+    }
+
+    fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.telemetry
     }
 }
 

@@ -106,7 +106,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "connection",
         ],
     ),
-    ("handles", &["call", "session"]),
+    ("handles", &["route", "call", "session", "station"]),
     (
         "handlers",
         &["handler/incoming", "handler/function", "handler/extract", "handler/router", "handler/typed", "handler"],

@@ -56,6 +56,7 @@ mod secrets;
 mod server_closing;
 mod session_events;
 mod spans;
+mod station;
 mod strangers;
 mod support;
 mod tcp;

@@ -9,12 +9,14 @@
 use std::{
     collections::{HashMap, hash_map},
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use http::{HeaderValue, StatusCode, header};
 use smallvec::{SmallVec, smallvec};
+use tokio::sync::Notify;
 
 use crate::{
     close::{info::CloseCause, intent::Close},
@@ -73,6 +75,15 @@ struct State {
     replacements: Replacements,
     /// A close of all sessions, which also applies to sessions that open later.
     closing: Option<Close>,
+    /// The keys whose next session is awaited.
+    awaited: HashMap<Arc<str>, Awaited>,
+}
+
+/// The tasks that wait for the next session of a key.
+#[derive(Debug, Default)]
+struct Awaited {
+    tasks: usize,
+    opened: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -101,6 +112,28 @@ impl Registry {
     /// Returns the newest session of a key.
     pub(crate) fn get(&self, key: &str) -> Option<Session> {
         self.state().entries.get(key)?.iter().rev().find_map(|entry| entry.session.clone())
+    }
+
+    /// Returns the newest session of a key that accepts calls, or the newest one if none does.
+    pub(crate) fn find(&self, key: &str) -> Option<Session> {
+        let state = self.state();
+        let newest_first =
+            || state.entries.get(key).into_iter().flatten().rev().filter_map(|entry| entry.session.as_ref());
+        newest_first().find(|session| session.is_open()).or_else(|| newest_first().next()).cloned()
+    }
+
+    /// Waits for a session of a key that accepts calls.
+    pub(crate) async fn opened(&self, key: &Arc<str>) -> Session {
+        let waiting = Waiting::new(self, key);
+        loop {
+            let mut opened = pin!(waiting.opened.notified());
+            // Before the look-up, so that no session is missed.
+            opened.as_mut().enable();
+            if let Some(session) = self.find(key).filter(Session::is_open) {
+                return session;
+            }
+            opened.await;
+        }
     }
 
     /// Returns all sessions.
@@ -185,6 +218,34 @@ impl Registry {
     }
 }
 
+/// A task that waits for the next session of a key.
+struct Waiting<'a> {
+    registry: &'a Registry,
+    key: &'a Arc<str>,
+    opened: Arc<Notify>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(registry: &'a Registry, key: &'a Arc<str>) -> Self {
+        let mut state = registry.state();
+        let awaited = state.awaited.entry(key.clone()).or_default();
+        awaited.tasks += 1;
+        Self { registry, key, opened: awaited.opened.clone() }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.registry.state();
+        if let hash_map::Entry::Occupied(mut awaited) = state.awaited.entry(self.key.clone()) {
+            awaited.get_mut().tasks -= 1;
+            if awaited.get().tasks == 0 {
+                awaited.remove();
+            }
+        }
+    }
+}
+
 impl State {
     fn sessions(&self) -> impl Iterator<Item = &Session> {
         self.entries.values().flatten().filter_map(|entry| entry.session.as_ref())
@@ -232,7 +293,11 @@ impl Reservation {
             }
         }
         let is_reported = self.key.as_ref().is_some_and(|key| !older.is_empty() && state.replacements.record(key, now));
+        let opened = self.key.as_ref().and_then(|key| state.awaited.get(key)).map(|awaited| awaited.opened.clone());
         drop(guard);
+        if let Some(opened) = opened {
+            opened.notify_waiters();
+        }
         for older in older {
             older
                 .shared()
