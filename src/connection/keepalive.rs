@@ -18,28 +18,16 @@ pub(super) enum Ping {
 /// The pings of one connection, and the round-trip time of the latest one.
 #[derive(Debug)]
 pub(super) struct KeepAlive {
-    rules: Rules,
+    // One by one, because a struct of them would have padding of its own, in each idle connection.
+    interval: Option<Duration>,
+    require_pongs: bool,
+    activity_defers_pings: bool,
     next: Instant,
     /// The moment of the first ping since the last sign of life.
     unanswered_since: Option<Instant>,
     /// The number of the latest ping, which is its payload.
     number: u32,
     sent: Instant,
-}
-
-/// The options that concern pings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rules {
-    interval: Option<Duration>,
-    require_pongs: bool,
-    activity_defers_pings: bool,
-}
-
-impl From<&Options> for Rules {
-    fn from(options: &Options) -> Self {
-        let &Options { ping_interval: interval, require_pongs, activity_defers_pings, .. } = options;
-        Self { interval, require_pongs, activity_defers_pings }
-    }
 }
 
 /// The beats of an interval, on which pings are sent.
@@ -54,26 +42,29 @@ impl KeepAlive {
     /// open together are not pinged together. The moment is rounded up to a beat, counted from `origin`. Later pings
     /// follow at the interval.
     pub(super) fn new(options: &Options, jitter: f64, origin: Instant, now: Instant) -> Self {
-        let rules = Rules::from(options);
-        let next = rules.interval.map_or(now, |interval| {
+        let &Options { ping_interval: interval, require_pongs, activity_defers_pings, .. } = options;
+        let next = interval.map_or(now, |interval| {
             let beat = interval / BEATS_PER_INTERVAL;
             beat_after(now + (interval - beat).mul_f64(jitter), beat, origin)
         });
-        Self { rules, next, unanswered_since: None, number: 0, sent: now }
+        let (unanswered_since, number, sent) = (None, 0, now);
+        Self { interval, require_pongs, activity_defers_pings, next, unanswered_since, number, sent }
     }
 
     /// Follows changed options. If they concern pings, the next one is due an interval from now.
     pub(super) fn set(&mut self, options: &Options, now: Instant) {
-        let rules = Rules::from(options);
-        if self.rules != rules {
-            let next = now + rules.interval.unwrap_or_default();
-            *self = Self { rules, next, unanswered_since: None, ..*self };
+        let &Options { ping_interval: interval, require_pongs, activity_defers_pings, .. } = options;
+        if (self.interval, self.require_pongs, self.activity_defers_pings)
+            != (interval, require_pongs, activity_defers_pings)
+        {
+            let next = now + interval.unwrap_or_default();
+            *self = Self { interval, require_pongs, activity_defers_pings, next, unanswered_since: None, ..*self };
         }
     }
 
     /// Returns the next step. It must be called again after each ping.
     pub(super) fn due(&mut self, now: Instant) -> Ping {
-        let Some(interval) = self.rules.interval else { return Ping::Wait(None) };
+        let Some(interval) = self.interval else { return Ping::Wait(None) };
         let give_up = self.unanswered_since.map(|since| since + 2 * interval);
         if give_up.is_some_and(|give_up| now >= give_up) {
             return Ping::GiveUp;
@@ -95,11 +86,11 @@ impl KeepAlive {
 
     /// Records that bytes of the peer have arrived: a message, a control frame, or a part of one.
     pub(super) fn activity(&mut self, now: Instant) {
-        if !self.rules.require_pongs {
+        if !self.require_pongs {
             self.unanswered_since = None;
         }
-        if self.rules.activity_defers_pings {
-            self.next = now + self.rules.interval.unwrap_or_default();
+        if self.activity_defers_pings {
+            self.next = now + self.interval.unwrap_or_default();
         }
     }
 
