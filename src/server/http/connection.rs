@@ -11,10 +11,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+#[cfg(not(feature = "http2"))]
+use crate::server::http::http1;
 #[cfg(feature = "http2")]
 use crate::server::http::http2;
-#[cfg(not(feature = "http2"))]
-use crate::server::{handshake::upgrade::UpgradedIo, http::http1};
 use crate::{
     header_case::header_case,
     info::ConnectionInfo,
