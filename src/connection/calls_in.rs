@@ -14,17 +14,22 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(crate) struct CallsIn {
-    /// The requests that wait for a handler.
-    queue: VecDeque<IncomingRequest>,
-    /// The bytes of their messages.
-    queue_bytes: usize,
+    /// The requests that wait for a handler. Created for the first one, and few connections have any.
+    queue: Option<Box<Queue>>,
     /// The requests that wait for a handler or for their response, by their ids, with the fingerprints of their content.
     active: ActiveIds,
     running: usize,
     /// The handlers of this station that have outlived their connections. `usize::MAX` if no handler may start.
     outliving: usize,
-    /// The theoretical arrival time of the next request at the highest allowed rate.
-    theoretical_arrival: Option<Instant>,
+    /// The theoretical arrival time of the next request at the highest allowed rate. Boxed, because few options set one.
+    theoretical_arrival: Option<Box<Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    requests: VecDeque<IncomingRequest>,
+    /// The bytes of their messages.
+    bytes: usize,
 }
 
 /// The requests for which an empty queue keeps memory, at most.
@@ -49,11 +54,11 @@ impl CallsIn {
         let rejected = |why: String| CallError::new(ErrorCode::GENERIC_ERROR, why);
         if let Some((calls, time)) = options.call_rate {
             // The generic cell rate algorithm: each request takes its share of the time.
-            let arrival = self.theoretical_arrival.map_or(now, |arrival| arrival.max(now)) + time / calls;
+            let arrival = self.theoretical_arrival.as_ref().map_or(now, |arrival| now.max(**arrival)) + time / calls;
             if arrival > now + time {
                 return Err(rejected(format!("more than {calls} calls in {time:?}")));
             }
-            self.theoretical_arrival = Some(arrival);
+            **self.theoretical_arrival.get_or_insert_with(|| Box::new(now)) = arrival;
         }
         if self.has_free_handler(options) {
             return Ok(());
@@ -62,8 +67,8 @@ impl CallsIn {
             return Err(too_many_outlive());
         }
         let max_bytes = options.max_message_size.saturating_mul(QUEUE_BYTES_FACTOR);
-        let fits = self.queue_bytes + request.message_len <= max_bytes;
-        if fits && self.queue.len() < options.handler_queue {
+        let (queued, bytes) = self.queue.as_ref().map_or((0, 0), |queue| (queue.requests.len(), queue.bytes));
+        if bytes + request.message_len <= max_bytes && queued < options.handler_queue {
             Ok(())
         } else {
             Err(rejected("too many calls are waiting to be handled".to_owned()))
@@ -71,7 +76,11 @@ impl CallsIn {
     }
 
     fn has_free_handler(&self, options: &Options) -> bool {
-        self.running < self.max_running(options) && self.queue.is_empty()
+        self.running < self.max_running(options) && self.is_queue_empty()
+    }
+
+    fn is_queue_empty(&self) -> bool {
+        self.queue.as_ref().is_none_or(|queue| queue.requests.is_empty())
     }
 
     /// Sets how many handlers of this station have outlived their connections, or `None` if no handler may start.
@@ -93,7 +102,7 @@ impl CallsIn {
 
     /// Returns a queued request that must be rejected, because no handler will start on it.
     pub(super) fn next_stuck(&mut self, options: &Options) -> Option<(IncomingRequest, CallError)> {
-        if self.queue.is_empty() || !self.is_stuck(options) {
+        if self.is_queue_empty() || !self.is_stuck(options) {
             return None;
         }
         self.pop().map(|request| (request, too_many_outlive()))
@@ -104,11 +113,12 @@ impl CallsIn {
         if self.has_free_handler(options) {
             return Some(request);
         }
-        self.queue_bytes += request.message_len;
         if request.head.expects_response {
             self.reserve_id(&request.head, &request.payload);
         }
-        self.queue.push_back(request);
+        let queue = self.queue.get_or_insert_default();
+        queue.bytes += request.message_len;
+        queue.requests.push_back(request);
         None
     }
 
@@ -146,11 +156,12 @@ impl CallsIn {
     }
 
     fn pop(&mut self) -> Option<IncomingRequest> {
-        let request = self.queue.pop_front()?;
-        if self.queue.is_empty() && self.queue.capacity() > MAX_KEPT {
-            self.queue = VecDeque::new();
+        let queue = self.queue.as_mut()?;
+        let request = queue.requests.pop_front()?;
+        queue.bytes -= request.message_len;
+        if queue.requests.is_empty() && queue.requests.capacity() > MAX_KEPT {
+            self.queue = None;
         }
-        self.queue_bytes -= request.message_len;
         if request.head.expects_response {
             self.release_id(&request.head.id);
         }
@@ -160,15 +171,14 @@ impl CallsIn {
     /// Drops the requests of a connection that is lost.
     pub(super) fn disconnect(&mut self) {
         // The memory as well: handlers may continue for long.
-        self.queue = VecDeque::new();
-        self.queue_bytes = 0;
+        self.queue = None;
         self.active = ActiveIds::default();
         self.running = 0;
     }
 
     /// Returns whether no request waits for a handler or a response, except those of `awaiting_close` handlers.
     pub(super) fn is_settled(&self, awaiting_close: usize) -> bool {
-        self.running <= awaiting_close && self.queue.is_empty() && self.active.len() <= awaiting_close
+        self.running <= awaiting_close && self.is_queue_empty() && self.active.len() <= awaiting_close
     }
 }
 

@@ -113,7 +113,8 @@ pub(crate) struct Socket {
     io: Box<dyn Io>,
     reader: Reader,
     writer: Writer,
-    max_unsent: usize,
+    // The options allow less than 2 GiB.
+    max_unsent: u32,
     /// Set if bytes have arrived since [`take_activity`](Self::take_activity), or the peer has read some of many.
     is_active: bool,
 }
@@ -145,6 +146,7 @@ impl Socket {
         let Options { tolerance, max_message_size, max_unsent, compression, .. } = *options;
         let (mut reader, writer) = websocket::codec(role, tolerance, max_message_size, deflate.zip(compression));
         reader.put(read_buf);
+        let max_unsent = u32::try_from(max_unsent).unwrap_or(u32::MAX);
         Box::new(Self { io, reader, writer, max_unsent, is_active: !read_buf.is_empty() })
     }
 
@@ -214,12 +216,12 @@ impl Socket {
 
     /// Returns whether more bytes wait for the peer than the options allow.
     fn is_over_limit(&self) -> bool {
-        self.writer.unsent().len() > self.max_unsent
+        self.writer.unsent().len() > self.max_unsent as usize
     }
 
     /// Returns whether so many bytes wait for the peer that no more should be caused.
     pub(crate) fn is_half_full(&self) -> bool {
-        self.writer.unsent().len() > self.max_unsent / 2
+        self.writer.unsent().len() > self.max_unsent as usize / 2
     }
 
     /// Returns whether more may be queued before the next flush.
