@@ -133,6 +133,9 @@ impl Session {
     /// [`call_queue`](Options::call_queue), [`tolerance`](Options::tolerance), [`validation`](Options::validation) and
     /// [`compression`](Options::compression) stay as they are. Calls in flight keep their timeout.
     ///
+    /// At a client, this holds over all connections until the client is closed; `RpcClient::update` sets options for
+    /// longer.
+    ///
     /// # Errors
     ///
     /// Returns an error if an option can never work. Nothing changes then.
@@ -199,7 +202,7 @@ impl Session {
     ///
     /// It is `None` if the handshake agreed on none, and at a client before the first connection.
     pub fn protocol(&self) -> Option<Arc<str>> {
-        self.shared.run().negotiated()?.protocol.clone()
+        self.shared.run().negotiated()?.protocol
     }
 
     /// Returns the address of the peer. A client does not know it.
@@ -230,7 +233,8 @@ impl Session {
     /// Returns the facts about the connection: identity, subprotocol, address, TLS, compression, extensions.
     pub fn info(&self) -> SessionInfo {
         let run = self.shared.run();
-        SessionInfo { compression: run.compression(), run }
+        let protocol = run.negotiated().and_then(|negotiated| negotiated.protocol);
+        SessionInfo { protocol, compression: run.compression(), run }
     }
 }
 
@@ -268,6 +272,7 @@ impl fmt::Debug for Session {
 #[derive(Clone)]
 pub struct SessionInfo {
     run: Arc<Run>,
+    protocol: Option<Arc<str>>,
     compression: Option<CompressionInfo>,
 }
 
@@ -279,7 +284,7 @@ impl SessionInfo {
 
     /// Returns the subprotocol of the connection, as [`Session::protocol`] does.
     pub fn protocol(&self) -> Option<&str> {
-        self.run.negotiated()?.protocol.as_deref()
+        self.protocol.as_deref()
     }
 
     /// Returns the address of the peer. A client does not know it.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 #[cfg(feature = "tls")]
@@ -21,7 +21,7 @@ use crate::{
     options::Options,
 };
 
-/// Configures an [`RpcClient`], then creates or connects it.
+/// Configures an [`RpcClient`], then creates or connects it. [`RpcClient::update`] changes the same settings later.
 ///
 /// | Setting | Default |
 /// |---|---|
@@ -46,9 +46,54 @@ impl RpcClient {
     pub fn builder(endpoint: impl Into<String>, identity: impl Into<String>) -> RpcClientBuilder {
         RpcClientBuilder { settings: ClientSettings::new(endpoint.into(), identity.into()) }
     }
+
+    /// Changes settings of the client, whether it is connected or not. All others stay as they are.
+    ///
+    /// | Settings | In effect |
+    /// |---|---|
+    /// | router, [options](crate::Session::set_options) | at once |
+    /// | back-off, attempts, final errors | from the next failed attempt |
+    /// | endpoint, password, headers, query, protocols, connector, TLS, connect timeout, redirects; maximum message size and unsent bytes | from the next connection |
+    /// | identity; whether calls are refused and responses dropped between two connections; the options that stay as they are | from the next [`connect`](Self::connect) after a close |
+    ///
+    /// [`reconnect`](Self::reconnect) starts the next connection now. A new list of protocols is offered as a whole;
+    /// until then, the client offers only the protocol of its first connection. Queued calls are checked again if
+    /// another protocol is agreed on.
+    ///
+    /// `change` must not change or connect this client itself, which would wait forever.
+    ///
+    /// ```no_run
+    /// use ocpp_rpc::RpcClient;
+    ///
+    /// /// Changes the password, as a server demands with `AuthorizationKey` or `BasicAuthPassword`.
+    /// async fn change_password(client: &RpcClient, password: &str) -> Result<(), Box<dyn std::error::Error>> {
+    ///     client.update(|settings| settings.password(password))?;
+    ///     client.reconnect().await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if settings contradict each other or can never work. Nothing changes then.
+    pub fn update(&self, change: impl FnOnce(RpcClientBuilder) -> RpcClientBuilder) -> Result<(), BuildError> {
+        self.change(|settings| change(RpcClientBuilder { settings }).settings)
+    }
 }
 
 impl RpcClientBuilder {
+    /// Replaces the endpoint, a `ws://` or `wss://` URL.
+    pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
+        self.settings.endpoint = endpoint.into();
+        self
+    }
+
+    /// Replaces the identity.
+    pub fn identity(mut self, identity: impl Into<String>) -> Self {
+        self.settings.identity = identity.into();
+        self
+    }
+
     /// Sets the subprotocols that the client offers, the preferred one first.
     ///
     /// If the client offers protocols and the server selects none of them, the connect fails with
@@ -74,6 +119,18 @@ impl RpcClientBuilder {
         self
     }
 
+    /// Removes the password: the client sends no credentials.
+    pub fn without_password(mut self) -> Self {
+        self.settings.password = None;
+        self
+    }
+
+    /// Replaces all further headers of the handshake request, see [`header`](Self::header). Default none.
+    pub fn headers(mut self, headers: HeaderMap) -> Self {
+        self.settings.headers = headers;
+        self
+    }
+
     /// Adds a header to the handshake request.
     ///
     /// `User-Agent` replaces the default, `ocpp-rpc/` and the version. Headers of the WebSocket handshake itself, such
@@ -91,9 +148,15 @@ impl RpcClientBuilder {
         self
     }
 
-    /// Sets the options of all connections. Default [`Options::client`].
+    /// Replaces the whole query of the handshake request by this text, which must be percent-encoded. Default empty.
     ///
-    /// [`RpcClient::set_options`] changes them later.
+    /// The query of the endpoint stays in front of it.
+    pub fn raw_query(mut self, query: impl Into<String>) -> Self {
+        self.settings.query = query.into();
+        self
+    }
+
+    /// Sets the options of all connections. Default [`Options::client`].
     pub fn options(mut self, options: Options) -> Self {
         self.settings.options = options;
         self
@@ -101,7 +164,7 @@ impl RpcClientBuilder {
 
     /// Sets the router that handles the calls of the server. By default, every call is rejected with `NotImplemented`.
     ///
-    /// Handlers continue while the client reconnects. [`RpcClient::set_router`] replaces the router later.
+    /// Handlers continue while the client reconnects.
     pub fn router<S: Send + Sync + 'static>(mut self, router: RpcRouter<S>) -> Self {
         self.settings.dispatch = router.into_dispatch();
         self
@@ -167,7 +230,7 @@ impl RpcClientBuilder {
     ///
     /// Returns an error if settings contradict each other or can never work.
     pub fn build(self) -> Result<RpcClient, BuildError> {
-        self.settings.plan()?;
+        self.settings.prepare()?;
         Ok(RpcClient::new(self.settings))
     }
 

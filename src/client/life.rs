@@ -1,11 +1,11 @@
 //! The state that a client and its supervisor share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{SetOnce, watch};
+use tokio::sync::{SetOnce, oneshot, watch};
 
 use crate::{
-    client::error::ConnectError,
+    client::{error::ConnectError, settings::Prepared},
     connection::{
         outliving::Outliving,
         shared::{Run, Shared},
@@ -65,6 +65,59 @@ pub(super) struct ClientRun {
     pub(super) run: Arc<Run>,
     /// The outcome of the first connect.
     pub(super) first: SetOnce<Result<(), ConnectError>>,
+    /// The settings of the next connection.
+    prepared: Mutex<Arc<Prepared>>,
+    /// The handles that ask for another connection and wait for it. `None` after the end of the run.
+    reconnects: Mutex<Option<Reconnects>>,
+}
+
+type Reconnects = Vec<oneshot::Sender<()>>;
+
+impl ClientRun {
+    pub(super) fn new(run: Arc<Run>, prepared: Prepared) -> Arc<Self> {
+        let (prepared, reconnects) = (Mutex::new(Arc::new(prepared)), Mutex::new(Some(Vec::new())));
+        Arc::new(Self { run, first: SetOnce::new(), prepared, reconnects })
+    }
+
+    /// Returns the settings of the next connection.
+    pub(super) fn prepared(&self) -> Arc<Prepared> {
+        lock(&self.prepared).clone()
+    }
+
+    /// Replaces the settings of the next connection.
+    pub(super) fn prepare(&self, prepared: Prepared) {
+        *lock(&self.prepared) = Arc::new(prepared);
+    }
+
+    /// Asks for another connection. The receiver resolves when it is open, or with an error if none will follow.
+    pub(super) fn reconnect(&self, session: &Shared) -> oneshot::Receiver<()> {
+        let (sender, opened) = oneshot::channel();
+        if let Some(reconnects) = &mut *lock(&self.reconnects) {
+            reconnects.push(sender);
+            session.set_reconnect(true);
+        }
+        opened
+    }
+
+    /// Takes the handles that have asked for another connection.
+    pub(super) fn take_reconnects(&self, session: &Shared) -> Reconnects {
+        let mut reconnects = lock(&self.reconnects);
+        // Under the lock, so that a later request is not withdrawn.
+        session.set_reconnect(false);
+        reconnects.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Sets the outcome of a run that ends. It counts if there has been no connection.
+    pub(super) fn finish(&self, error: ConnectError) {
+        let _ = self.first.set(Err(error));
+        // A handler may wait for a reconnect, and the end of the run for the handler.
+        *lock(&self.reconnects) = None;
+    }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code under the locks can panic half way.
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for ClientShared {

@@ -6,12 +6,10 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{SetOnce, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 
 use crate::{
-    backoff::Waits,
     call::Call,
     client::{
         error::ConnectError,
@@ -28,8 +26,6 @@ use crate::{
     },
     error::BuildError,
     event::bus::Events,
-    handler::router::RpcRouter,
-    options::Options,
     session::Session,
     telemetry::Telemetry,
 };
@@ -125,8 +121,8 @@ impl RpcClient {
 
     /// Starts a new run with the current settings.
     fn start_run(&self, current: &mut Current) -> Result<Arc<ClientRun>, ConnectError> {
-        let ClientSettings { identity, dialects, options, dispatch, reconnect, .. } = current.settings.clone();
-        let plan = current.settings.plan()?;
+        let prepared = current.settings.prepare()?;
+        let ClientSettings { identity, options, dispatch, reconnect, .. } = current.settings.clone();
         let shared = self.owner.shared.clone();
         let rules = QueueRules { max_queued: options.call_queue, offline_calls: reconnect.offline_calls };
         let mut run = Run::new(identity.into());
@@ -147,26 +143,48 @@ impl RpcClient {
             move || _ = shared.state.send_if_modified(ClientState::close)
         });
         shared.state.send_replace(ClientState::Connecting);
-        let span = tracing::info_span!(
-            "connection",
-            identity = &*run.identity,
-            target = %plan.target,
-            protocol = tracing::field::Empty,
-        );
-        let run = Arc::new(ClientRun { run, first: SetOnce::new() });
-        let supervisor = Supervisor {
-            run: run.clone(),
-            shared,
-            driver,
-            plan,
-            dialects,
-            reconnect,
-            failures: 0,
-            waits: Waits::default(),
-        };
-        self.owner.tasks.spawn(supervisor.run().instrument(span));
+        let run = ClientRun::new(run, prepared);
+        self.owner.tasks.spawn(Supervisor::new(run.clone(), shared, driver).run());
         current.run = Some(run.clone());
         Ok(run)
+    }
+
+    /// Ends the current connection, and connects again with the current settings.
+    ///
+    /// The client closes an open connection with 1000 and dials at once, without the wait of the back-off. While it is
+    /// connecting, it starts a new attempt in place of the current one or of the wait for the next. A closed client
+    /// connects. Queued calls, handlers and readers of events stay; calls in flight fail.
+    ///
+    /// If a handler asks for it, for example after it has changed the password, it should
+    /// [respond first](crate::extract::Responder): the response belongs on the connection of its call.
+    ///
+    /// # Errors
+    ///
+    /// An attempt that fails is repeated as after a lost connection. The future then resolves when a later one
+    /// succeeds. It fails when the client gives up or is closed, and with [`ConnectError::Closing`] if it is closing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once the future was polled, the client reconnects even if it is dropped.
+    pub async fn reconnect(&self) -> Result<(), ConnectError> {
+        let reconnect = {
+            let current = self.owner.current();
+            match &current.run {
+                Some(run) if self.state() != ClientState::Closed => {
+                    if !self.owner.shared.session.is_open() {
+                        return Err(ConnectError::Closing);
+                    }
+                    Some((run.clone(), run.reconnect(&self.owner.shared.session)))
+                }
+                _ => None,
+            }
+        };
+        let Some((run, opened)) = reconnect else { return self.connect().await };
+        match opened.await {
+            Ok(()) => Ok(()),
+            // The first connect knows why the client has given up.
+            Err(_) => Err(run.first.get().and_then(|first| first.clone().err()).unwrap_or(ConnectError::Aborted)),
+        }
     }
 
     /// Calls an action of the server, as [`Session::call`] does.
@@ -217,49 +235,43 @@ impl RpcClient {
         self.owner.shared.telemetry.subscribe()
     }
 
-    /// Sets the endpoint and the identity for the next [`connect`](Self::connect) after a close.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the endpoint or the identity is invalid. Nothing changes then.
-    pub fn set_target(&self, endpoint: impl Into<String>, identity: impl Into<String>) -> Result<(), BuildError> {
+    /// Changes the settings, and applies what can be applied at once.
+    pub(super) fn change(&self, change: impl FnOnce(ClientSettings) -> ClientSettings) -> Result<(), BuildError> {
         let mut current = self.owner.current();
-        let mut settings = current.settings.clone();
-        settings.endpoint = endpoint.into();
-        settings.identity = identity.into();
-        settings.plan()?;
-        current.settings = settings;
+        let old = &current.settings;
+        let mut new = change(old.clone());
+        // An earlier dialect goes with its protocol, or makes room for one that was added now.
+        let mut added = new.dialects.split_off(old.dialects.len().min(new.dialects.len()));
+        let is_added = |name: &Arc<str>| added.iter().any(|(added, _)| added == name);
+        new.dialects.retain(|(name, _)| new.protocols.contains(name) && !is_added(name));
+        new.dialects.append(&mut added);
+        let prepared = new.prepare()?;
+        if let Some(run) = &current.run {
+            // The identity stays until the client is closed.
+            let identity = run.run.identity.to_string();
+            let is_same = new.identity == identity;
+            run.prepare(if is_same { prepared } else { ClientSettings { identity, ..new.clone() }.prepare()? });
+        }
+        let session = &self.owner.shared.session;
+        if new.options != old.options {
+            session.send(Command::SetOptions(Box::new(new.options.clone())));
+        }
+        if !Arc::ptr_eq(&new.dispatch, &old.dispatch) {
+            session.send(Command::SetDispatch(new.dispatch.clone()));
+        }
+        current.settings = new;
         Ok(())
-    }
-
-    /// Replaces the options: of the current connection as [`Session::set_options`] does, and of all later ones. What
-    /// stays as it is there, changes with the next connect after a close.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if an option can never work. Nothing changes then.
-    pub fn set_options(&self, options: Options) -> Result<(), BuildError> {
-        let mut current = self.owner.current();
-        options.check_for(&current.settings.protocols)?;
-        self.session().set_options(options.clone())?;
-        current.settings.options = options;
-        Ok(())
-    }
-
-    /// Replaces the handlers, of the current connection as [`Session::set_router`] does, and of all later ones.
-    pub fn set_router<S: Send + Sync + 'static>(&self, router: RpcRouter<S>) {
-        let mut current = self.owner.current();
-        current.settings.dispatch = router.into_dispatch();
-        self.owner.shared.session.send(Command::SetDispatch(current.settings.dispatch.clone()));
     }
 }
 
 impl fmt::Debug for RpcClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RpcClient")
-            .field("settings", &self.owner.current().settings)
-            .field("state", &self.state())
-            .finish_non_exhaustive()
+        let mut f = f.debug_struct("RpcClient");
+        // A change of the settings holds the lock.
+        if let Ok(current) = self.owner.current.try_lock() {
+            f.field("settings", &current.settings);
+        }
+        f.field("state", &self.state()).finish_non_exhaustive()
     }
 }
 

@@ -25,6 +25,8 @@ use crate::{
 };
 
 /// The settings of a client, unchecked.
+///
+/// A connection reads them from [`Prepared`], so they can change meanwhile.
 #[derive(Clone)]
 pub(super) struct ClientSettings {
     pub(super) endpoint: String,
@@ -32,7 +34,8 @@ pub(super) struct ClientSettings {
     pub(super) query: String,
     pub(super) password: Option<Vec<u8>>,
     pub(super) headers: HeaderMap,
-    pub(super) protocols: Vec<Arc<str>>,
+    /// Each list that is set has an allocation of its own.
+    pub(super) protocols: Arc<[Arc<str>]>,
     pub(super) dialects: Vec<(Arc<str>, Dialect)>,
     pub(super) options: Options,
     pub(super) dispatch: Arc<dyn Dispatch>,
@@ -42,6 +45,15 @@ pub(super) struct ClientSettings {
     pub(super) tls: Option<tls::ClientTls>,
     pub(super) connect_timeout: Duration,
     pub(super) max_redirects: u32,
+}
+
+/// The settings that the next connection of a client reads, checked and encoded.
+pub(super) struct Prepared {
+    pub(super) plan: ConnectPlan,
+    pub(super) dialects: Vec<(Arc<str>, Dialect)>,
+    pub(super) reconnect: Reconnect,
+    pub(super) max_message_size: usize,
+    pub(super) max_unsent: usize,
 }
 
 /// The connector of a client.
@@ -61,7 +73,7 @@ impl ClientSettings {
             query: String::new(),
             password: None,
             headers: HeaderMap::new(),
-            protocols: Vec::new(),
+            protocols: Arc::default(),
             dialects: Vec::new(),
             options: Options::client(),
             dispatch: RpcRouter::new().into_dispatch(),
@@ -80,8 +92,18 @@ impl ClientSettings {
         if bare.contains('@') { "<redacted>" } else { bare }
     }
 
-    /// Checks the settings and returns the plan of an attempt.
-    pub(super) fn plan(&self) -> Result<ConnectPlan, BuildError> {
+    /// Checks the settings and returns what the next connection needs of them.
+    pub(super) fn prepare(&self) -> Result<Prepared, BuildError> {
+        Ok(Prepared {
+            plan: self.plan()?,
+            dialects: self.dialects.clone(),
+            reconnect: self.reconnect.clone(),
+            max_message_size: self.options.max_message_size,
+            max_unsent: self.options.max_unsent,
+        })
+    }
+
+    fn plan(&self) -> Result<ConnectPlan, BuildError> {
         if self.identity.is_empty() || self.identity.chars().any(char::is_control) {
             return Err(BuildError::settings("invalid identity: it is empty or has control characters"));
         }
@@ -134,7 +156,7 @@ impl ClientSettings {
             authority,
             path,
             headers,
-            protocols: self.protocols.iter().cloned().collect(),
+            protocols: self.protocols.clone(),
             compression: self.options.compression,
             max_redirects: self.max_redirects,
             connect_timeout: self.connect_timeout,

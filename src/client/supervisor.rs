@@ -6,15 +6,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
+use tracing::{Instrument, Span};
 
 use crate::{
-    backoff::{Failure, Waits},
+    backoff::{Failure, MIN_WAIT, Waits},
     client::{
-        connect::{ConnectPlan, Connected},
+        connect::Connected,
         error::ConnectError,
         life::{ClientRun, ClientShared, ClientState},
-        reconnect::Reconnect,
+        settings::Prepared,
     },
     close::{
         info::{CloseCause, CloseInfo},
@@ -32,16 +36,19 @@ use crate::{
 const STABLE: Duration = Duration::from_secs(10);
 
 pub(super) struct Supervisor {
-    pub(super) run: Arc<ClientRun>,
-    pub(super) shared: Arc<ClientShared>,
-    pub(super) driver: Box<Driver>,
-    pub(super) plan: ConnectPlan,
-    pub(super) dialects: Vec<(Arc<str>, Dialect)>,
-    pub(super) reconnect: Reconnect,
+    run: Arc<ClientRun>,
+    shared: Arc<ClientShared>,
+    driver: Box<Driver>,
+    /// The protocols that the application set at the last success, and what is offered in their place from then on.
+    settled: Option<(Protocols, Protocols)>,
     /// The failed attempts in a row.
-    pub(super) failures: u32,
-    pub(super) waits: Waits,
+    failures: u32,
+    waits: Waits,
+    /// The handles that wait for the next connection.
+    reconnects: Vec<oneshot::Sender<()>>,
 }
+
+type Protocols = Arc<[Arc<str>]>;
 
 /// The reason why a run ends.
 enum End {
@@ -61,12 +68,16 @@ impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         if self.is_armed {
             self.shared.state.send_replace(ClientState::Closed);
-            let _ = self.run.first.set(Err(ConnectError::Aborted));
+            self.run.finish(ConnectError::Aborted);
         }
     }
 }
 
 impl Supervisor {
+    pub(super) fn new(run: Arc<ClientRun>, shared: Arc<ClientShared>, driver: Box<Driver>) -> Self {
+        Self { run, shared, driver, settled: None, failures: 0, waits: Waits::default(), reconnects: Vec::new() }
+    }
+
     pub(super) async fn run(mut self) {
         let mut guard = CloseOnDrop { run: self.run.clone(), shared: self.shared.clone(), is_armed: true };
         let Err(end) = self.connect_loop().await;
@@ -82,10 +93,10 @@ impl Supervisor {
                 (closed, error)
             }
         };
-        tracing::debug!(%closed, "closed");
+        tracing::info!(identity = &*self.run.run.identity, %closed, "client closed");
         self.shared.state.send_replace(ClientState::Closed);
-        // It is set already if there has been a connection.
-        let _ = self.run.first.set(Err(error));
+        self.run.finish(error);
+        drop(self.reconnects);
         self.shared.session.report(EventKind::Closed(closed.clone()));
         // Handlers may take their time, and the next run may start before they have finished.
         guard.is_armed = false;
@@ -98,53 +109,102 @@ impl Supervisor {
     async fn connect_loop(&mut self) -> Result<Infallible, End> {
         loop {
             self.shared.session.report(EventKind::Connecting);
-            let failure = match self.driver.run_offline(Box::pin(self.plan.connect())).await {
-                Ok(Ok(connected)) => {
-                    self.serve(connected).await?;
-                    Failure::Unreachable
-                }
-                Ok(Err(error)) => self.on_failure(error)?,
-                Err(close) => return Err(End::CloseRequested(close)),
+            // Settings that change from now on are for the attempt after this one.
+            let prepared = self.run.prepared();
+            let span = tracing::info_span!(
+                "connection",
+                identity = &*self.run.run.identity,
+                target = %prepared.plan.target,
+                protocol = tracing::field::Empty,
+            );
+            let outcome = self.connect(&prepared).instrument(span.clone()).await?;
+            let earliest = Instant::now() + MIN_WAIT;
+            let failure = match outcome {
+                Some(Ok(connected)) => self.serve(connected, &prepared).instrument(span).await?,
+                Some(Err(error)) => Some(span.in_scope(|| self.on_failure(error))?),
+                None => None,
             };
-            if self.is_out_of_attempts() {
+            let Some(failure) = failure else {
+                self.wait_until(earliest, earliest).await?;
+                continue;
+            };
+            let prepared = self.run.prepared();
+            if self.is_out_of_attempts(&prepared) {
                 let gave_up =
                     CloseInfo { reason: "no attempts left".into(), ..CloseInfo::abnormal(CloseCause::GaveUp) };
                 return Err(End::Closed(gave_up));
             }
-            let wait = self.waits.next(&self.reconnect.backoff, failure, random());
-            tracing::debug!(?wait, self.failures, "backing off");
-            self.driver.run_offline(sleep(wait)).await.map_err(End::CloseRequested)?;
+            let wait = self.waits.next(&prepared.reconnect.backoff, failure, random());
+            tracing::debug!(identity = &*self.run.run.identity, ?wait, self.failures, "backing off");
+            self.wait_until(Instant::now() + wait, earliest).await?;
         }
     }
 
-    fn is_out_of_attempts(&self) -> bool {
-        self.reconnect.attempts.is_some_and(|attempts| self.failures > attempts)
+    /// Dials once. Returns `None` if a handle asks for another attempt meanwhile.
+    async fn connect(&mut self, prepared: &Prepared) -> Result<Option<Result<Connected, ConnectError>>, End> {
+        let mut plan = prepared.plan.clone();
+        if let Some((set, offered)) = &self.settled
+            && Arc::ptr_eq(set, &plan.protocols)
+        {
+            plan.protocols = offered.clone();
+        }
+        // It stays as it was when the run started.
+        plan.compression = self.driver.options().compression;
+        self.run_offline(Box::pin(async move { plan.connect().await })).await
+    }
+
+    /// Waits until `until`, or until `earliest` if a handle asks for another attempt.
+    async fn wait_until(&mut self, until: Instant, earliest: Instant) -> Result<(), End> {
+        let mut until = until;
+        while self.run_offline(sleep_until(until)).await?.is_none() {
+            until = earliest;
+        }
+        Ok(())
+    }
+
+    /// Waits for `future` without a connection. Returns `None` if a handle asks for another one.
+    async fn run_offline<T>(&mut self, future: impl Future<Output = T>) -> Result<Option<T>, End> {
+        let output = self.driver.run_offline(future).await.map_err(End::CloseRequested)?;
+        if output.is_none() {
+            self.take_reconnects();
+        }
+        Ok(output)
+    }
+
+    fn take_reconnects(&mut self) {
+        self.reconnects.append(&mut self.run.take_reconnects(&self.shared.session));
+    }
+
+    fn is_out_of_attempts(&self, prepared: &Prepared) -> bool {
+        prepared.reconnect.attempts.is_some_and(|attempts| self.failures > attempts)
     }
 
     /// Counts a failed attempt. Returns an error if no other one follows.
     fn on_failure(&mut self, error: ConnectError) -> Result<Failure, End> {
-        tracing::debug!(%error, "cannot connect");
+        let failure = error.failure(SystemTime::now());
+        match failure {
+            Failure::Unreachable => tracing::info!(%error, "cannot connect"),
+            Failure::Refused { .. } => tracing::warn!(%error, "refused"),
+        }
+        let prepared = self.run.prepared();
         let is_first = self.run.first.get().is_none();
         self.failures = self.failures.saturating_add(1);
-        let is_final = (is_first && !self.reconnect.retry_first_connect) || self.reconnect.gives_up(&error);
-        if is_final || self.is_out_of_attempts() {
-            Err(End::Failed(error))
-        } else {
-            Ok(error.failure(SystemTime::now()))
-        }
+        let is_final = (is_first && !prepared.reconnect.retry_first_connect) || prepared.reconnect.gives_up(&error);
+        if is_final || self.is_out_of_attempts(&prepared) { Err(End::Failed(error)) } else { Ok(failure) }
     }
 
-    /// Serves a connection to its end.
-    async fn serve(&mut self, connected: Connected) -> Result<(), End> {
+    /// Serves a connection to its end. Returns `None` if a handle has asked for another one.
+    async fn serve(&mut self, connected: Connected, prepared: &Prepared) -> Result<Option<Failure>, End> {
         let Connected { io, read_buf, protocol, deflate } = connected;
-        let own = self.dialects.iter().find(|(name, _)| Some(name) == protocol.as_ref());
+        let own = prepared.dialects.iter().find(|(name, _)| Some(name) == protocol.as_ref());
         let dialect = own.map_or_else(|| Dialect::for_protocol(protocol.as_deref()), |(_, dialect)| *dialect);
         let negotiated = Negotiated { protocol, dialect };
-        // From now on no other protocol will do: queued calls are encoded for this one.
-        self.plan.protocols = negotiated.protocol.iter().cloned().collect();
+        // Until the application sets other protocols, no other will do: queued calls are encoded for this one.
+        self.settled = Some((prepared.plan.protocols.clone(), negotiated.protocol.iter().cloned().collect()));
         self.run.run.negotiate(negotiated.clone());
         self.driver.negotiate(negotiated.clone());
-        tracing::Span::current().record("protocol", negotiated.protocol.as_deref());
+        self.driver.set_limits(prepared.max_message_size, prepared.max_unsent);
+        Span::current().record("protocol", negotiated.protocol.as_deref());
         let mut socket = Socket::new(io, &read_buf, Role::Client, deflate, self.driver.options());
         drop(read_buf);
 
@@ -152,37 +212,58 @@ impl Supervisor {
         self.run.run.set_compression(deflate.map(|params| params.info(Role::Client)));
         self.shared.session.connected();
         self.shared.state.send_if_modified(ClientState::open);
+        tracing::info!("connected");
         self.shared.session.report(EventKind::Opened { protocol: negotiated.protocol });
         let open = OpenConnection::new();
         let _ = self.run.first.set(Ok(()));
+        for opened in self.reconnects.drain(..) {
+            // The handle may have been dropped.
+            let _ = opened.send(());
+        }
         let opened = Instant::now();
         let disconnect = self.driver.run(&mut socket).await;
 
+        self.take_reconnects();
         // A close that was requested in this moment wants no other connection.
-        let reconnects = self.reconnect.attempts != Some(0) && !disconnect.is_local() && self.shared.session.is_open();
-        let closing = Box::pin(socket.close(disconnect, self.driver.options().close_timeout));
+        let reconnects = self.shared.session.is_open()
+            && (!self.reconnects.is_empty()
+                || (self.run.prepared().reconnect.attempts != Some(0) && !disconnect.is_local()));
+        let mut closing = Box::pin(socket.close(disconnect, self.driver.options().close_timeout));
         if !reconnects {
             self.driver.on_disconnect(AfterDisconnect::End);
             let closed = self.driver.run_closing(closing).await;
+            tracing::info!(%closed, "disconnected");
             open.closed(&closed);
             return Err(End::Closed(closed));
         }
         self.shared.state.send_if_modified(ClientState::disconnect);
         self.driver.on_disconnect(AfterDisconnect::Reconnect);
-        let closed = match self.driver.run_offline(closing).await {
-            Ok(closed) => closed,
-            Err(close) => {
-                open.closed(&close.outcome());
-                return Err(End::CloseRequested(close));
+        let closed = loop {
+            match self.run_offline(&mut closing).await {
+                Ok(Some(closed)) => break closed,
+                Ok(None) => {}
+                Err(end) => {
+                    if let End::CloseRequested(close) = &end {
+                        tracing::info!(closed = %close.outcome(), "disconnected");
+                        open.closed(&close.outcome());
+                    }
+                    return Err(end);
+                }
             }
         };
+        tracing::info!(%closed, "disconnected");
         open.closed(&closed);
         self.shared.session.report(EventKind::Disconnected(closed));
-        if opened.elapsed() >= STABLE {
+        let is_stable = opened.elapsed() >= STABLE;
+        if is_stable {
             (self.failures, self.waits) = (0, Waits::default());
-        } else {
+        }
+        if !self.reconnects.is_empty() {
+            return Ok(None);
+        }
+        if !is_stable {
             self.failures = self.failures.saturating_add(1);
         }
-        Ok(())
+        Ok(Some(Failure::Unreachable))
     }
 }

@@ -128,7 +128,7 @@ impl Driver {
         outliving: Arc<Outliving>,
         keep_responses: bool,
     ) -> Box<Self> {
-        let (negotiated, generation) = (run.negotiated().cloned(), shared.next_generation());
+        let (negotiated, generation) = (run.negotiated(), shared.next_generation());
         let exchange = Exchange::new(negotiated, options, shared.call_ids(), generation, keep_responses);
         Box::new(Self {
             waker: shared.clone().into(),
@@ -163,6 +163,11 @@ impl Driver {
 
     pub(crate) fn options(&self) -> &Options {
         self.exchange.options()
+    }
+
+    /// Sets the limits of the next connection, in bytes.
+    pub(crate) fn set_limits(&mut self, max_message_size: usize, max_unsent: usize) {
+        self.exchange.set_limits(max_message_size, max_unsent);
     }
 
     /// Serves a connection until its socket is closed.
@@ -236,15 +241,17 @@ impl Driver {
         .await
     }
 
-    /// Waits for `future` before the next connection: handlers continue, calls are queued and expire. Returns an error
-    /// if a handle asks to close.
-    pub(crate) async fn run_offline<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Close> {
+    /// Waits for `future` before the next connection: handlers continue, calls are queued and expire.
+    ///
+    /// Returns an error if a handle asks to close, and `None` if a handle asks for another connection.
+    pub(crate) async fn run_offline<T>(&mut self, future: impl Future<Output = T>) -> Result<Option<T>, Close> {
         let mut future = pin!(future);
         let mut timer = pin!(sleep(NEVER));
         poll_fn(|cx| {
             self.poll_offline_handlers(cx);
             let now = tokio::time::Instant::now().into_std();
-            if let Some(close) = self.take_commands(cx).close {
+            let inbox = self.take_commands(cx);
+            if let Some(close) = inbox.close {
                 if close.mode() == CloseMode::Forced {
                     self.handlers.clear();
                     self.count_outliving();
@@ -254,7 +261,10 @@ impl Driver {
             self.expire(now);
             self.report_queue_len();
             self.reset_timer(timer.as_mut(), None, cx);
-            future.as_mut().poll(cx).map(Ok)
+            if inbox.reconnect {
+                return Poll::Ready(Ok(None));
+            }
+            future.as_mut().poll(cx).map(|output| Ok(Some(output)))
         })
         .await
     }
@@ -322,6 +332,8 @@ impl Driver {
         }
         if let Some(close) = &inbox.close {
             self.poll_close(close, is_flushed, now)?;
+        } else if inbox.reconnect {
+            return Err(Disconnect::close(&Close::normal().reason("reconnecting")));
         }
         self.reset_timer(timer, next_ping, cx);
         Ok(())

@@ -73,14 +73,21 @@ impl<T> Exchange<T> {
         }
     }
 
-    /// Sets the outcome of the first handshake. Returns the calls that the protocol does not allow.
+    /// Sets the outcome of a handshake. Returns the queued calls that the protocol does not allow.
     pub(crate) fn negotiate(&mut self, negotiated: Negotiated) -> Vec<(T, Error)> {
-        if self.negotiated.replace(negotiated).is_some() {
-            // The protocol is fixed from the first connection on, and queued calls were checked then.
+        if self.negotiated.as_ref() == Some(&negotiated) {
             return Vec::new();
         }
+        self.negotiated = Some(negotiated);
+        // Queued calls were checked for an earlier protocol, or not at all.
         let queued = self.calls_out.take_queued();
-        queued.into_iter().filter_map(|call| self.submit(call)).collect()
+        queued
+            .into_iter()
+            .filter_map(|call| match call.kind {
+                Kind::Send if !self.dialect().has_send() => Some((call.sender, Error::SendNotSupported)),
+                _ => self.submit(call),
+            })
+            .collect()
     }
 
     /// Returns the subprotocol of the connection.
@@ -96,12 +103,22 @@ impl<T> Exchange<T> {
         &self.options
     }
 
-    /// Replaces the options but for tolerance, validation and compression, which stay as they were at the start.
+    /// Replaces the options but for those that a connection reads when it opens, which stay as they are.
     pub(crate) fn set_options(&mut self, mut options: Options) {
-        options.validation = self.options.validation.clone();
+        options.max_message_size = self.options.max_message_size;
+        options.max_unsent = self.options.max_unsent;
+        options.call_queue = self.options.call_queue;
         options.tolerance = self.options.tolerance;
+        options.validation = self.options.validation.clone();
         options.compression = self.options.compression;
         self.options = Arc::new(options);
+    }
+
+    /// Sets the limits of the next connection, in bytes.
+    pub(crate) fn set_limits(&mut self, max_message_size: usize, max_unsent: usize) {
+        if (self.options.max_message_size, self.options.max_unsent) != (max_message_size, max_unsent) {
+            self.options = Arc::new(Options { max_message_size, max_unsent, ..(*self.options).clone() });
+        }
     }
 
     /// Sets whether messages are described by events.

@@ -51,13 +51,16 @@ pub(crate) struct QueueRules {
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) close: Option<Close>,
+    /// Set if a handle of a client asks for another connection.
+    pub(super) reconnect: bool,
     /// Set if a handler can make progress.
     pub(super) handlers_woken: bool,
 }
 
 #[derive(Debug)]
 struct State<C> {
-    max_queued: usize,
+    /// A longer queue needs more memory than there is. The size of a connection counts.
+    max_queued: u32,
     offline_calls: OfflineCalls,
     phase: Phase,
     /// Counts the runs of a client, so that the end of one cannot end the next.
@@ -67,6 +70,7 @@ struct State<C> {
     close: Option<Box<Close>>,
     waker: Option<Waker>,
     is_asleep: bool,
+    reconnect: bool,
     handlers_woken: bool,
     /// Created when a handler first asks for it.
     disconnect_token: Option<CancellationToken>,
@@ -96,6 +100,7 @@ impl<C> Mailbox<C> {
             close: None,
             waker: None,
             is_asleep: false,
+            reconnect: false,
             handlers_woken: false,
             disconnect_token: None,
         };
@@ -105,10 +110,11 @@ impl<C> Mailbox<C> {
     /// Begins a run and returns its number.
     pub(super) fn open(&self, rules: QueueRules) -> u32 {
         let mut state = self.state();
-        (state.max_queued, state.offline_calls) = (rules.max_queued, rules.offline_calls);
+        state.max_queued = u32::try_from(rules.max_queued).unwrap_or(u32::MAX);
+        state.offline_calls = rules.offline_calls;
         state.phase = Phase::Offline;
         state.run += 1;
-        state.close = None;
+        (state.close, state.reconnect) = (None, false);
         self.queued.store(0, Ordering::Relaxed);
         state.run
     }
@@ -125,7 +131,7 @@ impl<C> Mailbox<C> {
             Phase::Disconnected | Phase::Closed => return Err(Error::Closed),
         }
         // The counter grows under the lock only, so the limit holds.
-        if self.queued.load(Ordering::Relaxed) >= state.max_queued {
+        if self.queued.load(Ordering::Relaxed) >= state.max_queued as usize {
             return Err(Error::QueueFull);
         }
         self.queued.fetch_add(1, Ordering::Relaxed);
@@ -152,6 +158,15 @@ impl<C> Mailbox<C> {
         if state.close.is_none() && state.phase <= Phase::Closing {
             state.phase = Phase::Closing;
             state.close = Some(Box::new(close));
+            state.wake();
+        }
+    }
+
+    /// Sets whether the driver of a client must end its connection, or its wait for one, to start another one.
+    pub(super) fn set_reconnect(&self, reconnect: bool) {
+        let mut state = self.state();
+        state.reconnect = reconnect;
+        if reconnect {
             state.wake();
         }
     }
@@ -253,7 +268,8 @@ impl<C> State<C> {
     /// Moves the commands into `commands`, which must be empty.
     fn empty(&mut self, commands: &mut Vec<C>) -> Inbox {
         std::mem::swap(&mut self.commands, commands);
-        Inbox { close: self.close.as_deref().cloned(), handlers_woken: std::mem::take(&mut self.handlers_woken) }
+        let handlers_woken = std::mem::take(&mut self.handlers_woken);
+        Inbox { close: self.close.as_deref().cloned(), reconnect: self.reconnect, handlers_woken }
     }
 
     fn push(&mut self, command: C) {

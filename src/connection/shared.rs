@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::Wake,
@@ -123,8 +123,8 @@ pub(crate) struct Run {
     pub(crate) identity: Arc<str>,
     pub(crate) remote_address: Option<SocketAddr>,
     pub(crate) extensions: Extensions,
-    /// Set by the first handshake of the run.
-    negotiated: OnceLock<Negotiated>,
+    /// Set by the first handshake of the run. It changes only if a client offers other protocols.
+    negotiated: Mutex<Option<Negotiated>>,
     closed: SetOnce<CloseInfo>,
     number: u32,
     /// The compression of the latest connection, if connections of this run may have one.
@@ -152,7 +152,7 @@ impl Run {
             identity,
             remote_address: None,
             extensions: Extensions::new(),
-            negotiated: OnceLock::new(),
+            negotiated: Mutex::default(),
             closed: SetOnce::new(),
             number: 0,
             compression: None,
@@ -193,14 +193,14 @@ impl Run {
         self.extensions.get().map_or(&self.identity, |OwnKey(key)| key)
     }
 
-    /// Returns the outcome of the first handshake.
-    pub(crate) fn negotiated(&self) -> Option<&Negotiated> {
-        self.negotiated.get()
+    /// Returns the outcome of the latest handshake.
+    pub(crate) fn negotiated(&self) -> Option<Negotiated> {
+        lock(&self.negotiated).clone()
     }
 
-    /// Sets the outcome of a handshake and returns that of the first one.
-    pub(crate) fn negotiate(&self, negotiated: Negotiated) -> &Negotiated {
-        self.negotiated.get_or_init(|| negotiated)
+    /// Sets the outcome of a handshake.
+    pub(crate) fn negotiate(&self, negotiated: Negotiated) {
+        *lock(&self.negotiated) = Some(negotiated);
     }
 }
 
@@ -265,6 +265,11 @@ impl Shared {
     /// Asks the driver to close. The first close decides.
     pub(crate) fn close(&self, close: Close) {
         self.mailbox.close(close);
+    }
+
+    /// Asks the driver of a client to end its connection, or its wait for one, or withdraws that.
+    pub(crate) fn set_reconnect(&self, reconnect: bool) {
+        self.mailbox.set_reconnect(reconnect);
     }
 
     /// Waits for the end of the run.
@@ -368,9 +373,9 @@ impl Shared {
     }
 }
 
-/// Locks the information on a compression. Its counters stay valid even if a thread panics.
-fn lock(compression: &Mutex<Option<CompressionInfo>>) -> MutexGuard<'_, Option<CompressionInfo>> {
-    compression.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks a value of a run, which stays valid even if a thread panics.
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn millis(now: Instant) -> u64 {

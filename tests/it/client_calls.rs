@@ -161,8 +161,9 @@ async fn b04_options_and_handlers_change_on_an_open_connection() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder.router(RpcRouter::new().on("Echo", echo)), &mut dials).await;
     let options = Options::client().call_concurrency(2).call_timeout(3 * SECOND).ping_interval(5 * SECOND);
-    client.set_options(options).expect("valid settings");
-    assert!(client.set_options(Options::client().call_concurrency(0)).is_err());
+    client.update(|settings| settings.options(options)).expect("valid settings");
+    let invalid = Options::client().call_concurrency(0);
+    assert!(client.update(|settings| settings.options(invalid)).is_err());
     let start = Instant::now();
     let calls = ["A", "B"].map(|action| tokio::spawn(client.call::<Value>(action, &())));
     csms.receive_call("A").await;
@@ -174,7 +175,7 @@ async fn b04_options_and_handlers_change_on_an_open_connection() {
     assert!(matches!(csms.0.next().await, Some(Ok(Message::Ping(_)))));
     assert_eq!(start.elapsed().as_secs(), 5);
 
-    client.set_router(RpcRouter::new().on("New", echo));
+    client.update(|settings| settings.router(RpcRouter::new().on("New", echo))).expect("valid settings");
     csms.send(json!([2, "1", "Echo", {}])).await;
     assert_eq!(csms.receive().await[0], 4);
     csms.send(json!([2, "2", "New", {}])).await;

@@ -9,7 +9,7 @@ use std::{
 use http::HeaderValue;
 use ocpp_rpc::{
     Accept, Close, Error, Handshake, Options, Reject, RpcClient, RpcRouter, RpcServer,
-    client::{Backoff, ClientState, ConnectError, Reconnect, Target},
+    client::{Backoff, ClientState, ConnectError, Reconnect, RpcClientBuilder, Target},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    csms::{Dials, UPGRADE, client, connected, connecting, reconnect},
+    csms::{UPGRADE, client, connected, connecting, reconnect},
     support::{SECOND, echo, says_nothing_twice, serve},
 };
 
@@ -248,16 +248,6 @@ async fn tcp_is_dialled_directly_or_through_a_proxy() {
     says_nothing_twice(&error);
 }
 
-/// Returns the head of the next handshake as it is on the wire.
-async fn handshake_head(dials: &mut Dials) -> String {
-    let mut stream = dials.next().await;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.expect("a head"));
-    }
-    String::from_utf8(head).expect("text")
-}
-
 #[tokio::test]
 async fn b07_identity_is_sent_as_one_path_segment() {
     for (identity, segment) in [
@@ -270,9 +260,10 @@ async fn b07_identity_is_sent_as_one_path_segment() {
     ] {
         let (builder, mut dials) = client();
         let client = builder.build().expect("valid settings");
-        client.set_target("ws://csms.test/ocpp/", identity).expect("valid settings");
+        let target = |settings: RpcClientBuilder| settings.endpoint("ws://csms.test/ocpp/").identity(identity);
+        client.update(target).expect("valid settings");
         let attempt = tokio::spawn(async move { client.connect().await });
-        let head = handshake_head(&mut dials).await;
+        let head = dials.head().await.0;
         assert!(head.starts_with(&format!("GET /ocpp/{segment} HTTP/1.1\r\n")), "{identity}: {head}");
         assert!(attempt.await.expect("no panic").is_err());
     }
@@ -294,7 +285,7 @@ async fn b07_credentials_query_headers_and_agent_are_sent_as_given() {
         .header(http::HeaderName::from_static("x-site"), HeaderValue::from_static("north"))
         .header(http::HeaderName::from_static("x-site"), HeaderValue::from_static("gate"));
     let (_client, _attempt) = connecting(builder);
-    let head = handshake_head(&mut dials).await;
+    let head = dials.head().await.0;
     assert!(head.starts_with("GET /ocpp/CP-1?a=1%202&b=%C3%BC HTTP/1.1\r\n"), "{head}");
     for line in [
         "Host: csms.test",
@@ -312,15 +303,18 @@ async fn b07_credentials_query_headers_and_agent_are_sent_as_given() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b09_new_target_applies_from_the_next_connect_after_a_close() {
+async fn b09_new_identity_applies_from_the_next_connect_after_a_close() {
     let (builder, mut dials) = client();
-    let (client, csms) = connected(builder, &mut dials).await;
-    client.set_target("ws://elsewhere.test:8080/other", "CP-2").expect("valid settings");
-    assert!(client.set_target("http://elsewhere.test", "CP-2").is_err(), "an invalid target changes nothing");
-    // A reconnect still uses the earlier target.
+    let (client, csms) = connected(builder.password("open sesame"), &mut dials).await;
+    client.update(|settings| settings.identity("CP-2")).expect("valid settings");
+    assert!(client.update(|settings| settings.identity("")).is_err(), "an invalid identity changes nothing");
+    // A reconnect still uses the earlier identity, and other new settings.
+    client.update(|settings| settings.endpoint("ws://elsewhere.test:8080/other")).expect("valid settings");
     drop(csms);
-    let head = handshake_head(&mut dials).await;
-    assert!(head.starts_with("GET /ocpp/CP-1 ") && head.contains("Host: csms.test\r\n"), "{head}");
+    let head = dials.head().await.0;
+    assert!(head.starts_with("GET /other/CP-1 ") && head.contains("Host: elsewhere.test:8080\r\n"), "{head}");
+    // CP-1:open sesame
+    assert!(head.contains("\r\nAuthorization: Basic Q1AtMTpvcGVuIHNlc2FtZQ==\r\n"), "{head}");
     assert_eq!(&*client.session().identity(), "CP-1");
 
     client.close(Close::normal()).await;
@@ -329,8 +323,10 @@ async fn b09_new_target_applies_from_the_next_connect_after_a_close() {
         let client = client.clone();
         async move { client.connect().await }
     });
-    let head = handshake_head(&mut dials).await;
-    assert!(head.starts_with("GET /other/CP-2 ") && head.contains("Host: elsewhere.test:8080\r\n"), "{head}");
+    let head = dials.head().await.0;
+    assert!(head.starts_with("GET /other/CP-2 "), "{head}");
+    // CP-2:open sesame
+    assert!(head.contains("\r\nAuthorization: Basic Q1AtMjpvcGVuIHNlc2FtZQ==\r\n"), "{head}");
     assert_eq!(&*client.session().identity(), "CP-2");
     assert!(attempt.await.expect("no panic").is_err());
 }
@@ -339,7 +335,8 @@ async fn b09_new_target_applies_from_the_next_connect_after_a_close() {
 async fn b09_new_options_apply_to_the_open_and_later_connections() {
     let (builder, mut dials) = client();
     let (client, mut csms) = connected(builder, &mut dials).await;
-    client.set_options(Options::client().call_timeout(3 * SECOND).call_concurrency(2)).expect("valid settings");
+    let options = Options::client().call_timeout(3 * SECOND).call_concurrency(2);
+    client.update(|settings| settings.options(options)).expect("valid settings");
     for connection in 0..3 {
         let start = Instant::now();
         let calls = ["A", "B"].map(|action| tokio::spawn(client.call::<Value>(action, &())));

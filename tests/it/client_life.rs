@@ -12,7 +12,6 @@ use ocpp_rpc::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    io::AsyncReadExt,
     sync::{Notify, mpsc},
     time::Instant,
 };
@@ -111,7 +110,7 @@ async fn b54_connect_joins_an_attempt_and_works_after_a_close() {
     closing.await.expect("no panic");
 
     // Another run, with another protocol and another identity.
-    client.set_target("ws://csms.test/other", "CP-2").expect("valid settings");
+    client.update(|settings| settings.endpoint("ws://csms.test/other").identity("CP-2")).expect("valid settings");
     let attempt = tokio::spawn({
         let client = client.clone();
         async move { client.connect().await }
@@ -137,7 +136,7 @@ async fn client_session_lasts_over_all_runs() {
     session.close(Close::normal()).await;
 
     for (identity, protocol) in [("CP-1", "ocpp1.6"), ("CP-2", "ocpp2.0.1")] {
-        client.set_target("ws://csms.test/ocpp", identity).expect("valid settings");
+        client.update(|settings| settings.identity(identity)).expect("valid settings");
         let attempt = tokio::spawn({
             let client = client.clone();
             async move { client.connect().await }
@@ -276,12 +275,7 @@ async fn b54_connect_that_joins_a_reconnect_shares_its_result() {
 #[tokio::test(start_paused = true)]
 async fn b55_reconnect_offers_and_requires_the_first_protocol() {
     let (client, mut dials) = connected_once(reconnect()).await;
-    let mut stream = dials.next().await;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.expect("a head"));
-    }
-    let head = String::from_utf8(head).expect("text");
+    let (head, stream) = dials.head().await;
     assert!(head.contains("\r\nSec-WebSocket-Protocol: ocpp1.6\r\n"), "{head}");
     drop(stream);
     assert_eq!(client.session().protocol().as_deref(), Some("ocpp1.6"));

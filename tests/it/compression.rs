@@ -379,7 +379,7 @@ async fn b09_client_keeps_its_compression_and_limits_if_options_change() {
     let response = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
     let (client, (_, csms)) = tokio::join!(client.connect(), respond(&mut dials, response));
     let client = client.expect("connected");
-    client.set_options(Options::client()).expect("valid");
+    client.update(|settings| settings.options(Options::client())).expect("valid");
     drop(csms);
     let (request, mut csms) = respond(&mut dials, response).await;
     assert!(request.contains("Sec-WebSocket-Extensions: permessage-deflate"), "{request}");

@@ -85,6 +85,16 @@ impl Dials {
         stream
     }
 
+    /// Returns the head of the next handshake as it is on the wire, and the stream.
+    pub async fn head(&mut self) -> (String, DuplexStream) {
+        let mut stream = self.next().await;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("a head"));
+        }
+        (String::from_utf8(head).expect("text"), stream)
+    }
+
     pub fn none(&mut self) -> bool {
         self.0.try_recv().is_err()
     }

@@ -106,9 +106,11 @@ async fn b02_ping_interval_is_30_seconds_and_changes_while_connected() {
     let first = pinged(&mut csms.0).await;
     assert!(first <= 30 * SECOND, "{first:?}");
     assert_eq!(pinged(&mut csms.0).await, 30 * SECOND);
-    client.set_options(Options::client().ping_interval(7 * SECOND)).expect("valid options");
+    let options = Options::client().ping_interval(7 * SECOND);
+    client.update(|settings| settings.options(options)).expect("valid options");
     assert_eq!(pinged(&mut csms.0).await, 7 * SECOND);
-    client.set_options(Options::client().ping_interval(None)).expect("valid options");
+    let options = Options::client().ping_interval(None);
+    client.update(|settings| settings.options(options)).expect("valid options");
     csms.silent().await;
 }
 

@@ -15,6 +15,7 @@ mod client_handshake;
 mod client_life;
 mod client_refused;
 mod client_states;
+mod client_update;
 mod closing;
 mod closing_table;
 mod compression;

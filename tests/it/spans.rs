@@ -3,6 +3,7 @@
 use http::StatusCode;
 use ocpp_rpc::{
     CallError, ErrorCode, Handshake, Reject, RpcRouter, RpcServer,
+    client::ClientState,
     extract::{Params, Responder},
     handler::NoResponse,
 };
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::{
+    csms,
     support::{Log, echo, log_to},
     tcp::{Site, head, offering, soon},
 };
@@ -149,4 +151,39 @@ async fn b76_failed_handlers_are_logged_with_their_action_at_warn_level() {
             assert!(line.contains(text), "{text}: {line}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b76_each_connection_of_a_client_has_its_own_span() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone());
+    let _logged = log_to(subscriber.with_max_level(tracing::Level::INFO).finish());
+    let (client, mut dials) = csms::connected_once(csms::reconnect()).await;
+    for _ in 0..3 {
+        let mut csms = dials.accept("ocpp1.6").await;
+        csms.close(1012, "update").await;
+        csms.closed().await;
+    }
+    drop(dials.answer("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await);
+    drop(dials.next().await);
+    let _csms = dials.accept("ocpp1.6").await;
+    csms::becomes(&client, ClientState::Open).await;
+    let log = log.text();
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    let connection = r#"connection{identity="CP-1" target=csms.test:80 protocol="ocpp1.6"}: "#;
+    let unconnected = r#"connection{identity="CP-1" target=csms.test:80}: "#;
+    for (level, span, text, count) in [
+        (" INFO ", connection, "connected", 5),
+        (" INFO ", connection, r#"disconnected closed=1006 "" (remote)"#, 1),
+        (" INFO ", connection, r#"disconnected closed=1012 "update" (remote)"#, 3),
+        (" WARN ", unconnected, "refused error=refused with HTTP status 503 Service Unavailable", 1),
+        (" INFO ", unconnected, "cannot connect error=", 1),
+    ] {
+        let found = log.lines().filter(|line| {
+            line.contains(level) && line.contains(&format!("supervisor: {text}")) && line.contains(span)
+        });
+        assert_eq!(found.count(), count, "{text}: {log}");
+    }
+    let longest = log.lines().map(|line| line.matches("protocol=").count()).max();
+    assert_eq!((longest, lines("connection{identity=")), (Some(1), log.lines().count()), "{log}");
 }

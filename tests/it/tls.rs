@@ -240,6 +240,27 @@ async fn untrusted_server_is_refused_by_client() {
 }
 
 #[tokio::test]
+async fn b66_new_tls_settings_and_endpoint_apply_from_the_next_connection() {
+    let (authority, stations) = (Authority::new(), Authority::new());
+    let plain = crate::tcp::Site::of(builder()).await;
+    let tls = build(localhost_tls(&authority).optional_client_certificates(stations.authorities()));
+    let secure = site(builder(), tls).await;
+    let endpoint = format!("ws://{}/ocpp", plain.listener.local_addr());
+    let client = RpcClient::builder(endpoint, "CP").protocols(["ocpp1.6"]);
+    let client = soon(client.connect()).await.expect("connected");
+    assert_eq!(who(&client).await["tls"], Value::Null);
+    // From security profile 1 to 2, and to 3.
+    let endpoint = format!("wss://{}/ocpp", secure.listener.local_addr());
+    client.update(|settings| settings.endpoint(endpoint).tls(trusting(&authority))).expect("valid settings");
+    soon(client.reconnect()).await.expect("connected");
+    assert_eq!(who(&client).await["tls"], json!(["TLS 1.3", 0]));
+    let certified = trusting_with_certificate(&authority, &stations.issue("SN-0815"));
+    client.update(|settings| settings.tls(certified)).expect("valid settings");
+    soon(client.reconnect()).await.expect("connected");
+    assert_eq!(who(&client).await["tls"], json!(["TLS 1.3", 1]));
+}
+
+#[tokio::test]
 async fn server_name_may_differ_from_host() {
     let authority = Authority::new();
     let tls = build(ServerTls::builder().certificate(authority.issue("csms.example").certificate()));

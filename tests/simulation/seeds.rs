@@ -158,7 +158,7 @@ impl Simulation {
             76..79 => {
                 world.step(format!("client {client} sets options"));
                 let options = options(&world, Options::client(), &[End::Client(client)]);
-                let _ = self.clients[client].set_options(options);
+                let _ = self.clients[client].update(|settings| settings.options(options));
             }
             79..82 => {
                 if let Some(session) = self.session(client) {
@@ -191,7 +191,8 @@ impl Simulation {
             }
             _ => {
                 world.step(format!("client {client} sets its router"));
-                self.clients[client].set_router(router(&world, Some(client)));
+                let router = router(&world, Some(client));
+                self.clients[client].update(|settings| settings.router(router)).expect("valid settings");
             }
         }
     }

@@ -119,7 +119,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
     let shared = Shared::started(reservation.id(), run, rules, server.telemetry.clone());
     let run = shared.run();
     shared.connected();
-    let protocol = run.negotiated().and_then(|negotiated| negotiated.protocol.clone());
+    let protocol = run.negotiated().and_then(|negotiated| negotiated.protocol);
     let span = tracing::info_span!(
         "connection",
         identity = &*run.identity,
