@@ -91,7 +91,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             client: RpcClient::builder(format!("ws://{address}/ocpp"), format!("DEMO-{number}")).protocols([protocol]),
             interval: Some(10),
         };
-        demo.spawn(charger::run(settings, tally.clone()));
+        demo.spawn(charger::run(settings, tally.clone(), std::future::pending()));
     }
     if args.demo > 0 {
         println!(

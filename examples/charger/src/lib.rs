@@ -80,11 +80,19 @@ const CHARGING: Duration = Duration::from_secs(60);
 /// The pause between two transactions, unless the server starts one earlier.
 const PAUSE: Duration = Duration::from_secs(20);
 
-/// Runs a station. The client repeats connects that fail.
+/// The time that pending calls have when the station stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs a station until `shutdown` completes. Then the station finishes its calls and closes its connection with a close
+/// frame. The client repeats connects that fail.
 ///
 /// # Errors
 /// Returns an error if the settings contradict each other.
-pub async fn run(settings: Settings, tally: Arc<Tally>) -> Result<Infallible, ConnectError> {
+pub async fn run(
+    settings: Settings,
+    tally: Arc<Tally>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ConnectError> {
     let Settings { client, interval } = settings;
     let (sender, mut commands) = mpsc::channel(16);
     let shared = Arc::new(Shared::new(sender));
@@ -94,9 +102,21 @@ pub async fn run(settings: Settings, tally: Arc<Tally>) -> Result<Infallible, Co
     let _counter =
         tokio_util::task::AbortOnDropHandle::new(tokio::spawn(count_connected(client.clone(), tally.clone())));
     let station = Station { client, shared, tally, interval };
-    loop {
-        station.client.connect().await?;
-        station.run_until_closed(&mut commands).await;
+    let closing = async {
+        shutdown.await;
+        station.client.close(Close::going_away().reason("the station stops").drain(DRAIN)).await;
+    };
+    let working = async {
+        loop {
+            station.client.connect().await?;
+            station.run_until_closed(&mut commands).await;
+        }
+    };
+    // The station works on while it closes, so that the call in flight gets its response.
+    tokio::select! {
+        biased;
+        () = closing => Ok(()),
+        result = working => result,
     }
 }
 

@@ -6,6 +6,7 @@
 mod tls;
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use charger::{Settings, Tally};
 use clap::Parser;
 use ocpp_rpc::RpcClient;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 #[derive(Parser)]
 struct Args {
@@ -46,6 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Args { url, identity, protocol, password, count, interval, tls } = Args::parse();
     let tally = Arc::<Tally>::default();
     let mut stations = JoinSet::new();
+    let stop = CancellationToken::new();
     for number in 1..=count {
         let identity = if count == 1 { identity.clone() } else { format!("{identity}-{number:04}") };
         let mut client = tls.apply(RpcClient::builder(&url, identity).protocols(&protocol))?;
@@ -53,13 +56,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             client = client.password(password.as_str());
         }
         let settings = Settings { client, interval };
-        stations.spawn(charger::run(settings, tally.clone()));
+        stations.spawn(charger::run(settings, tally.clone(), stop.clone().cancelled_owned()));
     }
     let mut progress = tokio::time::interval(Duration::from_secs(1));
     let (start, mut last) = (Instant::now(), String::new());
+    let mut shutdown = pin!(shutdown_signal());
     loop {
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+            () = &mut shutdown, if !stop.is_cancelled() => {
+                println!("closing: pending calls have ten seconds");
+                stop.cancel();
+            }
             _ = progress.tick() => {
                 let [connected, succeeded, failed] =
                     [&tally.connected, &tally.succeeded, &tally.failed].map(|count| count.load(Ordering::Relaxed));
@@ -69,12 +76,28 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     last = line;
                 }
             }
-            Some(ended) = stations.join_next() => match ended? {
-                Ok(never) => match never {},
+            ended = stations.join_next() => match ended.transpose()? {
+                Some(Ok(())) => {}
+                None => return Ok(()),
                 // A station that gives up prints its error, and the others continue.
-                Err(error) if stations.is_empty() => return Err(error.into()),
-                Err(error) => eprintln!("a station gave up: {error}"),
+                Some(Err(error)) if stations.is_empty() => return Err(error.into()),
+                Some(Err(error)) => eprintln!("a station gave up: {error}"),
             },
         }
+    }
+}
+
+/// Completes on Ctrl-C, and on the SIGTERM of a container or a service manager.
+async fn shutdown_signal() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate()).expect("a handler of SIGTERM").recv().await
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
     }
 }
