@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     support::{Log, log_to},
-    tcp::{Client, Site, head, soon},
+    tcp::{Site, head, soon},
 };
 
 const V1: &[u8] = b"PROXY TCP4 203.0.113.9 10.0.0.1 4711 9220\r\n";
@@ -158,6 +158,14 @@ async fn check_port(site: &Site, header: &[u8]) {
     }
 }
 
+#[cfg(feature = "tls")]
+async fn secure_site() -> Site {
+    let authority = crate::tls::Authority::new();
+    let tls = ocpp_rpc::tls::ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate());
+    let tls = tls.build().expect("valid settings");
+    site(builder(), |listener| listener.tls(tls)).await
+}
+
 #[tokio::test]
 async fn b70_bare_connect_is_no_refused_handshake() {
     let log = Log::default();
@@ -165,18 +173,13 @@ async fn b70_bare_connect_is_no_refused_handshake() {
     let _guard = log_to(
         tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(writer).with_ansi(false).finish(),
     );
-    let mut sites = vec![
+    let sites = [
         (site(builder(), |listener| listener).await, &b""[..]),
         (behind_proxy(builder()).await, b""),
         (behind_proxy(builder()).await, LOCAL),
+        #[cfg(feature = "tls")]
+        (secure_site().await, b""),
     ];
-    #[cfg(feature = "tls")]
-    {
-        let authority = crate::tls::Authority::new();
-        let tls = ocpp_rpc::tls::ServerTls::builder().certificate(authority.issue("127.0.0.1").certificate());
-        let tls = tls.build().expect("valid settings");
-        sites.push((site(builder(), |listener| listener.tls(tls)).await, b""));
-    }
     for (site, header) in sites {
         check_port(&site, header).await;
         // The listener has accepted the connections before this one, and its close waits for all.
@@ -207,7 +210,7 @@ async fn b71_tls_follows_proxy_header() {
         stream.write_all(header).await.expect("open");
         let name = ServerName::try_from("127.0.0.1").expect("a name");
         let stream = TlsConnector::from(crate::tls::trust(&authority)).connect(name, stream);
-        let mut client = Client::over(soon(stream).await.expect("a stream"));
+        let mut client = crate::tcp::Client::over(soon(stream).await.expect("a stream"));
         assert_eq!(client.ask(&head("/CP")).await.status, 101);
         let opened = soon(site.events.next()).await.expect("an event");
         assert_eq!(opened.remote_address.map(|address| address.port()), Some(4711), "{opened:?}");

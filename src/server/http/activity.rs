@@ -54,6 +54,7 @@ struct State {
     is_blocked: bool,
     is_retired: bool,
     /// Set when HTTP/2 is told to open no more streams. Those that are open continue.
+    #[cfg(feature = "http2")]
     is_going_away: bool,
     is_http1: bool,
     /// The latest exchange over HTTP/2, until the task of its stream takes it.
@@ -97,6 +98,7 @@ impl Activity {
                 unwritten: 0,
                 is_blocked: false,
                 is_retired: false,
+                #[cfg(feature = "http2")]
                 is_going_away: false,
                 is_http1: false,
                 #[cfg(feature = "http2")]
