@@ -93,7 +93,8 @@ impl Supervisor {
                 (closed, error)
             }
         };
-        tracing::info!(identity = &*self.run.run.identity, %closed, "client closed");
+        let CloseInfo { code, reason, cause, .. } = &closed;
+        tracing::info!(identity = &*self.run.run.identity, code, reason, %cause, "client closed");
         self.shared.state.send_replace(ClientState::Closed);
         self.run.finish(error);
         drop(self.reconnects);
@@ -232,7 +233,7 @@ impl Supervisor {
         if !reconnects {
             self.driver.on_disconnect(AfterDisconnect::End);
             let closed = self.driver.run_closing(closing).await;
-            tracing::info!(%closed, "disconnected");
+            log_disconnect(&closed);
             open.closed(&closed);
             return Err(End::Closed(closed));
         }
@@ -244,14 +245,14 @@ impl Supervisor {
                 Ok(None) => {}
                 Err(end) => {
                     if let End::CloseRequested(close) = &end {
-                        tracing::info!(closed = %close.outcome(), "disconnected");
+                        log_disconnect(&close.outcome());
                         open.closed(&close.outcome());
                     }
                     return Err(end);
                 }
             }
         };
-        tracing::info!(%closed, "disconnected");
+        log_disconnect(&closed);
         open.closed(&closed);
         self.shared.session.report(EventKind::Disconnected(closed));
         let is_stable = opened.elapsed() >= STABLE;
@@ -266,4 +267,9 @@ impl Supervisor {
         }
         Ok(Some(Failure::Unreachable))
     }
+}
+
+/// Logs the end of a connection with the fields that the end of a server's session has.
+fn log_disconnect(closed: &CloseInfo) {
+    tracing::info!(code = closed.code, reason = closed.reason, cause = %closed.cause, "disconnected");
 }
