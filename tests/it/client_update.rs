@@ -381,6 +381,8 @@ async fn b09_options_that_stay_do_not_limit_queued_calls() {
     for id in ["1", "2", "3"] {
         Station::send(&mut station, json!([2, id, "Wait", {"text": "x".repeat(50)}]).to_string()).await;
     }
+    // The server has read them all.
+    tokio::time::sleep(SECOND).await;
     gate.add_permits(3);
     for id in ["1", "2", "3"] {
         assert_eq!(station.receive().await, format!(r#"[3,"{id}",{{}}]"#));
