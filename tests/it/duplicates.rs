@@ -2,11 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use axum::{
+    extract::Request,
+    middleware::{Next, from_fn},
+};
 use futures_util::FutureExt;
 use ocpp_rpc::{
     Accept, Handshake, Options, Reject, RpcRouter, RpcServer,
     event::EventKind,
-    server::{DuplicateIdentity, RpcServerBuilder},
+    server::{ConnectionInfo, DuplicateIdentity, RpcServerBuilder},
 };
 use tokio::{
     io::DuplexStream,
@@ -91,6 +95,43 @@ async fn b21_older_request_whose_socket_comes_late_does_not_replace_newer_sessio
     let status = client.status().await;
     let mut newer = enter(&server).await;
     let response = client.answer_behind(status).await;
+    let mut older = client.upgraded(&response).await;
+    assert_eq!(older.closed().await, (REPLACED.0, REPLACED.1.to_owned()));
+    serves(&mut newer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b21_older_request_that_a_layer_holds_does_not_replace_newer_session() {
+    let server = builder().0.build().expect("a valid configuration");
+    let (entered, gate) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let (has_entered, open) = (entered.clone(), gate.clone());
+    let hold = from_fn(move |request: Request, next: Next| {
+        let (has_entered, open) = (has_entered.clone(), open.clone());
+        async move {
+            if request.uri().query() == Some("held") {
+                has_entered.notify_one();
+                open.acquire().await.expect("not closed").forget();
+            }
+            next.run(request).await
+        }
+    });
+    let app = axum::Router::new().route_service("/{*identity}", server.clone()).layer(hold);
+    let dial = || {
+        let (near, far) = tokio::io::duplex(4096);
+        let (server, app) = (server.clone(), app.clone());
+        tokio::spawn(async move { server.serve_connection_with(far, ConnectionInfo::new(), app).await });
+        Client::over(near)
+    };
+    let mut client = dial();
+    client.send(head("/CP?held")).await;
+    entered.notified().await;
+    let mut newer = dial();
+    let response = newer.ask(&head("/CP")).await;
+    let mut newer = newer.upgraded(&response).await;
+    serves(&mut newer).await;
+
+    gate.add_permits(1);
+    let response = client.answer().await;
     let mut older = client.upgraded(&response).await;
     assert_eq!(older.closed().await, (REPLACED.0, REPLACED.1.to_owned()));
     serves(&mut newer).await;

@@ -16,6 +16,7 @@ use crate::server::http::http1;
 #[cfg(feature = "http2")]
 use crate::server::http::http2;
 use crate::{
+    connection::shared::next_session_id,
     header_case::header_case,
     info::ConnectionInfo,
     io::Io,
@@ -28,7 +29,7 @@ use crate::{
             activity::Activity,
             app::{HttpApp, StationsOnly},
             body::{RequestBody, ResponseBody},
-            info::{HandshakeStarted, RemoteAddress},
+            info::{Arrival, HandshakeStarted, RemoteAddress},
             settings::HttpSettings,
             tracked::Tracked,
         },
@@ -133,6 +134,7 @@ pub(crate) async fn serve<T, H>(
         let (mut parts, body) = request.into_parts();
         let extensions = &mut parts.extensions;
         extensions.insert(io_downcast::<T>());
+        extensions.insert(Arrival(next_session_id()));
         if let Some(address) = info.remote_address {
             extensions.insert(RemoteAddress(address));
         }
