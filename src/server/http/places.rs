@@ -1,4 +1,4 @@
-//! The places of a listener: how many connections it may have open at once, and who gives way to a newcomer.
+//! The places of a listener: how many connections it may have open at once, and which one gives way to a newcomer.
 
 use std::{
     collections::{HashMap, VecDeque},
