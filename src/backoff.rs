@@ -151,7 +151,7 @@ pub(crate) enum Failure {
 #[derive(Debug, Default)]
 pub(crate) struct Waits {
     count: u32,
-    /// The last wait, without its random part.
+    /// The last wait, without the random part of the back-off.
     last: Duration,
 }
 
@@ -167,7 +167,7 @@ impl Waits {
             shortest = retry_after.map_or(MIN_WAIT, later).max(MIN_WAIT);
         }
         self.count = self.count.saturating_add(1);
-        self.last = base;
+        self.last = base.max(shortest);
         backoff.randomize(base, random).max(shortest)
     }
 }
@@ -191,6 +191,18 @@ mod tests {
         assert_eq!(seconds(&backoff, 1.0)[5], 12.5);
         let mut late = Waits { count: u32::MAX, ..Waits::default() };
         assert_eq!(late.next(&backoff, UNREACHABLE, 0.5), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn wait_after_a_refusal_doubles_the_one_that_the_server_asked_for() {
+        let mut waits = Waits::default();
+        let mut refused = |seconds: Option<u64>| {
+            let retry_after = seconds.map(Duration::from_secs);
+            waits.next(&Backoff::exponential(), Failure::Refused { retry_after }, 0.5).as_secs()
+        };
+        assert!((120..=150).contains(&refused(Some(120))));
+        assert!((240..=300).contains(&refused(None)));
+        assert_eq!(refused(None), 300);
     }
 
     #[test]

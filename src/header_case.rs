@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use http::Extensions;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, task::unconstrained};
 
 /// The spellings, in lines of a message. A spelling applies as often as it occurs here.
 const LINES: &str = concat!(
@@ -39,7 +39,7 @@ const LINES: &str = concat!(
 /// Returns the extensions that make hyper write the usual spelling of header names in HTTP/1.1.
 ///
 /// Other names stay in lower case. hyper has no constructor for the spellings, so the first call lets hyper read them
-/// from a message.
+/// from a message. The futures are unconstrained, because the budget of the calling task may be used up.
 pub(crate) fn header_case() -> Extensions {
     static HEADER_CASE: OnceLock<Extensions> = OnceLock::new();
     HEADER_CASE.get_or_init(|| read().unwrap_or_default()).clone()
@@ -57,7 +57,7 @@ fn read() -> Option<Extensions> {
 
     let (mut client, io) = tokio::io::duplex(4096);
     // HTTP/1.0 has no upgrade, which would be a second extension.
-    client.write_all(format!("GET / HTTP/1.0\r\n{LINES}").as_bytes()).now_or_never()?.ok()?;
+    unconstrained(client.write_all(format!("GET / HTTP/1.0\r\n{LINES}").as_bytes())).now_or_never()?.ok()?;
     let (sender, extensions) = mpsc::channel();
     let service = service_fn(move |request: Request<Incoming>| {
         let _ = sender.send(request.into_parts().0.extensions);
@@ -65,7 +65,7 @@ fn read() -> Option<Extensions> {
     });
     let connection = http1::Builder::new().preserve_header_case(true).serve_connection(TokioIo::new(io), service);
     // The request has arrived already, so one poll suffices.
-    let _ = connection.now_or_never();
+    let _ = unconstrained(connection).now_or_never();
     extensions.try_recv().ok()
 }
 
@@ -79,12 +79,13 @@ fn read() -> Option<Extensions> {
 
     let (mut server, io) = tokio::io::duplex(4096);
     let handshake = http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(io));
-    let (mut sender, mut connection) = handshake.now_or_never()?.ok()?;
-    let mut response = Box::pin(sender.send_request(Request::new(Empty::<bytes::Bytes>::new())));
+    let (mut sender, connection) = unconstrained(handshake).now_or_never()?.ok()?;
+    let mut connection = unconstrained(connection);
+    let mut response = Box::pin(unconstrained(sender.send_request(Request::new(Empty::<bytes::Bytes>::new()))));
     let _ = (&mut response).now_or_never();
     // hyper treats a response before the request as an error.
     let _ = (&mut connection).now_or_never();
-    server.write_all(format!("HTTP/1.0 200 OK\r\n{LINES}").as_bytes()).now_or_never()?.ok()?;
+    unconstrained(server.write_all(format!("HTTP/1.0 200 OK\r\n{LINES}").as_bytes())).now_or_never()?.ok()?;
     let _ = (&mut connection).now_or_never();
     Some(response.now_or_never()?.ok()?.into_parts().0.extensions)
 }
@@ -96,5 +97,13 @@ mod tests {
     #[test]
     fn spellings_are_the_only_extension() {
         assert_eq!(header_case().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn spellings_are_read_in_a_task_without_budget() {
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        assert_eq!(read().map(|extensions| extensions.len()), Some(1));
     }
 }

@@ -151,7 +151,8 @@ impl RpcClient {
 
     /// Ends the current connection, and connects again with the current settings.
     ///
-    /// The client closes an open connection with 1000 and dials at once, without the wait of the back-off. While it is
+    /// The client closes an open connection with 1000 and then dials, without the wait of the back-off. A peer that does
+    /// not reply to the close delays that by at most [`Options::close_timeout`](crate::Options::close_timeout). While it is
     /// connecting, it starts a new attempt in place of the current one or of the wait for the next. A closed client
     /// connects. Queued calls, handlers and readers of events stay; calls in flight fail.
     ///

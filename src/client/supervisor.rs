@@ -95,6 +95,8 @@ impl Supervisor {
         };
         let CloseInfo { code, reason, cause, .. } = &closed;
         tracing::info!(identity = &*self.run.run.identity, code, reason, %cause, "client closed");
+        // Before the state changes, because the next run may start as soon as it does.
+        self.driver.on_disconnect(AfterDisconnect::End);
         self.shared.state.send_replace(ClientState::Closed);
         self.run.finish(error);
         drop(self.reconnects);
@@ -173,6 +175,7 @@ impl Supervisor {
     }
 
     fn take_reconnects(&mut self) {
+        self.reconnects.retain(|sender| !sender.is_closed());
         self.reconnects.append(&mut self.run.take_reconnects(&self.shared.session));
     }
 

@@ -107,8 +107,8 @@ impl<C> Mailbox<C> {
         Self { state: Mutex::new(state), queued: AtomicUsize::new(0) }
     }
 
-    /// Begins a run and returns its number.
-    pub(super) fn open(&self, rules: QueueRules) -> u32 {
+    /// Begins a run. Returns its number, and the commands that the last run has not taken.
+    pub(super) fn open(&self, rules: QueueRules) -> (u32, Vec<C>) {
         let mut state = self.state();
         state.max_queued = u32::try_from(rules.max_queued).unwrap_or(u32::MAX);
         state.offline_calls = rules.offline_calls;
@@ -116,7 +116,7 @@ impl<C> Mailbox<C> {
         state.run += 1;
         (state.close, state.reconnect) = (None, false);
         self.queued.store(0, Ordering::Relaxed);
-        state.run
+        (state.run, std::mem::take(&mut state.commands))
     }
 
     /// Queues a call.

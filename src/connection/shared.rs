@@ -215,7 +215,7 @@ impl Shared {
     /// Creates the state of a session with this [id](next_session_id), whose first run starts at once.
     pub(crate) fn started(id: u64, mut run: Run, rules: QueueRules, telemetry: Arc<Telemetry>) -> Arc<Self> {
         let mailbox = Mailbox::new();
-        run.number = mailbox.open(rules);
+        run.number = mailbox.open(rules).0;
         Arc::new(Self::with(id, run, mailbox, telemetry))
     }
 
@@ -307,7 +307,9 @@ impl Shared {
 
     /// Begins a run.
     pub(crate) fn start_run(&self, mut run: Run, rules: QueueRules) -> Arc<Run> {
-        run.number = self.mailbox.open(rules);
+        let (number, left) = self.mailbox.open(rules);
+        left.into_iter().for_each(Command::fail);
+        run.number = number;
         let run = Arc::new(run);
         *self.run.write().unwrap_or_else(PoisonError::into_inner) = run.clone();
         run

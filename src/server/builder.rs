@@ -343,7 +343,9 @@ impl RpcServerBuilder {
             return Err(BuildError::settings(format!("default_protocol {default:?} is not in protocols")));
         }
         if limits.replacement_delay.is_some_and(|delay| !options::is_timeout(delay)) {
-            return Err(BuildError::settings("invalid replacement_delay: zero, or at least a hundred years"));
+            return Err(BuildError::settings(
+                "invalid replacement_delay: less than a millisecond, or at least a hundred years",
+            ));
         }
         if !options::is_timeout(http.handshake_timeout) {
             return Err(BuildError::settings(

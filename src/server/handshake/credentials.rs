@@ -81,8 +81,8 @@ pub(crate) fn explain_unauthorized(headers: &HeaderMap, identity: &str) -> Strin
     match Credentials::read(headers, identity) {
         Err(error) => error.to_string(),
         Ok(credentials) if credentials.user_name != identity.as_bytes() => {
-            let user_name: String = String::from_utf8_lossy(&credentials.user_name).chars().take(64).collect();
-            format!("the user name {user_name:?} is not the identity")
+            // Without the name: a station that swaps both sends its password there.
+            "the user name is not the identity".to_owned()
         }
         Ok(_) => "the authenticator refused the password".to_owned(),
     }
@@ -156,13 +156,11 @@ mod tests {
             ("Basic".to_owned(), "the Authorization header has another scheme than Basic"),
             ("Basic !secret!".to_owned(), "the Basic credentials are not base64"),
             (encode(b"secret"), "the Basic credentials have no colon behind the user name"),
-            (encode(b"cp:secret"), "the user name \"cp\" is not the identity"),
+            (encode(b"cp:secret"), "the user name is not the identity"),
             (encode(b"CP:secret"), "the authenticator refused the password"),
         ] {
             assert_eq!(explain_unauthorized(&basic(&value), "CP"), expected, "{value}");
         }
-        let long = explain_unauthorized(&basic(&encode(&[&[b'x'; 5000][..], b":secret"].concat())), "CP");
-        assert_eq!(long, format!("the user name {:?} is not the identity", "x".repeat(64)));
     }
 
     #[test]

@@ -180,6 +180,9 @@ impl Drop for Listener {
     }
 }
 
+/// The reason for events if a connection comes from no proxy of the listener.
+const UNLISTED_PROXY: &str = "the address is not in `proxy_protocol`: connect through a proxy, or add the address";
+
 /// Turns a socket into a stream within the handshake timeout.
 ///
 /// With `proxies`, a PROXY header must come first, from one of these addresses.
@@ -198,6 +201,10 @@ async fn accept_transport<T: Transport>(
     let accepting = async {
         // OCPP messages are small, and Nagle's algorithm would delay them.
         socket.set_nodelay(true)?;
+        if gate.proxies.as_ref().is_some_and(|proxies| !proxies.contain(remote.ip())) {
+            // It is no client of a proxy, whatever it sends, and may send nothing.
+            timed_out = UNLISTED_PROXY;
+        }
         let mut first = [0; first_bytes::LENGTH];
         let Some(mut length) = peek(&socket, &mut first).await else { return Ok(None) };
         if let Some(proxies) = &gate.proxies {
@@ -245,7 +252,7 @@ async fn read_proxy_header(
 ) -> io::Result<Option<SocketAddr>> {
     let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason);
     if !proxies.contain(remote.ip()) {
-        return Err(invalid("the address is not in `proxy_protocol`: connect through a proxy, or add the address"));
+        return Err(invalid(UNLISTED_PROXY));
     }
     let mut header = Vec::new();
     loop {
