@@ -569,10 +569,11 @@ async fn b53_refused_connect_returns_status_and_body() {
 }
 
 #[tokio::test]
-async fn b55_reconnect_refused_with_401_gives_up() {
+async fn b55_client_gives_up_after_a_refusal_that_the_application_calls_final() {
     let mut npm = npm(&["server", PROTOCOL]);
     let port = npm.port().await;
-    let client = builder(port).connect().await.expect("the server accepts the connection");
+    let reconnect = Reconnect::always().give_up_if(ConnectError::is_refused);
+    let client = builder(port).reconnect(reconnect).connect().await.expect("the server accepts the connection");
     npm.event("connected").await;
     npm.send(r#"{"do":"reject","status":401,"body":""}"#);
     npm.event("rejecting").await;
