@@ -190,8 +190,8 @@ impl RpcClientBuilder {
     /// At most `redirects`; one more fails the attempt with [`ConnectError::Refused`]. Default 0.
     ///
     /// The client never follows a redirect from `wss` to `ws`. If a redirect leads to another host or port, the client
-    /// sends neither the password nor further headers except `User-Agent`. The next attempt starts at the endpoint
-    /// again.
+    /// sends neither the password nor further headers except `User-Agent`. From `ws` to `wss`, the port may differ. The
+    /// next attempt starts at the endpoint again.
     pub fn max_redirects(mut self, redirects: u32) -> Self {
         self.settings.max_redirects = redirects;
         self

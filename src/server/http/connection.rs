@@ -46,8 +46,9 @@ impl RpcServer {
     /// forward secrecy: `TLS_RSA_WITH_AES_128_GCM_SHA256` and `TLS_RSA_WITH_AES_256_GCM_SHA384`. Some stations support
     /// no other suite. OpenSSL and most proxies support both.
     ///
-    /// The future completes when the HTTP connection ends: after the upgrade, or when the server closes. After an
-    /// upgrade, the session is a task of its own. With the feature `http2`, it also serves HTTP/2. The sessions of an
+    /// The future completes when the HTTP connection ends: after the upgrade, or when the server closes and the responses
+    /// in flight are complete. Drop the future to end endless responses. After an upgrade, the session is a task of its
+    /// own. With the feature `http2`, it also serves HTTP/2. The sessions of an
     /// HTTP/2 connection are its streams and end with the future.
     ///
     /// ```no_run
