@@ -387,10 +387,10 @@ impl<T> Exchange<T> {
             return Ok(Valid::default());
         }
         let context = PayloadContext::new(protocol, action, kind, payload);
-        let checked = catch_unwind(AssertUnwindSafe(|| validation.validator.validate(&context)));
+        // The validator and the map of codes are code of the application.
+        let validate = || validation.validator.validate(&context).map_err(|violation| validation.recode(violation));
         let panicked = |_| Err(Violation::new(ErrorCode::INTERNAL_ERROR, "", "the validator panicked"));
-        let checked = checked.unwrap_or_else(panicked).map_err(|violation| validation.recode(violation));
-        checked.or_else(|violation| {
+        catch_unwind(AssertUnwindSafe(validate)).unwrap_or_else(panicked).or_else(|violation| {
             let enforced = !validation.report_only;
             let (action, id, reported) = (Text(action.clone()), id.clone(), violation.clone());
             let payload = payload.clone();
