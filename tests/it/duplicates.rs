@@ -8,12 +8,12 @@ use axum::{
 };
 use futures_util::FutureExt;
 use ocpp_rpc::{
-    Accept, Handshake, Options, Reject, RpcRouter, RpcServer,
+    Accept, Handshake, Options, Reject, RpcRouter, RpcServer, Session,
     event::EventKind,
     server::{ConnectionInfo, DuplicateIdentity, RpcServerBuilder},
 };
 use tokio::{
-    io::DuplexStream,
+    io::{BufReader, DuplexStream},
     sync::{Notify, Semaphore},
     task::JoinHandle,
 };
@@ -43,15 +43,41 @@ fn builder() -> (RpcServerBuilder, Arc<Notify>, Arc<Semaphore>) {
     (RpcServer::builder(RpcRouter::new().on("Echo", echo)).options(options).auth(authenticator), entered, gate)
 }
 
-/// Sends a request that waits in the authenticator.
-async fn slow(server: &RpcServer, entered: &Notify) -> JoinHandle<(Responder, Client<DuplexStream>)> {
-    let mut client = Client::over(dial(server));
-    let asking = tokio::spawn(async move {
-        let response = client.ask(&head("/CP?slow")).await;
-        (response, client)
-    });
-    entered.notified().await;
-    asking
+/// A request that waits in the authenticator, and the session of a newer request.
+struct Race {
+    server: RpcServer,
+    gate: Arc<Semaphore>,
+    older: JoinHandle<(Responder, Client<DuplexStream>)>,
+    newer: Station,
+    session: Session,
+}
+
+impl Race {
+    async fn start(duplicate_identity: DuplicateIdentity) -> Self {
+        let (builder, entered, gate) = builder();
+        let server = builder.duplicate_identity(duplicate_identity).build().expect("a valid configuration");
+        let mut client = Client::over(dial(&server));
+        let older = tokio::spawn(async move {
+            let response = client.ask(&head("/CP?slow")).await;
+            (response, client)
+        });
+        entered.notified().await;
+        let newer = enter(&server).await;
+        let session = server.session("CP").expect("registered");
+        Self { server, gate, older, newer, session }
+    }
+
+    /// Lets the authenticator accept the older request. Returns the response and the connection.
+    async fn accept_older(&mut self) -> (Responder, Client<DuplexStream>) {
+        self.gate.add_permits(1);
+        (&mut self.older).await.expect("no panic")
+    }
+
+    /// Does the same, and returns the station of the older request.
+    async fn open_older(&mut self) -> Station<BufReader<DuplexStream>> {
+        let (response, client) = self.accept_older().await;
+        client.upgraded(&response).await
+    }
 }
 
 /// Connects a station whose session is open when this returns.
@@ -67,17 +93,11 @@ async fn serves<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(station
 
 #[tokio::test(start_paused = true)]
 async fn b21_older_request_that_is_accepted_late_does_not_replace_newer_session() {
-    let (builder, entered, gate) = builder();
-    let server = builder.build().expect("a valid configuration");
-    let older = slow(&server, &entered).await;
-    let mut newer = enter(&server).await;
-    let session = server.session("CP").expect("registered");
-
-    gate.add_permits(1);
-    let (response, client) = older.await.expect("no panic");
-    let mut older = client.upgraded(&response).await;
+    let mut race = Race::start(DuplicateIdentity::ReplaceOld).await;
+    let mut older = race.open_older().await;
     assert_eq!(older.closed().await, (REPLACED.0, REPLACED.1.to_owned()));
     drop(older);
+    let Race { server, mut newer, session, .. } = race;
     serves(&mut newer).await;
     assert_eq!(server.session("CP").expect("registered").id(), session.id());
     assert!(session.is_open() && server.sessions().len() == 1);
@@ -139,32 +159,20 @@ async fn b21_older_request_that_a_layer_holds_does_not_replace_newer_session() {
 
 #[tokio::test(start_paused = true)]
 async fn b21_older_request_opens_if_the_newer_session_has_ended() {
-    let (builder, entered, gate) = builder();
-    let server = builder.build().expect("a valid configuration");
-    let older = slow(&server, &entered).await;
-    let mut newer = enter(&server).await;
-    let session = server.session("CP").expect("registered");
-    newer.close(1000, "").await;
-    session.closed().await;
+    let mut race = Race::start(DuplicateIdentity::ReplaceOld).await;
+    race.newer.close(1000, "").await;
+    race.session.closed().await;
 
-    gate.add_permits(1);
-    let (response, client) = older.await.expect("no panic");
-    let mut older = client.upgraded(&response).await;
+    let mut older = race.open_older().await;
     serves(&mut older).await;
-    assert!(server.session("CP").expect("registered").id() < session.id());
+    assert!(race.server.session("CP").expect("registered").id() < race.session.id());
 }
 
 #[tokio::test(start_paused = true)]
 async fn b21_lookup_returns_the_session_of_the_latest_request_if_both_are_kept() {
-    let (builder, entered, gate) = builder();
-    let server = builder.duplicate_identity(DuplicateIdentity::AllowBoth).build().expect("a valid configuration");
-    let older = slow(&server, &entered).await;
-    let mut newer = enter(&server).await;
-    let session = server.session("CP").expect("registered");
-
-    gate.add_permits(1);
-    let (response, client) = older.await.expect("no panic");
-    let mut older = client.upgraded(&response).await;
+    let mut race = Race::start(DuplicateIdentity::AllowBoth).await;
+    let mut older = race.open_older().await;
+    let Race { server, mut newer, session, .. } = race;
     serves(&mut older).await;
     serves(&mut newer).await;
     assert_eq!(server.sessions().len(), 2);
@@ -176,13 +184,9 @@ async fn b21_lookup_returns_the_session_of_the_latest_request_if_both_are_kept()
 
 #[tokio::test(start_paused = true)]
 async fn b21_older_request_is_refused_if_newcomers_are() {
-    let (builder, entered, gate) = builder();
-    let server = builder.duplicate_identity(DuplicateIdentity::RejectNew).build().expect("a valid configuration");
-    let older = slow(&server, &entered).await;
-    let mut newer = enter(&server).await;
-    gate.add_permits(1);
-    assert_eq!(older.await.expect("no panic").0.status, 409);
-    serves(&mut newer).await;
+    let mut race = Race::start(DuplicateIdentity::RejectNew).await;
+    assert_eq!(race.accept_older().await.0.status, 409);
+    serves(&mut race.newer).await;
 }
 
 #[tokio::test(start_paused = true)]
