@@ -1,10 +1,11 @@
 //! The handlers at work, as futures of the driver's task.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -62,11 +63,7 @@ impl HandlerSet {
             Self::One(handler) => (Some(&**handler), None),
             Self::Many(handlers) => (None, Some(handlers.iter())),
         };
-        let closes = move |handler: &&RunningHandler| match handler.awaits {
-            AwaitedClose::None => false,
-            AwaitedClose::Session(id) => id == session_id,
-            AwaitedClose::Server => true,
-        };
+        let closes = move |handler: &&RunningHandler| handler.awaits.as_ref().is_some_and(|it| it.contain(session_id));
         one.into_iter().chain(many.into_iter().flatten()).filter(closes).map(|handler| &handler.request)
     }
 
@@ -90,30 +87,55 @@ impl HandlerSet {
 }
 
 /// The close that a handler awaits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AwaitedClose {
-    #[default]
-    None,
     /// The close of the session with this id.
     Session(u64),
     /// The close of the server, with all of its sessions.
     Server,
 }
 
-thread_local! {
-    /// The close that the handler awaits that this thread polls.
-    static AWAITED: Cell<AwaitedClose> = const { Cell::new(AwaitedClose::None) };
+/// The closes that a handler awaits. A close whose future has ended or was dropped does not count any more.
+#[derive(Default)]
+pub(super) struct AwaitedCloses(Vec<Weak<AwaitedClose>>);
+
+impl AwaitedCloses {
+    /// Returns whether the handler awaits a close of the session with this id.
+    fn contain(&self, session_id: u64) -> bool {
+        self.0.iter().filter_map(Weak::upgrade).any(|close| match *close {
+            AwaitedClose::Session(id) => id == session_id,
+            AwaitedClose::Server => true,
+        })
+    }
 }
 
-/// Waits for a close. If a handler polls this, it counts as finished for the close.
+/// The work of a thread, as far as closes need to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Polled {
+    NoHandler,
+    Handler,
+    /// A handler that has begun to await a close in this poll.
+    AwaitingHandler,
+}
+
+thread_local! {
+    static POLLED: Cell<Polled> = const { Cell::new(Polled::NoHandler) };
+    /// The closes that the polled handler has begun to await in this poll.
+    static BEGUN: RefCell<Vec<Weak<AwaitedClose>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Waits for a close. If a handler polls this, it counts as finished for the close, until this is dropped.
 ///
 /// A close that waits for handlers would otherwise wait for the handler that awaits it.
 pub(crate) async fn await_close<T>(awaited: AwaitedClose, close: impl Future<Output = T>) -> T {
     let mut close = pin!(close);
+    let mut awaiting = None;
     poll_fn(|cx| {
         let polled = close.as_mut().poll(cx);
-        if polled.is_pending() {
-            AWAITED.set(awaited);
+        if polled.is_pending() && awaiting.is_none() && POLLED.get() != Polled::NoHandler {
+            POLLED.set(Polled::AwaitingHandler);
+            let close = awaiting.insert(Arc::new(awaited));
+            BEGUN.with_borrow_mut(|begun| begun.push(Arc::downgrade(close)));
         }
         polled
     })
@@ -123,8 +145,8 @@ pub(crate) async fn await_close<T>(awaited: AwaitedClose, close: impl Future<Out
 /// A handler at work.
 pub(super) struct RunningHandler {
     pub(super) request: RequestHead,
-    /// The close that the handler has begun to await.
-    pub(super) awaits: AwaitedClose,
+    /// The closes that the handler awaits. Boxed, because few handlers await any.
+    pub(super) awaits: Option<Box<AwaitedCloses>>,
     pub(super) timer: CallTimer,
     pub(super) work: Pin<Box<dyn Future<Output = Response> + Send>>,
 }
@@ -137,19 +159,28 @@ pub(super) struct Finished {
     pub(super) duration: Option<Duration>,
 }
 
+impl RunningHandler {
+    /// Adds the closes that the handler has begun to await.
+    #[cold]
+    fn add_awaited(&mut self) {
+        let closes = &mut self.awaits.get_or_insert_default().0;
+        closes.retain(|close| close.strong_count() > 0);
+        closes.append(&mut BEGUN.take());
+    }
+}
+
 impl Future for RunningHandler {
     type Output = Finished;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
-        AWAITED.set(AwaitedClose::None);
-        let response = match catch_unwind(AssertUnwindSafe(|| self.work.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => {
-                let awaited = AWAITED.get();
-                if awaited != AwaitedClose::None {
-                    self.awaits = awaited;
-                }
-                return Poll::Pending;
-            }
+        // A handler may run another handler to its end, in a runtime of its own.
+        let outer = POLLED.replace(Polled::Handler);
+        let polled = catch_unwind(AssertUnwindSafe(|| self.work.as_mut().poll(cx)));
+        if POLLED.replace(outer) == Polled::AwaitingHandler {
+            self.add_awaited();
+        }
+        let response = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(response)) => {
                 self.request.log_failure(&response);
                 response

@@ -11,7 +11,7 @@ use futures_util::{FutureExt, future::join_all};
 use ocpp_rpc::{Close, Options, RpcRouter, RpcServer, Session, event::Events, extract::State, server::CloseReport};
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -131,6 +131,56 @@ async fn b50_session_close_returns_to_its_own_handler_without_delay() {
     left.notified().await;
     session.closed().await;
     assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b50_close_waits_for_a_handler_that_no_longer_awaits_it() {
+    async fn leave(session: Session) -> Result<(), Infallible> {
+        let close = session.close(Close::normal().drain(30 * SECOND));
+        assert!(timeout(SECOND, close).await.is_err(), "another handler is at work");
+        sleep(3 * SECOND).await;
+        Ok(())
+    }
+    async fn work() -> Result<(), Infallible> {
+        sleep(2 * SECOND).await;
+        Ok(())
+    }
+    let server = server_with(RpcRouter::new().on("Leave", leave).on("Work", work), Options::server());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    station.send(r#"[2,"1","Work",{}]"#).await;
+    station.send(r#"[2,"2","Leave",{}]"#).await;
+    assert_eq!(station.receive().await, r#"[3,"1",{}]"#);
+    assert_eq!(station.receive().await, r#"[3,"2",{}]"#, "the handler is not given up");
+    assert_eq!(closed(station).await, 1000);
+    session.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b50_handler_counts_as_finished_while_it_awaits_any_close() {
+    async fn leave(session: Session, State(left): State<Arc<Notify>>) -> Result<(), Infallible> {
+        let close = || session.close(Close::normal().drain(30 * SECOND));
+        // The first is given up. The second is not polled again while something else wakes the handler.
+        let (first, second) = (close(), close());
+        let rest = async { tokio::join!(second, sleep(3 * SECOND)) };
+        let _ = tokio::join!(timeout(SECOND, first), rest);
+        left.notify_one();
+        Ok(())
+    }
+    async fn work() -> Result<(), Infallible> {
+        sleep(2 * SECOND).await;
+        Ok(())
+    }
+    let left = Arc::new(Notify::new());
+    let router = RpcRouter::with_state(left.clone()).on("Leave", leave).on("Work", work);
+    let server = server_with(router, Options::server());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let start = Instant::now();
+    station.send(r#"[2,"1","Work",{}]"#).await;
+    station.send(r#"[2,"2","Leave",{}]"#).await;
+    assert_eq!(closed(station).await, 1000);
+    assert_eq!(start.elapsed().as_secs(), 2, "the close does not wait for the handler that awaits it");
+    left.notified().await;
+    session.closed().await;
 }
 
 #[tokio::test(start_paused = true)]
