@@ -241,7 +241,8 @@ impl Session {
 impl Event {
     /// Returns the session of the event. `None` if the event belongs to none, such as a refused handshake.
     ///
-    /// The session may have ended since.
+    /// The session may have ended since. Events do not keep it: if it has ended and no other handle exists, this returns
+    /// `None`.
     ///
     /// ```no_run
     /// use ocpp_rpc::{RpcServer, event::EventKind};
@@ -257,7 +258,7 @@ impl Event {
     /// }
     /// ```
     pub fn session(&self) -> Option<Session> {
-        let shared = self.session.clone()?.downcast().ok()?;
+        let shared = self.session.as_ref()?.upgrade()?.downcast().ok()?;
         Some(Session { shared })
     }
 }

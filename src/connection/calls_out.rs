@@ -248,6 +248,12 @@ impl<T> CallsOut<T> {
         Some(&flight.call.action)
     }
 
+    /// Returns the action of the call in flight if there is exactly one.
+    pub(super) fn only_action(&self) -> Option<&ByteString> {
+        let (_, only) = self.in_flight.iter().next().filter(|_| self.in_flight.len() == 1)?;
+        Some(&only.call.action)
+    }
+
     /// Returns whether the call with this id waits for its response.
     pub(super) fn is_in_flight(&self, id: &MessageId) -> bool {
         self.find_in_flight(id).is_some()

@@ -1,11 +1,12 @@
 //! The state that the handles of a connection and its driver share.
 
 use std::{
+    any::Any,
     fmt,
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::Wake,
@@ -360,12 +361,16 @@ impl Shared {
         self.timeouts.store(0, Ordering::Relaxed);
     }
 
+    fn weak(self: &Arc<Self>) -> Weak<dyn Any + Send + Sync> {
+        Arc::downgrade(self) as Weak<dyn Any + Send + Sync>
+    }
+
     /// Reports a fact about this session.
     pub(crate) fn report(self: &Arc<Self>, kind: EventKind) {
         self.telemetry.report(kind, || {
             let run = self.run();
             Origin {
-                session: Some(self.clone()),
+                session: Some(self.weak()),
                 session_id: Some(self.id),
                 key: Some(run.key().clone()),
                 identity: Some(run.identity.clone()),

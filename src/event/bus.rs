@@ -109,15 +109,18 @@ impl EventBus {
         if !self.is_read() {
             return;
         }
+        let event = event();
         if let Sender::Used(sender) = &*self.sender() {
             // The last reader may have been dropped in this moment.
-            let _ = sender.send(event());
+            let _ = sender.send(event);
         }
     }
 
     /// Ends the streams of all readers.
     pub(crate) fn end(&self) {
-        *self.sender() = Sender::Ended;
+        let ended = std::mem::replace(&mut *self.sender(), Sender::Ended);
+        // Readers wake up here, without the lock.
+        drop(ended);
     }
 
     fn sender(&self) -> MutexGuard<'_, Sender> {

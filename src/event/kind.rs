@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -64,15 +64,16 @@ pub struct Event {
     /// The kind of event, with its data.
     #[serde(flatten)]
     pub kind: EventKind,
+    /// Weak, so that unread events keep no session in memory, and that none ends under the locks of the event bus.
     #[serde(skip)]
-    pub(crate) session: Option<Arc<dyn Any + Send + Sync>>,
+    pub(crate) session: Option<Weak<dyn Any + Send + Sync>>,
 }
 
 /// The origin of an event.
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
     /// The state of the session, which [`Event::session`] turns into a handle.
-    pub(crate) session: Option<Arc<dyn Any + Send + Sync>>,
+    pub(crate) session: Option<Weak<dyn Any + Send + Sync>>,
     pub(crate) session_id: Option<u64>,
     pub(crate) key: Option<Arc<str>>,
     pub(crate) identity: Option<Arc<str>>,
@@ -405,7 +406,7 @@ mod tests {
 
     fn event(kind: EventKind) -> Event {
         let origin = Origin {
-            session: Some(Arc::new("not serialized")),
+            session: None,
             session_id: Some(7),
             key: Some("acme/CP-1".into()),
             identity: Some("CP-1".into()),

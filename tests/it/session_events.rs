@@ -1,6 +1,9 @@
 //! Events of sessions: the session that each belongs to, and how each call ended.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, OnceLock},
+};
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
@@ -92,6 +95,41 @@ async fn b75_opened_event_carries_the_session() {
         matches!(event.kind, EventKind::HandshakeRefused { .. }).then(|| (event.session(), event.session_id))
     };
     assert!(matches!(next(&mut events, is_refused).await, (None, None)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_unread_events_keep_no_session() {
+    /// Data of a session that uses the server when it is dropped.
+    #[derive(Clone)]
+    struct Data(Arc<OnceLock<RpcServer>>, #[allow(dead_code, reason = "counts the copies")] Arc<()>);
+
+    impl Drop for Data {
+        fn drop(&mut self) {
+            let _ = self.0.get().map(RpcServer::events);
+        }
+    }
+
+    let (own, kept) = (Arc::new(OnceLock::new()), Arc::new(()));
+    let weak = Arc::downgrade(&kept);
+    let data = Mutex::new(Some(Data(own.clone(), kept)));
+    let authenticator = move |_: Handshake| {
+        let data = data.lock().expect("no panic").take().expect("one handshake");
+        async move { Ok::<_, Reject>(Accept::new().extension(data)) }
+    };
+    let server = RpcServer::builder(RpcRouter::new().on("Echo", echo)).options(options()).auth(authenticator);
+    let server = server.build().expect("valid settings");
+    own.set(server.clone()).expect("set once");
+    let mut events = server.events();
+    let mut station = Station::connect(&server, "CP-1", "").await;
+    station.ask(r#"[2,"1","Echo",{}]"#).await;
+    let session = server.session("CP-1").expect("registered");
+    station.close(1000, "bye").await;
+    session.closed().await;
+    drop((station, session));
+    tokio::time::sleep(SECOND).await;
+    assert!(weak.upgrade().is_none(), "the session is gone although its events are not read");
+    let opened = next(&mut events, |event| matches!(event.kind, EventKind::Opened { .. }).then(|| event.clone())).await;
+    assert!(opened.session().is_none() && opened.session_id.is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,6 +273,9 @@ async fn b75_responses_in_both_directions_name_their_action() {
         call(&session, &mut station, response).await;
         assert_eq!(seen().await.as_deref(), Some("Reset"));
     }
+    // An error without id ends the only call in flight.
+    call(&session, &mut station, r#"[4,"-1","RpcFrameworkError","",{}]"#).await;
+    assert_eq!(seen().await.as_deref(), Some("Reset"));
     // The server cannot use this result.
     let unusable = tokio::spawn(session.call::<Vec<u8>>("GetLog", &()));
     let (id, _) = station.receive_call().await;

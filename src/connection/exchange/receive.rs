@@ -57,19 +57,23 @@ impl<T> Exchange<T> {
             }
             self.serve(message, text, now)
         });
-        match received {
-            Ok(received) => {
-                self.bad_messages = 0;
-                received
-            }
-            Err(unreadable) => self.on_unreadable(unreadable, text),
-        }
+        received.unwrap_or_else(|unreadable| self.on_unreadable(unreadable, text))
+    }
+
+    /// Begins to count bad messages anew, after a message that is served. Repeated requests and responses to no call
+    /// neither count nor end the count.
+    fn on_good_message(&mut self) {
+        self.bad_messages = 0;
     }
 
     /// Returns the action of the call that a message responds to.
     fn action_of_response(&self, message: &Message) -> Option<ByteString> {
         match message {
-            Message::CallResult { id, .. } | Message::CallError { id, .. } => self.calls_out.action(id).cloned(),
+            Message::CallResult { id, .. } => self.calls_out.action(id).cloned(),
+            Message::CallError { id, .. } if *id == MessageId::UNKNOWN => {
+                self.calls_out.action(id).or_else(|| self.calls_out.only_action()).cloned()
+            }
+            Message::CallError { id, .. } => self.calls_out.action(id).cloned(),
             _ => None,
         }
     }
@@ -106,11 +110,15 @@ impl<T> Exchange<T> {
             Message::CallResult { id, payload } => Ok(self.complete(id, Ok(payload))),
             Message::CallError { id, error } => Ok(self.complete(id, Err(Error::Rejected(error)))),
             // An event like every message. No caller waits for it.
-            Message::CallResultError { .. } => Ok(Received::Nothing),
+            Message::CallResultError { .. } => {
+                self.on_good_message();
+                Ok(Received::Nothing)
+            }
         }
     }
 
     fn admit(&mut self, mut request: IncomingRequest, now: Instant) -> Received<T> {
+        self.on_good_message();
         let admitted = self.calls_in.admit(&request, now, &self.options).and_then(|()| {
             let RequestHead { id, action, .. } = &request.head;
             let valid = self.check(Direction::In, PayloadKind::Request, action, id, &request.payload);
@@ -160,6 +168,7 @@ impl<T> Exchange<T> {
                 return Received::Nothing;
             }
         };
+        self.on_good_message();
         let payload = match outcome {
             Ok(payload) => payload,
             Err(error) => return Received::Response(call.sender, Err(error), None),
