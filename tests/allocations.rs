@@ -12,7 +12,7 @@ use std::{
 
 use allocation_counter::{AllocationInfo, measure};
 use ocpp_rpc::{Options, Payload, RpcRouter, RpcServer, Session, extract::Params, server::Listener};
-use serde::Serialize;
+use serde::{Serialize, de::IgnoredAny};
 use serde_json::Value;
 use tokio::{runtime::Runtime, task::yield_now};
 
@@ -39,7 +39,10 @@ impl Site {
         async fn large(Params(params): Params<Value>) -> Result<Value, Infallible> {
             Ok(params)
         }
-        let router = RpcRouter::new().on("Heartbeat", heartbeat).on("Slow", slow).on("Large", large);
+        async fn hold(Params(_): Params<IgnoredAny>) -> Result<Done, Infallible> {
+            std::future::pending().await
+        }
+        let router = RpcRouter::new().on("Heartbeat", heartbeat).on("Slow", slow).on("Large", large).on("Hold", hold);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let options = Options::server().ping_interval(None);
         let server =
@@ -243,6 +246,21 @@ fn finished_calls_leave_few_allocations() {
     // The station reads the end of the response before the server sees that the write has completed.
     let next = calls_in(&site, &mut station, "Heartbeat").bytes_current;
     assert_eq!(each_way.bytes_current + next, 0);
+}
+
+#[test]
+fn handler_that_waits_keeps_nothing_of_a_large_message() {
+    let site = Site::new();
+    let (mut station, _) = site.connect(0);
+    let large = format!(r#"[2,"1","Hold",{{"text":"{}"}}]"#, "x".repeat(200_000));
+    let held = measure(|| {
+        site.runtime.block_on(async {
+            station.send(large.as_bytes()).await;
+            station.ask(br#"[2,"2","Heartbeat",{}]"#).await;
+        });
+    });
+    assert!(held.bytes_max > 200_000, "the payload was received");
+    assert!(held.bytes_current < 2_000, "{} bytes", held.bytes_current);
 }
 
 /// Returns the frame of a text in a deflate block that does not compress, which needs no zlib (RFC 1951 §3.2.4).

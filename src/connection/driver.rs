@@ -38,7 +38,7 @@ use crate::{
     connection::{
         call_result::{CallResult, ResponseSender},
         exchange::{Exchange, receive::Received},
-        handler_set::{AwaitedClose, Finished, HandlerSet, RunningHandler},
+        handler_set::{Finished, HandlerSet, RunningHandler},
         keepalive::{KeepAlive, Ping},
         mailbox::{AfterDisconnect, Inbox},
         negotiated::Negotiated,
@@ -504,7 +504,7 @@ impl Driver {
         let (head, payload) = (request.head.clone(), request.payload.clone());
         let work = self.dispatch.dispatch(request, self.exchange.protocol(), &self.shared);
         let timer = self.shared.telemetry.call();
-        let mut handler = RunningHandler { request: head, awaits: AwaitedClose::None, timer, work };
+        let mut handler = RunningHandler { request: head, awaits: None, timer, work };
         match Pin::new(&mut handler).poll(&mut Context::from_waker(&self.waker)) {
             // The early response is on its way through the mailbox.
             Poll::Ready(finished) if matches!(finished.response, Response::Given) => {
@@ -597,7 +597,7 @@ impl Driver {
         tracing::trace!(text = message.text, "sent");
         if self.exchange.is_observed() {
             self.shared.report(EventKind::Sent(Text(message.text.clone().into())));
-            self.unflushed.extend(message.described_response().cloned().map(Unflushed::Event));
+            self.unflushed.extend(message.described_response().map(Unflushed::Event));
             if let Some(event) = message.event {
                 self.shared.report(*event);
             }

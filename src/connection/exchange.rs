@@ -383,12 +383,14 @@ impl<T> Exchange<T> {
         let (Some(validation), Some(protocol)) = (&self.options.validation, protocol) else {
             return Ok(Valid::default());
         };
-        if !validation.applies_to(protocol) {
-            return Ok(Valid::default());
-        }
         let context = PayloadContext::new(protocol, action, kind, payload);
         // The validator and the map of codes are code of the application.
-        let validate = || validation.validator.validate(&context).map_err(|violation| validation.recode(violation));
+        let validate = || {
+            if !validation.applies_to(protocol) {
+                return Ok(Valid::default());
+            }
+            validation.validator.validate(&context).map_err(|violation| validation.recode(violation))
+        };
         let panicked = |_| Err(Violation::new(ErrorCode::INTERNAL_ERROR, "", "the validator panicked"));
         catch_unwind(AssertUnwindSafe(validate)).unwrap_or_else(panicked).or_else(|violation| {
             let enforced = !validation.report_only;

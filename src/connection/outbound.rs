@@ -22,10 +22,11 @@ impl Outbound {
         }
     }
 
-    /// Returns the id of the request, if this responds to one and is described.
-    pub(super) fn described_response(&self) -> Option<&MessageId> {
+    /// Returns a copy of the id of the request, if this responds to one and is described. It does not keep the message
+    /// of the request while the response waits for a slow peer.
+    pub(super) fn described_response(&self) -> Option<MessageId> {
         match self.event.as_deref()? {
-            EventKind::CallResult { id, .. } | EventKind::CallError { id, .. } => Some(id),
+            EventKind::CallResult { id, .. } | EventKind::CallError { id, .. } => Some(id.detached()),
             _ => None,
         }
     }

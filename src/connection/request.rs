@@ -34,8 +34,8 @@ impl RequestHead {
     pub(super) fn log_failure(&self, response: &Response) {
         let Response::Error(error) = response else { return };
         let (action, id) = (&*self.action, self.id.as_str());
-        match error.source() {
-            Some(source) => tracing::warn!(action, id, error = %source, "a handler failed"),
+        match error.source_text() {
+            Some(source) => tracing::warn!(action, id, error = source, "a handler failed"),
             None if *error.code() == ErrorCode::INTERNAL_ERROR => {
                 tracing::warn!(action, id, error = error.description(), "a handler failed");
             }
@@ -62,14 +62,22 @@ pub(super) fn fingerprint(action: &str, payload: &Payload) -> u64 {
     hasher.finish()
 }
 
+/// The longest message of which an id or an action may be a slice, in bytes.
+///
+/// They are kept until the request has its response, and keep the whole message that they are slices of.
+const MAX_SHARED: usize = 1 << 10;
+
 impl IncomingRequest {
     pub(super) fn new(
-        id: MessageId,
-        action: ByteString,
+        mut id: MessageId,
+        mut action: ByteString,
         payload: Payload,
         expects_response: bool,
         message_len: usize,
     ) -> Self {
+        if message_len > MAX_SHARED {
+            (id, action) = (id.detached(), ByteString::from(&*action));
+        }
         let head = RequestHead { id, action, expects_response, key: RequestKey::default() };
         // A payload that was not JSON may be a longer copy.
         let message_len = message_len.max(payload.as_str().len());

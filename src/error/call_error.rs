@@ -1,6 +1,12 @@
 //! The error that a CALLERROR carries.
 
-use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    error::Error as StdError,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -122,10 +128,18 @@ impl CallError {
 
     /// Returns the description to send. With `detailed`, it includes the text of the source.
     pub(crate) fn sent_description(&self, detailed: bool) -> Cow<'_, str> {
-        match &self.source {
-            Some(source) if detailed => Cow::Owned(format!("{}: {source}", self.description)),
-            _ => Cow::Borrowed(&self.description),
+        match detailed.then(|| self.source_text()).flatten() {
+            Some(source) => Cow::Owned(format!("{}: {source}", self.description)),
+            None => Cow::Borrowed(&self.description),
         }
+    }
+
+    /// Returns the text of the source.
+    pub(crate) fn source_text(&self) -> Option<String> {
+        let source = self.source.as_ref()?;
+        // It is code of the application.
+        let text = catch_unwind(AssertUnwindSafe(|| source.to_string()));
+        Some(text.unwrap_or_else(|_| "the error panicked when it was formatted".to_owned()))
     }
 }
 

@@ -34,6 +34,11 @@ impl MessageId {
         Self { text: json.into(), is_number: true }
     }
 
+    /// Returns a copy that does not keep the message of this id in memory.
+    pub(crate) fn detached(&self) -> Self {
+        Self { text: self.as_str().into(), is_number: self.is_number }
+    }
+
     /// Returns the id's text.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -295,6 +295,30 @@ async fn b34_panic_is_internal_error_and_other_handlers_go_on() {
 }
 
 #[tokio::test]
+async fn b34_error_whose_text_panics_ends_only_its_call() {
+    #[derive(Debug)]
+    struct Broken;
+
+    impl std::fmt::Display for Broken {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("hunter2")
+        }
+    }
+
+    impl std::error::Error for Broken {}
+
+    async fn fail() -> Result<(), Broken> {
+        Err(Broken)
+    }
+    let options = Options::server().detailed_errors(true);
+    let server = server_with(RpcRouter::new().on("Fail", fail).on("Echo", echo), options);
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let response = station.ask(r#"[2,"1","Fail",{}]"#).await;
+    assert!(response.starts_with(r#"[4,"1","InternalError","#), "{response}");
+    assert_eq!(station.ask(r#"[2,"2","Echo",{}]"#).await, r#"[3,"2",{}]"#);
+}
+
+#[tokio::test]
 async fn b36_new_router_serves_new_calls_but_not_those_in_flight() {
     async fn new() -> Result<Value, Infallible> {
         Ok(json!({"new": true}))

@@ -146,6 +146,51 @@ async fn b41_panicking_validator_rejects_only_its_call() {
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
+#[tokio::test]
+async fn b41_panicking_map_of_codes_rejects_only_its_payload() {
+    let codes = |violation: &Violation| match violation.pointer() {
+        "/n" => panic!("a broken map"),
+        _ => None,
+    };
+    let (server, calls) = server(Validation::new(Acme).only(["acme1"]).codes(codes));
+    let (mut station, session) = connected(&server, "acme1").await;
+    let response = station.ask(r#"[2,"1","Do",{}]"#).await;
+    assert_eq!(response, r#"[4,"1","InternalError","the validator panicked",{"pointer":""}]"#);
+    let failed = session.call::<Value>("Do", &()).await.expect_err("no n");
+    assert!(matches!(&failed, Error::Invalid(violation) if *violation.code() == ErrorCode::INTERNAL_ERROR), "{failed}");
+    assert_eq!(station.ask(r#"[2,"2","Do",{"n":1,"result":true}]"#).await, r#"[3,"2",{"ok":true}]"#);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn b41_validator_that_panics_about_a_protocol_rejects_only_its_payload() {
+    /// A validator that has panicked about its protocol as often as this says.
+    struct Unsure(Arc<AtomicUsize>);
+
+    impl Validator for Unsure {
+        fn supports(&self, _: &str) -> bool {
+            let left = self.0.load(Ordering::Relaxed);
+            assert_ne!(self.0.fetch_sub(usize::from(left > 0), Ordering::Relaxed), 1, "a broken validator");
+            true
+        }
+
+        fn validate(&self, _: &PayloadContext<'_>) -> Result<Valid, Violation> {
+            Ok(Valid::without_value())
+        }
+    }
+
+    let panics = Arc::new(AtomicUsize::new(0));
+    let options = Options::server().validation(Validation::new(Unsure(panics.clone())));
+    let server = RpcServer::builder(RpcRouter::new().on("Do", echo)).protocols(["acme1"]).options(options);
+    let server = server.build().expect("valid settings");
+    let mut station = Station::connect(&server, "CP-1", "acme1").await;
+    assert_eq!(station.ask(r#"[2,"1","Do",{}]"#).await, r#"[3,"1",{}]"#);
+    panics.store(1, Ordering::Relaxed);
+    let response = station.ask(r#"[2,"2","Do",{}]"#).await;
+    assert!(response.starts_with(r#"[4,"2","InternalError","#), "{response}");
+    assert_eq!(station.ask(r#"[2,"3","Do",{}]"#).await, r#"[3,"3",{}]"#);
+}
+
 #[tokio::test(start_paused = true)]
 async fn b43_validation_is_limited_by_protocol_and_report_only() {
     let named = Validation::new(Acme).only(["acme1"]);

@@ -437,3 +437,44 @@ fn unreadable_response_ends_its_call_if_permissive() {
         assert_eq!(deviations, if ends { 2 } else { 0 });
     }
 }
+
+#[test]
+fn parts_of_a_message_that_are_kept_do_not_keep_all_of_it() {
+    let mut exchange = exchange_with_protocol("ocpp2.0.1", Options::server().tolerance(Tolerance::Permissive));
+    exchange.set_observed(true);
+    for (id, is_number) in [(r#""17""#, false), ("17", true)] {
+        let params = format!(r#"{{"text":"{}"}}"#, "x".repeat(10_000));
+        let request = ByteString::from(format!(r#"[2,{id},"A",{params}]"#));
+        let Received::Request(IncomingRequest { head, payload, .. }) = exchange.receive(&request, Instant::now())
+        else {
+            panic!("a call")
+        };
+        exchange.handler_started(&head, &payload);
+        let malformed = ByteString::from(format!(r#"[2,{id},7,{params}]"#));
+        let Received::Rejected(rejection) = exchange.receive(&malformed, Instant::now()) else { panic!("no action") };
+        let rejected_id = rejection.described_response().expect("a response");
+        assert_eq!((&rejected_id, rejected_id.is_number()), (&head.id, is_number));
+        drop((payload, rejection, exchange.take_events()));
+        assert!(request.into_bytes().is_unique(), "the handler keeps the request");
+        assert!(malformed.into_bytes().is_unique(), "the id of the response keeps the request");
+        exchange.respond(&head, &Response::Nothing);
+    }
+}
+
+#[test]
+fn responses_to_no_call_and_repeated_requests_leave_the_count_of_bad_messages() {
+    let mut exchange = exchange(Options::server().max_bad_messages(1));
+    exchange.submit(call(1));
+    written(&mut exchange, Instant::now());
+    exchange.calls_out.cancel(CallKey(1));
+    let Received::Request(first) = receive(&mut exchange, r#"[2,"1","A",{}]"#) else { panic!("a call") };
+    exchange.handler_started(&first.head, &first.payload);
+    let late = format!(r#"[3,"{}",{{}}]"#, IDS.id(1));
+    for text in [&*late, r#"[3,"other",{}]"#, r#"[4,"-1","X","",{}]"#, r#"[2,"1","A",{}]"#] {
+        assert!(matches!(receive(&mut exchange, "bad"), Received::Nothing), "{text}");
+        assert!(matches!(receive(&mut exchange, text), Received::Nothing));
+        assert!(matches!(receive(&mut exchange, "bad"), Received::TooManyBadMessages(_)), "{text}");
+        exchange.disconnect(0, AfterDisconnect::Reconnect);
+        exchange.handler_started(&first.head, &first.payload);
+    }
+}
