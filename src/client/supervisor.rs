@@ -97,10 +97,13 @@ impl Supervisor {
         tracing::info!(identity = &*self.run.run.identity, code, reason, %cause, "client closed");
         // Before the state changes, because the next run may start as soon as it does.
         self.driver.on_disconnect(AfterDisconnect::End);
-        self.shared.state.send_replace(ClientState::Closed);
+        // Together, so that the next run's first event comes later, and a reader of this one can start that run.
+        self.shared.state.send_modify(|state| {
+            *state = ClientState::Closed;
+            self.shared.session.report(EventKind::Closed(closed.clone()));
+        });
         self.run.finish(error);
         drop(self.reconnects);
-        self.shared.session.report(EventKind::Closed(closed.clone()));
         // Handlers may take their time, and the next run may start before they have finished.
         guard.is_armed = false;
         drop(guard);

@@ -1,9 +1,14 @@
 //! The life of a client: its reconnects, when it gives up, and the order of its events.
 
-use std::sync::Arc;
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context, Wake},
+    thread,
+};
 
 use ocpp_rpc::{
-    CallError, Close, Error, RpcRouter,
+    CallError, Close, Error, RpcClient, RpcRouter,
     client::{ClientState, ConnectError, Reconnect},
     close::CloseCause,
     event::{EventKind, Events},
@@ -12,6 +17,7 @@ use ocpp_rpc::{
 };
 use serde_json::{Value, json};
 use tokio::{
+    runtime::Handle,
     sync::{Notify, mpsc},
     time::Instant,
 };
@@ -429,4 +435,58 @@ async fn b59_client_events_are_in_order_for_every_kind_of_run() {
     drop(csms);
     assert_eq!(run_events(events).await, ["close 1012 remote"]);
     assert_eq!(client.state(), ClientState::Closed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b59_closed_comes_before_the_events_of_a_connect_in_that_moment() {
+    /// Connects the client when it is woken, and returns when the attempt has shown.
+    struct Connect {
+        client: RpcClient,
+        runtime: Handle,
+        connecting: Mutex<std::sync::mpsc::Receiver<()>>,
+    }
+    impl Wake for Connect {
+        fn wake(self: Arc<Self>) {
+            let (client, runtime) = (self.client.clone(), self.runtime.clone());
+            thread::spawn(move || runtime.block_on(client.connect()));
+            let connecting = self.connecting.lock().expect("no panic");
+            connecting.recv_timeout(10 * SECOND).expect("the client connects");
+        }
+    }
+
+    let (builder, mut dials) = client();
+    let client = builder.build().expect("valid settings");
+    let (mut events, runtime) = (client.events(), Handle::current());
+    let (sender, connecting) = std::sync::mpsc::channel();
+    // In a thread, because the client's first task waits in its wake-up of the state's readers.
+    let reader = thread::spawn(move || {
+        runtime.block_on(async {
+            let mut seen = Vec::new();
+            while seen.len() < 3 {
+                match events.next().await.expect("another event").kind {
+                    EventKind::Connecting => seen.push("connecting"),
+                    EventKind::Closed(_) => seen.push("closed"),
+                    _ => {}
+                }
+                if seen.iter().filter(|event| **event == "connecting").count() == 2 {
+                    let _ = sender.send(());
+                }
+            }
+            seen
+        })
+    });
+    let attempt = tokio::spawn({
+        let client = client.clone();
+        async move { client.connect().await }
+    });
+    let stream = dials.next().await;
+    let mut states = client.states();
+    let mut closed = pin!(states.wait_for(|state| *state == ClientState::Closed));
+    let connect = Connect { client: client.clone(), runtime: Handle::current(), connecting: Mutex::new(connecting) };
+    assert!(closed.as_mut().poll(&mut Context::from_waker(&Arc::new(connect).into())).is_pending());
+    // The first connect fails for good.
+    drop(stream);
+    assert!(attempt.await.expect("no panic").is_err());
+    let seen = tokio::task::spawn_blocking(|| reader.join().expect("no panic")).await.expect("no panic");
+    assert_eq!(seen, ["connecting", "closed", "connecting"]);
 }
