@@ -174,6 +174,25 @@ async fn b72_authenticator_sees_credentials_as_sent_and_401_says_why() {
 }
 
 #[tokio::test]
+async fn b72_401_with_a_reason_of_the_authenticator_says_nothing_else() {
+    let authenticator = async |handshake: Handshake| match handshake.identity() {
+        "reason" => Err(Reject::unauthorized().reason("the certificate is revoked")),
+        "body" => Err(Reject::unauthorized().body("no token")),
+        _ => Err(Reject::unauthorized().body("no token").reason("the token has expired")),
+    };
+    let mut site = Site::of(server_with_auth(authenticator)).await;
+    for (identity, body, reason) in [
+        ("reason", "", "the certificate is revoked"),
+        ("body", "no token", "no token"),
+        ("both", "no token", "the token has expired"),
+    ] {
+        let response = site.ask(&head(&format!("/{identity}"))).await;
+        assert_eq!((response.status, &*response.body), (401, body), "{identity}");
+        assert_eq!(site.refused().await, (Some(identity.to_owned()), Some(401), reason.to_owned()));
+    }
+}
+
+#[tokio::test]
 async fn rejected_client_may_retry_on_the_same_connection() {
     let authenticator = async |handshake: Handshake| match handshake.password().as_deref() {
         Some(b"secret") => Ok(Accept::new()),

@@ -211,7 +211,7 @@ impl ServerState {
 
     fn reject<B: From<Bytes>>(&self, handshake: &Handshake, reject: Reject) -> Response<B> {
         let reason = match reject.status() {
-            StatusCode::UNAUTHORIZED => {
+            StatusCode::UNAUTHORIZED if !reject.has_reason() => {
                 let why = credentials::explain_unauthorized(handshake.headers(), handshake.identity());
                 Cow::from(format!("{}: {why}", reject.reason_text()))
             }

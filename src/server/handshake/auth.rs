@@ -395,7 +395,8 @@ impl Reject {
 
     /// Sets the reason for the event and the log, which the client does not see. At most 512 bytes; a longer one is cut.
     ///
-    /// Default: the body, or else the name of the status.
+    /// Default: the body, or else the name of the status. The default of a 401 without a body also says what is wrong
+    /// with the Basic credentials.
     #[must_use]
     pub fn reason(self, text: impl Into<Cow<'static, str>>) -> Self {
         Self { reason: Some(text.into()), ..self }
@@ -404,6 +405,11 @@ impl Reject {
     /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Returns `true` if the application has given a reason, be it as the body.
+    pub(crate) fn has_reason(&self) -> bool {
+        self.reason.is_some() || !self.body.is_empty()
     }
 
     /// Returns the reason for the event and the log.
