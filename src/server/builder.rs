@@ -284,7 +284,9 @@ impl RpcServerBuilder {
     ///
     /// At most `connections`. Default 4096. If all places are taken, the connection that has been idle for the longest
     /// time is closed for a newcomer. Idle are connections between two requests, and connections that have waited 5 s
-    /// for their first request or for progress of a body. If none is idle, newcomers wait in the system's backlog.
+    /// for their first request or for progress of a body. If none is idle, a connection is closed whose client has sent a
+    /// request, or read a response, slowly for the longest time, and at least for 5 s. If there is none either, newcomers
+    /// wait in the system's backlog.
     ///
     /// Connections in the TLS handshake count. Sessions do not count: an upgraded connection frees its place. An HTTP/2
     /// connection counts as long as it has streams.
@@ -401,6 +403,8 @@ impl RpcServerBuilder {
             closed: SetOnce::new(),
             closing: CancellationToken::new(),
             abort: CancellationToken::new(),
+            connections: TaskTracker::new(),
+            abort_connections: CancellationToken::new(),
             clean: AtomicUsize::new(0),
             forced: AtomicUsize::new(0),
         };

@@ -118,6 +118,10 @@ pub(crate) struct ServerState {
     pub(crate) closing: CancellationToken,
     /// Cancelled when a close exceeds its timeout.
     pub(crate) abort: CancellationToken,
+    /// The HTTP connections, for which a close does not wait.
+    pub(crate) connections: TaskTracker,
+    /// Cancelled when the time of HTTP requests after a close is over.
+    pub(crate) abort_connections: CancellationToken,
     /// The number of sessions that ended in time since closing began.
     pub(crate) clean: AtomicUsize,
     /// The number of sessions that were dropped.
@@ -185,7 +189,10 @@ impl RpcServer {
     /// [`Options::close_timeout`], plus 2 s. Sessions that remain at the deadline are dropped, with their handlers. Then
     /// the [events](Self::events) end.
     ///
-    /// A handler may await this. It then waits for all other sessions and counts its own as clean, and its response is
+    /// The server does not wait for the HTTP requests that it serves, so a request may await this. They can complete,
+    /// over either version of HTTP, but are dropped 2 s after the deadline.
+    ///
+    /// A handler may await it too. It then waits for all other sessions and counts its own as clean, and its response is
     /// dropped. The handler itself has 2 s more than the deadline.
     ///
     /// # Cancel safety
@@ -214,6 +221,7 @@ impl ServerState {
         self.closing.cancel();
         let Some(sessions) = self.registry.begin_close(close) else { return };
         self.tasks.close();
+        self.connections.close();
         let (start, spread) = (Instant::now(), close.spread_time());
         let deadline = start + self.close_timeout(close);
         let mut later = Vec::new();
@@ -237,6 +245,10 @@ impl ServerState {
             }
             state.telemetry.end();
             let _ = state.closed.set(state.close_report());
+            // A request that has awaited the close can still respond.
+            if timeout_at(deadline + GRACE, state.connections.wait()).await.is_err() {
+                state.abort_connections.cancel();
+            }
         });
     }
 

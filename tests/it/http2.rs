@@ -631,3 +631,78 @@ async fn b65_stalled_body_ends_its_stream_and_leaves_sessions_open() {
     station.close(1000, "").await;
     served.await.expect("no panic");
 }
+
+/// Serves a connection in memory with an application, and returns the client's end.
+fn serve(server: &RpcServer, app: Router) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let server = server.clone();
+    tokio::spawn(async move { server.serve_connection_with(far, ConnectionInfo::new(), app).await });
+    near
+}
+
+#[tokio::test(start_paused = true)]
+async fn b50_request_may_await_the_close_of_the_server() {
+    async fn stick() -> Result<(), Infallible> {
+        std::future::pending().await
+    }
+    async fn stop(State(server): State<RpcServer>) -> String {
+        let report = server.close(Close::going_away()).await;
+        format!("{} clean, {} forced", report.clean, report.forced)
+    }
+    // A handler that never ends is dropped at the deadline, 2.1 s after the request.
+    let cases = [("None", "1 clean, 0 forced", 0), ("Stick", "0 clean, 1 forced", 21)];
+    let versions = [Version::HTTP_11, Version::HTTP_2];
+    let cases = cases.iter().flat_map(|&case| versions.map(|version| (case, version)));
+    for ((action, report, tenths), version) in cases {
+        let (builder, router) = (builder(), RpcRouter::new().on("Stick", stick));
+        let accept = move |_: Handshake| std::future::ready(Ok::<_, Reject>(Accept::new().router(router.clone())));
+        let server = builder.auth(accept).websockets_over_http2(true).build().expect("valid settings");
+        let app = app(&server).merge(Router::new().route("/stop", get(stop)).with_state(server.clone()));
+        let http2 = Multiplexed::over(serve(&server, app.clone())).await;
+        let mut station = http2.enter("/ocpp/CP").await;
+        station.send(format!(r#"[2,"1","{action}",{{}}]"#)).await;
+        station.ask(r#"[2,"2","None",{}]"#).await;
+        let start = Instant::now();
+        let ask = async {
+            match version {
+                Version::HTTP_2 => http2.get("/stop").await.1,
+                _ => Client::over(serve(&server, app)).ask("GET /stop HTTP/1.1\r\nHost: test\r\n\r\n").await.body,
+            }
+        };
+        let leave = async move { station.closed().await.0 };
+        assert_eq!(tokio::join!(ask, leave), (report.to_owned(), 1001), "{version:?}");
+        assert_eq!(start.elapsed().as_millis() / 100, tenths, "{version:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b50_endless_responses_end_after_the_deadline_of_a_close_that_does_not_wait() {
+    const GET: &str = "GET /endless HTTP/1.1\r\nHost: test\r\n\r\n";
+    let server = builder().build().expect("valid settings");
+    let endless = get(async || {
+        axum::body::Body::from_stream(futures_util::stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Some((Ok::<_, Infallible>(Bytes::from_static(b"x")), ()))
+        }))
+    });
+    let app = Router::new().route("/endless", endless);
+    let mut http1 = serve(&server, app.clone());
+    http1.write_all(GET.as_bytes()).await.expect("open");
+    let http2 = Multiplexed::over(serve(&server, app)).await;
+    let request = Request::get("http://test/endless").body(Empty::new()).expect("a request");
+    let mut response = http2.send(request).await.expect("a response");
+    let start = Instant::now();
+    server.close(Close::going_away()).await;
+    assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+    let ended = async {
+        while http1.read_u8().await.is_ok() {}
+        start.elapsed()
+    };
+    let reset = async {
+        while let Some(Ok(_)) = response.body_mut().frame().await {}
+        start.elapsed()
+    };
+    let (ended, reset) = tokio::join!(ended, reset);
+    // The close timeout of 0.1 s, 2 s of the close, and 2 s for requests that awaited it.
+    assert_eq!((ended.as_millis() / 100, reset.as_millis() / 100), (41, 41));
+}

@@ -246,6 +246,15 @@ mod sockets {
 
     const UNREAD: &str = "GET /stream HTTP/1.1\r\nHost: test\r\n\r\n";
 
+    /// Read slowly.
+    const TRICKLED_RESPONSE: &str = "GET /stream HTTP/1.1\r\nHost: test\r\nX-Slow: 1\r\n\r\n";
+
+    /// Followed by a byte now and then.
+    const TRICKLED_BODY: &str = "POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n";
+
+    /// Sent as often as the server accepts it, with responses that are read slowly.
+    const PIPELINED: &str = "GET /large HTTP/1.1\r\nHost: test\r\n\r\n";
+
     async fn listen(builder: RpcServerBuilder) -> (Listener, Events) {
         let server = builder.build().expect("valid settings");
         let app = app().route_service("/ocpp/{identity}", server.clone());
@@ -337,6 +346,9 @@ mod sockets {
             // A body that never comes.
             "POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nx",
             UNREAD,
+            TRICKLED_RESPONSE,
+            TRICKLED_BODY,
+            PIPELINED,
         ];
         for bytes in attacks {
             const PLACES: usize = 64;
@@ -372,10 +384,12 @@ mod sockets {
         let mut read = [0; 1000];
         loop {
             pace.tick().await;
-            if bytes == GET {
-                stream.write_all(GET.as_bytes()).await?;
+            match bytes {
+                GET => stream.write_all(GET.as_bytes()).await?,
+                PIPELINED => _ = stream.try_write(PIPELINED.as_bytes()),
+                _ => {}
             }
-            if bytes == UNREAD {
+            if [UNREAD, TRICKLED_BODY].contains(&bytes) {
                 // Notices the end, and reads nothing.
                 stream.write_all(b"x").await?;
             } else if stream.read(&mut read).await? == 0 {

@@ -9,6 +9,8 @@ use std::{
 };
 
 use http::Version;
+#[cfg(feature = "http2")]
+use tokio::task::{Id, try_id};
 use tokio::{
     select,
     sync::Notify,
@@ -44,6 +46,8 @@ struct State {
     /// The moment of the last progress, or of the end of the last request.
     since: Instant,
     has_request: bool,
+    /// The moment from which on requests were under way, and the first of them waited for the client.
+    first_wait: Option<Instant>,
     /// The number of requests under way, including WebSockets over HTTP/2.
     open: usize,
     /// The number of these that wait for the client.
@@ -57,9 +61,9 @@ struct State {
     #[cfg(feature = "http2")]
     is_going_away: bool,
     is_http1: bool,
-    /// The latest exchange over HTTP/2, until the task of its stream takes it.
+    /// The latest exchange over HTTP/2 and the task of the connection, until the stream's task is spawned there.
     #[cfg(feature = "http2")]
-    latest: Option<Arc<Exchange>>,
+    latest: Option<(Option<Id>, Arc<Exchange>)>,
 }
 
 /// The deadline that a connection has missed.
@@ -93,6 +97,7 @@ impl Activity {
             state: Mutex::new(State {
                 since: started_at,
                 has_request: false,
+                first_wait: None,
                 open: 0,
                 waiting: 0,
                 unwritten: 0,
@@ -129,25 +134,27 @@ impl Activity {
         let mut state = self.lock();
         if version == Version::HTTP_2 {
             #[cfg(feature = "http2")]
-            let _ = state.latest.insert(exchange.clone());
+            let _ = state.latest.insert((try_id(), exchange.clone()));
         } else {
-            state.open += 1;
+            state.open_one();
             state.is_http1 = true;
         }
         drop(state);
         exchange
     }
 
-    /// Counts a stream of HTTP/2 as open, until the result is dropped.
+    /// Counts a task of HTTP/2 as open, until the result is dropped.
     ///
-    /// Also returns the exchange of the latest request, unless it belongs to another stream.
+    /// Also returns the exchange of the task, if it is the stream of a request. hyper spawns that in the connection's
+    /// task, right after it has called the service. It spawns the writer of an upgraded stream in the stream's own task,
+    /// which may be at the same time.
     #[cfg(feature = "http2")]
     pub(crate) fn open_stream(self: &Arc<Self>) -> (OpenStream, Option<Arc<Exchange>>) {
         let mut state = self.lock();
-        state.open += 1;
-        let exchange = state.latest.take();
+        state.open_one();
+        let latest = state.latest.take_if(|(task, _)| *task == try_id());
         drop(state);
-        (OpenStream(self.clone()), exchange)
+        (OpenStream(self.clone()), latest.map(|(_, exchange)| exchange))
     }
 
     /// Notes that bytes of a response were written over HTTP/1.1.
@@ -223,23 +230,48 @@ impl Activity {
         }
     }
 
-    /// Returns the moment from which a newcomer may get the place of the connection. `None` while it is in use.
-    pub(crate) fn evictable_at(&self) -> Option<Instant> {
+    /// Returns the place of the connection in the order of those that give way to newcomers. `None` if it is in use.
+    pub(crate) fn eviction(&self, now: Instant) -> Option<Eviction> {
         let grace = |timeout: Duration| (timeout / 2).min(GRACE);
         let state = self.lock();
-        if !state.has_request {
-            Some(self.started_at + grace(self.timeouts.handshake))
+        let (idle, first_wait) = if !state.has_request {
+            (self.started_at + grace(self.timeouts.handshake), None)
         } else if state.open == 0 {
-            Some(state.since)
+            (state.since, None)
+        } else if state.open == state.waiting {
+            let grace = self.timeouts.body.map_or(GRACE, grace);
+            (state.since + grace, state.first_wait.map(|since| since + grace))
         } else {
-            (state.open == state.waiting).then(|| state.since + self.timeouts.body.map_or(GRACE, grace))
-        }
+            return None;
+        };
+        let evictions = [Some(Eviction::Idle(idle)), first_wait.map(Eviction::Slow)];
+        evictions.into_iter().flatten().find(|(Eviction::Idle(from) | Eviction::Slow(from))| *from <= now)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under the lock cannot leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    /// Counts another request as under way.
+    fn open_one(&mut self) {
+        if self.open == 0 {
+            self.first_wait = None;
+        }
+        self.open += 1;
+    }
+}
+
+/// A place in the order of the connections that give way to newcomers: the smallest is the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Eviction {
+    /// The connection waits for its client without progress, and gives way from this moment on.
+    Idle(Instant),
+    /// It makes progress, but its requests have waited for the client before. Otherwise clients that send or read a few
+    /// bytes now and then could keep all places.
+    Slow(Instant),
 }
 
 /// A request and its response, as far as they wait for the client.
@@ -342,6 +374,7 @@ impl Exchange {
             state.waiting -= 1;
         } else {
             state.waiting += 1;
+            state.first_wait.get_or_insert(now);
             waits.since = now;
             self.activity.changed.notify_one();
             #[cfg(feature = "http2")]
@@ -414,5 +447,26 @@ impl Drop for OpenStream {
         state.open -= 1;
         state.since = Instant::now();
         self.0.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "http2")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn stream_takes_only_its_own_exchange() {
+        let activity = Activity::new(&HttpSettings::default(), Instant::now());
+        activity.note_request();
+        let exchange = activity.begin(Version::HTTP_2);
+        // The stream of a WebSocket is upgraded in its own task, between the request and its stream.
+        let of_upgrade = tokio::spawn({
+            let activity = activity.clone();
+            async move { activity.open_stream().1.is_some() }
+        });
+        assert!(!of_upgrade.await.expect("no panic"));
+        let (_open, own) = activity.open_stream();
+        assert!(Arc::ptr_eq(&own.expect("the exchange of the request"), &exchange));
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 #[cfg(not(feature = "http2"))]
@@ -46,10 +46,10 @@ impl RpcServer {
     /// forward secrecy: `TLS_RSA_WITH_AES_128_GCM_SHA256` and `TLS_RSA_WITH_AES_256_GCM_SHA384`. Some stations support
     /// no other suite. OpenSSL and most proxies support both.
     ///
-    /// The future completes when the HTTP connection ends: after the upgrade, or when the server closes and the responses
-    /// in flight are complete. Drop the future to end endless responses. After an upgrade, the session is a task of its
-    /// own. With the feature `http2`, it also serves HTTP/2. The sessions of an
-    /// HTTP/2 connection are its streams and end with the future.
+    /// The future completes when the HTTP connection ends: after the upgrade, or when the server
+    /// [closes](Self::close) and the responses in flight are complete. After an upgrade, the session is a task of its own.
+    /// With the feature `http2`, it also serves HTTP/2. The sessions of an HTTP/2 connection are its streams and end with
+    /// the future.
     ///
     /// ```no_run
     /// use ocpp_rpc::{RpcServer, server::ConnectionInfo, tls::{TlsInfo, TlsVersion}};
@@ -92,7 +92,7 @@ impl RpcServer {
         H: HttpApp,
     {
         let activity = Activity::new(&self.state.http, Instant::now());
-        serve(self, io, info, &activity, app, &self.state.closing).await;
+        serve(self, io, info, &activity, app, &self.state.closing, &TaskTracker::new()).await;
     }
 }
 
@@ -117,6 +117,9 @@ fn io_downcast<T: Io>() -> IoDowncast {
 pub(crate) const ALPN: &[&str] = if cfg!(feature = "http2") { &["h2", "http/1.1"] } else { &["http/1.1"] };
 
 /// Serves a connection until it ends or has waited for its client for too long. Shuts down when `stop` is cancelled.
+///
+/// Requests of HTTP/2 are tasks of their own, which end with the connection. `tasks` tracks them.
+#[cfg_attr(not(feature = "http2"), expect(unused_variables, reason = "requests of HTTP/1.1 are no tasks"))]
 pub(crate) async fn serve<T, H>(
     server: &RpcServer,
     io: T,
@@ -124,11 +127,13 @@ pub(crate) async fn serve<T, H>(
     activity: &Arc<Activity>,
     application: H,
     stop: &CancellationToken,
+    tasks: &TaskTracker,
 ) where
     T: Io,
     H: HttpApp,
 {
     let state = &server.state;
+    let _connection = state.connections.token();
     let remote_address = info.remote_address;
     let tracked = activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -170,9 +175,13 @@ pub(crate) async fn serve<T, H>(
         }
     });
     #[cfg(feature = "http2")]
-    let served = http2::serve(&state.http, &state.tasks, &state.abort, io, activity, service, stop).await;
+    let served = {
+        let (requests, upgraded, abort) = (tasks.clone(), state.tasks.clone(), state.abort.clone());
+        let tasks = http2::StreamTasks { requests, upgraded, abort };
+        http2::serve(&state.http, tasks, io, activity, service, stop, &state.abort_connections).await
+    };
     #[cfg(not(feature = "http2"))]
-    let served = http1::serve(&state.http, io, activity, service, stop).await;
+    let served = http1::serve(&state.http, io, activity, service, stop, &state.abort_connections).await;
     if let Err(error) = served {
         if activity.has_request() {
             tracing::debug!(?remote_address, %error, "HTTP connection failed");

@@ -14,13 +14,15 @@ use crate::{
     server::http::{activity::Activity, body::BodyError, settings::HttpSettings, tracked::Tracked},
 };
 
-/// Serves a connection until it ends or has waited for its client for too long. Shuts down when `stop` is cancelled.
+/// Serves a connection until it ends or has waited for its client for too long. Shuts down when `stop` is cancelled, and
+/// ends when `abort` is cancelled later.
 pub(crate) async fn serve<T, S, B>(
     settings: &HttpSettings,
     io: T,
     activity: &Arc<Activity>,
     service: S,
     stop: &CancellationToken,
+    abort: &CancellationToken,
 ) -> Result<(), BodyError>
 where
     T: Io,
@@ -46,5 +48,6 @@ where
         biased;
         ended = connection => Ok(ended?),
         expired = expired => Ok(expired.into_result()?),
+        () = abort.cancelled() => Ok(()),
     }
 }

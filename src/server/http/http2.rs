@@ -30,15 +30,27 @@ const STREAM_BUFFER: u32 = 64 << 10;
 /// The interval of pings. The client must respond within 20 s.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Serves a connection until it ends or has waited for its client for too long. Shuts down when `stop` is cancelled.
+/// The tasks of streams.
+#[derive(Clone)]
+pub(crate) struct StreamTasks {
+    /// The tasks of requests, for which a server that closes does not wait.
+    pub(crate) requests: TaskTracker,
+    /// The tasks that write what sessions send, for which it waits.
+    pub(crate) upgraded: TaskTracker,
+    /// Ends the latter.
+    pub(crate) abort: CancellationToken,
+}
+
+/// Serves a connection until it ends or has waited for its client for too long. Shuts down when `stop` is cancelled, and
+/// ends when `abort` is cancelled later.
 pub(crate) async fn serve<T, S, B>(
     settings: &HttpSettings,
-    tasks: &TaskTracker,
-    abort: &CancellationToken,
+    tasks: StreamTasks,
     io: T,
     activity: &Arc<Activity>,
     service: S,
     stop: &CancellationToken,
+    abort: &CancellationToken,
 ) -> Result<(), BodyError>
 where
     T: Io,
@@ -49,8 +61,8 @@ where
     match stop.run_until_cancelled(reading).await {
         None => Ok(()),
         Some(io) => match io?? {
-            io if io.is_http2() => serve_streams(settings, tasks, abort, io, activity, service, stop).await,
-            io => http1::serve(settings, io, activity, service, stop).await,
+            io if io.is_http2() => serve_streams(settings, tasks, io, activity, service, stop, abort).await,
+            io => http1::serve(settings, io, activity, service, stop, abort).await,
         },
     }
 }
@@ -60,19 +72,19 @@ where
 /// A connection without a stream is shut down after its idle timeout. The shutdown has the same timeout.
 async fn serve_streams<T, S, B>(
     settings: &HttpSettings,
-    tasks: &TaskTracker,
-    abort: &CancellationToken,
+    tasks: StreamTasks,
     io: T,
     activity: &Arc<Activity>,
     service: S,
     stop: &CancellationToken,
+    abort: &CancellationToken,
 ) -> Result<(), BodyError>
 where
     T: Io,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send + 'static>,
     B: Body<Data: Send, Error: Into<BodyError>> + Send + 'static,
 {
-    let (streams, _end) = StreamExecutor::new(tasks, abort, activity.clone());
+    let (streams, _end) = StreamExecutor::new(tasks, activity.clone());
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
@@ -97,43 +109,50 @@ where
         biased;
         ended = connection => Ok(ended?),
         expired = activity.expired() => Ok(expired.into_result()?),
+        () = abort.cancelled() => Ok(()),
     }
 }
 
-/// Runs the streams of one connection as tasks of the server, which end with the server or with the connection.
+/// Runs the streams of one connection as tasks, which end with the connection.
 #[derive(Clone)]
 struct StreamExecutor {
-    tasks: TaskTracker,
+    tasks: StreamTasks,
     end: CancellationToken,
     activity: Arc<Activity>,
 }
 
 impl StreamExecutor {
     /// Creates an executor. Also returns a guard that ends all streams when dropped.
-    fn new(tasks: &TaskTracker, abort: &CancellationToken, activity: Arc<Activity>) -> (Self, DropGuard) {
-        let end = abort.child_token();
-        (Self { tasks: tasks.clone(), end: end.clone(), activity }, end.drop_guard())
+    fn new(tasks: StreamTasks, activity: Arc<Activity>) -> (Self, DropGuard) {
+        let end = CancellationToken::new();
+        (Self { tasks, end: end.clone(), activity }, end.drop_guard())
     }
 }
 
 impl<F: Future<Output: Send> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        // hyper passes the stream of a request right after it has called the service.
         let (open, exchange) = self.activity.open_stream();
         let (end, activity) = (self.end.clone(), self.activity.clone());
-        self.tasks.spawn(async move {
-            let _open = open;
-            let stalled = async {
-                match exchange {
-                    Some(exchange) => exchange.stalled().await,
-                    None => std::future::pending().await,
+        let Some(exchange) = exchange else {
+            let abort = self.tasks.abort.clone();
+            self.tasks.upgraded.spawn(async move {
+                let _open = open;
+                select! {
+                    biased;
+                    () = end.cancelled() => {}
+                    () = abort.cancelled() => {}
+                    _ = stream => {}
                 }
-            };
+            });
+            return;
+        };
+        self.tasks.requests.spawn(async move {
+            let _open = open;
             select! {
                 biased;
                 () = end.cancelled() => {}
                 _ = stream => {}
-                () = stalled => {
+                () = exchange.stalled() => {
                     // Other streams of the connection may be sessions, so they continue.
                     tracing::debug!("a body over HTTP/2 made no progress");
                     activity.retire();

@@ -114,15 +114,15 @@ impl Listener {
             server: server.clone(),
         });
         let serve = {
-            let (gate, stop, abort) = (gate.clone(), stop.clone(), abort.clone());
+            let (gate, stop, abort, tasks) = (gate.clone(), stop.clone(), abort.clone(), tasks.clone());
             move |accepted: Accepted| {
-                let (gate, stop) = (gate.clone(), stop.clone());
+                let (gate, stop, tasks) = (gate.clone(), stop.clone(), tasks.clone());
                 let (transport, app) = (transport.clone(), app.clone());
                 let serving = async move {
                     let Accepted { socket, remote, activity, place: _place, mut share } = accepted;
                     let accepting = accept_transport(&gate, socket, remote, &activity, &transport, &mut share);
                     let Some(Some((io, info))) = stop.run_until_cancelled(accepting).await else { return };
-                    connection::serve(&gate.server, io, info, &activity, app, &stop).await;
+                    connection::serve(&gate.server, io, info, &activity, app, &stop, &tasks).await;
                 };
                 abort.clone().run_until_cancelled_owned(serving)
             }
@@ -140,6 +140,9 @@ impl Listener {
     ///
     /// The listener accepts no more connections. HTTP requests in flight complete, and [`RpcServer::close`] closes the
     /// sessions. HTTP connections have the same deadline as sessions.
+    ///
+    /// A request of this listener that awaits the future would wait for itself until the deadline. Await
+    /// [`RpcServer::close`] there, or spawn a task.
     ///
     /// # Cancel safety
     /// Once polled, closing continues even if the future is dropped, and ends by the same deadline.

@@ -13,7 +13,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::server::http::{activity::Activity, settings::HttpSettings};
+use crate::server::http::{
+    activity::{Activity, Eviction},
+    settings::HttpSettings,
+};
 
 /// The maximum age of the list of connections that may give way, and the minimum time between two lists.
 const LIST_AGE: Duration = Duration::from_millis(50);
@@ -31,8 +34,8 @@ pub(crate) struct Places {
 struct State {
     holders: HashMap<u64, Holder>,
     next: u64,
-    /// The connections that may give way, and from when on. Made only when all places are taken.
-    list: VecDeque<(Instant, u64)>,
+    /// The connections that may give way, in order. Made only when all places are taken.
+    list: VecDeque<(Eviction, u64)>,
     listed_at: Option<Instant>,
 }
 
@@ -59,7 +62,7 @@ impl Places {
         Arc::new(Self { max, state: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Waits for a place. If all are taken, closes the connection that has been idle for the longest time.
+    /// Waits for a place. If all are taken, closes the first connection in the order of [`Eviction`].
     ///
     /// `on_evict` receives the address of a connection that gives way without having made a request.
     pub(crate) async fn take(
@@ -104,14 +107,10 @@ impl Places {
         if state.listed_at.is_none_or(|listed_at| listed_at + LIST_AGE <= now) {
             state.make_list(now);
         }
-        while let Some(&(evictable_at, number)) = state.list.front() {
-            if evictable_at > now {
-                break;
-            }
-            state.list.pop_front();
+        while let Some((eviction, number)) = state.list.pop_front() {
             // The connection may have ended, or may be in use again.
             let holder = state.holders.get_mut(&number);
-            let holder = holder.filter(|holder| holder.activity.evictable_at() == Some(evictable_at));
+            let holder = holder.filter(|holder| holder.activity.eviction(now) == Some(eviction));
             if let Some((holder, task)) = holder.and_then(|holder| holder.task.take().map(|task| (holder, task))) {
                 let evicted = (holder.remote, holder.activity.clone());
                 drop(state);
@@ -130,11 +129,11 @@ impl Places {
 }
 
 impl State {
-    /// Lists the connections that may give way, the longest idle first.
+    /// Lists the connections that may give way now, the longest idle first.
     fn make_list(&mut self, now: Instant) {
         let evictable = |(&number, holder): (&u64, &Holder)| {
             holder.task.as_ref()?;
-            Some((holder.activity.evictable_at()?, number))
+            Some((holder.activity.eviction(now)?, number))
         };
         let mut list: Vec<_> = self.holders.iter().filter_map(evictable).collect();
         list.sort_unstable();
@@ -177,6 +176,7 @@ mod tests {
     use tokio::{task::JoinSet, time::advance};
 
     use super::*;
+    use crate::server::http::activity::Exchange;
 
     /// A connection that holds its place until it must give way.
     struct Site {
@@ -228,5 +228,32 @@ mod tests {
         assert_eq!((site.holders(), start.elapsed().as_secs()), (vec![0, 5, 6], 10));
         site.connect().await;
         assert_eq!((site.holders(), start.elapsed().as_secs()), (vec![5, 6, 7], 11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_whose_client_trickles_gives_way_after_idle_ones() {
+        let mut site = Site { places: Places::new(3), tasks: JoinSet::new() };
+        let trickle = |exchange: &Exchange| {
+            exchange.request_progressed();
+            exchange.request_pending();
+        };
+        let (_, first) = site.connect().await;
+        first.note_request();
+        let one = first.begin(Version::HTTP_11);
+        let (_, second) = site.connect().await;
+        second.note_request();
+        let other = second.begin(Version::HTTP_11);
+        let (_, idle) = site.connect().await;
+        idle.note_request();
+        let start = Instant::now();
+        for _ in 0..20 {
+            advance(Duration::from_secs(1)).await;
+            trickle(&one);
+            trickle(&other);
+        }
+        site.connect().await;
+        assert_eq!((site.holders(), start.elapsed().as_secs()), (vec![0, 1, 3], 20));
+        site.connect().await;
+        assert_eq!((site.holders(), start.elapsed().as_secs()), (vec![1, 3, 4], 20));
     }
 }
