@@ -149,6 +149,9 @@ impl Options {
     /// Sets whether only a pong proves that the peer is alive. The connection is then dropped if no pong arrives for two
     /// intervals after a ping, although other messages do. Default off: anything that arrives proves it.
     ///
+    /// While more than half of [`max_unsent`](Self::max_unsent) waits, a peer that reads some of it is alive as well,
+    /// because its pong may be late.
+    ///
     /// Use it to detect a peer that still sends but no longer reads.
     #[must_use]
     pub fn require_pongs(self, required: bool) -> Self {
@@ -163,6 +166,8 @@ impl Options {
 
     /// Sets how many bytes may wait for a peer that does not read. If more are waiting, the next message drops the
     /// connection with [`CloseCause::NotReading`](crate::close::CloseCause::NotReading). Default 4 MiB.
+    ///
+    /// While more than half of them wait and no call is in flight, the peer's messages are not read.
     #[must_use]
     pub fn max_unsent(self, bytes: usize) -> Self {
         Self { max_unsent: bytes, ..self }

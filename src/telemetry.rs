@@ -125,6 +125,11 @@ impl CallTimer {
         Some(time)
     }
 
+    /// Returns the time of a call whose handler is dropped, if it was measured.
+    pub(crate) fn dropped(&self) -> Option<Duration> {
+        Some(self.start?.elapsed())
+    }
+
     /// Counts a call to the peer that has ended.
     pub(crate) fn ended<T>(&self, _outcome: &Result<T, Error>) {
         #[cfg(feature = "metrics")]

@@ -168,12 +168,12 @@ impl CallsIn {
         Some(request)
     }
 
-    /// Drops the requests of a connection that is lost.
-    pub(super) fn disconnect(&mut self) {
-        // The memory as well: handlers may continue for long.
-        self.queue = None;
+    /// Forgets the requests of a connection that is lost. Returns those that were queued.
+    pub(super) fn disconnect(&mut self) -> impl Iterator<Item = IncomingRequest> + use<> {
         self.active = ActiveIds::default();
         self.running = 0;
+        // The memory as well: handlers may continue for long.
+        self.queue.take().into_iter().flat_map(|queue| queue.requests)
     }
 
     /// Returns whether no request waits for a handler or a response, except those of `awaiting_close` handlers.

@@ -169,6 +169,12 @@ impl<T> CallsOut<T> {
         self.queue.len() + self.immediate.as_ref().map_or(0, |immediate| immediate.len())
     }
 
+    /// Returns whether a call may be written now.
+    pub(super) fn may_write(&self, options: &Options) -> bool {
+        let has_immediate = self.immediate.as_ref().is_some_and(|immediate| !immediate.is_empty());
+        has_immediate || (!self.queue.is_empty() && self.in_flight.len() < options.call_concurrency)
+    }
+
     /// Takes the calls that are not written yet.
     pub(super) fn take_queued(&mut self) -> Vec<Box<Outgoing<T>>> {
         let immediate = self.immediate.take().into_iter().flat_map(|mut immediate| immediate.take_all());

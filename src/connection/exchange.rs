@@ -8,7 +8,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytestring::ByteString;
@@ -26,7 +26,7 @@ use crate::{
         responses::Responses,
     },
     error::{CallError, Error, ErrorCode, Violation},
-    event::kind::{Direction, EventKind, Text},
+    event::kind::{CallOutcome, Direction, EventKind, Text},
     message::{
         dialect::Dialect,
         payload::{EncodeError, MessageId, Payload},
@@ -174,9 +174,19 @@ impl<T> Exchange<T> {
         response.or_else(|| self.calls_out.next_write(now, &self.options, self.is_observed))
     }
 
-    /// Returns whether there may be a message to write.
-    pub(crate) fn has_writes(&self) -> bool {
-        self.responses.queued() > 0 || self.calls_out.queued() > 0
+    /// Returns whether [`next_write`](Self::next_write) returns a message.
+    pub(crate) fn has_write(&self) -> bool {
+        self.responses.queued() > 0 || self.calls_out.may_write(&self.options)
+    }
+
+    /// Returns the bytes of early responses that wait for the peer to read.
+    pub(crate) fn unsent(&self) -> usize {
+        self.responses.unsent()
+    }
+
+    /// Returns the bytes of early responses that were queued before the latest one. Returns `None` if there are none.
+    pub(crate) fn unsent_before_latest(&self) -> Option<usize> {
+        self.responses.unsent_before_latest()
     }
 
     /// Returns the next queued request if a handler may start on it now.
@@ -191,15 +201,28 @@ impl<T> Exchange<T> {
         self.calls_in.set_outliving(outliving);
     }
 
-    /// Returns the rejection of a queued request on which no handler will start.
-    pub(crate) fn next_rejected(&mut self) -> Option<Outbound> {
-        while let Some((IncomingRequest { head, .. }, error)) = self.calls_in.next_stuck(&self.options) {
-            if head.expects_response {
-                return Some(self.call_error(Some(&head.id), Some(&head.action), &error));
-            }
-            self.events.push(EventKind::UnhandledSend { id: head.id, action: Text(head.action) });
+    /// Returns a queued request on which no handler will start, and the error to [reject](Self::reject) it with.
+    pub(crate) fn next_stuck(&mut self) -> Option<(IncomingRequest, CallError)> {
+        self.calls_in.next_stuck(&self.options)
+    }
+
+    /// Rejects a request on which no handler starts. Returns the call error, if the request expects a response.
+    pub(crate) fn reject(&mut self, head: RequestHead, error: &CallError) -> Option<Outbound> {
+        let response = head.expects_response.then(|| self.call_error(Some(&head.id), Some(&head.action), error));
+        if response.is_none() {
+            self.events.push(EventKind::UnhandledSend { id: head.id.clone(), action: Text(head.action.clone()) });
         }
-        None
+        let outcome = response.as_ref().and_then(Outbound::outcome);
+        self.report_unhandled(head, outcome.unwrap_or_else(|| CallOutcome::Rejected(error.code().clone())));
+        response
+    }
+
+    /// Reports the end of a request on which no handler started.
+    fn report_unhandled(&mut self, head: RequestHead, outcome: CallOutcome) {
+        if self.is_observed {
+            let (direction, RequestHead { id, action, .. }, duration) = (Direction::In, head, Duration::ZERO);
+            self.events.push(EventKind::CallEnded { direction, id, action: Text(action), outcome, duration });
+        }
     }
 
     pub(crate) fn is_observed(&self) -> bool {
@@ -258,7 +281,7 @@ impl<T> Exchange<T> {
         }
     }
 
-    /// Queues an early response. A peer that does not read those of the current connection is dropped.
+    /// Queues an early response. Those of the current connection count as [unsent](Self::unsent).
     fn queue_early(&mut self, request: &RequestHead, response: Outbound, sender: Option<T>) -> Option<T> {
         if self.responses.is_current(request.key) {
             self.responses.push(response, sender);
@@ -269,13 +292,18 @@ impl<T> Exchange<T> {
 
     /// Queues a response for the next connection. Returns the sender of the oldest one if there are too many.
     pub(crate) fn queue_response(&mut self, response: Outbound, sender: Option<T>) -> Option<T> {
-        self.responses.push(response, sender);
-        if self.has_room_for_responses() { None } else { self.responses.pop().and_then(|(_, sender)| sender) }
+        // There are at most as many as requests of one connection.
+        let max = self.options.handler_queue.saturating_add(self.options.handler_concurrency);
+        self.responses.push_kept(response, sender, max)
     }
 
-    /// Returns whether the number of queued responses is within the limits for requests.
-    pub(crate) fn has_room_for_responses(&self) -> bool {
-        self.responses.queued() <= self.options.handler_queue.saturating_add(self.options.handler_concurrency)
+    /// Gives up the response to a request whose handler is dropped. Returns how the request ended.
+    pub(crate) fn abandon(&mut self, request: &RequestHead) -> CallOutcome {
+        if request.expects_response && !self.claim(request) {
+            CallOutcome::RespondedEarly
+        } else {
+            CallOutcome::Failed(Error::Disconnected { maybe_delivered: false })
+        }
     }
 
     /// Claims the only response to a request and releases its id. Returns whether this is the first claim.
@@ -289,7 +317,10 @@ impl<T> Exchange<T> {
 
     /// Ends what cannot outlive the connection. Returns the calls that end with it.
     pub(crate) fn disconnect(&mut self, generation: u32, after: AfterDisconnect) -> Vec<(T, Error)> {
-        self.calls_in.disconnect();
+        for request in self.calls_in.disconnect() {
+            let error = Error::Disconnected { maybe_delivered: false };
+            self.report_unhandled(request.head, CallOutcome::Failed(error));
+        }
         self.bad_messages = 0;
         let mut failed: Vec<_> = self.calls_out.fail_in_flight().collect();
         if after == AfterDisconnect::End {

@@ -67,9 +67,14 @@ impl HandlerSet {
         one.into_iter().chain(many.into_iter().flatten()).filter(closes).map(|handler| &handler.request)
     }
 
-    /// Drops all handlers.
-    pub(super) fn clear(&mut self) {
-        *self = Self::Empty;
+    /// Takes all handlers, which have not finished.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = RunningHandler> + use<> {
+        let (one, many) = match std::mem::take(self) {
+            Self::Empty => (None, None),
+            Self::One(handler) => (Some(*handler), None),
+            Self::Many(handlers) => (None, Some(handlers)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
     }
 
     /// Polls for the next handler that has finished. Returns `None` if the set is empty.
@@ -80,7 +85,7 @@ impl HandlerSet {
             Self::Many(handlers) => ready!(handlers.poll_next_unpin(cx)),
         };
         if !matches!(self, Self::Many(handlers) if !handlers.is_empty()) {
-            self.clear();
+            *self = Self::Empty;
         }
         Poll::Ready(next)
     }

@@ -94,6 +94,13 @@ impl KeepAlive {
         }
     }
 
+    /// Records that the peer has read some of the much that waits for it, which proves life even if pongs are required:
+    /// a ping waits behind it, and reading pauses meanwhile, so that the pong may be late.
+    pub(super) fn peer_reads(&mut self, now: Instant) {
+        self.unanswered_since = None;
+        self.activity(now);
+    }
+
     /// Records a pong. Returns the round-trip time if it belongs to the latest ping.
     pub(super) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
         self.unanswered_since = None;

@@ -115,8 +115,10 @@ pub(crate) struct Socket {
     writer: Writer,
     // The options allow less than 2 GiB.
     max_unsent: u32,
-    /// Set if bytes have arrived since [`take_activity`](Self::take_activity), or the peer has read some of many.
+    /// Set if bytes have arrived since [`take_activity`](Self::take_activity).
     is_active: bool,
+    /// Set if the peer has read some of many bytes since [`take_progress`](Self::take_progress).
+    has_progress: bool,
 }
 
 /// The buffer size of a read, in bytes.
@@ -147,7 +149,7 @@ impl Socket {
         let (mut reader, writer) = websocket::codec(role, tolerance, max_message_size, deflate.zip(compression));
         reader.put(read_buf);
         let max_unsent = u32::try_from(max_unsent).unwrap_or(u32::MAX);
-        Box::new(Self { io, reader, writer, max_unsent, is_active: !read_buf.is_empty() })
+        Box::new(Self { io, reader, writer, max_unsent, is_active: !read_buf.is_empty(), has_progress: false })
     }
 
     /// Reads the next message, control frame, or the end.
@@ -159,9 +161,11 @@ impl Socket {
         Poll::Ready(match message {
             Message::Text(text) => Incoming::Text(text),
             Message::Binary(_) => Incoming::Binary,
-            // Pongs must not pile up for a peer that does not read.
-            Message::Ping(_) if self.is_over_limit() => Incoming::End(Disconnect::abort(CloseCause::NotReading)),
             Message::Ping(payload) => {
+                // Pongs must not pile up for a peer that does not read.
+                if let Err(disconnect) = self.check_limit(0) {
+                    return Poll::Ready(Incoming::End(disconnect));
+                }
                 self.writer.pong(&payload);
                 Incoming::Ping
             }
@@ -176,6 +180,11 @@ impl Socket {
     /// Returns whether bytes of the peer have arrived since the last call, be it only a part of a message.
     pub(crate) fn take_activity(&mut self) -> bool {
         std::mem::take(&mut self.is_active)
+    }
+
+    /// Returns whether the peer has read some of many bytes since the last call.
+    pub(crate) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.has_progress)
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Disconnect>> {
@@ -197,31 +206,38 @@ impl Socket {
 
     /// Queues a message for the next flush. Returns the length of its payload if that is compressed.
     ///
-    /// Returns an error if too many bytes wait already. The caller must then disconnect.
-    pub(crate) fn queue(&mut self, text: String) -> Result<Option<usize>, Disconnect> {
-        self.check_limit()?;
-        Ok(self.writer.text(text))
+    /// The caller must [check the limit](Self::check_limit) before.
+    pub(crate) fn queue(&mut self, text: String) -> Option<usize> {
+        self.writer.text(text)
     }
 
-    /// Queues a ping, like [`queue`](Self::queue).
+    /// Queues a ping for the next flush.
+    ///
+    /// Returns an error if too many bytes wait already. The caller must then disconnect.
     pub(crate) fn ping(&mut self, payload: [u8; 4]) -> Result<(), Disconnect> {
-        self.check_limit()?;
+        self.check_limit(0)?;
         self.writer.ping(&payload);
         Ok(())
     }
 
-    fn check_limit(&self) -> Result<(), Disconnect> {
-        if self.is_over_limit() { Err(Disconnect::abort(CloseCause::NotReading)) } else { Ok(()) }
+    /// Returns an error if more bytes wait for the peer than the options allow. `elsewhere` bytes wait outside of the
+    /// socket. The caller must then disconnect.
+    pub(crate) fn check_limit(&self, elsewhere: usize) -> Result<(), Disconnect> {
+        if self.unsent(elsewhere) > self.max_unsent as usize {
+            Err(Disconnect::abort(CloseCause::NotReading))
+        } else {
+            Ok(())
+        }
     }
 
-    /// Returns whether more bytes wait for the peer than the options allow.
-    fn is_over_limit(&self) -> bool {
-        self.writer.unsent().len() > self.max_unsent as usize
+    /// Returns whether so many bytes wait for the peer that no more should be caused. `elsewhere` bytes wait outside of
+    /// the socket.
+    pub(crate) fn is_half_full(&self, elsewhere: usize) -> bool {
+        self.unsent(elsewhere) > self.max_unsent as usize / 2
     }
 
-    /// Returns whether so many bytes wait for the peer that no more should be caused.
-    pub(crate) fn is_half_full(&self) -> bool {
-        self.writer.unsent().len() > self.max_unsent as usize / 2
+    fn unsent(&self, elsewhere: usize) -> usize {
+        self.writer.unsent().len().saturating_add(elsewhere)
     }
 
     /// Returns whether more may be queued before the next flush.
@@ -229,13 +245,13 @@ impl Socket {
         self.writer.unsent().len() < WRITE_BATCH
     }
 
-    /// Flushes all queued messages.
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
-        let flushed = ready!(self.poll_send(cx));
+    /// Flushes all queued messages. `elsewhere` bytes wait outside of the socket.
+    pub(crate) fn poll_flush(&mut self, elsewhere: usize, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
+        let flushed = ready!(self.poll_send(elsewhere, cx));
         Poll::Ready(flushed.map_err(|error| Disconnect::transport(&error)))
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_send(&mut self, elsewhere: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let unsent = self.writer.unsent();
             if unsent.is_empty() {
@@ -245,8 +261,7 @@ impl Socket {
             if sent == 0 {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
-            // A peer whose messages are not read shows in this way that it is alive.
-            self.is_active |= self.is_half_full();
+            self.has_progress |= self.is_half_full(elsewhere);
             self.writer.mark_sent(sent);
         }
         if self.writer.needs_flush() {
@@ -272,7 +287,7 @@ impl Socket {
             }
         }
         let closing = async {
-            poll_fn(|cx| self.poll_send(cx)).await?;
+            poll_fn(|cx| self.poll_send(0, cx)).await?;
             if let Step::CloseHandshake = step {
                 self.reader.skip_messages();
                 while !matches!(poll_fn(|cx| self.poll_message(cx)).await, Ok(Message::Close(_)) | Err(_)) {}

@@ -10,18 +10,20 @@ use std::{
     task::Poll,
 };
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use ocpp_rpc::{
     CallError, Close, Options, RpcRouter, RpcServer, Session,
     client::ClientState,
+    close::CloseCause,
     event::EventKind,
-    extract::{Params, State},
+    extract::{Params, Responder, State},
+    handler::NoResponse,
 };
 use serde_json::{Value, json};
 use tokio::{
     sync::Semaphore,
     task::yield_now,
-    time::{sleep, timeout},
+    time::{advance, sleep, timeout},
 };
 use tokio_tungstenite::tungstenite::Message;
 
@@ -47,7 +49,8 @@ impl Work {
     }
 
     /// A router with a handler, `Wait`, that waits for the gate, one, `Large`, that returns 64 KiB at once, and one,
-    /// `Later`, that returns them the next time it is polled.
+    /// `Later`, that returns them the next time it is polled. `Long` computes for 2 ms, `WaitLong` does so when the gate
+    /// is open, and `Early` responds with 4 KiB before it ends.
     fn router(&self) -> RpcRouter<Self> {
         async fn wait(State(work): State<Work>) -> Result<(), CallError> {
             work.calls.fetch_add(1, Ordering::Relaxed);
@@ -71,7 +74,28 @@ impl Work {
             next_turn().await;
             Ok(())
         }
+        /// Works for two milliseconds.
+        fn compute() {
+            let _ = advance(SECOND / 500).now_or_never();
+        }
+        async fn long(State(work): State<Work>) -> Result<(), Infallible> {
+            compute();
+            work.calls.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+        async fn wait_long(State(work): State<Work>) -> Result<(), CallError> {
+            work.gate.acquire().await.map_err(CallError::internal)?.forget();
+            compute();
+            work.calls.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+        async fn early(State(work): State<Work>, responder: Responder) -> Result<NoResponse, Infallible> {
+            work.calls.fetch_add(1, Ordering::Relaxed);
+            drop(responder.send(json!({"text": "x".repeat(4 << 10)})));
+            Ok(NoResponse)
+        }
         let router = RpcRouter::with_state(self.clone()).on("Wait", wait).on("Large", large).on("Later", later);
+        let router = router.on("Long", long).on("WaitLong", wait_long).on("Early", early);
         router.on("Yield", yields).on("Size", size).on("Echo", echo)
     }
 }
@@ -100,6 +124,22 @@ async fn next_turn() {
     .await;
 }
 
+/// Waits until there were so many calls. Returns how many there were in the turn of the connection with the most calls,
+/// or zero if there was only one turn.
+async fn largest_turn(work: Work, calls: usize) -> usize {
+    // This task and that of the connection run in turn.
+    let largest = tokio::spawn(async move {
+        let mut largest = 0;
+        while work.calls() < calls {
+            let before = work.calls();
+            next_turn().await;
+            largest = largest.max(work.calls() - before);
+        }
+        largest
+    });
+    largest.await.expect("no panic")
+}
+
 #[tokio::test(start_paused = true)]
 async fn other_tasks_run_between_few_calls_of_a_flood() {
     let text = "x".repeat(64 << 10);
@@ -115,22 +155,68 @@ async fn other_tasks_run_between_few_calls_of_a_flood() {
             station.ws.feed(Message::text(format!(r#"[2,"{id}",{call}]"#))).await.expect("open");
         }
         station.ws.flush().await.expect("open");
-        // This task and that of the connection run in turn.
-        let largest = tokio::spawn(async move {
-            let mut largest = 0;
-            while work.calls() < 60 {
-                let before = work.calls();
-                next_turn().await;
-                largest = largest.max(work.calls() - before);
-            }
-            largest
-        });
-        let largest = largest.await.expect("no panic");
+        let largest = largest_turn(work, 60).await;
         assert!((1..=most).contains(&largest), "{largest} calls in one turn: {call:.9}");
         for _ in 0..60 {
             station.receive().await;
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_tasks_run_between_few_of_many_queued_calls() {
+    let text = "x".repeat(60 << 10);
+    for call in [format!(r#""Size",{{"text":"{text}"}}"#), r#""Long",{}"#.to_owned()] {
+        let work = Work::new();
+        let server = server(&work, Options::server().handler_concurrency(1));
+        let (mut station, _session) = connected(&server, "CP-1", 32 << 20).await;
+        station.send(r#"[2,"first","Wait",{}]"#).await;
+        for id in 0..60 {
+            station.send(format!(r#"[2,"{id}",{call}]"#)).await;
+        }
+        sleep(SECOND).await;
+        assert_eq!(work.calls(), 1, "the others are queued");
+        work.gate.add_permits(1);
+        let largest = largest_turn(work, 61).await;
+        assert!((1..=10).contains(&largest), "{largest} calls in one turn: {call:.9}");
+        for _ in 0..61 {
+            assert!(station.receive().await.starts_with("[3,"));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_tasks_run_between_few_of_many_handlers_that_end() {
+    let work = Work::new();
+    let server = server(&work, Options::server());
+    let (mut station, _session) = connected(&server, "CP-1", 32 << 20).await;
+    for id in 0..60 {
+        station.send(format!(r#"[2,"{id}","WaitLong",{{}}]"#)).await;
+    }
+    sleep(SECOND).await;
+    work.gate.add_permits(60);
+    let largest = largest_turn(work, 60).await;
+    assert!((1..=10).contains(&largest), "{largest} handlers in one turn");
+    for _ in 0..60 {
+        assert!(station.receive().await.starts_with("[3,"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_tasks_run_between_few_of_many_handlers_that_end_without_a_connection() {
+    let work = Work::new();
+    let (builder, mut dials) = client();
+    let (_client, mut csms) = client_connected(builder.router(work.router()), &mut dials).await;
+    for id in 0..60 {
+        csms.send(json!([2, id.to_string(), "WaitLong", {}])).await;
+    }
+    sleep(SECOND).await;
+    drop(csms);
+    // The client waits for this handshake.
+    let _dial = dials.next().await;
+    work.gate.add_permits(60);
+    let largest = largest_turn(work, 60).await;
+    assert!((1..=10).contains(&largest), "{largest} handlers in one turn");
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,6 +294,63 @@ async fn b31_reading_goes_on_for_responses_to_calls_in_flight() {
     station.send(format!(r#"[3,"{id}",{{"ok":true}}]"#)).await;
     assert_eq!(call.await.expect("no panic").expect("a result"), json!({"ok": true}));
     assert_eq!(work.calls(), 40, "more than two mebibytes are unsent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b51_peer_that_reads_slowly_gets_all_early_responses() {
+    let work = Work::new();
+    let server = server(&work, Options::server());
+    let (mut station, session) = connected(&server, "CP-1", 64 << 10).await;
+    for id in 0..450 {
+        station.send(format!(r#"[2,"{id}","Early",{{}}]"#)).await;
+    }
+    sleep(SECOND).await;
+    assert_eq!(work.calls(), 450, "there is room for all of them");
+    for _ in 0..450 {
+        assert!(timeout(SECOND, station.receive()).await.expect("in time").starts_with("[3,"));
+    }
+    assert!(session.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b31_early_responses_pause_reading() {
+    let work = Work::new();
+    let server = server(&work, Options::server().max_unsent(1 << 20));
+    let (station, session) = connected(&server, "CP-1", 64 << 10).await;
+    let (mut sink, mut stream) = station.ws.split();
+    let sending = tokio::spawn(async move {
+        for id in 0..3000 {
+            sink.send(Message::text(format!(r#"[2,"{id}","Early",{{}}]"#))).await.expect("open");
+        }
+        sink
+    });
+    sleep(SECOND).await;
+    // Half a mebibyte, and what fits into the stream and one turn.
+    assert!((120..=190).contains(&work.calls()), "{} calls", work.calls());
+    assert!(session.is_open());
+    let mut responses = 0;
+    while responses < 3000 {
+        let message = timeout(SECOND, stream.next()).await.expect("in time");
+        responses += usize::from(matches!(message, Some(Ok(Message::Text(_)))));
+    }
+    let _open = sending.await.expect("all are sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b51_early_responses_count_as_unsent_bytes() {
+    let work = Work::new();
+    let server = server(&work, Options::server().max_unsent(1 << 20));
+    let (mut station, session) = connected(&server, "CP-1", 64 << 10).await;
+    // Reading does not pause, because a response to this call may follow.
+    let _call = tokio::spawn(session.call::<Value>("Reset", &()));
+    station.receive_call().await;
+    for id in 0..1000 {
+        if station.ws.send(Message::text(format!(r#"[2,"{id}","Early",{{}}]"#))).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(session.closed().await.cause, CloseCause::NotReading);
+    assert!((256..=320).contains(&work.calls()), "a mebibyte in responses of 4 KiB: {} calls", work.calls());
 }
 
 // Handlers

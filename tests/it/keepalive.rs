@@ -1,7 +1,8 @@
 //! Pings, pongs and the time of the last received frame.
 
-use futures_util::{FutureExt, SinkExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use ocpp_rpc::{Options, RpcRouter, close::CloseCause, event::EventKind};
+use serde_json::json;
 use tokio::{
     io::AsyncWriteExt,
     time::{Instant, advance, sleep},
@@ -58,6 +59,30 @@ async fn b03_required_pongs_drop_a_peer_that_only_sends() {
         let closed = session.closed().now_or_never().expect("closed meanwhile");
         assert_eq!(closed.cause, CloseCause::PingTimeout);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b03_required_pongs_are_not_missed_while_reading_pauses() {
+    let options = Options::server().require_pongs(true).max_unsent(1 << 20);
+    let server = server_with(RpcRouter::new().on("Echo", echo), options);
+    let (station, session) = connected(&server, "ocpp1.6").await;
+    let (mut sink, mut stream) = station.ws.split();
+    let sending = tokio::spawn(async move {
+        for id in 0..60 {
+            let call = json!([2, id.to_string(), "Echo", {"text": "x".repeat(60 << 10)}]);
+            sink.send(Message::text(call.to_string())).await.expect("open");
+        }
+        sink
+    });
+    // The station reads a message in 5 s. Its pongs are behind its calls, which the server does not read meanwhile.
+    let mut responses = 0;
+    while responses < 60 {
+        sleep(5 * SECOND).await;
+        let message = stream.next().await.expect("open").expect("a message");
+        responses += usize::from(message.is_text());
+    }
+    assert!(session.is_open());
+    let _sink = sending.await.expect("all are sent");
 }
 
 #[tokio::test(start_paused = true)]

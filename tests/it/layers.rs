@@ -103,6 +103,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "connection/handler_set",
             "connection/socket",
             "connection/driver",
+            "connection/driver/turn",
             "connection",
         ],
     ),

@@ -129,6 +129,49 @@ async fn b27_unsent_message_is_not_reported_as_written() {
     }
 }
 
+/// Returns the outcomes of calls that ended, and the number of messages that were sent, until the session closes.
+async fn until_closed(events: &mut Events) -> (Vec<String>, usize) {
+    let (mut outcomes, mut sent) = (Vec::new(), 0);
+    loop {
+        match events.next().await.expect("an event").kind {
+            EventKind::CallEnded { outcome, .. } => outcomes.push(outcome.to_string()),
+            EventKind::Sent(_) => sent += 1,
+            EventKind::Closed(closed) => {
+                assert_eq!(closed.cause, CloseCause::NotReading);
+                return (outcomes, sent);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b51_refused_call_was_never_sent() {
+    let server = server(RpcRouter::new(), Options::server().max_unsent(1));
+    let (_station, session) = connected(&server, "ocpp2.1", 16).await;
+    let mut events = server.events();
+    let sends = join_all((0..3).map(|_| session.send("S", &json!({"x": "x".repeat(100)})))).await;
+    let delivered: Vec<_> = sends.into_iter().map(|sent| sent.expect_err("disconnected").maybe_delivered()).collect();
+    assert_eq!(delivered, [true, false, false], "the first fills the stream, and the second is refused");
+    assert_eq!(until_closed(&mut events).await.1, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b51_refused_response_was_never_sent() {
+    let (router, gate) = gated();
+    let server = server(router, Options::server().max_unsent(1));
+    let (mut station, session) = connected(&server, "ocpp2.1", 16).await;
+    let mut events = server.events();
+    for id in 1..=3 {
+        station.send(format!(r#"[2,"{id}","Wait",{{"x":"{}"}}]"#, "x".repeat(100))).await;
+    }
+    tokio::time::sleep(SECOND).await;
+    gate.add_permits(3);
+    session.closed().await;
+    let (outcomes, sent) = until_closed(&mut events).await;
+    assert_eq!((&outcomes[..2], sent), (&["result".to_owned(), "disconnected".to_owned()][..], 1));
+}
+
 // Timeouts
 
 #[tokio::test(start_paused = true)]

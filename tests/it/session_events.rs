@@ -11,10 +11,14 @@ use ocpp_rpc::{
     event::{CallOutcome, Direction, Event, EventKind, Events},
     extract::{Params, Responder},
     handler::NoResponse,
+    server::DuplicateIdentity,
 };
 use serde_json::{Value, json};
 
-use crate::support::{SECOND, Station, connected, echo, server_with};
+use crate::{
+    csms::{client, connected as client_connected},
+    support::{SECOND, Station, connected, echo, gated, server_with},
+};
 
 /// Returns the next event that `pick` takes.
 async fn next<T>(events: &mut Events, pick: impl Fn(&Event) -> Option<T>) -> T {
@@ -185,6 +189,153 @@ async fn b75_each_call_of_a_station_that_ended_is_an_event() {
     // The handler of the last call outlives its connection.
     drop(station);
     assert_eq!(ended(&mut events).await.3, "disconnected");
+}
+
+/// A router with a handler, `Stick`, that never ends, and one, `Early`, that does the same after its response.
+fn sticky() -> RpcRouter {
+    async fn stick() -> Result<(), Infallible> {
+        std::future::pending().await
+    }
+    async fn early(responder: Responder) -> Result<(), Infallible> {
+        drop(responder.send(json!({})));
+        std::future::pending().await
+    }
+    RpcRouter::new().on("Stick", stick).on("Early", early).on("Echo", echo)
+}
+
+/// Returns id, outcome and milliseconds of the calls that have ended, sorted, until an event that `is_last`.
+async fn all_ended(events: &mut Events, is_last: impl Fn(&EventKind) -> bool) -> Vec<(String, String, u128)> {
+    let mut ended = Vec::new();
+    loop {
+        match events.next().await.expect("more events").kind {
+            EventKind::CallEnded { direction: Direction::In, id, outcome, duration, .. } => {
+                ended.push((id.to_string(), outcome.to_string(), duration.as_millis()));
+            }
+            last if is_last(&last) => break,
+            _ => {}
+        }
+    }
+    ended.sort();
+    ended
+}
+
+fn outcomes<const N: usize>(outcomes: [(&str, &str, u128); N]) -> Vec<(String, String, u128)> {
+    outcomes.map(|(id, outcome, millis)| (id.to_owned(), outcome.to_owned(), millis)).into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_queued_calls_end_with_their_connection() {
+    let server = server_with(sticky(), options().handler_concurrency(1));
+    let (mut station, session) = connected(&server, "ocpp2.1").await;
+    let mut events = server.events();
+    for text in [r#"[2,"1","Stick",{}]"#, r#"[2,"2","Echo",{}]"#, r#"[6,"3","Echo",{}]"#] {
+        station.send(text).await;
+    }
+    tokio::time::sleep(SECOND).await;
+    station.close(1000, "bye").await;
+    session.closed().await;
+    let ended = all_ended(&mut events, |event| matches!(event, EventKind::Closed(_))).await;
+    assert_eq!(ended, outcomes([("2", "disconnected", 0), ("3", "disconnected", 0)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_calls_end_when_a_forced_close_drops_their_handlers() {
+    for calls in [1, 3] {
+        let server = server_with(sticky(), options());
+        let (mut station, session) = connected(&server, "ocpp2.1").await;
+        let mut events = server.events();
+        for text in &[r#"[2,"1","Stick",{}]"#, r#"[2,"2","Early",{}]"#, r#"[6,"3","Stick",{}]"#][..calls] {
+            station.send(*text).await;
+        }
+        tokio::time::sleep(2 * SECOND).await;
+        session.close(Close::forced()).await;
+        let ended = all_ended(&mut events, |event| matches!(event, EventKind::Closed(_))).await;
+        let all = [("1", "disconnected", 2000), ("2", "responded early", 2000), ("3", "disconnected", 2000)];
+        assert_eq!(ended, outcomes(all)[..calls]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_calls_end_when_a_server_or_a_client_drops_their_handlers() {
+    // A server that has run out of time.
+    let server = server_with(sticky(), options());
+    let (mut station, _session) = connected(&server, "ocpp2.1").await;
+    let mut events = server.events();
+    station.send(r#"[2,"1","Stick",{}]"#).await;
+    tokio::time::sleep(SECOND).await;
+    let stopping = tokio::spawn(async move { server.close(Close::normal()).await });
+    station.closed().await;
+    drop(station);
+    assert_eq!(stopping.await.expect("no panic").forced, 1);
+    let mut ended = all_ended(&mut events, |event| matches!(event, EventKind::Closed(_))).await;
+    if ended.is_empty() {
+        // The handler has outlived its session.
+        ended.extend(events.next().now_or_never().flatten().map(|event| match event.kind {
+            EventKind::CallEnded { id, outcome, .. } => (id.to_string(), outcome.to_string(), 0),
+            other => panic!("{other:?}"),
+        }));
+    }
+    assert_eq!((ended.len(), &*ended[0].0, &*ended[0].1), (1, "1", "disconnected"));
+
+    // A client without a connection.
+    let (builder, mut dials) = client();
+    let (client, mut csms) = client_connected(builder.router(sticky()), &mut dials).await;
+    let mut events = client.events();
+    csms.send(json!([2, "1", "Stick", {}])).await;
+    tokio::time::sleep(SECOND).await;
+    drop(csms);
+    let _dial = dials.next().await;
+    client.close(Close::forced()).await;
+    let ended = all_ended(&mut events, |event| matches!(event, EventKind::Closed(_))).await;
+    assert_eq!((ended.len(), &*ended[0].0, &*ended[0].1), (1, "1", "disconnected"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b75_rejected_requests_end_at_once() {
+    // A SEND above the allowed rate.
+    let server = server_with(sticky(), options().call_rate(1, 10 * SECOND));
+    let (mut station, _session) = connected(&server, "ocpp2.1").await;
+    let mut events = server.events();
+    for id in ["1", "2"] {
+        station.send(format!(r#"[6,"{id}","Echo",{{}}]"#)).await;
+    }
+    let outcome = |id: &str, outcome: &str| ("in", id.to_owned(), "Echo".to_owned(), outcome.to_owned(), 0);
+    assert_eq!(ended(&mut events).await, outcome("1", "no response"));
+    assert_eq!(ended(&mut events).await, outcome("2", "GenericError"));
+
+    // A queue that no handler will serve, because too many have outlived their connections.
+    let server = RpcServer::builder(sticky()).protocols(["ocpp2.1"]).options(options().handler_concurrency(1));
+    let server = server.duplicate_identity(DuplicateIdentity::AllowBoth).build().expect("valid settings");
+    let mut stations = Vec::new();
+    for _ in 0..2 {
+        let mut station = Station::connect(&server, "CP-1", "ocpp2.1").await;
+        station.send(r#"[2,"1","Stick",{}]"#).await;
+        stations.push(station);
+    }
+    tokio::time::sleep(SECOND).await;
+    let mut station = Station::connect(&server, "CP-1", "ocpp2.1").await;
+    tokio::time::sleep(SECOND).await;
+    let session = server.session("CP-1").expect("registered");
+    let (router, gate) = gated();
+    session.set_router(router);
+    for text in [r#"[2,"2","Wait",{}]"#, r#"[6,"3","Echo",{}]"#, r#"[2,"4","Echo",{}]"#] {
+        station.send(text).await;
+    }
+    tokio::time::sleep(SECOND).await;
+    drop(stations);
+    tokio::time::sleep(SECOND).await;
+    let mut events = server.events();
+    gate.add_permits(1);
+    tokio::time::sleep(SECOND).await;
+    let mut seen = Vec::new();
+    while let Some(event) = events.next().now_or_never().flatten() {
+        match event.kind {
+            EventKind::CallEnded { id, outcome, .. } => seen.push(format!("{id} {outcome}")),
+            EventKind::UnhandledSend { id, .. } => seen.push(format!("{id} unhandled")),
+            _ => {}
+        }
+    }
+    assert_eq!(seen, ["2 result", "3 unhandled", "3 GenericError", "4 GenericError"]);
 }
 
 #[tokio::test(start_paused = true)]

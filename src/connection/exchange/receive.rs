@@ -1,6 +1,6 @@
 //! The meaning of messages from the peer.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytestring::ByteString;
 use serde::de::Error as _;
@@ -133,21 +133,7 @@ impl<T> Exchange<T> {
                 request.head.key = self.responses.next_key();
                 Received::Request(request)
             }
-            Err(error) if request.head.expects_response => {
-                let RequestHead { id, action, .. } = &request.head;
-                let response = self.call_error(Some(id), Some(action), &error);
-                if let Some(outcome) = response.outcome() {
-                    let (direction, id, action) = (Direction::In, id.clone(), Text(action.clone()));
-                    let duration = Duration::ZERO;
-                    self.events.push(EventKind::CallEnded { direction, id, action, outcome, duration });
-                }
-                Received::Rejected(response)
-            }
-            Err(_) => {
-                let RequestHead { id, action, .. } = request.head;
-                self.events.push(EventKind::UnhandledSend { id, action: Text(action) });
-                Received::Nothing
-            }
+            Err(error) => self.reject(request.head, &error).map_or(Received::Nothing, Received::Rejected),
         }
     }
 
