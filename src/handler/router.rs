@@ -162,6 +162,36 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         self
     }
 
+    /// Adds all handlers of another router: those of its actions, its fallback and those of its subprotocols.
+    ///
+    /// The handlers of `router` keep its state, which may be of another type, and its layers.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use ocpp_rpc::RpcRouter;
+    ///
+    /// async fn heartbeat() -> Result<(), Infallible> {
+    ///     Ok(())
+    /// }
+    /// async fn meter_values() -> Result<(), Infallible> {
+    ///     Ok(())
+    /// }
+    ///
+    /// let core = RpcRouter::new().on("Heartbeat", heartbeat);
+    /// let metering = RpcRouter::with_state("kWh").on("MeterValues", meter_values);
+    /// let router = RpcRouter::new().merge(core).merge(metering);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics if both routers have a handler of the same action and subprotocol, or if both have a fallback.
+    #[must_use]
+    #[track_caller]
+    pub fn merge<T>(mut self, router: RpcRouter<T>) -> Self {
+        Arc::make_mut(&mut self.table).merge(Arc::unwrap_or_clone(router.table));
+        self
+    }
+
     /// Removes the handlers of an action, including those of single subprotocols.
     ///
     /// Fallbacks remain: if there is one, it handles the action from now on.
@@ -248,6 +278,21 @@ impl Table {
     fn find(&self, action: &str, protocol: Option<&str>) -> Option<&Route> {
         let of_protocol = protocol.and_then(|protocol| self.protocols.get(protocol)?.find(action, Some(protocol)));
         of_protocol.or_else(|| self.routes.get(action)).or(self.fallback.as_ref())
+    }
+
+    #[track_caller]
+    fn merge(&mut self, other: Self) {
+        for (action, route) in other.routes {
+            assert!(!self.routes.contains_key(&action), "the action {action:?} has a handler already");
+            self.routes.insert(action, route);
+        }
+        if let Some(fallback) = other.fallback {
+            let earlier = self.fallback.replace(fallback);
+            assert!(earlier.is_none(), "the router has a fallback already");
+        }
+        for (protocol, table) in other.protocols {
+            self.protocols.entry(protocol).or_default().merge(table);
+        }
     }
 
     fn remove(&mut self, action: &str) {

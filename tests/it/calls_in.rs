@@ -163,6 +163,53 @@ async fn b31_unknown_action_goes_to_fallback_or_is_not_implemented() {
     }
 }
 
+#[tokio::test]
+async fn b31_merged_routers_keep_their_states_layers_and_protocols() {
+    async fn name(State(name): State<&'static str>) -> Result<Value, Infallible> {
+        Ok(json!({"state": name}))
+    }
+    async fn fallback(action: Action) -> Result<Value, Infallible> {
+        Ok(json!({"fallback": action.as_str()}))
+    }
+    let of_protocol = |protocol: &str| {
+        let only = RpcRouter::with_state("of a protocol").on("Version", name);
+        RpcRouter::with_state("other").on("First", name).protocol(protocol, only)
+    };
+    let router = RpcRouter::new()
+        .merge(of_protocol("ocpp1.6"))
+        .merge(
+            RpcRouter::with_state("second").on("Second", name).protocol("ocpp1.6", RpcRouter::new().on("Echo", echo)),
+        )
+        .merge(RpcRouter::new().fallback(fallback));
+    let server = server(router);
+    let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    for (action, response) in [
+        ("First", r#"{"state":"other"}"#),
+        ("Second", r#"{"state":"second"}"#),
+        ("Version", r#"{"state":"of a protocol"}"#),
+        ("Echo", "{}"),
+        ("Third", r#"{"fallback":"Third"}"#),
+    ] {
+        assert_eq!(
+            station.ask(&format!(r#"[2,"{action}","{action}",{{}}]"#)).await,
+            format!(r#"[3,"{action}",{response}]"#)
+        );
+    }
+}
+
+#[test]
+fn b31_merging_two_handlers_of_one_action_panics() {
+    let echo_of = |protocol: &str| RpcRouter::new().protocol(protocol, RpcRouter::new().on("Echo", echo));
+    let merge = |first: RpcRouter, second: RpcRouter| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| first.merge(second))).is_ok()
+    };
+    assert!(!merge(RpcRouter::new().on("Echo", echo), RpcRouter::new().on("Echo", echo)));
+    assert!(!merge(RpcRouter::new().fallback(echo), RpcRouter::new().fallback(echo)));
+    assert!(!merge(echo_of("ocpp1.6"), echo_of("ocpp1.6")));
+    assert!(merge(echo_of("ocpp1.6"), echo_of("ocpp2.1")));
+    assert!(merge(echo_of("ocpp1.6"), RpcRouter::new().on("Echo", echo)));
+}
+
 /// Records the order in which its handlers start, and ends each handler on a signal of the test.
 #[derive(Clone, Default)]
 struct Stage {
