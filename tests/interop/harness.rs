@@ -27,7 +27,8 @@ impl Backend {
     }
 
     pub(crate) fn listening_on(address: &str, arguments: &[&str]) -> Self {
-        let (process, address) = start_listening("backend", &[&["--listen", address], arguments].concat());
+        let arguments = [&["--listen", address, "--database", "sqlite::memory:"], arguments].concat();
+        let (process, address) = start_listening("backend", &arguments);
         Self { process, address }
     }
 

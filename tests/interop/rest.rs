@@ -75,7 +75,7 @@ fn b16_undecodable_identity_returns_404() {
 #[cfg(feature = "metrics")]
 #[test]
 fn metrics_with_demo_stations_count_both_ends() {
-    let backend = Backend::listening_on("127.0.0.1:0", &["--demo", "2"]);
+    let backend = Backend::listening_on("127.0.0.1:0", &["--demo", "2", "--metrics"]);
     let counted = |name: &str| -> Option<f64> {
         let response = backend.get("/metrics");
         assert_eq!(response.status, 200);

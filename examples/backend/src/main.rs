@@ -1,110 +1,121 @@
-//! A backend for charging stations: REST and OCPP on one port.
+//! A backend for charging stations: REST and OCPP on one port, and a database.
 //!
 //!     cargo run -p backend -- --demo 5
 //!
-//! Stations connect to `ws://127.0.0.1:9220/ocpp/<identity>` with OCPP 1.6, 2.0.1 or 2.1. `stations.rs` handles their
-//! calls. The REST API is at `http://127.0.0.1:9220/api/stations` and in `api.rs`.
-//!
-//! With the feature `ocpp-schemas`, the flag `--strict` validates all payloads. With the feature `metrics`, Prometheus
-//! can scrape `http://127.0.0.1:9220/metrics`.
+//! Stations connect to `ws://127.0.0.1:9220/ocpp/<identity>` with OCPP 1.6, 2.0.1 or 2.1. The folder `stations` handles
+//! their calls. The REST API is at `http://127.0.0.1:9220/api/stations`, in the folder `api`.
 
 mod api;
-#[cfg(feature = "metrics")]
+mod database;
+mod date;
+mod journal;
 mod metrics;
 mod passwords;
+mod settings;
 mod stations;
 mod strict;
 mod tls;
 
-/// Replaces the metrics if the feature is off.
-#[cfg(not(feature = "metrics"))]
-mod metrics {
-    use std::error::Error;
+use std::{error::Error, pin::pin, sync::Arc, time::Duration};
 
-    use axum::Router;
+use axum::Router;
+use futures_util::{FutureExt, future};
+use ocpp_rpc::{Close, Options, RpcClient, RpcServer, server::TrustedProxies};
+use sqlx::AnyPool;
+use tokio::{task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
 
-    pub(crate) struct Metrics;
+use crate::{api::Api, journal::Journal, passwords::Passwords, settings::Settings};
 
-    impl Metrics {
-        pub(crate) fn install() -> Result<Self, Box<dyn Error>> {
-            Ok(Self)
-        }
-
-        pub(crate) fn add_to(self, app: Router) -> Router {
-            app
-        }
-    }
-}
-
-use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
-
-use clap::Parser;
-use futures_util::FutureExt;
-use ocpp_rpc::{Close, Options, RpcClient, RpcServer};
-
-#[derive(Parser)]
-struct Args {
-    /// The address to listen on.
-    #[arg(long, default_value = "127.0.0.1:9220")]
-    listen: String,
-    /// Starts this number of simulated charging stations.
-    #[arg(long, default_value_t = 0)]
-    demo: usize,
-    /// Accepts only stations that are in this file of lines `identity:password` (security profiles 1 and 2).
-    #[arg(long, conflicts_with = "demo")]
-    password_file: Option<PathBuf>,
-    #[command(flatten)]
-    checks: strict::Checks,
-    #[command(flatten)]
-    tls: tls::Tls,
-}
+/// The time that pending calls have when the backend stops.
+const DRAIN: Duration = Duration::from_secs(10);
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(log_filter()).init();
-    let args = Args::parse();
-
-    let metrics = metrics::Metrics::install()?;
-    let server = RpcServer::builder(stations::router())
-        .protocols(["ocpp2.1", "ocpp2.0.1", "ocpp1.6"])
-        .auth(passwords::Passwords::new(args.password_file.as_deref())?)
-        .options(args.checks.add_to(Options::server().call_timeout(Duration::from_secs(30)))?)
-        .build()?;
-    let app = metrics.add_to(api::router(&server).route_service("/ocpp/{*identity}", server.clone()));
-
-    let listener = args.tls.listen(&server, &args.listen, app).await?;
-    // The first poll installs the signal handlers, before the lines below tell that the backend is ready.
+    let settings = Settings::parse()?;
+    // The signal handlers are installed before the backend is ready.
     let mut shutdown = pin!(shutdown_signal());
     if shutdown.as_mut().now_or_never().is_some() {
         return Ok(());
     }
-    let (address, ws) = (listener.local_addr(), args.tls.scheme());
-    let http = ws.replace("ws", "http");
-    println!("stations connect to  {ws}://{address}/ocpp/<identity>");
-    println!("the REST API is at   {http}://{address}/api/stations");
 
-    let mut demo = tokio::task::JoinSet::new();
-    let tally = Arc::<charger::Tally>::default();
-    for number in 1..=args.demo {
-        let protocol = if number % 2 == 1 { "ocpp1.6" } else { "ocpp2.0.1" };
-        let settings = charger::Settings {
-            client: RpcClient::builder(format!("ws://{address}/ocpp"), format!("DEMO-{number}")).protocols([protocol]),
-            interval: Some(10),
-        };
-        demo.spawn(charger::run(settings, tally.clone(), std::future::pending()));
+    // The recorder of metrics must be there before the server.
+    let metrics = if settings.metrics { metrics::router()? } else { Router::new() };
+    let database = database::open(&settings.database()).await?;
+    let stopping = CancellationToken::new();
+    let server = server(&settings, &database, &stopping)?;
+    let (journal, journal_task) = Journal::start(&server, database.clone(), settings.journal_days);
+    let api = Api { server: server.clone(), database: database.clone(), journal, stopping: stopping.clone() };
+    let app = router(api).merge(metrics);
+
+    let mut listener = server.bind(&*settings.listen).app(app);
+    if !settings.proxy_protocol.is_empty() {
+        listener = listener.proxy_protocol(&settings.proxy_protocol)?;
     }
-    if args.demo > 0 {
-        println!(
-            "reset one with       curl --json '{{\"type\":\"Soft\"}}' {http}://{address}/api/stations/DEMO-1/calls/Reset"
-        );
-        println!("watch them at        curl -N {http}://{address}/api/events");
+    let listener = settings.tls.serve(listener).await;
+    let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
+    let address = listener.local_addr();
+    // Only the first address has a scheme, if it is not TLS.
+    let (http, curl, ws) = if settings.tls.is_on() { ("https", "https://", "wss") } else { ("http", "", "ws") };
+    println!("the REST API is at   {http}://{address}/api/stations");
+    println!("stations connect to  {ws}://{address}/ocpp/<identity>");
+    if settings.demo > 0 {
+        let reset = format!("{curl}{address}/api/stations/DEMO-1/calls/Reset");
+        println!("reset one with       curl --json '{{\"type\":\"Soft\"}}' {reset}");
+        println!("watch them at        curl -N {curl}{address}/api/events");
     }
+    let _demo = start_demo(settings.demo, &format!("ws://{address}/ocpp"));
 
     shutdown.await;
     println!("closing: pending calls have ten seconds");
-    let report = listener.close(Close::going_away().reason("the backend stops").drain(Duration::from_secs(10))).await;
-    println!("{} stations closed, {} dropped", report.clean, report.forced);
+    // Streams end, `/readyz` returns 503, and new stations are refused. Requests still get their responses.
+    stopping.cancel();
+    let close = Close::going_away().reason("the backend stops").drain(DRAIN);
+    let sessions = server.sessions();
+    let ends = future::join_all(sessions.iter().map(|session| session.close(close.clone()))).await;
+    // Closes the sessions that opened meanwhile, and waits for handlers whose sessions have ended.
+    let rest = listener.close(close).await;
+    println!("{} stations closed", ends.len() + rest.clean + rest.forced);
+    if timeout(DRAIN, journal_task).await.is_err() {
+        tracing::error!("the latest messages are not in the journal, because the database does not store them");
+    }
+    database.close().await;
     Ok(())
+}
+
+/// Builds the server for stations.
+fn server(settings: &Settings, database: &AnyPool, stopping: &CancellationToken) -> Result<RpcServer, Box<dyn Error>> {
+    let mut builder = RpcServer::builder(stations::router(database.clone()))
+        .protocols(["ocpp2.1", "ocpp2.0.1", "ocpp1.6"])
+        .auth(Passwords::new(settings.password_file.as_deref(), stopping.clone())?)
+        .options(settings.checks.add_to(Options::server().call_timeout(Duration::from_secs(30)))?);
+    if !settings.trusted_proxy.is_empty() {
+        builder = builder.trusted_proxies(TrustedProxies::x_forwarded(&settings.trusted_proxy)?);
+    }
+    Ok(builder.build()?)
+}
+
+/// Builds the router of the HTTP server: REST and the endpoint of stations.
+fn router(api: Api) -> Router {
+    let server = api.server.clone();
+    api::router(api).route_service("/ocpp/{*identity}", server)
+}
+
+/// Starts stations in this process. They stop when the returned set is dropped.
+fn start_demo(stations: usize, url: &str) -> JoinSet<Result<(), ocpp_rpc::client::ConnectError>> {
+    let tally = Arc::<charger::Tally>::default();
+    let station = |number| {
+        let protocol = if number % 2 == 1 { "ocpp1.6" } else { "ocpp2.0.1" };
+        let settings = charger::Settings {
+            client: RpcClient::builder(url, format!("DEMO-{number}")).protocols([protocol]),
+            interval: Some(10),
+            // The first station charges soon, so that there is something to see.
+            first_charge: (number == 1).then_some(Duration::from_secs(3)),
+        };
+        charger::run(settings, tally.clone(), future::pending())
+    };
+    (1..=stations).map(station).collect()
 }
 
 /// Completes on Ctrl-C, and on the SIGTERM of a container or a service manager.

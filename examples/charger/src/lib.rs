@@ -29,6 +29,8 @@ pub struct Settings {
     pub client: RpcClientBuilder,
     /// Seconds between heartbeats, instead of the interval that the server sends.
     pub interval: Option<u64>,
+    /// The time from the boot to the first transaction. `None` is a random time of at most 20 s.
+    pub first_charge: Option<Duration>,
 }
 
 /// Counters that stations share.
@@ -47,6 +49,7 @@ struct Station {
     shared: Arc<Shared>,
     tally: Arc<Tally>,
     interval: Option<u64>,
+    first_charge: Option<Duration>,
 }
 
 /// The state that handlers share with the station's loop.
@@ -93,7 +96,7 @@ pub async fn run(
     tally: Arc<Tally>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ConnectError> {
-    let Settings { client, interval } = settings;
+    let Settings { client, interval, first_charge } = settings;
     let (sender, mut commands) = mpsc::channel(16);
     let shared = Arc::new(Shared::new(sender));
     let backoff = Backoff::exponential().max(Duration::from_secs(10));
@@ -101,7 +104,7 @@ pub async fn run(
     let client = client.router(router(shared.clone())).reconnect(reconnect).build()?;
     let _counter =
         tokio_util::task::AbortOnDropHandle::new(tokio::spawn(count_connected(client.clone(), tally.clone())));
-    let station = Station { client, shared, tally, interval };
+    let station = Station { client, shared, tally, interval, first_charge };
     let closing = async {
         shutdown.await;
         station.client.close(Close::going_away().reason("the station stops").drain(DRAIN)).await;
@@ -146,7 +149,8 @@ impl Station {
         let mut heartbeat = interval(Duration::from_secs(seconds.max(1)));
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
-        let mut next_plug = Instant::now() + PAUSE.mul_f64(rand::random());
+        let first_charge = self.first_charge.unwrap_or_else(|| PAUSE.mul_f64(rand::random()));
+        let mut next_plug = Instant::now() + first_charge;
         loop {
             tokio::select! {
                 _ = self.client.closed() => return,

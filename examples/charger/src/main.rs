@@ -55,7 +55,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         if let Some(password) = &password {
             client = client.password(password.as_str());
         }
-        let settings = Settings { client, interval };
+        let settings = Settings { client, interval, first_charge: None };
         stations.spawn(charger::run(settings, tally.clone(), stop.clone().cancelled_owned()));
     }
     let mut progress = tokio::time::interval(Duration::from_secs(1));

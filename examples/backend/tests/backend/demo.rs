@@ -1,0 +1,37 @@
+//! The main job: `backend --demo 5`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Backend, deadline, directory};
+
+#[tokio::test]
+async fn demo_prints_one_http_address_first_and_starts_five_stations() {
+    let directory = directory("demo");
+    let mut backend = Backend::start_in(&directory, &["--demo", "5", "--listen", "127.0.0.1:0"]);
+    let started = Instant::now();
+    // The first line has the address, or the backend would not have started.
+    for _ in 0..3 {
+        let line = backend.next_line();
+        assert!(!line.contains("http://"), "{line}");
+        assert!(line.contains(backend.address()), "{line}");
+    }
+    let deadline = deadline();
+    let is_plugged_in = |list: &Value| {
+        let list = list.as_array().expect("a list");
+        list.iter().any(|transaction| transaction["station"] == "DEMO-1" && transaction["id_token"] == "DEMO-TAG")
+    };
+    while !is_plugged_in(&backend.get("/api/transactions").await) {
+        assert!(Instant::now() < deadline, "DEMO-1 does not charge");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Printed with `--nocapture`. An assertion would depend on the speed of the machine.
+    println!("DEMO-1 charges {:?} after the start", started.elapsed());
+    let stations = backend.get("/api/stations").await;
+    let identities: Vec<&Value> =
+        stations.as_array().expect("a list").iter().map(|station| &station["identity"]).collect();
+    assert_eq!(json!(identities), json!(["DEMO-1", "DEMO-2", "DEMO-3", "DEMO-4", "DEMO-5"]));
+    // The database is in memory.
+    assert_eq!(directory.read_dir().expect("a directory").count(), 0);
+}
