@@ -20,11 +20,11 @@ use crate::{
         calls_out::{CallKey, Kind, Outgoing, Timeout},
         shared::{Command, Shared},
     },
-    error::Error,
+    error::{CallError, Error},
     event::kind::{CallOutcome, Direction, EventKind, Text},
     message::payload::{EncodeError, MessageId, Payload},
     options,
-    route::Route,
+    route::{Rejecter, RemoteCall, RemoteOutcome, RemoteResult, Route},
     telemetry::{CallTimer, Telemetry},
     validate::decode_error::explain_decode_error,
 };
@@ -55,11 +55,28 @@ struct DescribedCall {
 /// The most characters of a message id (OCPP 2.0.1 part 4 §4.1.4).
 const MAX_ID: usize = 36;
 
-type Read<R> = fn(CallResult, &Shared) -> Result<R, Error>;
+type Read<R> = fn(CallResult, Reject<'_>) -> Result<R, Error>;
+
+/// Informs the peer that its result cannot be used.
+enum Reject<'a> {
+    Session(&'a Shared),
+    Node(Option<Rejecter>),
+}
 
 enum State {
-    Draft { target: Target, call: Box<Outgoing<ResponseSender>>, receiver: Receiver, total_timeout: Option<Duration> },
-    Submitted { shared: Arc<Shared>, key: CallKey, receiver: Receiver },
+    Draft {
+        target: Target,
+        call: Box<Outgoing<ResponseSender>>,
+        receiver: Receiver,
+        total_timeout: Option<Duration>,
+    },
+    Submitted {
+        shared: Arc<Shared>,
+        key: CallKey,
+        receiver: Receiver,
+    },
+    /// The call goes to another node. It is cancelled when dropped.
+    Remote(Pin<Box<dyn Future<Output = RemoteOutcome> + Send>>),
     Failed(Error),
     Done,
 }
@@ -77,7 +94,7 @@ impl<R: DeserializeOwned + 'static> Call<R> {
     /// Creates a call to the peer of a session.
     pub(crate) fn new(shared: &Arc<Shared>, kind: Kind, action: &str, params: Result<Payload, EncodeError>) -> Self {
         let target = Target::Session(shared.clone());
-        Self::to(target, &shared.run().identity, &shared.telemetry, kind, action, params)
+        Self::to(target, &shared.run().identity, &shared.telemetry, kind, action, params, read)
     }
 
     /// Creates a call to the station with this key.
@@ -88,9 +105,11 @@ impl<R: DeserializeOwned + 'static> Call<R> {
         action: &str,
         params: Result<Payload, EncodeError>,
     ) -> Self {
-        Self::to(Target::Station(route.clone(), key.clone()), key, route.telemetry(), kind, action, params)
+        Self::to(Target::Station(route.clone(), key.clone()), key, route.telemetry(), kind, action, params, read)
     }
+}
 
+impl<R> Call<R> {
     fn to(
         target: Target,
         identity: &str,
@@ -98,6 +117,7 @@ impl<R: DeserializeOwned + 'static> Call<R> {
         kind: Kind,
         action: &str,
         params: Result<Payload, EncodeError>,
+        read: Read<R>,
     ) -> Self {
         let span = tracing::debug_span!(
             "call",
@@ -116,6 +136,15 @@ impl<R: DeserializeOwned + 'static> Call<R> {
             }
         };
         Self { state, cancelled: None, read, span, timer: telemetry.call(), described: None }
+    }
+}
+
+impl Call<CallResult> {
+    /// Creates a call that another node makes. Its result is not read.
+    pub(crate) fn remote(shared: &Arc<Shared>, kind: Kind, action: &str, params: Payload) -> Self {
+        let target = Target::Session(shared.clone());
+        let params = if params.is_object() { Ok(params) } else { Err(EncodeError::NotAnObject) };
+        Self::to(target, &shared.run().identity, &shared.telemetry, kind, action, params, |result, _| Ok(result))
     }
 }
 
@@ -221,10 +250,12 @@ impl<R> Call<R> {
 
     /// Cancels the call if it was made and has not ended.
     fn cancel(&mut self) {
-        if let State::Submitted { shared, key, .. } = std::mem::replace(&mut self.state, State::Done) {
-            shared.send(Command::Cancel(key));
-            self.record(&Err(Error::Cancelled));
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Submitted { shared, key, .. } => shared.send(Command::Cancel(key)),
+            State::Remote(_) => {}
+            State::Draft { .. } | State::Failed(_) | State::Done => return,
         }
+        self.record(&Err(Error::Cancelled));
     }
 
     /// Records the outcome of the call.
@@ -268,16 +299,26 @@ impl State {
         if let Self::Draft { .. } = self {
             *self = std::mem::replace(self, Self::Done).submit(span, described);
         }
+        if let Self::Remote(outcome) = self {
+            let outcome = ready!(outcome.as_mut().poll(cx));
+            *self = Self::Done;
+            return Poll::Ready(outcome.and_then(|RemoteResult { payload, rejecter }| {
+                read(CallResult { payload, ..CallResult::default() }, Reject::Node(rejecter))
+            }));
+        }
         let received = match self {
             Self::Submitted { receiver, .. } => Some(ready!(Pin::new(receiver).poll(cx))),
             _ => None,
         };
         // The call has ended before the type of the caller reads the response, which may panic.
         Poll::Ready(match (std::mem::replace(self, Self::Done), received) {
-            (Self::Submitted { shared, .. }, Some(Ok(outcome))) => outcome.and_then(|result| read(result, &shared)),
+            (Self::Submitted { shared, .. }, Some(Ok(outcome))) => {
+                outcome.and_then(|result| read(result, Reject::Session(&shared)))
+            }
             // The task of the connection was dropped while the call was pending.
             (Self::Submitted { .. }, _) => Err(Error::Disconnected { maybe_delivered: true }),
             (Self::Failed(error), _) => Err(error),
+            (Self::Remote(_), _) => unreachable!("polled above"),
             (Self::Draft { .. } | Self::Done, _) => panic!("a call was polled after it had ended"),
         })
     }
@@ -289,7 +330,7 @@ impl State {
             Target::Session(shared) => shared,
             Target::Station(route, key) => match route.find(&key) {
                 Some(shared) => shared,
-                None => return Self::Failed(Error::NotConnected),
+                None => return Self::submit_elsewhere(&*route, key, *call, total_timeout),
             },
         };
         if call.kind == Kind::Send && !shared.run().negotiated().is_some_and(|negotiated| negotiated.dialect.has_send())
@@ -309,6 +350,24 @@ impl State {
         match shared.submit(call) {
             Ok(()) => Self::Submitted { shared, key, receiver },
             Err(error) => Self::Failed(error),
+        }
+    }
+}
+
+impl State {
+    /// Submits a draft to another node.
+    fn submit_elsewhere(
+        route: &dyn Route,
+        key: Arc<str>,
+        call: Outgoing<ResponseSender>,
+        total_timeout: Option<Duration>,
+    ) -> Self {
+        let Outgoing { action, params, kind, timeout, id, has_own_id, .. } = call;
+        let id = has_own_id.then(|| id.as_str().to_owned());
+        let action = action.to_string();
+        match route.call_elsewhere(RemoteCall { key, action, params, kind, id, timeout, total_timeout }) {
+            Some(outcome) => Self::Remote(outcome),
+            None => Self::Failed(Error::NotConnected),
         }
     }
 }
@@ -341,18 +400,28 @@ impl Drop for CancelOnDrop<'_> {
 }
 
 /// Decodes a result. If that fails and the protocol is OCPP 2.1, a CALLRESULTERROR informs the peer.
-fn read<R: DeserializeOwned + 'static>(result: CallResult, shared: &Shared) -> Result<R, Error> {
+fn read<R: DeserializeOwned + 'static>(result: CallResult, reject: Reject<'_>) -> Result<R, Error> {
     let CallResult { id, action, payload, valid } = result;
     if let Some(value) = valid.take() {
         return Ok(value);
     }
     payload.decode().map_err(|error| {
-        if shared.run().negotiated().is_some_and(|negotiated| negotiated.dialect.has_call_result_error()) {
-            let reason = explain_decode_error::<R>(&payload, &error).into();
-            shared.send(Command::SendResultError(Box::new((id, action, reason))));
+        let reason = || CallError::from(explain_decode_error::<R>(&payload, &error));
+        match reject {
+            Reject::Session(shared) if can_reject(shared) => {
+                shared.send(Command::SendResultError(Box::new((id, action, reason()))));
+            }
+            Reject::Session(_) => {}
+            Reject::Node(Some(reject)) => reject(reason()),
+            Reject::Node(None) => {}
         }
         error.into()
     })
+}
+
+/// Returns whether the protocol of a session has CALLRESULTERROR.
+pub(crate) fn can_reject(shared: &Shared) -> bool {
+    shared.run().negotiated().is_some_and(|negotiated| negotiated.dialect.has_call_result_error())
 }
 
 impl<R> Future for Call<R> {
@@ -367,6 +436,10 @@ impl<R> Future for Call<R> {
         }
         let Self { state, read, span, described, .. } = &mut *self;
         let polled = span.in_scope(|| state.poll(*read, span, described, cx));
+        if let State::Remote(_) = self.state {
+            // The other node counts the call.
+            self.timer.disarm();
+        }
         if let Poll::Ready(outcome) = &polled {
             self.record(outcome);
         }

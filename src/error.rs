@@ -55,10 +55,19 @@ pub enum Error {
         /// True if the call had been written, so that the peer may have carried it out.
         maybe_delivered: bool,
     },
-    /// A [station](crate::Station) has no session. Or a client has no connection, and its calls
+    /// A [station](crate::Station) has no session, on no node of a cluster. Or a client has no connection, and its calls
     /// [do not wait](crate::client::Reconnect::refuse_calls) for one.
     #[error("not connected")]
     NotConnected,
+    /// The [cluster](crate::cluster) is away, and the station is not connected to this node. Nothing was sent.
+    #[error("the cluster is away, and the station is not connected to this node")]
+    Unreachable,
+    /// The call or its result is larger than the [cluster](crate::cluster) can carry between its nodes.
+    #[error("too large for the cluster: {}", if *.maybe_delivered { "the response; the peer has carried out the call" } else { "the call was never sent" })]
+    TooLarge {
+        /// True if it is the response, so that the peer has carried out the call.
+        maybe_delivered: bool,
+    },
     /// The connection is closing and accepts no more calls.
     #[error("the connection is closing")]
     Closing,
@@ -106,6 +115,7 @@ impl Error {
             Self::NeverSent
                 | Self::QueueFull
                 | Self::NotConnected
+                | Self::Unreachable
                 | Self::Closing
                 | Self::Closed
                 | Self::Disconnected { maybe_delivered: false }
@@ -114,7 +124,13 @@ impl Error {
 
     /// Returns true if the peer may have carried out the call although no response says so.
     pub fn maybe_delivered(&self) -> bool {
-        matches!(self, Self::Timeout | Self::Cancelled | Self::Disconnected { maybe_delivered: true })
+        matches!(
+            self,
+            Self::Timeout
+                | Self::Cancelled
+                | Self::Disconnected { maybe_delivered: true }
+                | Self::TooLarge { maybe_delivered: true }
+        )
     }
 
     /// Returns the status for an HTTP response to the request that led to the call, as of a REST backend.
@@ -122,10 +138,11 @@ impl Error {
     /// | Error | Status |
     /// |---|---|
     /// | [`Encode`](Self::Encode), [`InvalidMessageId`](Self::InvalidMessageId) | 400 Bad Request |
+    /// | [`TooLarge`](Self::TooLarge) | 413 Content Too Large; 502 Bad Gateway if it is the response |
     /// | [`Invalid`](Self::Invalid) | 422 Unprocessable Content |
     /// | [`SendNotSupported`](Self::SendNotSupported) | 501 Not Implemented |
     /// | [`Rejected`](Self::Rejected), [`Decode`](Self::Decode) | 502 Bad Gateway |
-    /// | [`Disconnected`](Self::Disconnected), [`NotConnected`](Self::NotConnected), [`Closing`](Self::Closing), [`Closed`](Self::Closed), [`Cancelled`](Self::Cancelled), [`QueueFull`](Self::QueueFull) | 503 Service Unavailable |
+    /// | [`Disconnected`](Self::Disconnected), [`NotConnected`](Self::NotConnected), [`Unreachable`](Self::Unreachable), [`Closing`](Self::Closing), [`Closed`](Self::Closed), [`Cancelled`](Self::Cancelled), [`QueueFull`](Self::QueueFull) | 503 Service Unavailable |
     /// | [`Timeout`](Self::Timeout), [`NeverSent`](Self::NeverSent) | 504 Gateway Timeout |
     ///
     /// `Encode` and `Invalid` assume that the parameters came with the request. A status does not tell if the peer may
@@ -135,11 +152,13 @@ impl Error {
     pub fn http_status(&self) -> StatusCode {
         match self {
             Self::Encode(_) | Self::InvalidMessageId { .. } => StatusCode::BAD_REQUEST,
+            Self::TooLarge { maybe_delivered: false } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SendNotSupported => StatusCode::NOT_IMPLEMENTED,
-            Self::Rejected(_) | Self::Decode(_) => StatusCode::BAD_GATEWAY,
+            Self::Rejected(_) | Self::Decode(_) | Self::TooLarge { maybe_delivered: true } => StatusCode::BAD_GATEWAY,
             Self::Disconnected { .. }
             | Self::NotConnected
+            | Self::Unreachable
             | Self::Closing
             | Self::Closed
             | Self::Cancelled
@@ -164,6 +183,8 @@ impl Error {
             Self::NeverSent => "never sent",
             Self::Disconnected { .. } => "disconnected",
             Self::NotConnected => "not connected",
+            Self::Unreachable => "unreachable",
+            Self::TooLarge { .. } => "too large",
             Self::Closing => "closing",
             Self::Closed => "closed",
             Self::Cancelled => "cancelled",

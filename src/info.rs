@@ -1,12 +1,11 @@
 //! Information about a connection from the layers below HTTP.
 
-use std::fmt;
-#[cfg(feature = "server")]
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr, time::SystemTime};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use crate::der;
+use crate::{der, unix_time};
 
 /// Information about the TLS of a connection: its version, and the client's certificates.
 ///
@@ -138,4 +137,29 @@ impl ConnectionInfo {
     pub fn tls(self, tls: TlsInfo) -> Self {
         Self { tls: Some(tls), ..self }
     }
+}
+
+/// Information on a connected station, returned by [`Station::info`](crate::Station::info) and
+/// [`RpcServer::stations`](crate::RpcServer::stations).
+///
+/// It serializes to a JSON object with the fields as named here. Times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StationInfo {
+    /// The key of the station: its identity, unless [`Accept::key`](crate::Accept::key) set another.
+    pub key: Box<str>,
+    /// The identity of the station.
+    pub identity: Box<str>,
+    /// The name of the node that the station is connected to. `None` without a cluster.
+    pub node: Option<Box<str>>,
+    /// The subprotocol of the connection.
+    pub protocol: Option<Box<str>>,
+    /// The address of the station, if known.
+    pub remote_address: Option<SocketAddr>,
+    /// The time at which the station connected.
+    #[serde(with = "unix_time")]
+    pub connected_at: SystemTime,
+    /// The time of the latest input from the station.
+    #[serde(with = "unix_time")]
+    pub last_seen_at: SystemTime,
 }

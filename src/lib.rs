@@ -15,6 +15,8 @@ mod certificate;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod close;
+#[cfg(feature = "server")]
+pub mod cluster;
 mod connection;
 mod der;
 mod error;
@@ -30,6 +32,8 @@ mod header_case;
 mod info;
 mod io;
 pub mod message;
+#[cfg(feature = "server")]
+mod openings;
 mod options;
 mod random;
 mod response;
@@ -43,6 +47,7 @@ mod telemetry;
 mod text;
 #[cfg(feature = "tls")]
 mod tls_error;
+mod unix_time;
 #[cfg(feature = "unstable")]
 #[doc(hidden)]
 pub mod unstable;
@@ -89,6 +94,7 @@ pub use client::rpc_client::RpcClient;
 pub use close::intent::Close;
 pub use error::{BuildError, CallError, Error, ErrorCode};
 pub use handler::router::RpcRouter;
+pub use info::StationInfo;
 pub use message::{
     payload::{MessageId, Payload},
     tolerance::Tolerance,

@@ -16,7 +16,7 @@ use crate::{
     },
     error::{BuildError, Error},
     event::kind::Event,
-    info::TlsInfo,
+    info::{StationInfo, TlsInfo},
     message::payload::Payload,
     options::Options,
     websocket::compression::CompressionInfo,
@@ -228,6 +228,20 @@ impl Session {
     /// Returns a copy of the value of this type that the application attached when it accepted the connection.
     pub fn extension<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
         self.shared.run().extensions.get().cloned()
+    }
+
+    /// Returns the information on the station of a server's session. `node` is the name of the server in its cluster.
+    pub(crate) fn station_info(&self, node: Option<&Arc<str>>) -> StationInfo {
+        let connected_at = self.connected_at().unwrap_or(SystemTime::UNIX_EPOCH);
+        StationInfo {
+            key: (&*self.key()).into(),
+            identity: (&*self.identity()).into(),
+            node: node.map(|node| (&**node).into()),
+            protocol: self.protocol().map(|protocol| (&*protocol).into()),
+            remote_address: self.remote_address(),
+            connected_at,
+            last_seen_at: self.last_seen_at().unwrap_or(connected_at),
+        }
     }
 
     /// Returns the facts about the connection: identity, subprotocol, address, TLS, compression, extensions.

@@ -10,6 +10,7 @@ use crate::{
     close::{info::CloseInfo, intent::Close},
     connection::calls_out::Kind,
     error::Error,
+    info::StationInfo,
     message::payload::Payload,
     options,
     route::Route,
@@ -50,14 +51,26 @@ impl Station {
         &self.key
     }
 
-    /// Returns the session of the station. `None` if it is not connected.
+    /// Returns the session of the station at this node. `None` if it is not connected, or connected to another node of a
+    /// [cluster](crate::cluster).
     ///
     /// If it has several sessions, this returns the newest that accepts calls.
     pub fn session(&self) -> Option<Session> {
         self.route.find(&self.key).map(Session::new)
     }
 
-    /// Waits until the station is connected, and returns its session.
+    /// Returns the information on the station. `None` if it is not connected.
+    ///
+    /// # Errors
+    ///
+    /// Without a [cluster](crate::cluster) this cannot fail. Otherwise the station may be connected to another node, and
+    /// this returns [`Error::Unreachable`] if the cluster is away, [`Error::Disconnected`] if that node is lost, or
+    /// [`Error::Timeout`] if it does not answer within 2 s.
+    pub async fn info(&self) -> Result<Option<StationInfo>, Error> {
+        self.route.info(&self.key).await
+    }
+
+    /// Waits until the station is connected, to this node or another one of the [cluster](crate::cluster).
     ///
     /// `timeout` counts from the first poll; `None` waits for ever.
     ///
@@ -68,13 +81,13 @@ impl Station {
     /// # Cancel safety
     ///
     /// The future may be dropped and created again.
-    pub async fn connected(&self, timeout: impl Into<Option<Duration>>) -> Result<Session, Error> {
+    pub async fn connected(&self, timeout: impl Into<Option<Duration>>) -> Result<StationInfo, Error> {
         let connected = self.route.connected(&self.key);
-        let shared = match timeout.into() {
+        let info = match timeout.into() {
             Some(limit) => tokio::time::timeout(options::finite(limit), connected).await.unwrap_or(None),
             None => connected.await,
         };
-        shared.map(Session::new).ok_or(Error::NotConnected)
+        info.ok_or(Error::NotConnected)
     }
 
     /// Calls an action of the station.
@@ -83,7 +96,16 @@ impl Station {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::NotConnected`] if the station has no session at that moment. The call does not wait for one.
+    /// Returns [`Error::NotConnected`] if the station has no session at that moment, on any node. The call does not wait
+    /// for one.
+    ///
+    /// If the station is connected to another node of a [cluster](crate::cluster), the errors are those of that node's
+    /// session, and:
+    ///
+    /// - [`Error::Unreachable`] if the cluster is away.
+    /// - [`Error::Disconnected`] with `maybe_delivered` if that node is lost, does not begin the call within 2 s, or
+    ///   the cluster is lost meanwhile.
+    /// - [`Error::TooLarge`] if the call or its response is larger than the cluster can carry.
     pub fn call<R: DeserializeOwned + 'static>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
         Call::to_station(&self.route, &self.key, Kind::Call, action, Payload::encode(params))
     }
@@ -108,9 +130,13 @@ impl Station {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::NotConnected`] if the station has no session.
+    /// Returns [`Error::NotConnected`] if the station has no session. If it is connected to another node, the errors of
+    /// [`call`](Self::call) apply as well.
     pub async fn close(&self, close: Close) -> Result<CloseInfo, Error> {
-        Ok(self.session().ok_or(Error::NotConnected)?.close(close).await)
+        match self.session().filter(Session::is_open) {
+            Some(session) => Ok(session.close(close).await),
+            None => self.route.close(&self.key, &close).await,
+        }
     }
 }
 

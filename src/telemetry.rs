@@ -130,6 +130,11 @@ impl CallTimer {
         Some(self.start?.elapsed())
     }
 
+    /// Stops measuring: the call is not counted.
+    pub(crate) fn disarm(&mut self) {
+        self.start = None;
+    }
+
     /// Counts a call to the peer that has ended.
     pub(crate) fn ended<T>(&self, _outcome: &Result<T, Error>) {
         #[cfg(feature = "metrics")]

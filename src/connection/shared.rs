@@ -367,16 +367,19 @@ impl Shared {
 
     /// Reports a fact about this session.
     pub(crate) fn report(self: &Arc<Self>, kind: EventKind) {
-        self.telemetry.report(kind, || {
-            let run = self.run();
-            Origin {
-                session: Some(self.weak()),
-                session_id: Some(self.id),
-                key: Some(run.key().clone()),
-                identity: Some(run.identity.clone()),
-                remote_address: run.remote_address,
-            }
-        });
+        self.telemetry.report(kind, || self.origin());
+    }
+
+    /// Returns the origin of the events about this session.
+    pub(crate) fn origin(self: &Arc<Self>) -> Origin {
+        let run = self.run();
+        Origin {
+            session: Some(self.weak()),
+            session_id: Some(self.id),
+            key: Some(run.key().clone()),
+            identity: Some(run.identity.clone()),
+            remote_address: run.remote_address,
+        }
     }
 }
 

@@ -84,6 +84,8 @@ fn name(error: &Error) -> &'static str {
         Error::NeverSent => "never_sent",
         Error::Disconnected { .. } => "disconnected",
         Error::NotConnected => "not_connected",
+        Error::Unreachable => "unreachable",
+        Error::TooLarge { .. } => "too_large",
         Error::Closing => "closing",
         Error::Closed => "closed",
         Error::Cancelled => "cancelled",

@@ -19,6 +19,7 @@ use crate::{
         tolerance::Deviation,
     },
     text::impl_text,
+    unix_time,
     validate::validator::PayloadKind,
 };
 
@@ -49,7 +50,7 @@ use crate::{
 #[non_exhaustive]
 pub struct Event {
     /// The time of the event.
-    #[serde(serialize_with = "unix_milliseconds")]
+    #[serde(serialize_with = "unix_time::serialize")]
     pub at: SystemTime,
     /// The [id](crate::Session::id) of the session. `None` if the event belongs to none.
     pub session_id: Option<u64>,
@@ -288,11 +289,6 @@ impl EventKind {
             }
         }
     }
-}
-
-fn unix_milliseconds<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    serializer.serialize_u64(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn shared_text<S: Serializer>(text: &Option<Arc<str>>, serializer: S) -> Result<S::Ok, S::Error> {

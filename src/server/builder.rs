@@ -2,19 +2,24 @@
 
 use std::{
     fmt,
-    sync::{Arc, RwLock, atomic::AtomicUsize},
+    sync::{Arc, RwLock, Weak, atomic::AtomicUsize},
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, SetOnce};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, SetOnce},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    cluster::{home::Home, member::Member, transport::Cluster},
     connection::{outliving::Outliving, shared::Dispatch},
     error::BuildError,
     handler::router::RpcRouter,
     handshake,
     message::dialect::Dialect,
+    openings::Openings,
     options::{self, Options},
     server::{
         handshake::{
@@ -40,6 +45,7 @@ use crate::{
 /// | [`prefer_server_order`](Self::prefer_server_order) | `false`: the client's order decides |
 /// | [`no_common_protocol`](Self::no_common_protocol) | [`NoCommonProtocol::Close`] |
 /// | [`auth`](Self::auth) | none: the server accepts every client |
+/// | [`cluster`](Self::cluster) | none: the server knows its own stations only |
 /// | [`trusted_proxies`](Self::trusted_proxies) | none: the server ignores the headers of proxies |
 /// | [`duplicate_identity`](Self::duplicate_identity) | [`DuplicateIdentity::ReplaceOld`] |
 /// | [`replacement_delay`](Self::replacement_delay) | none: a newcomer replaces the old session at once |
@@ -64,6 +70,7 @@ pub struct RpcServerBuilder {
     dialects: Vec<(Arc<str>, Dialect)>,
     authenticator: Option<Box<dyn DynAuthenticate>>,
     proxies: Option<TrustedProxies>,
+    cluster: Option<Arc<dyn Cluster>>,
     options: Options,
     limits: Limits,
     max_pending_handshakes: usize,
@@ -100,6 +107,7 @@ impl RpcServerBuilder {
             dialects: Vec::new(),
             authenticator: None,
             proxies: None,
+            cluster: None,
             options: Options::server(),
             limits: Limits::default(),
             max_pending_handshakes: 1024,
@@ -152,6 +160,16 @@ impl RpcServerBuilder {
     pub fn auth(mut self, authenticator: impl Authenticate) -> Self {
         self.authenticator = Some(Box::new(authenticator));
         self
+    }
+
+    /// Makes the server a node of a cluster.
+    ///
+    /// A [station](RpcServer::station) can then be called from every node. A station that connects to another node
+    /// replaces its old session there, as [`duplicate_identity`](Self::duplicate_identity) says; all nodes must have the
+    /// same setting. The server joins in [`build`](Self::build), which must be called within a tokio runtime. See the
+    /// module [`cluster`](crate::cluster).
+    pub fn cluster(self, cluster: impl Cluster) -> Self {
+        Self { cluster: Some(Arc::new(cluster)), ..self }
     }
 
     /// Sets the trusted proxies.
@@ -381,6 +399,17 @@ impl RpcServerBuilder {
             return Err(BuildError::settings(format!("max_headers must be at most {MAX_HEADERS}")));
         }
         negotiation.check_validation(&options)?;
+        let openings = Arc::<Openings>::default();
+        let cluster = match self.cluster {
+            None => None,
+            Some(_) if Handle::try_current().is_err() => {
+                return Err(BuildError::settings("a server of a cluster must be built within a tokio runtime"));
+            }
+            Some(cluster) => {
+                let member = Member::join(cluster, openings.clone());
+                Some(member.map_err(|error| BuildError::settings(format!("cannot join the cluster: {error}")))?)
+            }
+        };
         let state = ServerState {
             dispatch,
             negotiation,
@@ -394,7 +423,8 @@ impl RpcServerBuilder {
             handshakes_per_address: AddressLimit::new(
                 self.max_pending_handshakes_per_address.unwrap_or(self.max_pending_handshakes.div_ceil(4)),
             ),
-            registry: Arc::new(Registry::new(limits)),
+            registry: Arc::new(Registry::new(limits, openings, cluster.clone())),
+            cluster: cluster.clone(),
             outliving: Outliving::new(self.max_outliving_handlers),
             telemetry: Telemetry::new(),
             tasks: TaskTracker::new(),
@@ -408,7 +438,12 @@ impl RpcServerBuilder {
             clean: AtomicUsize::new(0),
             forced: AtomicUsize::new(0),
         };
-        Ok(RpcServer { state: Arc::new(state) })
+        let state = Arc::new(state);
+        if let Some(cluster) = cluster {
+            let home: Weak<dyn Home> = Arc::<ServerState>::downgrade(&state);
+            cluster.set_home(home);
+        }
+        Ok(RpcServer { state })
     }
 }
 

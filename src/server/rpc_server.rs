@@ -1,6 +1,8 @@
 //! The server: its sessions, its options and its shutdown.
 
 use std::{
+    cmp::Reverse,
+    collections::HashSet,
     fmt,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -18,17 +20,28 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    close::intent::{Close, CloseMode},
+    close::{
+        info::CloseInfo,
+        intent::{Close, CloseMode},
+    },
+    cluster::{
+        epoch::Epoch,
+        filter::EventFilter,
+        home::Home,
+        member::{Member, lists::Stations, watching::ClusterEvents},
+        wire::Announced,
+    },
     connection::{
         handler_set::{self, AwaitedClose},
         outliving::Outliving,
         shared::{Dispatch, Shared},
     },
-    error::BuildError,
+    error::{BuildError, Error},
     event::bus::Events,
+    info::StationInfo,
     message::dialect::Dialect,
     options::Options,
-    route::Route,
+    route::{RemoteCall, RemoteOutcome, Route, RouteFuture},
     server::{
         handshake::{auth::DynAuthenticate, protocol::Negotiation},
         http::{
@@ -105,6 +118,7 @@ pub(crate) struct ServerState {
     pub(crate) handshake_permits: Semaphore,
     pub(crate) handshakes_per_address: Arc<AddressLimit>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) cluster: Option<Arc<Member>>,
     pub(crate) outliving: Arc<Outliving>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) tasks: TaskTracker,
@@ -149,7 +163,7 @@ impl RpcServer {
     /// Returns the handle on the station with this key, connected or not.
     ///
     /// Use it for calls from a REST handler: a call goes to the session that the station has at that moment, and fails
-    /// with [`Error::NotConnected`](crate::Error::NotConnected) if it has none.
+    /// with [`Error::NotConnected`] if it has none.
     pub fn station(&self, key: impl Into<Arc<str>>) -> Station {
         Station::new(self.state.clone(), key.into())
     }
@@ -157,6 +171,27 @@ impl RpcServer {
     /// Returns all sessions, in no particular order.
     pub fn sessions(&self) -> Vec<Session> {
         self.state.registry.all()
+    }
+
+    /// Returns the connected stations of all nodes of the [cluster](crate::server::RpcServerBuilder::cluster), in pages. Without a
+    /// cluster, returns those of this server.
+    pub fn stations(&self) -> Stations {
+        let state = &self.state;
+        let mut keys = HashSet::new();
+        let mut sessions = state.registry.all();
+        // Of several sessions of one key, the newest is listed.
+        sessions.sort_unstable_by_key(|session| Reverse(session.shared().id));
+        sessions.retain(|session| keys.insert(session.key()));
+        let own = sessions.iter().map(|session| state.station_info(session)).collect();
+        Stations::new(own, state.cluster.clone())
+    }
+
+    /// Subscribes to the events of all nodes of the [cluster](crate::server::RpcServerBuilder::cluster), this one included.
+    ///
+    /// Returns `None` without a cluster. [`events`](Self::events) has the events of this node, also while the cluster is
+    /// away.
+    pub fn events_everywhere(&self, filter: EventFilter) -> Option<ClusterEvents> {
+        Some(self.state.cluster.as_ref()?.events(filter))
     }
 
     /// Subscribes to the events of all connections, from now on.
@@ -243,6 +278,9 @@ impl ServerState {
             if timeout_at(deadline, closing).await.is_err() {
                 state.abort_tasks().await;
             }
+            if let Some(cluster) = &state.cluster {
+                cluster.leave().await;
+            }
             state.telemetry.end();
             let _ = state.closed.set(state.close_report());
             // A request that has awaited the close can still respond.
@@ -289,6 +327,15 @@ impl ServerState {
         remote_address.filter(|address| !is_proxy(address)).map(|address| address_prefix(address.ip()))
     }
 
+    pub(crate) fn station_info(&self, session: &Session) -> StationInfo {
+        session.station_info(self.cluster.as_ref().map(|cluster| cluster.name()))
+    }
+
+    /// Returns the newest session of a key, if it accepts calls.
+    fn find_open(&self, key: &str) -> Option<Session> {
+        self.registry.find(key).filter(Session::is_open)
+    }
+
     /// Returns the dialect of a session's protocol.
     pub(crate) fn dialect(&self, protocol: Option<&str>) -> Dialect {
         let own = self.dialects.iter().find(|(name, _)| Some(&**name) == protocol);
@@ -298,23 +345,80 @@ impl ServerState {
 
 impl Route for ServerState {
     fn find(&self, key: &str) -> Option<Arc<Shared>> {
-        Some(self.registry.find(key)?.shared().clone())
+        // A session that closes gives way to one at another node.
+        let is_used = |session: &Session| self.cluster.is_none() || session.is_open();
+        Some(self.registry.find(key).filter(is_used)?.shared().clone())
     }
 
-    fn connected<'a>(&'a self, key: &'a Arc<str>) -> Pin<Box<dyn Future<Output = Option<Arc<Shared>>> + Send + 'a>> {
+    fn connected<'a>(&'a self, key: &'a Arc<str>) -> RouteFuture<'a, Option<StationInfo>> {
+        let find = || self.find_open(key).map(|session| self.station_info(&session));
         Box::pin(async move {
-            let session = self.closing.run_until_cancelled(self.registry.opened(key)).await?;
-            Some(session.shared().clone())
+            match &self.cluster {
+                Some(cluster) => self.closing.run_until_cancelled(cluster.connected(key, find)).await,
+                None => self.closing.run_until_cancelled(self.registry.openings().wait_until(key, find)).await,
+            }
         })
     }
 
     fn telemetry(&self) -> &Arc<Telemetry> {
         &self.telemetry
     }
+
+    fn call_elsewhere(&self, call: RemoteCall) -> Option<Pin<Box<dyn Future<Output = RemoteOutcome> + Send>>> {
+        let cluster = self.cluster.as_ref()?;
+        Some(Box::pin(cluster.clone().call(call)))
+    }
+
+    fn info<'a>(&'a self, key: &'a Arc<str>) -> RouteFuture<'a, Result<Option<StationInfo>, Error>> {
+        let own = self.registry.find(key);
+        Box::pin(async move {
+            match (own, &self.cluster) {
+                (Some(session), None) => Ok(Some(self.station_info(&session))),
+                (Some(session), Some(_)) if session.is_open() => Ok(Some(self.station_info(&session))),
+                (_, Some(cluster)) => cluster.info(key).await,
+                (None, None) => Ok(None),
+            }
+        })
+    }
+
+    fn close<'a>(&'a self, key: &'a Arc<str>, close: &'a Close) -> RouteFuture<'a, Result<CloseInfo, Error>> {
+        Box::pin(async move {
+            match (self.registry.find(key), &self.cluster) {
+                (Some(session), _) => Ok(session.close(close.clone()).await),
+                (None, Some(cluster)) => cluster.close(key, close).await,
+                (None, None) => Err(Error::NotConnected),
+            }
+        })
+    }
+}
+
+impl Home for ServerState {
+    fn find(&self, key: &str) -> Option<Session> {
+        self.registry.find(key)
+    }
+
+    fn announced(&self, key: &str, epoch: Epoch) -> Option<Epoch> {
+        self.registry.announced(key, epoch)
+    }
+
+    fn announcements(&self) -> Vec<Announced> {
+        self.registry.announcements()
+    }
+
+    fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session> {
+        self.registry.sessions_after(after, limit)
+    }
+
+    fn events(&self) -> Events {
+        self.telemetry.subscribe()
+    }
 }
 
 impl Drop for ServerState {
     fn drop(&mut self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.stop();
+        }
         self.telemetry.end();
     }
 }

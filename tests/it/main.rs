@@ -18,6 +18,7 @@ mod client_states;
 mod client_update;
 mod closing;
 mod closing_table;
+mod cluster;
 mod compression;
 mod csms;
 mod cut;

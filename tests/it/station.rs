@@ -77,7 +77,10 @@ async fn b83_station_waits_for_its_connection() {
     let _other = Station::connect(&server, "CP-2", "ocpp1.6").await;
     assert!(first.as_mut().now_or_never().is_none(), "another station connected");
     let (_peer, session) = connected(&server, "ocpp1.6").await;
-    assert_eq!(first.await.expect("connected").id(), session.id());
+    let info = first.await.expect("connected");
+    assert_eq!((&*info.key, info.node, info.protocol.as_deref()), ("CP-1", None, Some("ocpp1.6")));
+    assert_eq!(station.session().expect("connected").id(), session.id());
+    assert_eq!(station.info().await.expect("no cluster"), Some(station.connected(None).await.expect("connected")));
     assert!(station.connected(None).now_or_never().is_some_and(|session| session.is_ok()), "it is connected already");
 
     let absent = server.station("CP-3");

@@ -20,7 +20,10 @@ use crate::{
         },
         http::info::HandshakeStarted,
         rpc_server::{RpcServer, ServerState},
-        session::task::{self, NewSession},
+        session::{
+            registry::already_connected,
+            task::{self, NewSession},
+        },
     },
     websocket::extension,
 };
@@ -131,6 +134,10 @@ impl ServerState {
                 }
             }
         };
+        let key = accept.key.clone().unwrap_or_else(|| upgrade.handshake.shared_identity());
+        if self.registry.is_elsewhere(&key).await {
+            return Err(already_connected());
+        }
         self.open_session(upgrade, accept)
     }
 

@@ -9,17 +9,17 @@
 use std::{
     collections::{HashMap, hash_map},
     net::{IpAddr, SocketAddr},
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use http::{HeaderValue, StatusCode, header};
 use smallvec::{SmallVec, smallvec};
-use tokio::sync::Notify;
 
 use crate::{
     close::{info::CloseCause, intent::Close},
+    cluster::{epoch::Epoch, member::Member, metrics, wire::Announced},
+    openings::Openings,
     server::{handshake::auth::Reject, http::address::address_prefix, session::replacements::Replacements},
     session::Session,
 };
@@ -53,6 +53,9 @@ pub enum DuplicateIdentity {
 pub(crate) struct Registry {
     limits: Limits,
     state: Mutex<State>,
+    openings: Arc<Openings>,
+    /// The cluster that the sessions are announced to.
+    cluster: Option<Arc<Member>>,
 }
 
 /// The limits of reservations.
@@ -75,15 +78,6 @@ struct State {
     replacements: Replacements,
     /// A close of all sessions, which also applies to sessions that open later.
     closing: Option<Close>,
-    /// The keys whose next session is awaited.
-    awaited: HashMap<Arc<str>, Awaited>,
-}
-
-/// The tasks that wait for the next session of a key.
-#[derive(Debug, Default)]
-struct Awaited {
-    tasks: usize,
-    opened: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -91,6 +85,8 @@ struct Entry {
     id: u64,
     /// `None` before the upgrade, and after the session was replaced.
     session: Option<Session>,
+    /// The order of the session among all nodes of a cluster. `None` before it is announced.
+    epoch: Option<Epoch>,
 }
 
 /// The reservation of a session in the registry, until dropped.
@@ -103,10 +99,20 @@ pub(crate) struct Reservation {
     id: u64,
 }
 
+/// The refusal of a newcomer with [`DuplicateIdentity::RejectNew`].
+pub(crate) fn already_connected() -> Reject {
+    Reject::new(StatusCode::CONFLICT).body("the identity is already connected")
+}
+
 impl Registry {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, openings: Arc<Openings>, cluster: Option<Arc<Member>>) -> Self {
         let state = State { replacements: Replacements::new(limits.replacement_delay), ..State::default() };
-        Self { limits, state: Mutex::new(state) }
+        Self { limits, state: Mutex::new(state), openings, cluster }
+    }
+
+    /// Returns the tasks that wait for sessions.
+    pub(crate) fn openings(&self) -> &Openings {
+        &self.openings
     }
 
     /// Returns the newest session of a key.
@@ -120,20 +126,6 @@ impl Registry {
         let newest_first =
             || state.entries.get(key).into_iter().flatten().rev().filter_map(|entry| entry.session.as_ref());
         newest_first().find(|session| session.is_open()).or_else(|| newest_first().next()).cloned()
-    }
-
-    /// Waits for a session of a key that accepts calls.
-    pub(crate) async fn opened(&self, key: &Arc<str>) -> Session {
-        let waiting = Waiting::new(self, key);
-        loop {
-            let mut opened = pin!(waiting.opened.notified());
-            // Before the look-up, so that no session is missed.
-            opened.as_mut().enable();
-            if let Some(session) = self.find(key).filter(Session::is_open) {
-                return session;
-            }
-            opened.await;
-        }
     }
 
     /// Returns all sessions.
@@ -155,7 +147,7 @@ impl Registry {
         let mut state = self.state();
         let entries = key.as_ref().and_then(|key| state.entries.get(key)).map_or(&[][..], SmallVec::as_slice);
         if duplicate_identity == DuplicateIdentity::RejectNew && !entries.is_empty() {
-            return Err(Reject::new(StatusCode::CONFLICT).body("the identity is already connected"));
+            return Err(already_connected());
         }
         if duplicate_identity == DuplicateIdentity::ReplaceOld
             && entries.iter().any(|entry| entry.session.is_some())
@@ -184,7 +176,7 @@ impl Registry {
             *state.per_address.entry(address).or_default() += 1;
         }
         state.reserved += 1;
-        let entry = Entry { id, session: None };
+        let entry = Entry { id, session: None, epoch: None };
         match key.clone().map(|key| state.entries.entry(key)) {
             Some(hash_map::Entry::Occupied(entries)) => {
                 let entries = entries.into_mut();
@@ -212,37 +204,82 @@ impl Registry {
         Some(sessions)
     }
 
+    /// Returns whether a session at another node keeps newcomers of this key out. If the cluster does not answer, they may
+    /// come, and the older session takes precedence later.
+    pub(crate) async fn is_elsewhere(&self, key: &Arc<str>) -> bool {
+        match &self.cluster {
+            Some(cluster) if self.limits.duplicate_identity == DuplicateIdentity::RejectNew => {
+                matches!(cluster.info(key).await, Ok(Some(info)) if info.node.as_deref() != Some(cluster.name()))
+            }
+            _ => false,
+        }
+    }
+
+    /// Compares the sessions of a key with one that another node announced, and closes those that must give way. Returns
+    /// the epoch of the session here that takes precedence.
+    pub(crate) fn announced(&self, key: &str, epoch: Epoch) -> Option<Epoch> {
+        let mut state = self.state();
+        let entries = state.entries.get_mut(key)?;
+        let gives_way = |own: Epoch| match self.limits.duplicate_identity {
+            DuplicateIdentity::ReplaceOld => own < epoch,
+            DuplicateIdentity::RejectNew => own > epoch,
+            DuplicateIdentity::AllowBoth => false,
+        };
+        let older: Vec<_> = entries
+            .iter_mut()
+            .filter(|entry| entry.epoch.is_some_and(gives_way))
+            .filter_map(|entry| entry.session.take())
+            .collect();
+        let claim = match self.limits.duplicate_identity {
+            DuplicateIdentity::AllowBoth => None,
+            _ => entries.iter().filter(|entry| entry.session.is_some()).filter_map(|entry| entry.epoch).max(),
+        };
+        drop(state);
+        older.iter().for_each(|_| metrics::replaced());
+        self.replace(older);
+        claim.filter(|own| *own != epoch)
+    }
+
+    /// Returns the sessions that take part in the cluster, with their keys.
+    pub(crate) fn announcements(&self) -> Vec<Announced> {
+        let state = self.state();
+        let entries = state.entries.iter().flat_map(|(key, entries)| entries.iter().map(move |entry| (key, entry)));
+        let open = entries.filter(|(_, entry)| entry.session.is_some());
+        open.filter_map(|(key, entry)| Some(Announced { key: (&**key).into(), epoch: entry.epoch? })).collect()
+    }
+
+    /// Returns the newest session of each key behind `after`, at most `limit`, in the order of their keys.
+    pub(crate) fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session> {
+        let state = self.state();
+        let newest = |entries: &SmallVec<[Entry; 1]>| entries.iter().rev().find_map(|entry| entry.session.clone());
+        let behind = state.entries.iter().filter(|(key, _)| after.is_none_or(|after| &***key > after));
+        let open = behind.filter(|(_, entries)| entries.iter().any(|entry| entry.session.is_some()));
+        let mut keys: Vec<_> = open.map(|(key, _)| key).collect();
+        if keys.len() > limit {
+            keys.select_nth_unstable(limit);
+            keys.truncate(limit);
+        }
+        keys.sort_unstable();
+        keys.into_iter().filter_map(|key| newest(state.entries.get(key)?)).collect()
+    }
+
+    /// Closes sessions that newer ones have replaced.
+    fn replace(&self, older: Vec<Session>) {
+        let reason = match self.limits.duplicate_identity {
+            DuplicateIdentity::RejectNew => "the identity is already connected",
+            _ => "replaced by a newer connection",
+        };
+        for session in older {
+            if let Some(cluster) = &self.cluster {
+                cluster.closed(&session.key(), session.shared().id);
+            }
+            session.shared().close(Close::new(1008).reason(reason).with_cause(CloseCause::Replaced));
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock cannot leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A task that waits for the next session of a key.
-struct Waiting<'a> {
-    registry: &'a Registry,
-    key: &'a Arc<str>,
-    opened: Arc<Notify>,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(registry: &'a Registry, key: &'a Arc<str>) -> Self {
-        let mut state = registry.state();
-        let awaited = state.awaited.entry(key.clone()).or_default();
-        awaited.tasks += 1;
-        Self { registry, key, opened: awaited.opened.clone() }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let mut state = self.registry.state();
-        if let hash_map::Entry::Occupied(mut awaited) = state.awaited.entry(self.key.clone()) {
-            awaited.get_mut().tasks -= 1;
-            if awaited.get().tasks == 0 {
-                awaited.remove();
-            }
-        }
     }
 }
 
@@ -286,6 +323,12 @@ impl Reservation {
             if let Some(entry) = entries.iter_mut().find(|entry| entry.id == self.id) {
                 entry.session = Some(session);
             }
+            if let Some(cluster) = &self.registry.cluster
+                && let Some(newest) = entries.last_mut().filter(|newest| newest.id == self.id)
+            {
+                // Under the lock, so that the order of epochs is that of the sessions.
+                newest.epoch = Some(cluster.next_epoch());
+            }
             if self.registry.limits.duplicate_identity == DuplicateIdentity::ReplaceOld {
                 let mut open = entries.iter_mut().rev().filter(|entry| entry.session.is_some());
                 open.next();
@@ -293,22 +336,26 @@ impl Reservation {
             }
         }
         let is_reported = self.key.as_ref().is_some_and(|key| !older.is_empty() && state.replacements.record(key, now));
-        let opened = self.key.as_ref().and_then(|key| state.awaited.get(key)).map(|awaited| awaited.opened.clone());
+        let epoch = self.key.as_ref().and_then(|key| state.entries.get(key)).and_then(|entries| {
+            entries.iter().find(|entry| entry.id == self.id && entry.session.is_some()).and_then(|entry| entry.epoch)
+        });
         drop(guard);
-        if let Some(opened) = opened {
-            opened.notify_waiters();
+        if let Some(key) = &self.key {
+            if let (Some(cluster), Some(epoch)) = (&self.registry.cluster, epoch) {
+                cluster.opened(key, self.id, epoch);
+            }
+            self.registry.openings.notify(key);
         }
-        for older in older {
-            older
-                .shared()
-                .close(Close::new(1008).reason("replaced by a newer connection").with_cause(CloseCause::Replaced));
-        }
+        self.registry.replace(older);
         is_reported
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        if let (Some(cluster), Some(key)) = (&self.registry.cluster, &self.key) {
+            cluster.closed(key, self.id);
+        }
         let mut state = self.registry.state();
         if let Some(key) = &self.key {
             state.remove(key, self.id);

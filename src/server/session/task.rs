@@ -11,6 +11,7 @@ use crate::{
         info::{CloseCause, CloseInfo},
         intent::Close,
     },
+    cluster::member::Member,
     connection::{
         driver::Driver,
         mailbox::{OfflineCalls, QueueRules},
@@ -18,7 +19,7 @@ use crate::{
         shared::{Dispatch, OwnKey, Run, Shared},
         socket::{Disconnect, Socket},
     },
-    event::kind::EventKind,
+    event::kind::{Event, EventKind},
     message::tolerance::Deviations,
     options::Options,
     server::{
@@ -131,7 +132,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
         server.session_tasks.mark_session();
         let is_conflict = reservation.activate(Session::new(shared.clone()), Instant::now().into_std());
         tracing::info!("session opened");
-        shared.report(EventKind::Opened { protocol });
+        report_event(server.cluster.as_ref(), &shared, EventKind::Opened { protocol });
         if is_conflict {
             tracing::warn!("sessions replace each other repeatedly: two stations may share this identity");
             shared.report(EventKind::IdentityConflict);
@@ -147,31 +148,42 @@ impl OpenSession {
     // Not an `async fn`, which would store its arguments twice.
     fn serve(self) -> impl Future<Output = ()> + Send {
         let Self { guard, shared, mut driver, socket, reservation } = self;
-        let mut report = EndReport(Some((shared, OpenConnection::new())));
+        let mut report = EndReport { open: Some((shared, OpenConnection::new())), guard };
         async move {
             // Moved into the future, so that a dropped task leaves the registry before its end is reported.
             let reservation = reservation;
             let closed = driver.serve(socket).await;
             drop(reservation);
-            let server_closes = guard.server.closing.is_cancelled();
+            let server_closes = report.guard.server.closing.is_cancelled();
             report.report(&closed);
             driver.finish(closed).await;
             if server_closes {
-                guard.server.clean.fetch_add(1, Ordering::Relaxed);
+                report.guard.server.clean.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 }
 
-/// Reports the end of a session, even if its task is dropped. It is `None` after the report, and as large as a pointer.
-struct EndReport(Option<(Arc<Shared>, OpenConnection)>);
+/// Reports an event of a session to the readers of this server, and to those of the cluster.
+fn report_event(cluster: Option<&Arc<Member>>, shared: &Arc<Shared>, kind: EventKind) {
+    if let Some(cluster) = cluster {
+        cluster.publish(&Event::new(shared.origin(), kind.clone()));
+    }
+    shared.report(kind);
+}
+
+/// Reports the end of a session, even if its task is dropped. Empty after the report.
+struct EndReport {
+    open: Option<(Arc<Shared>, OpenConnection)>,
+    guard: TaskGuard,
+}
 
 impl EndReport {
     fn report(&mut self, closed: &CloseInfo) {
-        let Some((shared, open)) = self.0.take() else { return };
+        let Some((shared, open)) = self.open.take() else { return };
         tracing::info!(code = closed.code, reason = closed.reason, cause = %closed.cause, "session closed");
         open.closed(closed);
-        shared.report(EventKind::Closed(closed.clone()));
+        report_event(self.guard.server.cluster.as_ref(), &shared, EventKind::Closed(closed.clone()));
     }
 }
 

@@ -1,0 +1,357 @@
+//! A cluster within one process.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    cluster::{
+        epoch::NodeId,
+        node::{Node, Received},
+        transport::{Cluster, ClusterFuture, Destination, JoinError, SendError, Topic},
+    },
+    random::random,
+};
+
+/// A cluster within one process, for tests of applications.
+///
+/// Messages can be delayed, lost and duplicated, nodes disconnected, and the cluster divided. With tokio's paused clock,
+/// such a test takes no time.
+///
+/// ```
+/// use ocpp_rpc::{Error, RpcRouter, RpcServer, cluster::Local};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cluster = Local::new();
+/// let [a, b] = ["a", "b"].map(|name| {
+///     RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(cluster.node(name)).build()
+/// });
+/// let (a, _b) = (a?, b?);
+/// // The station is on neither node.
+/// let called = a.station("CP-1").call::<serde_json::Value>("Reset", &()).await;
+/// assert!(matches!(called, Err(Error::NotConnected)));
+/// cluster.disconnect("a");
+/// let called = a.station("CP-1").call::<serde_json::Value>("Reset", &()).await;
+/// assert!(matches!(called, Err(Error::Unreachable)));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct Local {
+    hub: Arc<Mutex<Hub>>,
+}
+
+/// One node of a [`Local`] cluster, for [`RpcServerBuilder::cluster`](crate::server::RpcServerBuilder::cluster).
+pub struct LocalNode {
+    name: Arc<str>,
+    hub: Arc<Mutex<Hub>>,
+}
+
+#[derive(Default)]
+struct Hub {
+    nodes: HashMap<Arc<str>, Joined>,
+    links: HashMap<Link, mpsc::UnboundedSender<Carried>>,
+    delay: Option<RangeInclusive<Duration>>,
+    loss: f64,
+    duplication: f64,
+    max_message_size: Option<usize>,
+    disconnected: HashSet<Arc<str>>,
+    /// The group of each node, if the cluster is divided. Nodes without one are in a group of their own.
+    groups: HashMap<Arc<str>, usize>,
+}
+
+struct Joined {
+    node: Node,
+    topics: HashSet<OwnedTopic>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum OwnedTopic {
+    Station(Box<str>),
+    Events(Option<Box<str>>),
+}
+
+/// The way from one node to another, on which messages stay in order. Requests may overtake other messages.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Link {
+    from: Arc<str>,
+    to: Arc<str>,
+    is_request: bool,
+}
+
+/// A message on its way.
+struct Carried {
+    due: Instant,
+    node: Node,
+    message: Message,
+}
+
+#[derive(Clone)]
+enum Message {
+    Received(Received, Bytes),
+    NotDelivered(u64),
+}
+
+const MAX_MESSAGE_SIZE: usize = 1 << 20;
+
+impl Local {
+    /// Creates a cluster without nodes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns the node of this name. Each name can join once.
+    pub fn node(&self, name: &str) -> LocalNode {
+        LocalNode { name: name.into(), hub: self.hub.clone() }
+    }
+
+    /// Sets how long messages take: a random time of this range. Default zero.
+    pub fn set_delay(&self, delay: RangeInclusive<Duration>) {
+        lock(&self.hub).delay = Some(delay);
+    }
+
+    /// Sets the probability with which a message is lost, 0 to 1. Default 0.
+    ///
+    /// A broker reports such losses. This cluster does not, so that tests find what happens then.
+    pub fn set_loss(&self, probability: f64) {
+        lock(&self.hub).loss = probability;
+    }
+
+    /// Sets the probability with which a message arrives twice, 0 to 1. Default 0.
+    pub fn set_duplication(&self, probability: f64) {
+        lock(&self.hub).duplication = probability;
+    }
+
+    /// Sets the maximum size of a message, in bytes. Default 1 MiB.
+    pub fn set_max_message_size(&self, bytes: usize) {
+        lock(&self.hub).max_message_size = Some(bytes);
+    }
+
+    /// Disconnects a node from the broker.
+    pub fn disconnect(&self, name: &str) {
+        let mut hub = lock(&self.hub);
+        hub.disconnected.insert(name.into());
+        let node = hub.nodes.get(name).map(|joined| joined.node.clone());
+        drop(hub);
+        if let Some(node) = node {
+            node.disconnected();
+        }
+    }
+
+    /// Connects a node to the broker again.
+    pub fn reconnect(&self, name: &str) {
+        let mut hub = lock(&self.hub);
+        let was_away = hub.disconnected.remove(name);
+        let node = hub.nodes.get(name).map(|joined| joined.node.clone()).filter(|_| was_away);
+        drop(hub);
+        if let Some(node) = node {
+            node.reconnected();
+        }
+    }
+
+    /// Divides the cluster into groups of nodes. Messages between groups are lost, and no node is informed. Nodes that are
+    /// in no group are alone together.
+    pub fn divide(&self, groups: &[&[&str]]) {
+        let numbered = groups.iter().enumerate();
+        lock(&self.hub).groups =
+            numbered.flat_map(|(number, names)| names.iter().map(move |name| (Arc::from(*name), number + 1))).collect();
+    }
+
+    /// Unites the groups of [`divide`](Self::divide).
+    pub fn unite(&self) {
+        lock(&self.hub).groups.clear();
+    }
+
+    /// Removes a node without a word, as if its process was killed.
+    pub fn kill(&self, name: &str) {
+        lock(&self.hub).nodes.remove(name);
+    }
+}
+
+fn lock(hub: &Mutex<Hub>) -> MutexGuard<'_, Hub> {
+    // A panic under the lock cannot leave the state inconsistent.
+    hub.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<Topic<'_>> for OwnedTopic {
+    fn from(topic: Topic<'_>) -> Self {
+        match topic {
+            Topic::Station(key) => Self::Station(key.into()),
+            Topic::Events(key) => Self::Events(key.map(Into::into)),
+        }
+    }
+}
+
+impl Hub {
+    /// Returns the nodes that this one can reach, in the order of their names.
+    fn reachable<'a>(&'a self, from: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Joined)> {
+        let group = self.groups.get(from);
+        let mut nodes: Vec<_> = self.nodes.iter().collect();
+        nodes.sort_unstable_by_key(|(name, _)| *name);
+        nodes
+            .into_iter()
+            .filter(move |(name, _)| self.groups.get(*name) == group && !self.disconnected.contains(&***name))
+    }
+
+    /// Sends a message on its way.
+    fn carry(&mut self, from: &Arc<str>, to: Arc<str>, node: &Node, message: &Message) {
+        let is_request = matches!(message, Message::Received(Received::Request(..), _));
+        let is_lost = |probability: f64| probability > 0.0 && random::<f64>() < probability;
+        if is_lost(self.loss) {
+            return;
+        }
+        let copies = if is_lost(self.duplication) { 2 } else { 1 };
+        let delay = self.delay.as_ref().map_or(Duration::ZERO, |range| {
+            let span = range.end().saturating_sub(*range.start());
+            *range.start() + span.mul_f64(random::<f64>())
+        });
+        let link = Link { from: from.clone(), to, is_request };
+        let sender = self.links.entry(link).or_insert_with(|| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            tokio::spawn(deliver(receiver));
+            sender
+        });
+        for _ in 0..copies {
+            let carried = Carried { due: Instant::now() + delay, node: node.clone(), message: message.clone() };
+            let _ = sender.send(carried);
+        }
+    }
+
+    fn send(
+        &mut self,
+        from: &Arc<str>,
+        to: Destination<'_>,
+        request: Option<u64>,
+        body: &Bytes,
+    ) -> Result<(), SendError> {
+        let Some(own) = self.nodes.get(from).map(|joined| joined.node.clone()) else {
+            return Err(SendError::Disconnected);
+        };
+        if self.disconnected.contains(from) {
+            return Err(SendError::Disconnected);
+        }
+        if body.len() > self.max_message_size.unwrap_or(MAX_MESSAGE_SIZE) {
+            return Err(SendError::TooLarge);
+        }
+        let number = request.unwrap_or_default();
+        let find = |id: NodeId| self.reachable(from).filter(|(_, joined)| joined.node.id() == id).collect::<Vec<_>>();
+        let (receivers, received) = match to {
+            Destination::Station(key) => {
+                let topic = OwnedTopic::Station(key.into());
+                let subscribed: Vec<_> =
+                    self.reachable(from).filter(|(_, joined)| joined.topics.contains(&topic)).collect();
+                let chosen = (random::<u64>() % subscribed.len().max(1) as u64) as usize;
+                (subscribed.into_iter().skip(chosen).take(1).collect(), Received::Request(own.id(), number))
+            }
+            Destination::StationAt(node, _) => (find(node), Received::Request(own.id(), number)),
+            Destination::Node(node) => (find(node), Received::Control),
+            Destination::Reply(node, number) => (find(node), Received::Reply(number)),
+            Destination::All => (self.reachable(from).collect(), Received::Broadcast),
+            Destination::Event { key, .. } => {
+                let topics = [OwnedTopic::Events(None), OwnedTopic::Events(key.map(Into::into))];
+                let reads = |joined: &Joined| topics.iter().any(|topic| joined.topics.contains(topic));
+                (self.reachable(from).filter(|(_, joined)| reads(joined)).collect(), Received::Event)
+            }
+        };
+        let receivers: Vec<_> =
+            receivers.into_iter().map(|(name, joined)| (name.clone(), joined.node.clone())).collect();
+        if receivers.is_empty()
+            && let Some(request) = request
+        {
+            self.carry(&from.clone(), from.clone(), &own, &Message::NotDelivered(request));
+        }
+        for (name, node) in receivers {
+            self.carry(from, name, &node, &Message::Received(received, body.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Delivers the messages of one link.
+async fn deliver(mut messages: mpsc::UnboundedReceiver<Carried>) {
+    while let Some(Carried { due, node, message }) = messages.recv().await {
+        sleep_until(due).await;
+        match message {
+            Message::Received(received, body) => node.received(received, body),
+            Message::NotDelivered(request) => node.not_delivered(request),
+        }
+    }
+}
+
+impl Cluster for LocalNode {
+    fn join(&self, node: Node) -> Result<(), JoinError> {
+        let mut hub = lock(&self.hub);
+        if hub.nodes.contains_key(&self.name) {
+            return Err(JoinError);
+        }
+        hub.nodes.insert(self.name.clone(), Joined { node, topics: HashSet::new() });
+        Ok(())
+    }
+
+    fn name(&self) -> Option<Arc<str>> {
+        Some(self.name.clone())
+    }
+
+    fn is_connected(&self) -> bool {
+        let hub = lock(&self.hub);
+        hub.nodes.contains_key(&self.name) && !hub.disconnected.contains(&self.name)
+    }
+
+    fn max_message_size(&self) -> usize {
+        lock(&self.hub).max_message_size.unwrap_or(MAX_MESSAGE_SIZE)
+    }
+
+    fn subscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
+        Box::pin(async move {
+            let mut hub = lock(&self.hub);
+            let joined = hub.nodes.get_mut(&self.name).ok_or(SendError::Disconnected)?;
+            joined.topics.insert(topic.into());
+            Ok(())
+        })
+    }
+
+    fn unsubscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
+        Box::pin(async move {
+            let mut hub = lock(&self.hub);
+            let joined = hub.nodes.get_mut(&self.name).ok_or(SendError::Disconnected)?;
+            joined.topics.remove(&topic.into());
+            Ok(())
+        })
+    }
+
+    fn send<'a>(
+        &'a self,
+        to: Destination<'a>,
+        request: Option<u64>,
+        message: Bytes,
+    ) -> ClusterFuture<'a, Result<(), SendError>> {
+        Box::pin(async move { lock(&self.hub).send(&self.name, to, request, &message) })
+    }
+
+    fn leave(&self) -> ClusterFuture<'_, ()> {
+        Box::pin(async move { drop(lock(&self.hub).nodes.remove(&self.name)) })
+    }
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for LocalNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalNode").field("name", &self.name).finish_non_exhaustive()
+    }
+}

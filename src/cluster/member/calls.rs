@@ -1,0 +1,299 @@
+//! The requests of this node to other nodes.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    close::{info::CloseInfo, intent::Close},
+    cluster::{
+        epoch::NodeId,
+        member::{Member, Target, send_failure},
+        metrics,
+        requests::{Answer, Owners, PROBE_INTERVAL, Pending},
+        transport::Destination,
+        wire::{self, Broadcast, CloseRequest, Control, Mode, Reply, Request},
+    },
+    error::Error,
+    info::StationInfo,
+    route::{Rejecter, RemoteCall, RemoteOutcome, RemoteResult},
+};
+
+/// The time within which another node must respond, or begin to carry out the request.
+const TAKEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A request is not carried out after this time, by the clocks of both nodes. They may differ by some seconds.
+const EXPIRY: Duration = Duration::from_secs(12);
+
+/// The caller ends a call by itself if no reply has come this much later than the total timeout.
+const REPLY_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A node that does not answer probes for this long is dead.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The requests that a probe names at most.
+const MAX_PROBED: usize = 1000;
+
+/// Cancels a request when dropped before its reply.
+struct Guard<'a> {
+    member: &'a Member,
+    number: u64,
+    receiver: oneshot::Receiver<Answer>,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let Some(pending) = self.member.state().pending.remove(&self.number) else { return };
+        let (from, request) = (self.member.id, self.number);
+        match pending.owner {
+            Some(owner) => self.member.control(owner, &Control::Cancel { from, request }),
+            None => self.member.post(Target::All, None, wire::encode(&Broadcast::Cancel { from, request })),
+        }
+    }
+}
+
+impl Guard<'_> {
+    /// Waits for the answer.
+    async fn answer(&mut self, deadline: Option<Instant>) -> Result<Answer, Error> {
+        let taken_by = Instant::now() + TAKEN_TIMEOUT;
+        let first = deadline.map_or(taken_by, |deadline| deadline.min(taken_by));
+        let lost = |_| Answer::Lost;
+        if let Ok(answer) = timeout_at(first, &mut self.receiver).await {
+            return Ok(answer.unwrap_or_else(lost));
+        }
+        if first < taken_by {
+            return Err(Error::Timeout);
+        }
+        if self.member.state().pending.get(&self.number).is_some_and(|pending| pending.owner.is_none()) {
+            return Err(Error::Disconnected { maybe_delivered: true });
+        }
+        let receiver = &mut self.receiver;
+        match deadline {
+            Some(deadline) => match timeout_at(deadline, receiver).await {
+                Ok(answer) => Ok(answer.unwrap_or_else(lost)),
+                Err(_) => Err(Error::Timeout),
+            },
+            None => Ok(receiver.await.unwrap_or_else(lost)),
+        }
+    }
+}
+
+impl Member {
+    /// Calls a station that is connected to another node.
+    pub(crate) async fn call(self: Arc<Self>, call: RemoteCall) -> RemoteOutcome {
+        let started_at = Instant::now();
+        let outcome = self.clone().call_unmeasured(call).await;
+        metrics::call("out", outcome.as_ref().err(), started_at.elapsed());
+        outcome
+    }
+
+    async fn call_unmeasured(self: Arc<Self>, call: RemoteCall) -> RemoteOutcome {
+        let key = call.key.clone();
+        let deadline = call.total_timeout.map(|timeout| Instant::now() + timeout + REPLY_TIMEOUT);
+        let (number, reply) = self.request(&key, Request::call(call, self.expiry()), deadline).await?;
+        let payload = reply.result.ok_or(Error::Disconnected { maybe_delivered: true })?;
+        let rejecter = reply.complain.map(|owner| -> Rejecter {
+            Box::new(move |error| {
+                let from = self.id;
+                self.control(owner, &Control::Complain { from, request: number, error: error.into() });
+            })
+        });
+        Ok(RemoteResult { payload, rejecter })
+    }
+
+    /// Returns the information on a station that is connected to another node.
+    pub(crate) async fn info(&self, key: &Arc<str>) -> Result<Option<StationInfo>, Error> {
+        let deadline = Instant::now() + TAKEN_TIMEOUT;
+        match self.request(key, Request::new(key, Mode::Info, self.expiry()), Some(deadline)).await {
+            Ok((_, reply)) => Ok(reply.info),
+            Err(Error::NotConnected) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Closes the session of a station that is connected to another node.
+    pub(crate) async fn close(&self, key: &Arc<str>, close: &Close) -> Result<CloseInfo, Error> {
+        let request =
+            Request { close: Some(CloseRequest::from(close)), ..Request::new(key, Mode::Close, self.expiry()) };
+        let (_, reply) = self.request(key, request, None).await?;
+        reply.closed.ok_or(Error::Disconnected { maybe_delivered: true })
+    }
+
+    fn expiry(&self) -> SystemTime {
+        self.transport.now() + EXPIRY
+    }
+
+    /// Sends a request to the node that a station is connected to, and waits for its reply. Returns the number of the
+    /// request as well.
+    async fn request(
+        &self,
+        key: &Arc<str>,
+        request: Request,
+        deadline: Option<Instant>,
+    ) -> Result<(u64, Reply), Error> {
+        let message = wire::encode(&request);
+        let mut moved_to = self.state().moves.find(key, Instant::now().into_std());
+        loop {
+            if !self.transport.is_connected() {
+                return Err(Error::Unreachable);
+            }
+            let mut guard = self.register(key);
+            let to = match moved_to {
+                Some(node) => Destination::StationAt(node, key),
+                None => Destination::Station(key),
+            };
+            if let Err(error) = self.transport.send(to, Some(guard.number), message.clone()).await {
+                // There is nothing to cancel.
+                self.state().pending.remove(&guard.number);
+                return Err(send_failure(error));
+            }
+            let error = match guard.answer(deadline).await? {
+                Answer::Reply(reply) => match reply.error {
+                    None => return Ok((guard.number, *reply)),
+                    Some(error) => Error::from(error),
+                },
+                Answer::NotDelivered => Error::NotConnected,
+                Answer::Lost => Error::Disconnected { maybe_delivered: true },
+            };
+            // The node that announced the station has lost it meanwhile, and has not begun to carry out the request.
+            if matches!(error, Error::NotConnected) && moved_to.take().is_some() {
+                self.state().moves.forget(key);
+                continue;
+            }
+            return Err(error);
+        }
+    }
+
+    fn register(&self, key: &Arc<str>) -> Guard<'_> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        let number = state.next_request();
+        state.pending.insert(number, Pending { sender, key: key.clone(), owner: None });
+        Guard { member: self, number, receiver }
+    }
+
+    /// Handles a reply.
+    pub(super) fn on_reply(&self, number: u64, reply: Reply) {
+        let mut state = self.state();
+        if let Some(owner) = reply.taken {
+            if let Some(pending) = state.pending.get_mut(&number) {
+                pending.owner = Some(owner);
+                state.owners.add(owner);
+                drop(state);
+                self.changed.notify_one();
+            }
+            return;
+        }
+        if reply.page.is_some() {
+            drop(state);
+            self.on_page(number, reply);
+            return;
+        }
+        let pending = state.pending.remove(&number);
+        drop(state);
+        if let Some(pending) = pending {
+            let _ = pending.sender.send(Answer::Reply(Box::new(reply)));
+        }
+    }
+
+    pub(super) fn on_not_delivered(&self, number: u64) {
+        let mut state = self.state();
+        let (pending, owner) = (state.pending.remove(&number), state.owners.probes.remove(&number));
+        drop(state);
+        if let Some(pending) = pending {
+            let _ = pending.sender.send(Answer::NotDelivered);
+        }
+        if let Some(owner) = owner {
+            tracing::warn!(node = %owner, "a node is gone");
+            self.on_gone(owner);
+        }
+    }
+
+    /// Probes the nodes that carry out requests, and fails the requests of those that do not answer.
+    pub(super) fn probe(&self, now: Instant) {
+        let mut dead = Vec::new();
+        let mut probes = Vec::new();
+        {
+            let mut state = self.state();
+            if state.owners.probe_due.is_none_or(|due| due > now) {
+                return;
+            }
+            let mut requests: HashMap<NodeId, Vec<u64>> = HashMap::new();
+            for (number, pending) in &state.pending {
+                if let Some(owner) = pending.owner {
+                    requests.entry(owner).or_default().push(*number);
+                }
+            }
+            state.owners.unanswered.retain(|owner, _| requests.contains_key(owner));
+            for (owner, mut requests) in requests {
+                let unanswered = state.owners.unanswered.entry(owner).or_default();
+                if unanswered.is_some_and(|since| now - since >= PROBE_TIMEOUT) {
+                    dead.push(owner);
+                    continue;
+                }
+                unanswered.get_or_insert(now);
+                requests.truncate(MAX_PROBED);
+                let number = state.next_request();
+                state.owners.watch(number, owner);
+                probes.push((owner, number, wire::encode(&Control::Probe { from: self.id, requests })));
+            }
+            let is_over = state.owners.unanswered.is_empty();
+            state.owners.probe_due = (!is_over).then(|| now + PROBE_INTERVAL);
+        }
+        for (owner, number, message) in probes {
+            self.post(Target::Node(owner), Some(number), message);
+        }
+        for owner in dead {
+            tracing::warn!(node = %owner, "a node does not answer: its calls fail");
+            self.fail_requests_of(owner);
+        }
+    }
+
+    /// Handles the answer to a probe.
+    pub(super) fn on_alive(&self, owner: NodeId, unknown: &[u64]) {
+        let mut state = self.state();
+        state.owners.probes.retain(|_, probed| *probed != owner);
+        if let Some(unanswered) = state.owners.unanswered.get_mut(&owner) {
+            *unanswered = None;
+        }
+        let is_owned = |pending: &Pending| pending.owner == Some(owner);
+        let lost: Vec<_> =
+            unknown.iter().filter(|number| state.pending.get(number).is_some_and(is_owned)).copied().collect();
+        let lost: Vec<_> = lost.into_iter().filter_map(|number| state.pending.remove(&number)).collect();
+        drop(state);
+        fail(lost);
+    }
+
+    /// Fails the requests that a node carried out.
+    pub(super) fn fail_requests_of(&self, owner: NodeId) {
+        let mut state = self.state();
+        state.owners.remove(owner);
+        let lost = state.pending.extract_if(|_, pending| pending.owner == Some(owner)).map(|(_, pending)| pending);
+        let lost = lost.collect();
+        drop(state);
+        fail(lost);
+    }
+
+    pub(super) fn fail_all_requests(&self) {
+        let mut state = self.state();
+        state.owners = Owners::default();
+        let lost = mem::take(&mut state.pending).into_values().collect();
+        drop(state);
+        fail(lost);
+    }
+}
+
+fn fail(lost: Vec<Pending>) {
+    for pending in lost {
+        tracing::debug!(key = &*pending.key, "the reply to a request is lost");
+        let _ = pending.sender.send(Answer::Lost);
+    }
+}

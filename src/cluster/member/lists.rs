@@ -1,0 +1,206 @@
+//! Lists of the stations of all nodes.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    cluster::{
+        epoch::NodeId,
+        listing::ListAnswer,
+        member::{Member, Target},
+        wire::{self, Broadcast, Control, Page, Reply},
+    },
+    info::StationInfo,
+};
+
+/// The stations of a page, at most.
+const PAGE: usize = 500;
+
+/// The time that a node has for each page.
+const PAGE_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// The time after a node has joined during which it may not know all others.
+const JOIN_TIME: Duration = Duration::from_millis(300);
+
+/// The connected stations of all nodes of a cluster, in pages.
+///
+/// ```no_run
+/// # async fn example(server: ocpp_rpc::RpcServer) {
+/// let mut stations = server.stations();
+/// while let Some(page) = stations.next().await {
+///     for station in page {
+///         println!("{} is connected to {:?}", station.key, station.node);
+///     }
+/// }
+/// println!("did not answer: {:?}", stations.missing_nodes());
+/// # }
+/// ```
+///
+/// A station that moves to another node meanwhile may be listed twice, or not at all.
+pub struct Stations {
+    /// The first page, which needs no other node.
+    own: Option<Vec<StationInfo>>,
+    remote: Option<RemoteStations>,
+    missing: Vec<Arc<str>>,
+}
+
+/// The stations of the other nodes.
+struct RemoteStations {
+    member: Arc<Member>,
+    request: u64,
+    receiver: mpsc::UnboundedReceiver<ListAnswer>,
+    /// The nodes that must send a page, with the moment at which they are given up.
+    awaited: HashMap<NodeId, (Arc<str>, Instant)>,
+    is_begun: bool,
+}
+
+impl Stations {
+    /// Creates a list of these stations, and of those of the other nodes of a cluster.
+    pub(crate) fn new(own: Vec<StationInfo>, member: Option<Arc<Member>>) -> Self {
+        Self { own: Some(own), remote: member.map(RemoteStations::new), missing: Vec::new() }
+    }
+
+    /// Returns the next stations, in no particular order. `None` if there are no more.
+    ///
+    /// # Cancel safety
+    /// No station is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Vec<StationInfo>> {
+        if let Some(own) = self.own.take_if(|own| !own.is_empty()) {
+            return Some(own);
+        }
+        self.remote.as_mut()?.next(&mut self.missing).await
+    }
+
+    /// Returns the names of the nodes that have not answered so far. Their stations are not in the list.
+    ///
+    /// A node has 0.8 s to answer. One that is silent for a minute is no longer counted.
+    pub fn missing_nodes(&self) -> &[Arc<str>] {
+        &self.missing
+    }
+}
+
+impl RemoteStations {
+    fn new(member: Arc<Member>) -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let request = {
+            let mut state = member.state();
+            let request = state.next_request();
+            state.lists.insert(request, sender);
+            request
+        };
+        Self { member, request, receiver, awaited: HashMap::new(), is_begun: false }
+    }
+
+    /// Asks all nodes for their first page.
+    fn begin(&mut self) {
+        let now = Instant::now();
+        let deadline = now + PAGE_TIMEOUT;
+        let (from, request) = (self.member.id, self.request);
+        let probe = wire::encode(&Control::Probe { from, requests: Vec::new() });
+        let mut probes = Vec::new();
+        {
+            let mut state = self.member.state();
+            let nodes: Vec<_> = state.members.all(now.into_std()).collect();
+            for (node, name) in nodes {
+                self.awaited.insert(node, (name, deadline));
+                // Tells at once if the node is gone.
+                let number = state.next_request();
+                state.owners.watch(number, node);
+                probes.push((node, number));
+            }
+        }
+        self.member.post(Target::All, None, wire::encode(&Broadcast::List { from, request }));
+        for (node, number) in probes {
+            self.member.post(Target::Node(node), Some(number), probe.clone());
+        }
+    }
+
+    async fn next(&mut self, missing: &mut Vec<Arc<str>>) -> Option<Vec<StationInfo>> {
+        if !self.is_begun {
+            self.is_begun = true;
+            self.begin();
+        }
+        // A node that has just joined does not know whom to wait for.
+        let known_by = self.member.joined_at + JOIN_TIME;
+        loop {
+            let first = self.awaited.values().map(|(_, deadline)| *deadline).min();
+            let deadline = match first {
+                Some(first) => first,
+                None if Instant::now() < known_by => known_by,
+                None => return None,
+            };
+            match timeout_at(deadline, self.receiver.recv()).await {
+                Ok(Some(ListAnswer::Page(page))) => {
+                    self.awaited.remove(&page.node);
+                    if let Some(last) = page.stations.last().filter(|_| page.more) {
+                        let deadline = Instant::now() + PAGE_TIMEOUT;
+                        self.awaited.insert(page.node, ((*page.name).into(), deadline));
+                        let (from, request) = (self.member.id, self.request);
+                        self.member.control(page.node, &Control::List { from, request, after: last.key.clone() });
+                    }
+                    if !page.stations.is_empty() {
+                        return Some(page.stations);
+                    }
+                }
+                Ok(Some(ListAnswer::Gone(node))) => _ = self.awaited.remove(&node),
+                Ok(None) => return None,
+                Err(_) => {
+                    let now = Instant::now();
+                    let late = self.awaited.extract_if(|_, (_, deadline)| *deadline <= now);
+                    missing.extend(late.map(|(_, (name, _))| name));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for RemoteStations {
+    fn drop(&mut self) {
+        self.member.state().lists.remove(&self.request);
+    }
+}
+
+impl Member {
+    /// Sends a page of the stations of this node.
+    pub(super) fn on_list(&self, from: NodeId, request: u64, after: Option<&str>) {
+        let home = self.home();
+        let mut sessions = home.map(|home| home.sessions_after(after, PAGE + 1)).unwrap_or_default();
+        let mut more = sessions.len() > PAGE;
+        sessions.truncate(PAGE);
+        let mut stations: Vec<_> = sessions.iter().map(|session| session.station_info(Some(&self.name))).collect();
+        loop {
+            let page = Page { node: self.id, name: (&*self.name).into(), stations, more };
+            let message = wire::encode(&Reply { page: Some(page), ..Reply::default() });
+            if message.len() <= self.transport.max_message_size() || sessions.len() <= 1 {
+                return self.post(Target::Reply(from, request), None, message);
+            }
+            more = true;
+            sessions.truncate(sessions.len() / 2);
+            stations = sessions.iter().map(|session| session.station_info(Some(&self.name))).collect();
+        }
+    }
+
+    pub(super) fn on_page(&self, request: u64, reply: Reply) {
+        if let Some(page) = reply.page
+            && let Some(list) = self.state().lists.get(&request)
+        {
+            let _ = list.send(ListAnswer::Page(page));
+        }
+    }
+
+    pub(super) fn on_lister_gone(&self, node: NodeId) {
+        for list in self.state().lists.values() {
+            let _ = list.send(ListAnswer::Gone(node));
+        }
+    }
+}
+
+impl fmt::Debug for Stations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stations").field("missing", &self.missing).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,245 @@
+//! The requests of other nodes to the stations of this one.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    call::{self, Call},
+    close::intent::Close,
+    cluster::{
+        epoch::NodeId,
+        member::{Member, Target},
+        metrics,
+        recent::RequestId,
+        transport::{Destination, SendError},
+        wire::{self, Control, Mode, Reply, Request, WireError},
+    },
+    connection::{
+        call_result::CallResult,
+        calls_out::Kind,
+        shared::{Command, Shared},
+    },
+    error::Error,
+    message::payload::Payload,
+    unix_time,
+};
+
+/// A request that takes longer is reported as taken.
+const TAKEN_AFTER: Duration = Duration::from_millis(100);
+
+/// The requests that may be carried out at once. More fail with [`Error::QueueFull`].
+const MAX_RUNNING: usize = 65_536;
+
+/// The time for which the caller may complain about a result.
+const COMPLAINT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The results that wait for a complaint. The oldest is forgotten for a new one.
+const MAX_RESULTS: usize = 4096;
+
+/// Ends a request in the list, even if its task is dropped.
+struct Running {
+    member: Arc<Member>,
+    request: RequestId,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut state = self.member.state();
+        state.serving.running.remove(&self.request);
+        state.serving.ended.insert(self.request, Instant::now().into_std());
+    }
+}
+
+impl Member {
+    /// Carries out a request, and replies to it.
+    pub(super) fn on_request(self: &Arc<Self>, from: NodeId, number: u64, request: Request) {
+        let id = (from, number);
+        if request.expires < unix_time::millis(self.transport.now()) {
+            metrics::dropped();
+            tracing::warn!(key = &*request.key, "a request of another node has expired");
+            return;
+        }
+        let Some(session) = self.home().and_then(|home| home.find(&request.key)) else {
+            return self.reply_error(id, &Error::NotConnected);
+        };
+        if request.mode == Mode::Info {
+            let info = Some(session.station_info(Some(&self.name)));
+            return self.reply(id, wire::encode(&Reply { info, ..Reply::default() }));
+        }
+        let (cancel, cancelled) = oneshot::channel();
+        {
+            let mut state = self.state();
+            let serving = &mut state.serving;
+            // It was cancelled before it arrived, or arrives twice.
+            if serving.ended.contains(id) || serving.running.contains_key(&id) {
+                return;
+            }
+            if serving.running.len() >= MAX_RUNNING {
+                drop(state);
+                return self.reply_error(id, &Error::QueueFull);
+            }
+            serving.running.insert(id, cancel);
+        }
+        let running = Running { member: self.clone(), request: id };
+        if let Some(close) = request.close {
+            let close = Close::from(close);
+            self.tasks.spawn(running.run(cancelled, async move {
+                let closed = Some(session.close(close).await);
+                Ok(wire::encode(&Reply { closed, ..Reply::default() }))
+            }));
+            return;
+        }
+        let Some(kind) = request.kind() else { return self.reply_error(id, &Error::Closed) };
+        let mut call = remote_call(session.shared(), kind, request);
+        // The first poll makes the call. Calls are therefore made in the order in which they arrive.
+        match (&mut call).now_or_never() {
+            Some(outcome) => {
+                let outcome = self.encode_outcome(id, session.shared(), outcome);
+                self.tasks.spawn(running.run(cancelled, async move { outcome }));
+            }
+            None => {
+                let member = self.clone();
+                let call = async move { member.encode_outcome(id, session.shared(), call.await) };
+                self.tasks.spawn(running.run(cancelled, call));
+            }
+        }
+    }
+
+    /// Returns the reply to a call.
+    fn encode_outcome(
+        &self,
+        id: RequestId,
+        shared: &Arc<Shared>,
+        outcome: Result<CallResult, Error>,
+    ) -> Result<Bytes, Error> {
+        let result = outcome?;
+        // The result of a call that was only to be written has no action.
+        let can_complain = !result.action.is_empty() && call::can_reject(shared);
+        let reply = wire::encode_result(&result.payload, can_complain.then_some(self.id));
+        if can_complain {
+            let now = Instant::now();
+            let mut state = self.state();
+            let results = &mut state.serving.results;
+            while let Some((_, at, ..)) = results.front()
+                && (results.len() >= MAX_RESULTS || now - *at >= COMPLAINT_TIMEOUT)
+            {
+                results.pop_front();
+            }
+            let result = CallResult { payload: Payload::default(), ..result };
+            results.push_back((id, now, shared.clone(), result));
+        }
+        Ok(reply)
+    }
+
+    /// Informs the station that the caller cannot use its result.
+    pub(super) fn on_complaint(&self, from: NodeId, number: u64, error: WireError) {
+        let Error::Rejected(error) = Error::from(error) else { return };
+        let mut state = self.state();
+        let results = &mut state.serving.results;
+        let Some(place) = results.iter().position(|(id, ..)| *id == (from, number)) else { return };
+        let found = results.remove(place);
+        drop(state);
+        if let Some((_, _, shared, result)) = found {
+            shared.send(Command::SendResultError(Box::new((result.id, result.action, error))));
+        }
+    }
+
+    /// Cancels a request. One that has not arrived yet is remembered.
+    pub(super) fn on_cancel(&self, from: NodeId, number: u64) {
+        let mut state = self.state();
+        let running = state.serving.running.remove(&(from, number));
+        state.serving.ended.insert((from, number), Instant::now().into_std());
+        drop(state);
+        drop(running);
+    }
+
+    /// Answers a probe.
+    pub(super) fn on_probe(&self, from: NodeId, requests: Vec<u64>) {
+        let unknown = {
+            let state = self.state();
+            requests.into_iter().filter(|number| !state.serving.running.contains_key(&(from, *number))).collect()
+        };
+        self.control(from, &Control::Alive { from: self.id, unknown });
+    }
+
+    /// Replies to a request that cannot be read: it was not carried out.
+    pub(super) fn refuse_request(&self, from: NodeId, number: u64) {
+        self.reply_error((from, number), &Error::Disconnected { maybe_delivered: false });
+    }
+
+    fn reply_error(&self, id: RequestId, error: &Error) {
+        self.reply(id, encode_error(error));
+    }
+
+    fn reply(&self, (from, number): RequestId, reply: Bytes) {
+        self.post(Target::Reply(from, number), None, reply);
+    }
+}
+
+impl Running {
+    /// Runs a request until it ends or is cancelled, and sends its reply.
+    async fn run(self, mut cancelled: oneshot::Receiver<()>, work: impl Future<Output = Result<Bytes, Error>>) {
+        let started_at = Instant::now();
+        let (from, number) = self.request;
+        let mut work = std::pin::pin!(work);
+        let mut is_taken = false;
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                _ = &mut cancelled => {
+                    metrics::call("in", Some(&Error::Cancelled), started_at.elapsed());
+                    return;
+                }
+                outcome = &mut work => break outcome,
+                () = sleep(TAKEN_AFTER), if !is_taken => {
+                    is_taken = true;
+                    let taken = Some(self.member.id);
+                    self.send(from, number, wire::encode(&Reply { taken, ..Reply::default() })).await;
+                }
+            }
+        };
+        metrics::call("in", outcome.as_ref().err(), started_at.elapsed());
+        self.send(from, number, outcome.unwrap_or_else(|error| encode_error(&error))).await;
+    }
+
+    async fn send(&self, from: NodeId, number: u64, reply: Bytes) {
+        let transport = &self.member.transport;
+        let to = Destination::Reply(from, number);
+        let mut sent = transport.send(to, None, reply).await;
+        if sent == Err(SendError::TooLarge) {
+            sent = transport.send(to, None, encode_error(&Error::TooLarge { maybe_delivered: true })).await;
+        }
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a reply to another node was not sent");
+        }
+    }
+}
+
+/// Returns the call that a request asks for.
+fn remote_call(shared: &Arc<Shared>, kind: Kind, request: Request) -> Call<CallResult> {
+    let params = request.params.unwrap_or_default();
+    let action = request.action.unwrap_or_default();
+    let mut call = Call::remote(shared, kind, &action, params);
+    match request.timeout {
+        None => {}
+        Some(None) => call = call.timeout(None),
+        Some(Some(timeout)) => call = call.timeout(Duration::from_millis(timeout)),
+    }
+    if let Some(timeout) = request.total_timeout {
+        call = call.total_timeout(Duration::from_millis(timeout));
+    }
+    match request.id {
+        Some(id) => call.id(id),
+        None => call,
+    }
+}
+
+fn encode_error(error: &Error) -> Bytes {
+    wire::encode(&Reply { error: Some(WireError::from(error)), ..Reply::default() })
+}

@@ -1,0 +1,272 @@
+//! The events of all nodes.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use serde::Deserialize;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    cluster::{
+        epoch::NodeId,
+        filter::EventFilter,
+        member::{Member, read},
+        transport::{Destination, Topic},
+        watching::{Lease, NodeEvent, Reader},
+        wire::{self, Broadcast},
+    },
+    event::{
+        bus::Events,
+        kind::{Event, EventKind},
+    },
+    message::payload::Payload,
+};
+
+/// The time for which a watcher asks for events.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// The time after which a watcher asks again.
+const RENEWAL: Duration = Duration::from_secs(4);
+
+/// The watchers of other nodes that are served at once.
+const MAX_LEASES: usize = 1024;
+
+/// The events that a reader holds.
+const CAPACITY: usize = 4096;
+
+/// A reader of the events of all nodes, returned by
+/// [`RpcServer::events_everywhere`](crate::RpcServer::events_everywhere).
+///
+/// It is a [`Stream`] of [`NodeEvent`]s. A reader holds 4096 events. One that reads too slowly loses events, and gets one
+/// of the kind `lagged` with their number. Events are also lost while the cluster is away.
+///
+/// A node publishes events other than `opened` and `closed` for 10 s after a reader has asked for them, and readers ask
+/// every 4 s. Without a reader, it publishes no others.
+pub struct ClusterEvents {
+    member: Weak<Member>,
+    id: u64,
+    receiver: mpsc::Receiver<NodeEvent>,
+}
+
+/// The parts of an event's JSON that choose its subject.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    key: Option<std::borrow::Cow<'a, str>>,
+}
+
+/// An event on its way to readers.
+#[derive(Deserialize)]
+struct Published {
+    node: Box<str>,
+    event: Payload,
+}
+
+impl Member {
+    /// Returns a reader of the events of all nodes.
+    pub(crate) fn events(self: &Arc<Self>, filter: EventFilter) -> ClusterEvents {
+        let (sender, receiver) = mpsc::channel(CAPACITY);
+        let mut state = self.state();
+        let id = state.next_request();
+        state.watching.topics.entry(filter.only_key().map(Into::into)).or_default().readers += 1;
+        state.watching.readers.insert(id, Reader { filter, sender, lost: 0 });
+        state.watching.renew();
+        drop(state);
+        self.changed.notify_one();
+        ClusterEvents { member: Arc::downgrade(self), id, receiver }
+    }
+
+    /// Subscribes to events, and asks all nodes to publish them.
+    pub(super) async fn renew_watches(&self, now: Instant) {
+        let (topics, watches) = {
+            let mut state = self.state();
+            let watching = &mut state.watching;
+            if watching.renewal_due.is_none_or(|due| due > now) {
+                return;
+            }
+            watching.renewal_due = (!watching.readers.is_empty()).then(|| now + RENEWAL);
+            let topics =
+                watching.topics.iter_mut().filter(|(_, watched)| (watched.readers > 0) != watched.is_subscribed);
+            let topics: Vec<_> = topics
+                .map(|(key, watched)| {
+                    watched.is_subscribed = watched.readers > 0;
+                    (key.clone(), watched.is_subscribed)
+                })
+                .collect();
+            watching.topics.retain(|_, watched| watched.is_subscribed);
+            let watches = watching.readers.iter().map(|(id, reader)| (*id, reader.filter.clone()));
+            (topics, watches.collect::<Vec<_>>())
+        };
+        for (key, is_subscribed) in topics {
+            let topic = Topic::Events(key.as_deref());
+            let changed = match is_subscribed {
+                true => self.transport.subscribe(topic).await,
+                false => self.transport.unsubscribe(topic).await,
+            };
+            if let Err(error) = changed {
+                tracing::debug!(%error, "cannot change a subscription to events");
+                if let Some(watched) = self.state().watching.topics.get_mut(&key) {
+                    watched.is_subscribed = !is_subscribed;
+                }
+            }
+        }
+        for (watch, filter) in watches {
+            let lease = wire::millis(LEASE);
+            self.broadcast(&Broadcast::Watch { from: self.id, watch, filter, lease }).await;
+        }
+    }
+
+    /// Publishes events for a watcher. This node may be the watcher.
+    pub(super) fn on_watch(self: &Arc<Self>, from: NodeId, watch: u64, filter: EventFilter, lease: u64) {
+        let Some(home) = self.home() else { return };
+        let until = Instant::now() + Duration::from_millis(lease).min(LEASE);
+        let mut state = self.state();
+        let watching = &mut state.watching;
+        if watching.leases.len() >= MAX_LEASES && !watching.leases.contains_key(&(from, watch)) {
+            tracing::warn!("too many readers of events in the cluster: one is not served");
+            return;
+        }
+        watching.leases.insert((from, watch), Lease { filter, until });
+        if !std::mem::replace(&mut watching.is_publishing, true) {
+            let publish = self.clone().publish_watched(home.events());
+            self.tasks.spawn(publish);
+        }
+    }
+
+    /// Publishes the events that watchers have asked for, until all leases have ended.
+    async fn publish_watched(self: Arc<Self>, mut events: Events) {
+        loop {
+            let until = {
+                let mut state = self.state();
+                let watching = &mut state.watching;
+                let now = Instant::now();
+                watching.leases.retain(|_, lease| lease.until > now);
+                let Some(until) = watching.leases.values().map(|lease| lease.until).max() else {
+                    watching.is_publishing = false;
+                    return;
+                };
+                until
+            };
+            let event = tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = sleep_until(until) => continue,
+                event = events.next() => event,
+            };
+            match event {
+                None => return,
+                // Published in any case.
+                Some(Event { kind: EventKind::Opened { .. } | EventKind::Closed(_), .. }) => {}
+                Some(event) => self.publish_if_watched(&event).await,
+            }
+        }
+    }
+
+    async fn publish_if_watched(&self, event: &Event) {
+        let Some(json) = encode_event(event) else { return };
+        let Ok(head) = serde_json::from_str::<Head<'_>>(&json) else { return };
+        let is_watched = {
+            let state = self.state();
+            state.watching.leases.values().any(|lease| lease.filter.matches(head.key.as_deref(), &head.kind))
+        };
+        if is_watched {
+            self.publish_json(&head, &json).await;
+        }
+    }
+
+    /// Publishes the event that a session has opened or closed.
+    pub(crate) fn publish(self: &Arc<Self>, event: &Event) {
+        let Some(json) = encode_event(event) else { return };
+        if !self.transport.is_connected() {
+            return;
+        }
+        let member = self.clone();
+        self.tasks.spawn(async move {
+            if let Ok(head) = serde_json::from_str::<Head<'_>>(&json) {
+                member.publish_json(&head, &json).await;
+            }
+        });
+    }
+
+    async fn publish_json(&self, head: &Head<'_>, json: &str) {
+        let node = serde_json::to_string(&*self.name).unwrap_or_default();
+        let message = Bytes::from(format!("{{\"node\":{node},\"event\":{json}}}"));
+        let to = Destination::Event { key: head.key.as_deref(), kind: &head.kind };
+        if let Err(error) = self.transport.send(to, None, message).await {
+            tracing::debug!(%error, "an event was not published");
+        }
+    }
+
+    /// Passes an event on to the readers of this node.
+    pub(super) fn on_event(&self, message: &[u8]) {
+        let Some(Published { node, event }) = read::<Published>(message) else { return };
+        let Ok(Head { kind, key }) = event.decode() else { return };
+        let event = NodeEvent {
+            node: node.into(),
+            key: key.map(|key| (*key).into()),
+            kind: (*kind).into(),
+            event: event.clone(),
+        };
+        let mut state = self.state();
+        for reader in state.watching.readers.values_mut() {
+            if reader.filter.matches(event.key.as_deref(), &event.kind) {
+                reader.give(event.clone(), &self.name);
+            }
+        }
+    }
+}
+
+fn encode_event(event: &Event) -> Option<String> {
+    serde_json::to_string(event).inspect_err(|error| tracing::debug!(%error, "an event was not published")).ok()
+}
+
+impl ClusterEvents {
+    /// Waits for the next event; `None` if there will be no more, because the server is gone.
+    ///
+    /// # Cancel safety
+    /// No event is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<NodeEvent> {
+        self.receiver.recv().await
+    }
+}
+
+impl Stream for ClusterEvents {
+    type Item = NodeEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<NodeEvent>> {
+        self.receiver.poll_recv(cx)
+    }
+}
+
+impl Drop for ClusterEvents {
+    fn drop(&mut self) {
+        let Some(member) = self.member.upgrade() else { return };
+        let mut state = member.state();
+        let watching = &mut state.watching;
+        if let Some(reader) = watching.readers.remove(&self.id)
+            && let Some(watched) = watching.topics.get_mut(&reader.filter.only_key().map(Into::into))
+        {
+            watched.readers -= 1;
+            watching.renewal_due = Some(Instant::now());
+        }
+        drop(state);
+        member.changed.notify_one();
+    }
+}
+
+impl fmt::Debug for ClusterEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterEvents").finish_non_exhaustive()
+    }
+}

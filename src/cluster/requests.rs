@@ -1,0 +1,68 @@
+//! The requests of this node that wait for their replies, and the nodes that carry them out.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::cluster::{epoch::NodeId, wire::Reply};
+
+/// The time between two probes of a node that carries out requests.
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The probes that are remembered until they are answered.
+const MAX_PROBES: usize = 65_536;
+
+/// A request that waits for its reply.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) sender: oneshot::Sender<Answer>,
+    pub(crate) key: Arc<str>,
+    /// The node that carries it out, if known.
+    pub(crate) owner: Option<NodeId>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Reply(Box<Reply>),
+    NotDelivered,
+    /// The node that carried out the request is gone, or its reply is lost.
+    Lost,
+}
+
+/// The nodes that carry out requests of this one.
+#[derive(Debug, Default)]
+pub(crate) struct Owners {
+    /// The time of the first probe that a node has not answered.
+    pub(crate) unanswered: HashMap<NodeId, Option<Instant>>,
+    /// The nodes by the numbers of the probes.
+    pub(crate) probes: HashMap<u64, NodeId>,
+    pub(crate) probe_due: Option<Instant>,
+}
+
+impl Owners {
+    /// Returns the moment of the next probe.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.probe_due
+    }
+
+    /// Records that a node carries out a request.
+    pub(crate) fn add(&mut self, owner: NodeId) {
+        self.unanswered.entry(owner).or_default();
+        if self.probe_due.is_none() {
+            self.probe_due = Some(Instant::now() + PROBE_INTERVAL);
+        }
+    }
+
+    /// Records the number of a probe whose delivery tells that the node is there.
+    pub(crate) fn watch(&mut self, number: u64, node: NodeId) {
+        if self.probes.len() < MAX_PROBES {
+            self.probes.insert(number, node);
+        }
+    }
+
+    /// Forgets a node.
+    pub(crate) fn remove(&mut self, owner: NodeId) {
+        self.unanswered.remove(&owner);
+        self.probes.retain(|_, probed| *probed != owner);
+    }
+}
