@@ -1,6 +1,16 @@
 //! Many stations built on the crate's client, with the backend and the other servers.
 
-use crate::harness::{Backend, Fleet, Server};
+use std::convert::Infallible;
+
+use ocpp_rpc::{
+    RpcRouter, RpcServer,
+    close::CloseCause,
+    event::{EventKind, Events},
+};
+use serde_json::{Value, json};
+use tokio::{task::block_in_place, time::timeout};
+
+use crate::harness::{Backend, Fleet, Server, TIMEOUT};
 
 #[test]
 fn five_hundred_stations_reconnect_after_three_restarts() {
@@ -57,5 +67,34 @@ fn other_servers_accept_stations() {
     ] {
         let server = Server::start(name, arguments);
         Fleet::start(&server.url, 3).wait_for("3 of 3 connected");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn station_closes_its_connection_on_a_signal() {
+    async fn boot() -> Result<Value, Infallible> {
+        Ok(json!({"status": "Accepted", "currentTime": "2026-01-01T00:00:00Z", "interval": 300}))
+    }
+    let router = RpcRouter::new().on("BootNotification", boot);
+    let server = RpcServer::builder(router).protocols(["ocpp1.6"]).build().expect("valid settings");
+    let listener = server.listen("127.0.0.1:0").await.expect("a port");
+    let url = format!("ws://{}/ocpp", listener.local_addr());
+    for signal in ["-INT", "-TERM"] {
+        let mut events = server.events();
+        let station = Fleet::start(&url, 1);
+        block_in_place(|| station.wait_for("1 of 1 connected"));
+        station.send_signal(signal);
+        let closed = timeout(TIMEOUT, closed(&mut events)).await.expect("the station closes");
+        assert_eq!(closed, (1001, "the station stops".to_owned(), CloseCause::Remote), "{signal}");
+        assert!(block_in_place(|| station.exit_status()).success(), "{signal}");
+    }
+}
+
+/// Waits for the end of a session.
+async fn closed(events: &mut Events) -> (u16, String, CloseCause) {
+    loop {
+        if let EventKind::Closed(closed) = events.next().await.expect("another event").kind {
+            return (closed.code, closed.reason, closed.cause);
+        }
     }
 }

@@ -127,8 +127,7 @@ impl Backend {
 
     /// Sends a signal, `-INT` or `-TERM`.
     pub(crate) fn send_signal(&self, signal: &str) {
-        let killed = Command::new("kill").args([signal, &self.process.child.id().to_string()]).status();
-        assert!(killed.is_ok_and(|status| status.success()), "cannot send {signal}");
+        self.process.send_signal(signal);
     }
 
     pub(crate) fn exit_status(self) -> ExitStatus {
@@ -183,6 +182,15 @@ impl Fleet {
     /// Waits for a line of output that contains `progress`.
     pub(crate) fn wait_for(&self, progress: &str) {
         self.0.wait_for(progress, |line| line.contains(progress).then_some(()));
+    }
+
+    /// Sends a signal, `-INT` or `-TERM`.
+    pub(crate) fn send_signal(&self, signal: &str) {
+        self.0.send_signal(signal);
+    }
+
+    pub(crate) fn exit_status(self) -> ExitStatus {
+        self.0.exit_status()
     }
 }
 
@@ -409,6 +417,11 @@ impl Process {
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("{} prints nothing and does not end", self.name),
         }
+    }
+
+    fn send_signal(&self, signal: &str) {
+        let killed = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(killed.is_ok_and(|status| status.success()), "cannot send {signal}");
     }
 
     /// Waits for the end of the output and of the process.
