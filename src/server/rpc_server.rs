@@ -284,7 +284,7 @@ impl ServerState {
             state.telemetry.end();
             let _ = state.closed.set(state.close_report());
             // A request that has awaited the close can still respond.
-            if timeout_at(deadline + GRACE, state.connections.wait()).await.is_err() {
+            if timeout_at(deadline.max(Instant::now()) + GRACE, state.connections.wait()).await.is_err() {
                 state.abort_connections.cancel();
             }
         });
