@@ -1,8 +1,12 @@
-//! Attackers: each sends what a stranger, a broken station or a bad network could send, until its task is aborted.
+//! Attackers: each sends what a stranger, a broken station or a bad network could send.
 
 use std::{
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,18 +16,38 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::sleep,
 };
+use tokio_util::sync::CancellationToken;
+
+/// The head of a request with a large body.
+const POST: &[u8] = b"POST /read HTTP/1.1\r\nHost: csms\r\nContent-Length: 1000000\r\n\r\n";
 
 /// An attack by many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Attack {
-    /// Strangers keep their connections by cheap requests.
-    CheapRequests,
-    /// Strangers announce a body that never comes.
-    HangingBodies,
-    /// Strangers send requests and read no response.
-    UnreadResponses,
+    /// Stations call and never read.
+    SlowReaders,
+    /// Random bytes come after the handshake.
+    GarbageLater,
+    /// Small messages decompress to large ones.
+    Bombs,
+    /// A station comes back again and again, and leaves calls to slow handlers.
+    Reconnects,
+    /// Stations call as fast as they can.
+    Flood,
+    /// A large frame comes byte by byte.
+    PartialFrames,
+    /// Stations send pings as fast as they can, and read nothing.
+    Pings,
+    /// Stations send messages that are no OCPP.
+    BadMessages,
     /// Handshakes wait for an authenticator that never decides.
     HangingAuthentications,
+    /// Strangers send requests and read no response.
+    UnreadResponses,
+    /// Strangers announce a body that never comes.
+    HangingBodies,
+    /// A body comes byte by byte.
+    TrickledBodies,
     /// A head comes byte by byte.
     HalfHandshakes,
     Silence,
@@ -31,107 +55,149 @@ pub enum Attack {
     Preface,
     /// Random bytes come instead of a request.
     GarbageFirst,
-    /// Random bytes come after the handshake.
-    GarbageLater,
-    /// A station comes back again and again, and leaves calls to slow handlers.
-    Reconnects,
-    /// Stations call as fast as they can.
-    Flood,
-    /// Stations call and never read.
-    SlowReaders,
-    /// A large frame comes byte by byte.
-    PartialFrames,
-    /// Small messages decompress to large ones.
-    Bombs,
-    /// Stations send pings as fast as they can, and read nothing.
-    Pings,
-    /// Stations send messages that are no OCPP.
-    BadMessages,
+    /// Strangers keep their connections by cheap requests.
+    CheapRequests,
+}
+
+/// The connections of an attack.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Those that got to the point of the attack.
+    pub arrived: AtomicUsize,
+    /// The attackers that are not done.
+    pub running: AtomicUsize,
 }
 
 impl Attack {
+    /// In the order of a round.
     pub const ALL: &[Self] = &[
-        Self::CheapRequests,
-        Self::HangingBodies,
-        Self::UnreadResponses,
+        Self::SlowReaders,
+        Self::GarbageLater,
+        Self::Bombs,
+        Self::Reconnects,
+        Self::Flood,
+        Self::PartialFrames,
+        Self::Pings,
+        Self::BadMessages,
         Self::HangingAuthentications,
+        Self::UnreadResponses,
+        Self::HangingBodies,
+        Self::TrickledBodies,
         Self::HalfHandshakes,
         Self::Silence,
         Self::Preface,
         Self::GarbageFirst,
-        Self::GarbageLater,
-        Self::Reconnects,
-        Self::Flood,
-        Self::SlowReaders,
-        Self::PartialFrames,
-        Self::Bombs,
-        Self::Pings,
-        Self::BadMessages,
+        Self::CheapRequests,
     ];
 
-    /// Returns the number of connections at once.
+    /// Returns the number of connections at once. Those of several attacks together take all places of the server.
     pub fn connections(self) -> usize {
         match self {
             // These keep a processor busy, which they share with the server.
             Self::Flood | Self::Pings | Self::BadMessages => 4,
-            Self::Bombs | Self::GarbageLater | Self::Reconnects | Self::SlowReaders => 8,
-            Self::UnreadResponses => 32,
-            _ => 96,
+            Self::Bombs | Self::GarbageLater | Self::Reconnects | Self::SlowReaders | Self::UnreadResponses => 8,
+            _ => 48,
         }
     }
 
-    /// Attacks by one connection after the other. Each of them ends if the server ends it.
-    pub async fn run(self, server: SocketAddr, number: usize) {
-        loop {
+    /// Returns whether the server must end the connections by itself. Others keep sending and may stay.
+    fn is_ended_by_the_server(self) -> bool {
+        !matches!(
+            self,
+            Self::SlowReaders
+                | Self::Reconnects
+                | Self::Flood
+                | Self::PartialFrames
+                | Self::Pings
+                | Self::BadMessages
+                | Self::TrickledBodies
+                | Self::CheapRequests
+        )
+    }
+
+    /// Attacks by one connection after the other, until `stop` is cancelled. The last one stays until the server ends it,
+    /// if it must.
+    pub async fn run(self, server: SocketAddr, number: usize, tally: Arc<Tally>, stop: CancellationToken) {
+        tally.running.fetch_add(1, Ordering::Relaxed);
+        while !stop.is_cancelled() {
+            let connection = self.connect(server, number, &tally.arrived);
             // The server or the system may refuse the connection, or end it at any time.
-            let _ = self.connect(server, number).await;
-            sleep(Duration::from_millis(10)).await;
+            if self.is_ended_by_the_server() {
+                let _ = connection.await;
+            } else {
+                stop.run_until_cancelled(connection).await;
+            }
+            stop.run_until_cancelled(sleep(Duration::from_millis(10))).await;
         }
+        tally.running.fetch_sub(1, Ordering::Relaxed);
     }
 
-    async fn connect(self, server: SocketAddr, number: usize) -> io::Result<()> {
-        let mut stream = open(server, number).await?;
+    async fn connect(self, server: SocketAddr, number: usize, arrived: &AtomicUsize) -> io::Result<()> {
+        // More addresses would take the pending handshakes of all others, up to the deadline.
+        let addresses = if self == Self::HangingAuthentications { 3 } else { 8 };
+        let mut stream = open(server, number % addresses).await?;
+        let arrive = || _ = arrived.fetch_add(1, Ordering::Relaxed);
         match self {
             Self::CheapRequests => loop {
                 stream.write_all(b"GET /health HTTP/1.1\r\nHost: csms\r\n\r\n").await?;
                 read_some(&mut stream).await?;
+                arrive();
                 sleep(Duration::from_millis(50)).await;
             },
             Self::HangingBodies => {
-                stream.write_all(b"POST /x HTTP/1.1\r\nHost: csms\r\nContent-Length: 1000000\r\n\r\n").await?;
+                stream.write_all(POST).await?;
+                arrive();
                 until_closed(&mut stream).await
             }
+            Self::TrickledBodies => {
+                stream.write_all(POST).await?;
+                loop {
+                    arrive();
+                    stream.write_u8(b'x').await?;
+                    sleep(Duration::from_millis(20)).await;
+                }
+            }
             Self::UnreadResponses => loop {
-                stream.write_all(&b"GET /x HTTP/1.1\r\nHost: csms\r\n\r\n".repeat(100)).await?;
+                stream.write_all(b"GET /large HTTP/1.1\r\nHost: csms\r\n\r\n").await?;
+                arrive();
                 sleep(Duration::from_millis(10)).await;
             },
             Self::HangingAuthentications => {
                 stream.write_all(&handshake(&format!("hang-{number}"), "")).await?;
+                arrive();
                 until_closed(&mut stream).await
             }
             Self::HalfHandshakes => {
+                arrive();
                 for byte in handshake("half", "") {
                     stream.write_u8(byte).await?;
                     sleep(Duration::from_millis(50)).await;
                 }
                 until_closed(&mut stream).await
             }
-            Self::Silence => until_closed(&mut stream).await,
+            Self::Silence => {
+                arrive();
+                until_closed(&mut stream).await
+            }
             Self::Preface => {
                 stream.write_all(b"PRI * HT").await?;
+                arrive();
                 until_closed(&mut stream).await
             }
             Self::GarbageFirst => {
                 stream.write_all(&garbage(4096)).await?;
+                arrive();
                 until_closed(&mut stream).await
             }
             Self::GarbageLater => {
                 upgrade(&mut stream, &format!("garbage-{number}"), "").await?;
+                arrive();
                 stream.write_all(&garbage(4096)).await?;
                 until_closed(&mut stream).await
             }
             Self::Reconnects => {
                 upgrade(&mut stream, &format!("returns-{number}"), "").await?;
+                arrive();
                 let padding = "x".repeat(1000);
                 for call in 0..64 {
                     stream.write_all(&text(&format!(r#"[2,"{call}","Slow",{{"p":"{padding}"}}]"#))).await?;
@@ -140,18 +206,21 @@ impl Attack {
             }
             Self::Flood => {
                 upgrade(&mut stream, &format!("flood-{number}"), "").await?;
+                arrive();
                 let calls: Vec<u8> =
                     (0..64).flat_map(|call| text(&format!(r#"[2,"{call}","Heartbeat",{{}}]"#))).collect();
                 exchange(stream, &calls).await
             }
             Self::SlowReaders => {
                 upgrade(&mut stream, &format!("slow-{number}"), "").await?;
+                arrive();
                 loop {
                     stream.write_all(&text(r#"[2,"1","Large",{}]"#)).await?;
                 }
             }
             Self::PartialFrames => {
                 upgrade(&mut stream, &format!("partial-{number}"), "").await?;
+                arrive();
                 stream.write_all(&[0x81, 0xff, 0, 0, 0, 0, 0, 0x0f, 0xff, 0xff, 0, 0, 0, 0]).await?;
                 loop {
                     stream.write_u8(b'[').await?;
@@ -161,11 +230,13 @@ impl Attack {
             Self::Bombs => {
                 let extension = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
                 upgrade(&mut stream, &format!("bomb-{number}"), extension).await?;
+                arrive();
                 stream.write_all(&bomb()).await?;
                 until_closed(&mut stream).await
             }
             Self::Pings => {
                 upgrade(&mut stream, &format!("ping-{number}"), "").await?;
+                arrive();
                 let pings = [0x89, 0x84, 0, 0, 0, 0, 1, 2, 3, 4].repeat(400);
                 loop {
                     stream.write_all(&pings).await?;
@@ -173,6 +244,7 @@ impl Attack {
             }
             Self::BadMessages => {
                 upgrade(&mut stream, &format!("bad-{number}"), "").await?;
+                arrive();
                 let bad = [r#"[2,"1","#, "[]", r#"{"a":1}"#, r#"[9,"1"]"#, r#"[3,"unknown",{}]"#, r#"[2,7,"A",{}]"#];
                 let bad: Vec<u8> = bad.iter().cycle().take(60).flat_map(|message| text(message)).collect();
                 exchange(stream, &bad).await
@@ -181,12 +253,12 @@ impl Attack {
     }
 }
 
-/// Connects from one of eight addresses.
-async fn open(server: SocketAddr, number: usize) -> io::Result<TcpStream> {
+/// Connects from the address with this number, of eight.
+async fn open(server: SocketAddr, address: usize) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     // Other systems than Linux have only one address of the loopback interface.
     if cfg!(target_os = "linux") {
-        let address = Ipv4Addr::new(127, 0, 0, 2 + (number % 8) as u8);
+        let address = Ipv4Addr::new(127, 0, 0, 2 + address as u8);
         socket.bind(SocketAddr::new(address.into(), 0))?;
     }
     socket.connect(server).await

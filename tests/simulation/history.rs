@@ -1,7 +1,7 @@
 //! The history of a simulation, and the rules that it must keep.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
 };
 
@@ -81,6 +81,14 @@ pub enum Fact {
         call: u64,
         end: End,
     },
+    /// A handler got a call that is not as its caller made it.
+    AlteredCall {
+        end: End,
+    },
+    /// The server got a password that its client never had.
+    UnknownPassword {
+        link: u16,
+    },
     /// A handler ended.
     Finished {
         call: u64,
@@ -146,9 +154,28 @@ struct Call {
     kind: Option<Kind>,
     ends: Vec<(u64, Outcome)>,
     executed: Vec<Side>,
-    responses: usize,
-    /// The time and the link of its CALL.
-    written: Option<(u64, u16)>,
+    /// The links of its responses.
+    responses: Vec<u16>,
+    /// The time at which the proxy read its CALL.
+    written: Option<u64>,
+}
+
+/// The directions of links that had faults that change what passes.
+struct Corrupted(HashSet<(u16, Side)>);
+
+impl Corrupted {
+    fn of(history: &History) -> Self {
+        let corrupted = history.facts.iter().filter_map(|(_, fact)| match fact {
+            Fact::Fault { link, from, kind } if kind.is_corrupting() => Some((*link, *from)),
+            _ => None,
+        });
+        Self(corrupted.collect())
+    }
+
+    /// Returns whether one of the links has changed what this side sent.
+    fn any(&self, links: &[u16], from: Side) -> bool {
+        links.iter().any(|link| self.0.contains(&(*link, from)))
+    }
 }
 
 impl History {
@@ -166,10 +193,11 @@ impl History {
     /// Returns the rules that the history violates.
     pub fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let calls = self.calls();
+        let (calls, corrupted) = (self.calls(), Corrupted::of(self));
         for (number, call) in &calls {
-            call.check(*number, &mut found);
+            call.check(*number, self.slack, &corrupted, &mut found);
         }
+        self.check_content(&corrupted, &mut found);
         self.check_in_flight(&calls, &mut found);
         self.check_handlers(&mut found);
         for (_, fact) in &self.facts {
@@ -192,15 +220,35 @@ impl History {
                 }
                 Fact::Ended { call, outcome } => calls.entry(*call).or_default().ends.push((*at, outcome.clone())),
                 Fact::Executed { call, end } => calls.entry(*call).or_default().executed.push(end.side()),
-                Fact::Responded { call, .. } => calls.entry(*call).or_default().responses += 1,
-                Fact::Wrote { call, link, .. } => {
-                    let call_facts = calls.entry(*call).or_default();
-                    call_facts.written = call_facts.written.or(Some((*at, *link)));
-                }
+                Fact::Responded { call, link } => calls.entry(*call).or_default().responses.push(*link),
+                Fact::Wrote { call, .. } => _ = calls.entry(*call).or_default().written.get_or_insert(*at),
                 _ => {}
             }
         }
         calls
+    }
+
+    /// Checks that only faults of links have changed what arrived.
+    fn check_content(&self, corrupted: &Corrupted, found: &mut Vec<String>) {
+        let mut links = HashMap::<usize, Vec<u16>>::new();
+        for (at, fact) in &self.facts {
+            match fact {
+                Fact::Dialled { client, link } => links.entry(*client).or_default().push(*link),
+                Fact::AlteredCall { end } => {
+                    let is_corrupted = match end {
+                        End::Server(link) => corrupted.any(&[*link], Side::Client),
+                        End::Client(client) => corrupted.any(&links[client], Side::Server),
+                    };
+                    if !is_corrupted {
+                        found.push(format!("a handler of {end:?} got an altered call at {at} ms"));
+                    }
+                }
+                Fact::UnknownPassword { link } if !corrupted.any(&[*link], Side::Client) => {
+                    found.push(format!("link {link} had an unknown password at {at} ms"));
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Checks the calls in flight of each end of each link, at the moment at which the proxy reads a call.
@@ -280,10 +328,10 @@ impl History {
 }
 
 impl Call {
-    fn check(&self, number: u64, found: &mut Vec<String>) {
-        let Self { from, ends, executed, responses, .. } = self;
+    fn check(&self, number: u64, slack: u64, corrupted: &Corrupted, found: &mut Vec<String>) {
+        let Self { from, ends, executed, responses, written, .. } = self;
         let Some(from) = from else { return found.push(format!("call {number} was never made")) };
-        let [(_, outcome)] = &**ends else {
+        let [(ended, outcome)] = &**ends else {
             return found.push(format!("call {number} has ended {} times", ends.len()));
         };
         if executed.len() > 1 {
@@ -292,16 +340,32 @@ impl Call {
         if executed.contains(from) {
             found.push(format!("call {number} was executed by its own side"));
         }
-        if *responses > 1 {
-            found.push(format!("call {number} had {responses} responses"));
+        if !executed.is_empty() && written.is_none() {
+            found.push(format!("call {number} was executed and never written"));
         }
+        if responses.len() > 1 {
+            found.push(format!("call {number} had {} responses", responses.len()));
+        }
+        let responder = match from {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        };
         match outcome {
             Outcome::Other(other) => found.push(format!("call {number} got the response to call {other}")),
+            Outcome::Altered if !corrupted.any(responses, responder) => {
+                found.push(format!("call {number} got an altered response"));
+            }
             Outcome::Response if executed.is_empty() => {
                 found.push(format!("call {number} has a response and was never executed"));
             }
+            Outcome::Response if written.is_none_or(|written| written > ended + slack) => {
+                found.push(format!("call {number} has a response and was written at {written:?} ms"));
+            }
             Outcome::Failed { error, is_not_delivered: true } if !executed.is_empty() => {
                 found.push(format!("call {number} was executed, but its error says that it was not: {error}"));
+            }
+            Outcome::Failed { error, is_not_delivered: true } if written.is_some() => {
+                found.push(format!("call {number} was written, but its error says that it was not: {error}"));
             }
             _ => {}
         }

@@ -75,6 +75,13 @@ pub enum FaultKind {
     Repeat,
 }
 
+impl FaultKind {
+    /// Returns whether the fault changes what passes.
+    pub fn is_corrupting(self) -> bool {
+        matches!(self, Self::Character(_) | Self::Head(_) | Self::NotAscii)
+    }
+}
+
 /// A stream of any kind.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderValue, header};
 use ocpp_rpc::{
     Accept, Close, Handshake, Options, Reject, RpcClient, RpcServer, Session, Tolerance,
     client::{Backoff, Reconnect, Target},
@@ -71,11 +72,16 @@ struct Simulation {
     /// Set if the medium is sockets.
     listener: Option<Listener>,
     clients: Vec<RpcClient>,
-    identities: Vec<String>,
+    /// The keys of the clients' sessions at the server.
+    keys: Vec<String>,
     links: Arc<Mutex<Links>>,
     /// The calls and other tasks of the script. All of them end in the end.
     tasks: Vec<JoinHandle<()>>,
 }
+
+/// The key of a session, as the authenticator has set it.
+#[derive(Clone, PartialEq)]
+struct Key(String);
 
 /// The links that were made, and what cuts each.
 type Links = Vec<(u16, CancellationToken)>;
@@ -87,6 +93,14 @@ struct Habits {
     faults: usize,
     is_corrupting: bool,
     is_compressed: bool,
+    has_tenants: bool,
+}
+
+impl Habits {
+    /// Returns the key of a client's sessions. Clients of two tenants may have the same identity.
+    fn key(self, client: usize, identity: &str) -> String {
+        if self.has_tenants { format!("{}/{identity}", client % 2) } else { identity.to_owned() }
+    }
 }
 
 impl Simulation {
@@ -95,6 +109,7 @@ impl Simulation {
             faults: world.pick(&[0, 30, 70]),
             is_corrupting: world.chance(30),
             is_compressed: world.chance(20),
+            has_tenants: world.chance(30),
         };
         let links = Arc::<Mutex<Links>>::default();
         let server = server(world, habits);
@@ -112,7 +127,8 @@ impl Simulation {
             Dial { world, server, address, links, client: at, habits }.client(identity)
         });
         let clients = clients.collect();
-        Self { world: world.clone(), server, listener, clients, identities, links, tasks: Vec::new() }
+        let keys = identities.iter().enumerate().map(|(client, identity)| habits.key(client, identity)).collect();
+        Self { world: world.clone(), server, listener, clients, keys, links, tasks: Vec::new() }
     }
 
     async fn run(mut self) {
@@ -135,7 +151,7 @@ impl Simulation {
     fn step(&mut self) {
         let world = self.world.clone();
         let client = world.roll(0..self.clients.len());
-        match world.roll(0..100) {
+        match world.roll(0..106) {
             0..40 => {
                 let session = self.clients[client].session();
                 for _ in 0..world.pick(&[1, 1, 2, 5]) {
@@ -189,16 +205,50 @@ impl Simulation {
                     cut.cancel();
                 }
             }
-            _ => {
+            98..100 => {
                 world.step(format!("client {client} sets its router"));
                 let router = router(&world, Some(client));
                 self.clients[client].update(|settings| settings.router(router)).expect("valid settings");
             }
+            100..103 => self.update(client),
+            _ => {
+                world.step(format!("client {client} reconnects"));
+                let client = self.clients[client].clone();
+                self.tasks.push(tokio::spawn(async move { drop(client.reconnect().await) }));
+            }
         }
     }
 
+    /// Changes settings of a client that hold from its next connection.
+    fn update(&self, client: usize) {
+        let world = &self.world;
+        world.step(format!("client {client} changes its settings"));
+        let protocols = world.pick(&[&["ocpp2.1"][..], &["ocpp1.6"], &["ocpp1.6", "ocpp2.1"]]);
+        let updated = self.clients[client].update(|settings| {
+            let settings = settings.password(world.next_password(client));
+            match world.roll(0..4) {
+                0 => settings.protocols(protocols),
+                1 => settings.reconnect(reconnect(world)),
+                2 => settings.connect_timeout(world.milliseconds(500..5000)),
+                _ => settings.header(header::ACCEPT_LANGUAGE, HeaderValue::from_static("en")),
+            }
+        });
+        updated.expect("valid settings");
+    }
+
     fn session(&self, client: usize) -> Option<Session> {
-        self.server.session(&self.identities[client])
+        let key = Key(self.keys[client].clone());
+        let session = self.server.session(&key.0);
+        let all = self.server.sessions();
+        let mut own = all.iter().filter(|session| session.extension().as_ref() == Some(&key));
+        let is_right = match &session {
+            None => own.next().is_none(),
+            Some(found) => own.any(|session| session.id() == found.id()),
+        };
+        if !is_right {
+            self.world.record(Fact::Broken(format!("the key of client {client} finds {session:?} of {all:?}")));
+        }
+        session
     }
 
     fn connect(&mut self, client: usize) {
@@ -292,8 +342,15 @@ fn server(world: &Arc<World>, habits: Habits) -> RpcServer {
                     3 => panic_any(Planned),
                     _ => {}
                 }
+                let client = handshake.query().and_then(|query| query.strip_prefix("client=")?.parse().ok());
+                let Some(client) = client else { return Err(Reject::not_found()) };
+                if !handshake.password().is_some_and(|password| world.knows_password(client, &password)) {
+                    world.record(Fact::UnknownPassword { link });
+                    return Err(Reject::unauthorized());
+                }
+                let key = habits.key(client, handshake.identity());
                 let options = session_options(&world, habits, link);
-                Ok(Accept::new().options(options))
+                Ok(Accept::new().key(key.clone()).extension(Key(key)).options(options))
             }
         }
     };
@@ -343,6 +400,19 @@ fn close(world: &World) -> Close {
     }
 }
 
+fn reconnect(world: &World) -> Reconnect {
+    let backoff = Backoff::exponential()
+        .min(world.milliseconds(50..500))
+        .max(Duration::from_secs(2))
+        .jitter(world.pick(&[0.0, 0.25]));
+    Reconnect::always()
+        .backoff(backoff)
+        .attempts(world.pick(&[None, None, Some(3)]))
+        .retry_first_connect(world.chance(70))
+        .refuse_calls(world.chance(20))
+        .drop_responses(world.chance(30))
+}
+
 /// The connector of a client.
 #[derive(Clone)]
 struct Dial {
@@ -362,20 +432,12 @@ impl Dial {
         if habits.is_compressed {
             options = options.compression(Compression::new());
         }
-        let backoff = Backoff::exponential()
-            .min(world.milliseconds(50..500))
-            .max(Duration::from_secs(2))
-            .jitter(world.pick(&[0.0, 0.25]));
-        let reconnect = Reconnect::always()
-            .backoff(backoff)
-            .attempts(world.pick(&[None, None, Some(3)]))
-            .retry_first_connect(world.chance(70))
-            .refuse_calls(world.chance(20))
-            .drop_responses(world.chance(30));
         RpcClient::builder("ws://csms.test/ocpp", identity)
             .protocols([world.pick(&["ocpp2.1", "ocpp1.6"])])
             .options(options)
-            .reconnect(reconnect)
+            .query("client", &client.to_string())
+            .password(world.next_password(client))
+            .reconnect(reconnect(&world))
             .connect_timeout(Duration::from_secs(4))
             .router(router(&world, Some(client)))
             .connector(move |_: Target| {

@@ -7,11 +7,16 @@ use std::{
     convert::Infallible,
     fs,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     thread,
     time::Duration,
 };
 
+use axum::{
+    Router,
+    body::Bytes,
+    routing::{get, post},
+};
 use ocpp_rpc::{
     Accept, Close, Handshake, Options, Payload, Reject, RpcClient, RpcRouter, RpcServer,
     client::{Backoff, ClientState, Reconnect, RpcClientBuilder},
@@ -27,13 +32,25 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{attacks::Attack, setting, world::lock};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    attacks::{Attack, Tally},
+    setting,
+    world::lock,
+};
 
 /// The latency that an honest station may see.
 const MAX_LATENCY: Duration = Duration::from_millis(250);
 
 /// The time in which a new station must be served.
 const MAX_CONNECT: Duration = Duration::from_secs(3);
+
+/// The server's own deadlines, which end the connections of attackers that do nothing.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// The time in which the last of these must have ended.
+const MAX_LIFE: Duration = Duration::from_secs(20);
 
 /// The rounds before the baseline is taken: they fill caches and pools.
 const WARM_UP: usize = 4;
@@ -46,6 +63,12 @@ const ROUNDS: usize = 10;
 /// A peak fragments the allocator's heap, and its pages stay resident. That adds to the memory of one block. A leak adds
 /// to that of each block.
 const BLOCKS: usize = 3;
+
+/// The body of a response that soon fills the buffers of a client that does not read.
+const LARGE: &str = match str::from_utf8(&[b'x'; 256 << 10]) {
+    Ok(text) => text,
+    Err(_) => unreachable!(),
+};
 
 /// A server with a listener, on threads of its own.
 struct Site {
@@ -78,13 +101,19 @@ impl Site {
         let server = RpcServer::builder(router)
             .protocols(["ocpp1.6"])
             .auth(authenticate)
-            .max_connections(64)
-            .max_pending_handshakes(64)
-            .handshake_timeout(Duration::from_secs(2))
-            .options(Options::server().max_unsent(1 << 20).close_timeout(Duration::from_secs(1)))
+            .max_connections(128)
+            .max_pending_handshakes(32)
+            .handshake_timeout(DEADLINE)
+            .body_timeout(DEADLINE)
+            .options(Options::server().max_unsent(1 << 20).close_timeout(DEADLINE))
             .build()
             .expect("valid settings");
-        let listener = runtime.block_on(server.listen("127.0.0.1:0")).expect("a socket");
+        let app = Router::new()
+            .route("/read", post(async |_: Bytes| {}))
+            .route("/large", get(async || LARGE))
+            .route("/health", get(async || "well"))
+            .route_service("/ocpp/{*identity}", server.clone());
+        let listener = runtime.block_on(server.bind("127.0.0.1:0").app(app).serve()).expect("a socket");
         Self { runtime, server, address: listener.local_addr(), _listener: listener }
     }
 
@@ -203,24 +232,29 @@ fn honest_station_is_served_under_attacks() {
         thread::spawn(move || runtime.block_on(be_honest(address, measured, stop)))
     };
     let attackers = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let tallies: Vec<_> = Attack::ALL.iter().map(|attack| (*attack, Arc::<Tally>::default())).collect();
     let mut attacks = 0;
     let mut run_rounds = |rounds: usize| {
         let mut resources = None;
         for _ in 0..rounds {
-            for &attack in Attack::ALL {
-                lock(&measured).attack = Some(attack);
+            let mut connections = JoinSet::new();
+            for (attack, tally) in &tallies {
+                lock(&measured).attack = Some(*attack);
                 attackers.block_on(async {
-                    let mut connections = JoinSet::new();
+                    let stop = CancellationToken::new();
                     for number in 0..attack.connections() {
-                        connections.spawn(attack.run(site.address, number));
+                        connections.spawn(attack.run(site.address, number, tally.clone(), stop.clone()));
                     }
                     sleep(slot).await;
-                    connections.shutdown().await;
+                    stop.cancel();
                 });
                 attacks += 1;
                 assert!(!honest.is_finished(), "the honest station failed during {attack:?}");
             }
             lock(&measured).attack = None;
+            let ended = attackers.block_on(async { timeout(MAX_LIFE, connections.join_all()).await });
+            let running = |(_, tally): &&(Attack, Arc<Tally>)| tally.running.load(Ordering::Relaxed) > 0;
+            assert!(ended.is_ok(), "the server ends no {:?}", tallies.iter().filter(running).collect::<Vec<_>>());
             resources = Some(attackers.block_on(site.settle()));
         }
         resources.expect("rounds")
@@ -231,14 +265,19 @@ fn honest_station_is_served_under_attacks() {
     }
     stop.set(()).expect("set once");
     honest.join().expect("the honest station is served");
-    println!("{:<24} {:>10} {:>12} {:>14}", "attack", "heartbeats", "worst", "worst connect");
+    println!("{:<24} {:>10} {:>10} {:>12} {:>14}", "attack", "arrived", "heartbeats", "worst", "worst connect");
     let latencies = std::mem::take(&mut lock(&measured).latencies);
     for (attack, latency) in &latencies {
         let name = attack.map_or("none".to_owned(), |attack| format!("{attack:?}"));
         let (worst, connect) = (latency.worst.as_secs_f64() * 1e3, latency.worst_connect.as_secs_f64() * 1e3);
-        println!("{name:<24} {:>10} {worst:>9.1} ms {connect:>11.1} ms", latency.heartbeats);
+        let arrived = tallies.iter().find(|(other, _)| Some(*other) == *attack);
+        let arrived = arrived.map_or(0, |(_, tally)| tally.arrived.load(Ordering::Relaxed));
+        println!("{name:<24} {arrived:>10} {:>10} {worst:>9.1} ms {connect:>11.1} ms", latency.heartbeats);
     }
     println!("{attacks} attacks; after {WARM_UP} rounds and after each {ROUNDS} more: {ends:?}");
+    for (attack, tally) in &tallies {
+        assert!(tally.arrived.load(Ordering::Relaxed) > 0, "no connection of {attack:?} got to its point");
+    }
     for (attack, latency) in latencies {
         assert!(latency.worst <= MAX_LATENCY, "a heartbeat took {:?} during {attack:?}", latency.worst);
         assert!(latency.worst_connect <= MAX_CONNECT, "a newcomer took {:?} during {attack:?}", latency.worst_connect);

@@ -63,6 +63,14 @@ async fn station_sees_every_text_and_silence() {
 }
 
 #[tokio::test(start_paused = true)]
+#[should_panic(expected = "the connection is closed")]
+async fn connection_that_is_lost_is_not_silent() {
+    let (_server, mut station) = connected(Options::server()).await;
+    station.drop_link();
+    station.expect_silence(SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn station_sends_any_text() {
     let (_server, mut station) = connected(Options::server()).await;
     station.send_raw(r#"[2,"mine","Echo",{"a":1}]"#).await.expect("open");

@@ -123,20 +123,24 @@ impl Station {
         text.expect("the connection is open")
     }
 
-    /// Asserts that no message arrives for this time.
+    /// Asserts that no message arrives for this time, and that the connection stays open.
     ///
     /// # Panics
-    /// Panics if a message arrives.
+    /// Panics if a message arrives, or if the connection is or gets closed.
     pub async fn expect_silence(&mut self, time: Duration) {
         if let Ok(Some(text)) = timeout(time, self.received()).await {
             panic!("a message arrived: {text}");
         }
+        assert!(self.client.session().is_open(), "the connection is closed");
     }
 
+    /// Waits for the next text. Returns `None` if the connection closes.
     async fn received(&mut self) -> Option<String> {
         loop {
-            if let EventKind::Received(text) = self.events.next().await?.kind {
-                return Some(text.to_string());
+            match self.events.next().await?.kind {
+                EventKind::Received(text) => return Some(text.to_string()),
+                EventKind::Closed(_) => return None,
+                _ => {}
             }
         }
     }

@@ -50,6 +50,8 @@ pub struct World {
     history: Mutex<History>,
     /// The numbers of the calls by their message ids.
     calls: Mutex<HashMap<String, u64>>,
+    /// The number of passwords that each client has had: `0`, `1` and so on.
+    passwords: Mutex<HashMap<usize, usize>>,
     calls_made: AtomicU64,
     started: Instant,
     pub medium: Medium,
@@ -69,6 +71,7 @@ impl World {
             random: Mutex::new(random),
             history: Mutex::new(History { facts: Vec::new(), slack }),
             calls: Mutex::default(),
+            passwords: Mutex::default(),
             calls_made: AtomicU64::new(0),
             started: Instant::now(),
             stop: CancellationToken::new(),
@@ -102,6 +105,20 @@ impl World {
 
     pub fn take_history(&self) -> History {
         std::mem::take(&mut lock(&self.history))
+    }
+
+    /// Returns another password of a client.
+    pub fn next_password(&self, client: usize) -> String {
+        let mut passwords = lock(&self.passwords);
+        let count = passwords.entry(client).or_default();
+        *count += 1;
+        (*count - 1).to_string()
+    }
+
+    /// Returns whether the client has this password, or has had it.
+    pub fn knows_password(&self, client: usize, password: &[u8]) -> bool {
+        let count = lock(&self.passwords).get(&client).copied().unwrap_or_default();
+        str::from_utf8(password).ok().and_then(|text| text.parse().ok()).is_some_and(|number: usize| number < count)
     }
 
     /// Records a message that `from` sent on a link.
@@ -152,23 +169,33 @@ impl World {
         let behaviour = if self.is_stuck && self.chance(70) { "never" } else { self.pick(BEHAVIOURS) };
         let mut params = json!({"n": number, "s": sum(number), "do": behaviour});
         if self.chance(5) {
-            params["padding"] = "x".repeat(self.roll(1..20_000)).into();
+            pad(&mut params, self.roll(1..20_000));
         }
         let guard = CallGuard { world: self.clone(), number, outcome: Some(Outcome::Dropped) };
         self.record(Fact::Made { call: number, from, kind });
         let action = self.pick(&["Work", "Work", "Work", "Work", "Unknown"]);
-        let call = self.with_timeouts(session.call::<Value>(action, &params));
+        let id = match self.roll(0..20) {
+            0 | 1 => Some(format!("own-{number}")),
+            2 => Some("x".repeat(self.pick(&[0, 37]))),
+            _ => None,
+        };
+        let is_invalid = id.as_ref().is_some_and(|id| !(1..=36).contains(&id.len()));
+        let call = with_id(self.with_timeouts(session.call::<Value>(action, &params)), &id);
         let written = match kind {
-            Kind::Send => Some(session.send("Work", &params)),
-            Kind::FireAndForget => Some(session.call::<Value>(action, &params).fire_and_forget()),
+            Kind::Send => Some(with_id(session.send("Work", &params), &id)),
+            Kind::FireAndForget => Some(with_id(session.call::<Value>(action, &params), &id).fire_and_forget()),
             Kind::BypassesQueue | Kind::Queued => None,
         };
         let call = if kind == Kind::BypassesQueue { call.bypass_queue() } else { call };
+        let world = self.clone();
         async move {
             let outcome = match written {
                 Some(written) => written.await.map(|()| Outcome::Written),
                 None => call.await.map(|response| read_response(number, &response)),
             };
+            if is_invalid != matches!(outcome, Err(Error::InvalidMessageId { .. })) {
+                world.record(Fact::Broken(format!("call {number} with the id {id:?} ended with {outcome:?}")));
+            }
             guard.ended(outcome);
         }
     }
@@ -187,9 +214,28 @@ fn sum(number: u64) -> u64 {
     (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
 }
 
+fn with_id<R>(call: Call<R>, id: &Option<String>) -> Call<R> {
+    match id {
+        Some(id) => call.id(id),
+        None => call,
+    }
+}
+
+/// Makes a payload this much longer.
+fn pad(payload: &mut Value, length: usize) {
+    payload["length"] = length.into();
+    payload["padding"] = "y".repeat(length).into();
+}
+
+/// Returns whether a payload has its whole padding.
+fn is_padded(payload: &Value) -> bool {
+    let padding = payload["padding"].as_str().unwrap_or_default();
+    padding.bytes().all(|byte| byte == b'y') && payload["length"].as_u64().unwrap_or_default() == padding.len() as u64
+}
+
 fn read_response(number: u64, response: &Value) -> Outcome {
     match (response["r"].as_u64(), response["s"].as_u64()) {
-        (Some(other), Some(checked)) if checked == sum(other) => {
+        (Some(other), Some(checked)) if checked == sum(other) && is_padded(response) => {
             if other == number {
                 Outcome::Response
             } else {
@@ -255,15 +301,14 @@ async fn work(
     again: Responder,
 ) -> Result<Value, CallError> {
     let world = &place.world;
-    let (Some(call), Some(checked)) = (params["n"].as_u64(), params["s"].as_u64()) else {
-        return Err(CallError::new(ErrorCode::FORMAT_VIOLATION, "altered"));
-    };
-    if checked != sum(call) {
-        return Err(CallError::new(ErrorCode::FORMAT_VIOLATION, "altered"));
-    }
     let end = match (place.client, session.remote_address()) {
         (Some(client), _) => End::Client(client),
         (None, address) => End::Server(address.map_or(0, |address| address.port())),
+    };
+    let (call, checked) = (params["n"].as_u64(), params["s"].as_u64());
+    let Some(call) = call.filter(|call| checked == Some(sum(*call)) && is_padded(&params)) else {
+        world.record(Fact::AlteredCall { end });
+        return Err(CallError::new(ErrorCode::FORMAT_VIOLATION, "altered"));
     };
     world.record(Fact::Executed { call, end });
     let _guard = HandlerGuard(world, call, end);
@@ -282,7 +327,9 @@ async fn work(
             sleep(world.milliseconds(0..300)).await;
         }
         Some("large") => {
-            return Ok(json!({"r": call, "s": sum(call), "padding": "y".repeat(world.roll(1..40_000))}));
+            let mut response = response;
+            pad(&mut response, world.roll(1..40_000));
+            return Ok(response);
         }
         Some("invalid") => return Ok(json!([call])),
         Some("back") => world.call(&session, end.side()).await,
