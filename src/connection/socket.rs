@@ -192,6 +192,11 @@ impl Socket {
             if let Some(message) = self.reader.take().map_err(Disconnect::unreadable)? {
                 return Poll::Ready(Ok(message));
             }
+            if self.reader.is_inflating() {
+                // Other tasks of the thread come first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let mut buffer = [MaybeUninit::uninit(); INPUT_SIZE];
             let mut input = ReadBuf::uninit(&mut buffer);
             let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut input));

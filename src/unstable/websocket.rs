@@ -96,7 +96,12 @@ impl Codec {
     ///
     /// The code and the reason of the close frame that the peer should get.
     pub fn take(&mut self) -> Result<Option<Message>, (u16, String)> {
-        let message = self.reader.take().map_err(|error| (error.close_code(), error.to_string()))?;
+        let message = loop {
+            let message = self.reader.take().map_err(|error| (error.close_code(), error.to_string()))?;
+            if message.is_some() || !self.reader.is_inflating() {
+                break message;
+            }
+        };
         Ok(message.map(|message| match message {
             reader::Message::Text(text) => Message::Text(text.text),
             reader::Message::Binary(bytes) => Message::Binary(bytes),

@@ -1,10 +1,12 @@
 //! The compression of whole messages (RFC 7692 §7.2).
 //!
 //! A zlib state takes some 300 KiB, so it belongs to the thread and is borrowed for one message. A connection keeps
-//! only the end of its earlier text per direction, and gives it to the state as a dictionary.
+//! only the end of its earlier text per direction, and gives it to the state as a dictionary. A large message is inflated
+//! in steps, because a payload can take 100 ns for each of its bytes. It keeps the state until its last step.
 
 use std::{cell::RefCell, mem};
 
+use bytes::Bytes;
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 
 use crate::websocket::extension::Direction;
@@ -30,6 +32,16 @@ pub(crate) enum InflateError {
 pub(crate) struct Inflate {
     past: Past,
     max_ratio: Option<u32>,
+    /// The message that is inflated in steps.
+    unfinished: Option<Box<(Decompress, Inflating)>>,
+}
+
+/// A message that was inflated.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Inflated {
+    pub(crate) text: Vec<u8>,
+    /// The length of its compressed payload.
+    pub(crate) payload_len: usize,
 }
 
 /// The length of a text that may have any ratio, in bytes.
@@ -41,10 +53,11 @@ impl Inflate {
     pub(crate) fn new(direction: Direction, max_ratio: Option<u32>) -> Self {
         // Some peers use a window of 9 bits if 8 are agreed, as zlib does.
         let window = 1 << direction.window_bits.clamp(9, 15);
-        Self { past: Past::new(direction, window), max_ratio }
+        Self { past: Past::new(direction, window), max_ratio, unfinished: None }
     }
 
-    /// Returns the text of a message. `payload` is the payload of all its frames.
+    /// Begins a message. `payload` is the payload of all its frames. Returns `None` if the message is large: then
+    /// [`resume`](Self::resume) must be called until it returns the message.
     ///
     /// After an error, the text of later messages is undefined: the connection must end.
     ///
@@ -52,7 +65,11 @@ impl Inflate {
     ///
     /// If the payload is invalid, or its text is longer than `max_size` or than the ratio allows. It never allocates
     /// more than that and a buffer.
-    pub(crate) fn message(&mut self, payload: &[u8], max_size: usize) -> Result<Vec<u8>, InflateError> {
+    pub(crate) fn begin(&mut self, payload: Bytes, max_size: usize) -> Result<Option<Inflated>, InflateError> {
+        // A message without any block is empty for other implementations, too.
+        if payload.is_empty() {
+            return Ok(Some(Inflated { text: Vec::new(), payload_len: 0 }));
+        }
         let mut limit = (max_size, InflateError::TooLarge);
         if let Some(ratio) = self.max_ratio {
             let by_ratio = payload.len().saturating_mul(ratio as usize).max(ANY_RATIO);
@@ -60,9 +77,36 @@ impl Inflate {
                 limit = (by_ratio, InflateError::RatioExceeded(ratio));
             }
         }
-        let text = INFLATER.with_borrow_mut(|inflater| inflater.message(payload, &self.past.text, limit))?;
-        self.past.push(&text);
-        Ok(text)
+        INFLATER.with_borrow_mut(|Inflater { zlib, buffer }| {
+            zlib.reset(false);
+            if !self.past.text.is_empty() {
+                zlib.set_dictionary(&self.past.text).expect("a raw stream accepts a dictionary at any time");
+            }
+            let mut text = mem::take(buffer);
+            text.clear();
+            let mut inflating = Inflating { payload, read: 0, text, limit };
+            if inflating.step(zlib)? {
+                let inflated = inflating.finish(buffer);
+                self.past.push(&inflated.text);
+                return Ok(Some(inflated));
+            }
+            let zlib = mem::replace(zlib, Decompress::new(false));
+            self.unfinished = Some(Box::new((zlib, inflating)));
+            Ok(None)
+        })
+    }
+
+    /// Inflates the next part of the message that was begun, like [`begin`](Self::begin).
+    pub(crate) fn resume(&mut self) -> Result<Option<Inflated>, InflateError> {
+        let Some(mut unfinished) = self.unfinished.take() else { return Ok(None) };
+        let (zlib, inflating) = &mut *unfinished;
+        if !inflating.step(zlib)? {
+            self.unfinished = Some(unfinished);
+            return Ok(None);
+        }
+        let inflated = unfinished.1.finish(&mut Vec::new());
+        self.past.push(&inflated.text);
+        Ok(Some(inflated))
     }
 }
 
@@ -144,84 +188,88 @@ struct Inflater {
 /// The capacity of the buffer for short texts, in bytes.
 const BUFFER: usize = 4 << 10;
 
-impl Inflater {
-    /// Returns the text of a message. `limit` is the maximum length of the text, and the error beyond it.
-    fn message(&mut self, payload: &[u8], past: &[u8], limit: (usize, InflateError)) -> Result<Vec<u8>, InflateError> {
-        // A message without any block is empty for other implementations, too.
-        if payload.is_empty() {
-            return Ok(Vec::new());
+/// The bytes of payload that one step reads, at most.
+const STEP_PAYLOAD: usize = 32 << 10;
+
+/// The bytes of text that one step makes, at most.
+const STEP_TEXT: usize = 64 << 10;
+
+/// The work on a message.
+struct Inflating {
+    payload: Bytes,
+    /// The bytes of the payload that were read.
+    read: usize,
+    text: Vec<u8>,
+    /// The maximum length of the text, and the error beyond it.
+    limit: (usize, InflateError),
+}
+
+impl Inflating {
+    /// Inflates a part of the payload. Returns whether it was the last one.
+    fn step(&mut self, zlib: &mut Decompress) -> Result<bool, InflateError> {
+        let (max_len, too_long) = self.limit;
+        let (until_read, until_len) = (self.read.saturating_add(STEP_PAYLOAD), self.text.len() + STEP_TEXT);
+        loop {
+            let rest = &self.payload[self.read..self.payload.len().min(until_read)];
+            if self.text.len() == self.text.capacity() {
+                // One byte more than allowed shows that a text is too long.
+                let allowed = max_len.saturating_add(1) - self.text.len();
+                self.text.reserve_exact(self.text.len().clamp(BUFFER, STEP_TEXT).min(allowed));
+            }
+            let (read_before, len_before) = (zlib.total_in(), self.text.len());
+            let status = zlib.decompress_vec(rest, &mut self.text, FlushDecompress::None);
+            let status = status.map_err(|_| InflateError::Invalid)?;
+            let read = (zlib.total_in() - read_before) as usize;
+            self.read += read;
+            if self.text.len() > max_len {
+                return Err(too_long);
+            }
+            let rest = &self.payload[self.read..];
+            if status == Status::StreamEnd {
+                // A peer that sends a final block must add one byte (RFC 7692 §7.2.3.5). Some do not.
+                return if matches!(rest, [] | [0]) { Ok(true) } else { Err(InflateError::Invalid) };
+            }
+            if rest.is_empty() && self.text.len() < self.text.capacity() {
+                return if self.ends_at_flush(zlib) { Ok(true) } else { Err(InflateError::Invalid) };
+            }
+            // Each iteration makes progress, so that no payload runs for ever.
+            if read == 0 && self.text.len() == len_before {
+                return Err(InflateError::Invalid);
+            }
+            if self.read >= until_read || self.text.len() >= until_len {
+                return Ok(false);
+            }
         }
-        self.zlib.reset(false);
-        if !past.is_empty() {
-            self.zlib.set_dictionary(past).expect("a raw stream accepts a dictionary at any time");
-        }
-        let mut text = mem::take(&mut self.buffer);
-        text.clear();
-        let is_ended = self.blocks(payload, &mut text, limit)?;
-        if !is_ended && !self.ends_at_flush(payload) {
-            return Err(InflateError::Invalid);
-        }
+    }
+
+    /// Returns whether the blocks of the payload ended where the sender flushed them.
+    ///
+    /// A payload that was cut anywhere else swallows some of the bytes that follow here: they become text, or are
+    /// invalid.
+    fn ends_at_flush(&self, zlib: &mut Decompress) -> bool {
+        /// The tail that the sender removed, and an empty final block.
+        const END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
+        // Some peers do not remove the tail. A payload without it never ends so: its last bit is zero.
+        let end = if self.payload.ends_with(&FLUSH_TAIL) { &END[FLUSH_TAIL.len()..] } else { &END };
+        let read_before = zlib.total_in();
+        // There is no room, so that text is an error.
+        let status = zlib.decompress(end, &mut [], FlushDecompress::Finish);
+        let is_read = zlib.total_in() - read_before == end.len() as u64;
+        is_read && status.is_ok_and(|status| status == Status::StreamEnd)
+    }
+
+    /// Returns the message. A short text leaves its memory to `buffer`.
+    fn finish(&mut self, buffer: &mut Vec<u8>) -> Inflated {
+        let mut text = mem::take(&mut self.text);
         if text.capacity() <= BUFFER {
             let exact = text.as_slice().to_vec();
-            self.buffer = text;
+            *buffer = text;
             text = exact;
         } else if text.capacity() > text.len() + text.len() / 8 {
             // A payload keeps the memory of its message.
             text.shrink_to_fit();
         }
-        Ok(text)
-    }
-
-    /// Inflates all blocks of a payload. Returns `true` if one of them is final.
-    fn blocks(
-        &mut self,
-        payload: &[u8],
-        text: &mut Vec<u8>,
-        (max_len, too_long): (usize, InflateError),
-    ) -> Result<bool, InflateError> {
-        let mut rest = payload;
-        loop {
-            if text.len() == text.capacity() {
-                // One byte more than allowed shows that a text is too long.
-                let allowed = max_len.saturating_add(1) - text.len();
-                text.reserve_exact(text.len().max(BUFFER).min(allowed));
-            }
-            let (read_before, len_before) = (self.zlib.total_in(), text.len());
-            let status = self.zlib.decompress_vec(rest, text, FlushDecompress::None);
-            let status = status.map_err(|_| InflateError::Invalid)?;
-            let read = (self.zlib.total_in() - read_before) as usize;
-            rest = &rest[read..];
-            if text.len() > max_len {
-                return Err(too_long);
-            }
-            if status == Status::StreamEnd {
-                // A peer that sends a final block must add one byte (RFC 7692 §7.2.3.5). Some do not.
-                return if matches!(rest, [] | [0]) { Ok(true) } else { Err(InflateError::Invalid) };
-            }
-            if rest.is_empty() && text.len() < text.capacity() {
-                return Ok(false);
-            }
-            // Each iteration makes progress, so that no payload runs for ever.
-            if read == 0 && text.len() == len_before {
-                return Err(InflateError::Invalid);
-            }
-        }
-    }
-
-    /// Returns whether the blocks of a payload ended where the sender flushed them.
-    ///
-    /// A payload that was cut anywhere else swallows some of the bytes that follow here: they become text, or are
-    /// invalid.
-    fn ends_at_flush(&mut self, payload: &[u8]) -> bool {
-        /// The tail that the sender removed, and an empty final block.
-        const END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
-        // Some peers do not remove the tail. A payload without it never ends so: its last bit is zero.
-        let end = if payload.ends_with(&FLUSH_TAIL) { &END[FLUSH_TAIL.len()..] } else { &END };
-        let read_before = self.zlib.total_in();
-        // There is no room, so that text is an error.
-        let status = self.zlib.decompress(end, &mut [], FlushDecompress::Finish);
-        let is_read = self.zlib.total_in() - read_before == end.len() as u64;
-        is_read && status.is_ok_and(|status| status == Status::StreamEnd)
+        Inflated { text, payload_len: self.payload.len() }
     }
 }
 

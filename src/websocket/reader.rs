@@ -7,7 +7,7 @@ use bytestring::ByteString;
 use crate::{
     message::tolerance::{Deviation, Deviations, Tolerance},
     websocket::{
-        deflate::{self, Inflate, InflateError},
+        deflate::{self, Inflate, InflateError, Inflated},
         head::{Head, HeadError, Opcode, Role, apply_mask, is_valid_close_code},
     },
 };
@@ -109,6 +109,8 @@ pub(crate) struct Reader {
     max_message_size: u32,
     /// Set if compression was agreed.
     inflate: Option<Box<Inflate>>,
+    /// Set while a message is inflated in steps.
+    inflating: Option<Opcode>,
     input: BytesMut,
     /// The message of which fragments were read.
     partial: Option<Box<Partial>>,
@@ -141,6 +143,7 @@ impl Reader {
             skips_messages: false,
             max_message_size: u32::try_from(max_message_size).unwrap_or(u32::MAX),
             inflate,
+            inflating: None,
             input: BytesMut::new(),
             partial: None,
         }
@@ -159,18 +162,31 @@ impl Reader {
     /// Skips messages from now on, without the cost of their content.
     pub(crate) fn skip_messages(&mut self) {
         self.skips_messages = true;
+        self.inflating = None;
     }
 
-    /// Takes the next message. Returns `None` if more bytes are needed.
+    /// Returns whether [`take`](Self::take) has more to do on a message without more bytes. Other tasks of the thread
+    /// may come first.
+    pub(crate) fn is_inflating(&self) -> bool {
+        self.inflating.is_some()
+    }
+
+    /// Takes the next message. Returns `None` if more bytes are needed, or if a large message
+    /// [is being inflated](Self::is_inflating).
     pub(crate) fn take(&mut self) -> Result<Option<Message>, ReadError> {
+        if let (Some(opcode), Some(inflate)) = (self.inflating, &mut self.inflate) {
+            let inflated = inflate.resume()?;
+            return self.inflated(opcode, inflated);
+        }
         while let Some((head, head_len)) = Head::read(&self.input)? {
             self.check(&head)?;
             let Some(mut payload) = self.take_payload(head_len, head.payload_len) else { return Ok(None) };
             if let Some(mask) = head.mask {
                 apply_mask(&mut payload, mask);
             }
-            if let Some(message) = self.message(&head, payload)? {
-                return Ok(Some(message));
+            let message = self.message(&head, payload)?;
+            if message.is_some() || self.is_inflating() {
+                return Ok(message);
             }
         }
         Ok(None)
@@ -233,7 +249,7 @@ impl Reader {
             Opcode::Continuation | Opcode::Text | Opcode::Binary => {}
         }
         let payload = if self.skips_messages { BytesMut::new() } else { payload };
-        let (opcode, is_compressed, mut payload) = match self.partial.take() {
+        let (opcode, is_compressed, payload) = match self.partial.take() {
             None if head.is_final => (head.opcode, head.is_compressed, payload.freeze()),
             None => {
                 let (opcode, is_compressed) = (head.opcode, head.is_compressed);
@@ -252,21 +268,35 @@ impl Reader {
         if self.skips_messages {
             return Ok(None);
         }
-        let mut compressed_len = None;
         if let (true, Some(inflate)) = (is_compressed, &mut self.inflate) {
-            compressed_len = Some(payload.len());
-            payload = inflate.message(&payload, self.max_message_size as usize)?.into();
+            let inflated = inflate.begin(payload, self.max_message_size as usize)?;
+            return self.inflated(opcode, inflated);
         }
+        self.whole(opcode, payload, None).map(Some)
+    }
+
+    /// Returns the message, if it is inflated.
+    fn inflated(&mut self, opcode: Opcode, inflated: Option<Inflated>) -> Result<Option<Message>, ReadError> {
+        let Some(Inflated { text, payload_len }) = inflated else {
+            self.inflating = Some(opcode);
+            return Ok(None);
+        };
+        self.inflating = None;
+        self.whole(opcode, text.into(), Some(payload_len)).map(Some)
+    }
+
+    /// Returns the message with this payload, which is not compressed any more.
+    fn whole(&mut self, opcode: Opcode, payload: Bytes, compressed_len: Option<usize>) -> Result<Message, ReadError> {
         let is_binary = opcode == Opcode::Binary;
         let reads_binary = Deviation::BinaryMessage.is_allowed_by(self.tolerance);
         if is_binary && !(reads_binary && str::from_utf8(&payload).is_ok()) {
-            return Ok(Some(Message::Binary(payload)));
+            return Ok(Message::Binary(payload));
         }
         let (text, mut deviations) = self.text(payload)?;
         if is_binary {
             deviations.add(Deviation::BinaryMessage);
         }
-        Ok(Some(Message::Text(TextMessage { text, deviations, compressed_len })))
+        Ok(Message::Text(TextMessage { text, deviations, compressed_len }))
     }
 
     fn text(&mut self, payload: Bytes) -> Result<(ByteString, Deviations), ReadError> {

@@ -61,6 +61,7 @@ fn read<'a>(mut reader: Reader, parts: impl IntoIterator<Item = &'a [u8]>) -> (V
         loop {
             match reader.take() {
                 Ok(Some(message)) => messages.push(message),
+                Ok(None) if reader.is_inflating() => {}
                 Ok(None) => break,
                 Err(error) => return (messages, Some(error)),
             }

@@ -2,6 +2,7 @@
 
 use axum::{Router, extract::State, response::Response, routing::any};
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress};
+use futures_util::FutureExt;
 use ocpp_rpc::{
     Accept, Handshake, Options, RpcRouter, RpcServer, RpcUpgrade,
     client::ConnectError,
@@ -14,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 
 use crate::{
     csms::{self, Dials, UPGRADE},
-    support::echo,
+    fairness::next_turn,
+    support::{dial_with_buffer, echo},
     tcp::{Client, Site, offering, soon, with},
 };
 
@@ -164,6 +166,43 @@ async fn b80_messages_are_compressed_with_context_both_ways() {
     for (messages, window_bits) in [(compression.sent, 10), (compression.received, 11)] {
         assert!(messages.payload_bytes > 0 && messages.payload_bytes < messages.text_bytes / 50, "{compression:?}");
         assert_eq!((messages.window_bits, messages.context_takeover), (window_bits, true));
+    }
+}
+
+/// Returns the payload of a text in deflate blocks that do not compress (RFC 1951 §3.2.4).
+fn stored(text: &[u8]) -> Vec<u8> {
+    let block = |part: &[u8]| {
+        let len = part.len() as u16;
+        [&[0][..], &len.to_le_bytes(), &(!len).to_le_bytes(), part].concat()
+    };
+    [text.chunks(50_000).flat_map(block).collect(), vec![0]].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn b81_other_tasks_run_while_a_large_message_is_inflated() {
+    let options = Options::server().compression(Compression::new().max_ratio(None));
+    let server = builder().options(options).build().expect("a valid configuration");
+    let mut client = Client::over(dial_with_buffer(&server, 4 << 20));
+    assert_eq!(client.ask(&extensions("/CP", OFFER)).await.status, 101);
+    let mut peer = Peer::new(client, true);
+    let text = "x".repeat(1_000_000);
+    for id in 1..=2 {
+        // Few bytes of the payload are needed for much text, and many for little.
+        let payload = if id == 1 { stored(call(id, &text).as_bytes()) } else { peer.deflate(&call(id, &text)) };
+        let mut events = server.events();
+        // This task and that of the connection run in turn.
+        let turns = tokio::spawn(async move {
+            let mut turns = 0;
+            while turns < 1000 && events.next().now_or_never().is_none() {
+                next_turn().await;
+                turns += 1;
+            }
+            turns
+        });
+        peer.frame(0xc1, &payload).await;
+        let turns = turns.await.expect("no panic");
+        assert!((16..=40).contains(&turns), "{turns} turns");
+        assert_eq!(peer.receive().await, result(id, &text));
     }
 }
 

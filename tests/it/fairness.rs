@@ -115,7 +115,7 @@ async fn connected(server: &RpcServer, identity: &str, bytes: usize) -> (Station
 // Time
 
 /// Waits until the other tasks have had their turn. Tokio's `yield_now` lets them have many.
-async fn next_turn() {
+pub async fn next_turn() {
     let mut is_next = false;
     poll_fn(|cx| {
         cx.waker().wake_by_ref();

@@ -10,6 +10,19 @@ fn direction(window_bits: u8) -> Direction {
     Direction { window_bits, context_takeover: true }
 }
 
+impl Inflate {
+    /// Returns the text of a message.
+    fn message(&mut self, payload: &[u8], max_size: usize) -> Result<Vec<u8>, InflateError> {
+        let mut inflated = self.begin(Bytes::copy_from_slice(payload), max_size)?;
+        while inflated.is_none() {
+            inflated = self.resume()?;
+        }
+        let Inflated { text, payload_len } = inflated.expect("the loop has ended");
+        assert_eq!(payload_len, payload.len());
+        Ok(text)
+    }
+}
+
 fn inflate(payload: &[u8]) -> Result<Vec<u8>, InflateError> {
     Inflate::new(direction(15), None).message(payload, MAX_SIZE)
 }
@@ -290,10 +303,12 @@ fn bomb_costs_no_more_than_the_limit() {
 
     // 1 GiB: the blocks again and again.
     let bomb = bomb.repeat(1 << 10);
-    let mut text = Vec::new();
-    let mut inflater = Inflater { zlib: Decompress::new(false), buffer: Vec::new() };
-    assert_eq!(inflater.blocks(&bomb, &mut text, (MAX_SIZE, InflateError::TooLarge)), Err(InflateError::TooLarge));
-    assert!(text.capacity() <= MAX_SIZE + 1, "{} bytes", text.capacity());
+    let limit = (MAX_SIZE, InflateError::TooLarge);
+    let mut inflating = Inflating { payload: bomb.into(), read: 0, text: Vec::new(), limit };
+    let mut zlib = Decompress::new(false);
+    let error = std::iter::repeat_with(|| inflating.step(&mut zlib)).find(|step| *step != Ok(false));
+    assert_eq!(error, Some(Err(InflateError::TooLarge)));
+    assert!(inflating.text.capacity() <= MAX_SIZE + 1, "{} bytes", inflating.text.capacity());
 }
 
 #[test]
@@ -321,4 +336,39 @@ fn past_keeps_its_limit_with_exact_capacity() {
         assert_eq!(past.text, kept.as_bytes());
         assert_eq!(past.text.capacity(), kept.len());
     }
+}
+
+#[test]
+fn large_messages_are_inflated_in_steps_beside_other_messages() {
+    let direction = direction(11);
+    let texts = [noise(300_000), vec![b' '; 300_000]];
+    let mut deflate = Deflate::new(direction).expect("a window of zlib");
+    let mut inflate = Inflate::new(direction, None);
+    for text in &texts {
+        let mut payload = Vec::new();
+        deflate.message(text, &mut payload);
+        let mut inflated = inflate.begin(payload.clone().into(), MAX_SIZE).expect("valid");
+        let mut steps = 1;
+        while inflated.is_none() {
+            let other = Inflate::new(direction, None).message(&deflate_with(direction, b"other"), MAX_SIZE);
+            assert_eq!(other.as_deref(), Ok(&b"other"[..]));
+            inflated = inflate.resume().expect("valid");
+            steps += 1;
+        }
+        assert_eq!(inflated, Some(Inflated { text: text.clone(), payload_len: payload.len() }));
+        assert!((5..=12).contains(&steps), "{steps} steps");
+    }
+    let mut payload = Vec::new();
+    deflate.message(&texts[1][..2000], &mut payload);
+    assert_eq!(inflate.message(&payload, MAX_SIZE).as_deref(), Ok(&texts[1][..2000]), "the text before is known");
+}
+
+#[test]
+fn large_payload_that_is_invalid_or_too_large_fails_in_a_later_step() {
+    let mut payload = deflate_with(direction(11), &noise(200_000));
+    payload.truncate(150_000);
+    let mut inflate = Inflate::new(direction(11), None);
+    assert_eq!(inflate.begin(payload.clone().into(), MAX_SIZE), Ok(None));
+    assert_eq!(inflate.message(&payload, MAX_SIZE), Err(InflateError::Invalid));
+    assert_eq!(inflate.message(&payload, 100_000), Err(InflateError::TooLarge));
 }
