@@ -90,11 +90,21 @@ enum Target {
     Station(Arc<dyn Route>, Arc<str>),
 }
 
+impl Target {
+    /// Returns the identity for the span of the call, which is the key of a station.
+    fn identity(&self) -> Arc<str> {
+        match self {
+            Self::Session(shared) => shared.run().identity.clone(),
+            Self::Station(_, key) => key.clone(),
+        }
+    }
+}
+
 impl<R: DeserializeOwned + 'static> Call<R> {
     /// Creates a call to the peer of a session.
     pub(crate) fn new(shared: &Arc<Shared>, kind: Kind, action: &str, params: Result<Payload, EncodeError>) -> Self {
         let target = Target::Session(shared.clone());
-        Self::to(target, &shared.run().identity, &shared.telemetry, kind, action, params, read)
+        Self::to(target, &shared.telemetry, kind, action, params, read)
     }
 
     /// Creates a call to the station with this key.
@@ -105,14 +115,13 @@ impl<R: DeserializeOwned + 'static> Call<R> {
         action: &str,
         params: Result<Payload, EncodeError>,
     ) -> Self {
-        Self::to(Target::Station(route.clone(), key.clone()), key, route.telemetry(), kind, action, params, read)
+        Self::to(Target::Station(route.clone(), key.clone()), route.telemetry(), kind, action, params, read)
     }
 }
 
 impl<R> Call<R> {
     fn to(
         target: Target,
-        identity: &str,
         telemetry: &Arc<Telemetry>,
         kind: Kind,
         action: &str,
@@ -122,7 +131,7 @@ impl<R> Call<R> {
         let span = tracing::debug_span!(
             "call",
             direction = "out",
-            identity,
+            identity = &*target.identity(),
             action,
             id = field::Empty,
             outcome = field::Empty,
@@ -144,7 +153,7 @@ impl Call<CallResult> {
     pub(crate) fn remote(shared: &Arc<Shared>, kind: Kind, action: &str, params: Payload) -> Self {
         let target = Target::Session(shared.clone());
         let params = if params.is_object() { Ok(params) } else { Err(EncodeError::NotAnObject) };
-        Self::to(target, &shared.run().identity, &shared.telemetry, kind, action, params, |result, _| Ok(result))
+        Self::to(target, &shared.telemetry, kind, action, params, |result, _| Ok(result))
     }
 }
 

@@ -79,7 +79,7 @@ impl CallsIn {
         self.running < self.max_running(options) && self.is_queue_empty()
     }
 
-    fn is_queue_empty(&self) -> bool {
+    pub(super) fn is_queue_empty(&self) -> bool {
         self.queue.as_ref().is_none_or(|queue| queue.requests.is_empty())
     }
 

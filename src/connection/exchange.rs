@@ -189,6 +189,11 @@ impl<T> Exchange<T> {
         self.responses.unsent_before_latest()
     }
 
+    /// Returns whether requests are queued.
+    pub(crate) fn has_requests(&self) -> bool {
+        !self.calls_in.is_queue_empty()
+    }
+
     /// Returns the next queued request if a handler may start on it now.
     pub(crate) fn next_request(&mut self) -> Option<IncomingRequest> {
         let mut request = self.calls_in.next(&self.options)?;
@@ -402,7 +407,24 @@ impl<T> Exchange<T> {
     }
 
     /// Validates a payload, if the options ask for it.
+    #[inline]
     fn check(
+        &mut self,
+        direction: Direction,
+        kind: PayloadKind,
+        action: &ByteString,
+        id: &MessageId,
+        payload: &Payload,
+    ) -> Result<Valid, Violation> {
+        // Most options have none.
+        if self.options.validation.is_none() {
+            Ok(Valid::default())
+        } else {
+            self.validate(direction, kind, action, id, payload)
+        }
+    }
+
+    fn validate(
         &mut self,
         direction: Direction,
         kind: PayloadKind,

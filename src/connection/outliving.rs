@@ -27,12 +27,12 @@ impl Outliving {
 
     /// Returns how many handlers of a station have outlived their connections. Returns `None` if no handler may start
     /// because there are too many of all stations.
-    pub(super) fn of_station(&self, key: &str) -> Option<usize> {
+    pub(super) fn of_station<'a>(&self, key: impl FnOnce() -> &'a Arc<str>) -> Option<usize> {
         match self.total.load(Ordering::Relaxed) {
             // The usual case takes no lock.
             0 => Some(0),
             total if total >= self.max => None,
-            _ => Some(self.stations.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or(0)),
+            _ => Some(self.stations.lock().unwrap_or_else(PoisonError::into_inner).get(key()).copied().unwrap_or(0)),
         }
     }
 
@@ -63,7 +63,7 @@ mod tests {
     fn handlers_are_counted_by_station_and_in_all() {
         let all = Outliving::new(5);
         let [a, b]: [Arc<str>; 2] = ["A", "B"].map(Arc::from);
-        let counts = || (all.of_station(&a), all.of_station(&b));
+        let counts = || (all.of_station(|| &a), all.of_station(|| &b));
         all.change(&a, 0, 2);
         all.change(&a, 0, 1);
         assert_eq!(counts(), (Some(3), Some(0)));

@@ -96,6 +96,16 @@ impl Inflate {
         })
     }
 
+    /// Returns whether [`resume`](Self::resume) must be called.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// Gives up the message that is unfinished, after which others are not read. Returns whether there was one.
+    pub(crate) fn abandon(&mut self) -> bool {
+        self.unfinished.take().is_some()
+    }
+
     /// Inflates the next part of the message that was begun, like [`begin`](Self::begin).
     pub(crate) fn resume(&mut self) -> Result<Option<Inflated>, InflateError> {
         let Some(mut unfinished) = self.unfinished.take() else { return Ok(None) };

@@ -109,14 +109,12 @@ pub(crate) struct Reader {
     max_message_size: u32,
     /// Set if compression was agreed.
     inflate: Option<Box<Inflate>>,
-    /// Set while a message is inflated in steps.
-    inflating: Option<Opcode>,
     input: BytesMut,
-    /// The message of which fragments were read.
+    /// The message of which fragments were read, or that is being inflated.
     partial: Option<Box<Partial>>,
 }
 
-/// A message without its last frame.
+/// A message without its last frame, or one that is being inflated, whose payload is elsewhere.
 struct Partial {
     opcode: Opcode,
     is_compressed: bool,
@@ -143,7 +141,6 @@ impl Reader {
             skips_messages: false,
             max_message_size: u32::try_from(max_message_size).unwrap_or(u32::MAX),
             inflate,
-            inflating: None,
             input: BytesMut::new(),
             partial: None,
         }
@@ -162,21 +159,24 @@ impl Reader {
     /// Skips messages from now on, without the cost of their content.
     pub(crate) fn skip_messages(&mut self) {
         self.skips_messages = true;
-        self.inflating = None;
+        if let Some(inflate) = &mut self.inflate
+            && inflate.abandon()
+        {
+            self.partial = None;
+        }
     }
 
     /// Returns whether [`take`](Self::take) has more to do on a message without more bytes. Other tasks of the thread
     /// may come first.
     pub(crate) fn is_inflating(&self) -> bool {
-        self.inflating.is_some()
+        self.inflate.as_ref().is_some_and(|inflate| inflate.is_unfinished())
     }
 
     /// Takes the next message. Returns `None` if more bytes are needed, or if a large message
     /// [is being inflated](Self::is_inflating).
     pub(crate) fn take(&mut self) -> Result<Option<Message>, ReadError> {
-        if let (Some(opcode), Some(inflate)) = (self.inflating, &mut self.inflate) {
-            let inflated = inflate.resume()?;
-            return self.inflated(opcode, inflated);
+        if self.is_inflating() {
+            return self.inflate_more();
         }
         while let Some((head, head_len)) = Head::read(&self.input)? {
             self.check(&head)?;
@@ -268,24 +268,31 @@ impl Reader {
         if self.skips_messages {
             return Ok(None);
         }
-        if let (true, Some(inflate)) = (is_compressed, &mut self.inflate) {
-            let inflated = inflate.begin(payload, self.max_message_size as usize)?;
-            return self.inflated(opcode, inflated);
-        }
-        self.whole(opcode, payload, None).map(Some)
+        let (payload, compressed_len) = match &mut self.inflate {
+            Some(inflate) if is_compressed => match inflate.begin(payload, self.max_message_size as usize)? {
+                Some(Inflated { text, payload_len }) => (text.into(), Some(payload_len)),
+                None => {
+                    self.partial = Some(Box::new(Partial { opcode, is_compressed, payload: Vec::new() }));
+                    return Ok(None);
+                }
+            },
+            _ => (payload, None),
+        };
+        self.whole(opcode, payload, compressed_len).map(Some)
     }
 
-    /// Returns the message, if it is inflated.
-    fn inflated(&mut self, opcode: Opcode, inflated: Option<Inflated>) -> Result<Option<Message>, ReadError> {
-        let Some(Inflated { text, payload_len }) = inflated else {
-            self.inflating = Some(opcode);
-            return Ok(None);
-        };
-        self.inflating = None;
-        self.whole(opcode, text.into(), Some(payload_len)).map(Some)
+    /// Inflates the next part of a message. Returns the message if it was the last one.
+    #[cold]
+    fn inflate_more(&mut self) -> Result<Option<Message>, ReadError> {
+        let Some(inflate) = &mut self.inflate else { return Ok(None) };
+        let Some(Inflated { text, payload_len }) = inflate.resume()? else { return Ok(None) };
+        let Some(partial) = self.partial.take() else { return Ok(None) };
+        self.whole(partial.opcode, text.into(), Some(payload_len)).map(Some)
     }
 
     /// Returns the message with this payload, which is not compressed any more.
+    // Inlined with `text`, because the compiler would not, and most messages need no second step.
+    #[inline(always)]
     fn whole(&mut self, opcode: Opcode, payload: Bytes, compressed_len: Option<usize>) -> Result<Message, ReadError> {
         let is_binary = opcode == Opcode::Binary;
         let reads_binary = Deviation::BinaryMessage.is_allowed_by(self.tolerance);
@@ -299,6 +306,7 @@ impl Reader {
         Ok(Message::Text(TextMessage { text, deviations, compressed_len }))
     }
 
+    #[inline(always)]
     fn text(&mut self, payload: Bytes) -> Result<(ByteString, Deviations), ReadError> {
         let mut deviations = Deviations::default();
         if std::mem::take(&mut self.is_unmasked) {

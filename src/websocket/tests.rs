@@ -211,6 +211,30 @@ fn text_that_does_not_compress_is_read_up_to_the_limit() {
 }
 
 #[test]
+fn message_that_is_inflated_in_steps_keeps_its_place_or_is_skipped() {
+    let direction = Direction { window_bits: 10, context_takeover: true };
+    let deflate = Some((DeflateParams { server: direction, client: direction }, Compression::new().max_ratio(None)));
+    let large = "x".repeat(200_000);
+    let frames = || {
+        let (mut reader, _) = codec(Role::Server, Tolerance::Lenient, large.len(), deflate);
+        let (_, mut writer) = codec(Role::Client, Tolerance::Lenient, large.len(), deflate);
+        writer.text(large.clone());
+        writer.ping(b"p");
+        writer.text("small".to_owned());
+        reader.put(writer.unsent());
+        assert!(matches!(reader.take(), Ok(None)) && reader.is_inflating());
+        reader
+    };
+    let (messages, error) = read(frames(), [&[][..]]);
+    let [Message::Text(first), Message::Ping(_), Message::Text(second)] = &messages[..] else { panic!("{error:?}") };
+    assert!(first.text == large && second.text == "small");
+
+    let mut reader = frames();
+    reader.skip_messages();
+    assert_eq!(read(reader, [&[][..]]), (vec![Message::Ping(Bytes::from_static(b"p"))], None));
+}
+
+#[test]
 fn skipped_messages_leave_control_frames() {
     let mut reader = server(Tolerance::Lenient);
     reader.skip_messages();

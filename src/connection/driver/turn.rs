@@ -63,7 +63,7 @@ impl Driver {
         let begun = self.shared.mailbox().begin_turn(&mut self.commands);
         self.apply(&begun);
         self.abort_if_forced(&begun)?;
-        self.exchange.set_outliving(self.outliving.of_station(self.run.key()));
+        self.exchange.set_outliving(self.outliving.of_station(|| self.run.key()));
         let pauses_reading = self.read(socket, keepalive, now, cx)?;
         // A peer that sends without a pause must not stop the handlers, which may take as much time again.
         self.budget = self.budget.max(HANDLER_BYTES);
@@ -266,12 +266,14 @@ impl Driver {
 
     /// Starts the handlers of queued requests, as many as may run, and rejects the requests that none will handle.
     fn start_queued(&mut self, socket: &mut Socket, deadline: tokio::time::Instant) -> Result<(), Disconnect> {
-        for nth in 0.. {
-            if self.budget == 0 || (nth > 0 && is_past(deadline)) {
+        let mut is_first = true;
+        while self.exchange.has_requests() {
+            if self.budget == 0 || (!is_first && is_past(deadline)) {
                 // The next turn goes on.
                 self.shared.mailbox().wake_handlers();
                 return Ok(());
             }
+            is_first = false;
             if let Some(request) = self.exchange.next_request() {
                 self.spend(request.message_len);
                 self.start(request, socket)?;
@@ -319,11 +321,9 @@ impl Driver {
     fn write(&mut self, socket: &mut Socket, now: Instant, cx: &mut Context<'_>) -> Result<bool, Disconnect> {
         self.budget = TURN_BYTES;
         loop {
-            while socket.has_room() && self.budget > 0 {
-                if self.exchange.has_write() {
-                    // Before the message is taken, because one that is refused was never sent.
-                    socket.check_limit(0)?;
-                }
+            while socket.has_room() && self.budget > 0 && self.exchange.has_write() {
+                // Before the message is taken, because one that is refused was never sent.
+                socket.check_limit(0)?;
                 let Some((message, sender)) = self.exchange.next_write(now) else { break };
                 self.send(message, socket)?;
                 self.unflushed.extend(sender.map(Unflushed::Caller));
