@@ -14,6 +14,7 @@ pub(crate) mod negotiated;
 mod ordered;
 mod outbound;
 pub(crate) mod outliving;
+mod rare_list;
 pub(crate) mod request;
 mod responses;
 pub(crate) mod shared;

@@ -43,6 +43,7 @@ use crate::{
         negotiated::Negotiated,
         outbound::Outbound,
         outliving::Outliving,
+        rare_list::RareList,
         request::RequestHead,
         shared::{Command, Dispatch, EarlyResponse, ORIGIN, Run, Shared},
         socket::{Disconnect, Socket},
@@ -71,7 +72,7 @@ pub(crate) struct Driver {
     queued: usize,
     closing: Closing,
     /// The senders and events that are due when the written messages are flushed.
-    unflushed: Vec<Unflushed>,
+    unflushed: RareList<Unflushed>,
     /// The handlers of this driver that have outlived their connections. Four bytes, because idle connections keep them.
     outlived: u32,
     /// The bytes that this turn may still read and write.
@@ -124,7 +125,7 @@ impl Driver {
             commands: Vec::new(),
             queued: 0,
             closing: Closing::NotRequested(None),
-            unflushed: Vec::new(),
+            unflushed: RareList::new(),
             budget: 0,
         })
     }
@@ -188,7 +189,7 @@ impl Driver {
     /// Ends what cannot outlive the connection.
     pub(crate) fn on_disconnect(&mut self, after: AfterDisconnect) {
         self.shared.disconnected(&self.run, after);
-        for unflushed in self.unflushed.drain(..) {
+        for unflushed in self.unflushed.take() {
             if let Unflushed::Caller(sender) = unflushed {
                 complete(sender, Err(Error::Disconnected { maybe_delivered: true }));
             }

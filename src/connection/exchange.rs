@@ -22,6 +22,7 @@ use crate::{
         mailbox::AfterDisconnect,
         negotiated::Negotiated,
         outbound::Outbound,
+        rare_list::RareList,
         request::{IncomingRequest, RequestHead},
         responses::Responses,
     },
@@ -46,7 +47,7 @@ pub(crate) struct Exchange<T> {
     pub(crate) calls_in: CallsIn,
     responses: Responses<T>,
     bad_messages: u32,
-    events: Vec<EventKind>,
+    events: RareList<EventKind>,
     /// Set while an application reads events: messages are described then.
     is_observed: bool,
 }
@@ -68,7 +69,7 @@ impl<T> Exchange<T> {
             calls_in: CallsIn::default(),
             responses: Responses::new(generation, keep_responses),
             bad_messages: 0,
-            events: Vec::new(),
+            events: RareList::new(),
             is_observed: false,
         }
     }
@@ -132,7 +133,7 @@ impl<T> Exchange<T> {
 
     /// Takes the facts to report.
     pub(crate) fn take_events(&mut self) -> Vec<EventKind> {
-        std::mem::take(&mut self.events)
+        self.events.take()
     }
 
     /// Returns whether no call is pending in either direction, and no more than `awaiting_close` handlers are at work.

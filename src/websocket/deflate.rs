@@ -65,6 +65,8 @@ impl Inflate {
     ///
     /// If the payload is invalid, or its text is longer than `max_size` or than the ratio allows. It never allocates
     /// more than that and a buffer.
+    // Not inlined, because messages that are not compressed would pay for its stack.
+    #[inline(never)]
     pub(crate) fn begin(&mut self, payload: Bytes, max_size: usize) -> Result<Option<Inflated>, InflateError> {
         // A message without any block is empty for other implementations, too.
         if payload.is_empty() {

@@ -88,6 +88,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "connection/negotiated",
             "connection/ordered",
+            "connection/rare_list",
             "connection/call_ids",
             "connection/request",
             "connection/outbound",
@@ -225,6 +226,7 @@ const PURE: &[&str] = &[
     "connection/keepalive",
     "connection/ordered",
     "connection/outliving",
+    "connection/rare_list",
     "der",
     "error",
     "handshake",

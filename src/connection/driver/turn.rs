@@ -296,7 +296,9 @@ impl Driver {
         tracing::trace!(text = message.text, "sent");
         if self.exchange.is_observed() {
             self.shared.report(EventKind::Sent(Text(message.text.clone().into())));
-            self.unflushed.extend(message.described_response().map(Unflushed::Event));
+            if let Some(id) = message.described_response() {
+                self.unflushed.push(Unflushed::Event(id));
+            }
             if let Some(event) = message.event {
                 self.shared.report(*event);
             }
@@ -326,7 +328,9 @@ impl Driver {
                 socket.check_limit(0)?;
                 let Some((message, sender)) = self.exchange.next_write(now) else { break };
                 self.send(message, socket)?;
-                self.unflushed.extend(sender.map(Unflushed::Caller));
+                if let Some(sender) = sender {
+                    self.unflushed.push(Unflushed::Caller(sender));
+                }
             }
             self.report_queue_len();
             let had_room = socket.has_room();
@@ -338,7 +342,7 @@ impl Driver {
                 return Ok(false);
             };
             flushed?;
-            for unflushed in self.unflushed.drain(..) {
+            for unflushed in self.unflushed.take() {
                 match unflushed {
                     Unflushed::Caller(sender) => complete(sender, Ok(CallResult::default())),
                     Unflushed::Event(id) => self.shared.report(EventKind::ResponseWritten(id)),
