@@ -7,7 +7,7 @@
 use std::{
     convert::Infallible,
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
 };
 
 use allocation_counter::{AllocationInfo, measure};
@@ -246,6 +246,20 @@ fn finished_calls_leave_few_allocations() {
     // The station reads the end of the response before the server sees that the write has completed.
     let next = calls_in(&site, &mut station, "Heartbeat").bytes_current;
     assert_eq!(each_way.bytes_current + next, 0);
+}
+
+#[test]
+fn b78_message_is_not_reserved_by_its_head() {
+    let site = Site::new();
+    let (mut station, session) = site.connect(0);
+    let head = [&[0x81, 0xff][..], &1_000_000_u64.to_be_bytes(), &[0; 4], b"[2,"].concat();
+    let begun = measure(|| {
+        station.socket.write_all(&head).expect("buffer space for the head");
+        // The server has read the head when it sees the end.
+        station.socket.shutdown(Shutdown::Write).expect("open");
+        assert_eq!(site.runtime.block_on(session.closed()).code, 1006);
+    });
+    assert!(begun.bytes_max < 100_000, "{} bytes", begun.bytes_max);
 }
 
 #[test]

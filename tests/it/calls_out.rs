@@ -373,7 +373,7 @@ async fn b77_raw_text_is_sent_as_it_is() {
     let server = server_with(RpcRouter::new(), Options::server().call_queue(2));
     let (mut station, session) = connected(&server, "ocpp1.6").await;
     let mut events = server.events();
-    let _ahead = tokio::spawn(session.call::<Value>("Ahead", &()));
+    let _ahead = tokio::spawn(session.call::<Value>("Ahead", &()).timeout(None));
     station.receive_call().await;
     // It is written beside the call in flight, and its response belongs to no call.
     session.send_raw("{not a message").await.expect("written");

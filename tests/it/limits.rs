@@ -293,7 +293,7 @@ async fn maximum_limits_do_not_panic() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b78_message_near_the_largest_size_is_not_reserved_by_its_head() {
+async fn b78_message_near_the_largest_size_is_awaited() {
     let server = server(RpcRouter::new(), Options::server().max_message_size(i32::MAX as usize));
     for claimed in [i32::MAX as u64, u64::from(u32::MAX), u64::MAX >> 1] {
         let (mut station, session) = connected(&server, "ocpp1.6", 4096).await;

@@ -8,7 +8,7 @@
 //! | `CAMPAIGN_SEEDS` | the number of simulations | 2000 |
 //! | `CAMPAIGN_SECONDS` | the time after which no other simulation begins | no limit |
 //! | `CAMPAIGN_SEED` | the first seed | 0 |
-//! | `CAMPAIGN_SOCKET_SECONDS` | the time of the tests over sockets, all together | 60 |
+//! | `CAMPAIGN_SOCKET_SECONDS` | the time of all tests over sockets together, about | 60 |
 #![allow(unreachable_pub, reason = "no other crate uses a test crate")]
 
 mod attacks;
