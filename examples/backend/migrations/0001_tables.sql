@@ -76,7 +76,7 @@ CREATE TABLE meter_values (
     value TEXT NOT NULL,
     unit TEXT NOT NULL,
     multiplier BIGINT NOT NULL,
-    PRIMARY KEY (station, at, evse_id, transaction_id, measurand, phase, location, context, format)
+    PRIMARY KEY (station, transaction_id, at, evse_id, measurand, phase, location, context, format)
 );
 
 -- The journal.

@@ -34,12 +34,6 @@ const DRAIN: Duration = Duration::from_secs(10);
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(log_filter()).init();
     let settings = Settings::parse()?;
-    // The signal handlers are installed before the backend is ready.
-    let mut shutdown = pin!(shutdown_signal());
-    if shutdown.as_mut().now_or_never().is_some() {
-        return Ok(());
-    }
-
     // The recorder of metrics must be there before the server.
     let metrics = if settings.metrics { metrics::router()? } else { Router::new() };
     let database = database::open(&settings.database()).await?;
@@ -55,6 +49,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let listener = settings.tls.serve(listener).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
+    // The first poll installs the signal handlers, before the lines below tell that the backend is ready.
+    let mut shutdown = pin!(shutdown_signal());
+    if shutdown.as_mut().now_or_never().is_some() {
+        return Ok(());
+    }
     let address = listener.local_addr();
     // Only the first address has a scheme, if it is not TLS.
     let (http, curl, ws) = if settings.tls.is_on() { ("https", "https://", "wss") } else { ("http", "", "ws") };

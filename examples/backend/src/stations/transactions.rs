@@ -46,13 +46,7 @@ async fn start(
     let insert = insert.bind(&*station).bind(start.connector_id).bind(&start.id_tag).bind(&start.timestamp.0);
     let insert = insert.bind(start.meter_start).bind(status);
     let (id, status): (i64, String) = insert.fetch_one(&app.database).await?;
-    tracing::info!(
-        station = &*session.identity(),
-        transaction = id,
-        connector = start.connector_id,
-        status,
-        "charging"
-    );
+    tracing::info!(station = &*station, transaction = id, connector = start.connector_id, status, "charging");
     Ok(json!({"transactionId": id, "idTagInfo": {"status": status}}))
 }
 

@@ -11,6 +11,7 @@ use crate::support::{Backend, directory, event, start};
 const STATIONS: usize = 20;
 /// The transactions of each station.
 const TRANSACTIONS: usize = 50;
+const KILLS: usize = 4;
 
 #[tokio::test]
 async fn nothing_answered_is_lost_or_doubled_on_sqlite() {
@@ -18,9 +19,9 @@ async fn nothing_answered_is_lost_or_doubled_on_sqlite() {
     kill_and_restart(&format!("sqlite:{}", file.display())).await;
 }
 
-/// Kills the backend within 1,000 transactions, and checks all of them after the restart.
+/// Kills the backend several times within 1,000 transactions, and checks all of them after the restart.
 pub(crate) async fn kill_and_restart(database: &str) {
-    let backend = Backend::with_database(database, "127.0.0.1:0", &[]);
+    let mut backend = Backend::with_database(database, "127.0.0.1:0", &[]);
     let address = backend.address().to_owned();
     let (answered, mut answers) = mpsc::unbounded_channel();
     let mut stations = JoinSet::new();
@@ -29,11 +30,13 @@ pub(crate) async fn kill_and_restart(database: &str) {
         let client = backend.station(&format!("CP-{number:02}"), protocol).await;
         stations.spawn(charge(client, answered.clone()));
     }
-    for _ in 0..STATIONS * TRANSACTIONS / 2 {
-        answers.recv().await.expect("the stations charge");
+    for _ in 0..KILLS {
+        for _ in 0..STATIONS * TRANSACTIONS / (KILLS + 1) {
+            answers.recv().await.expect("the stations charge");
+        }
+        backend.kill();
+        backend = Backend::with_database(database, &address, &[]);
     }
-    backend.kill();
-    let backend = Backend::with_database(database, &address, &[]);
 
     // The transactions by the ids that the stations know.
     let mut known = BTreeMap::new();

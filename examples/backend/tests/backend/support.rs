@@ -14,7 +14,10 @@ use hyper::{
     body::{Bytes, Incoming},
 };
 use hyper_util::rt::TokioIo;
-use ocpp_rpc::{Options, RpcClient, RpcRouter};
+use ocpp_rpc::{
+    Options, RpcClient, RpcRouter,
+    client::{Backoff, Reconnect},
+};
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
 
@@ -133,8 +136,10 @@ impl Backend {
 
     /// Connects a station that handles the calls of the backend by `router`.
     pub(crate) async fn station_with(&self, identity: &str, protocol: &str, router: RpcRouter) -> RpcClient {
+        let backoff = Backoff::exponential().min(Duration::from_millis(100)).max(Duration::from_secs(1));
         let client = RpcClient::builder(format!("ws://{}/ocpp", self.address), identity)
             .protocols([protocol])
+            .reconnect(Reconnect::always().backoff(backoff))
             .options(Options::client().call_concurrency(16))
             .router(router)
             .build()
