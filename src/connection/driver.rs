@@ -378,11 +378,11 @@ impl Driver {
     }
 
     /// Reports the facts that the exchange has found.
+    #[inline]
     fn report_events(&mut self) {
+        // Most messages cause none.
         if self.exchange.has_events() {
-            for event in self.exchange.take_events() {
-                self.shared.report(event);
-            }
+            self.exchange.take_events().into_iter().for_each(|event| self.shared.report(event));
         }
     }
 

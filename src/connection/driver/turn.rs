@@ -342,11 +342,8 @@ impl Driver {
                 return Ok(false);
             };
             flushed?;
-            for unflushed in self.unflushed.take() {
-                match unflushed {
-                    Unflushed::Caller(sender) => complete(sender, Ok(CallResult::default())),
-                    Unflushed::Event(id) => self.shared.report(EventKind::ResponseWritten(id)),
-                }
+            if !self.unflushed.is_empty() {
+                self.on_flushed();
             }
             if self.budget == 0 && self.exchange.has_write() {
                 // Other tasks of the thread come first.
@@ -355,6 +352,16 @@ impl Driver {
             }
             if had_room {
                 return Ok(true);
+            }
+        }
+    }
+
+    /// Completes what was due when the written messages are flushed.
+    fn on_flushed(&mut self) {
+        for unflushed in self.unflushed.take() {
+            match unflushed {
+                Unflushed::Caller(sender) => complete(sender, Ok(CallResult::default())),
+                Unflushed::Event(id) => self.shared.report(EventKind::ResponseWritten(id)),
             }
         }
     }
