@@ -99,8 +99,17 @@ struct Carried {
 
 #[derive(Clone)]
 enum Message {
-    Received(Received, Bytes),
+    Received(OwnedReceived, Bytes),
     NotDelivered(u64),
+}
+
+#[derive(Clone)]
+enum OwnedReceived {
+    Request(NodeId, u64, Box<str>),
+    Control(Option<Box<str>>),
+    Reply(u64),
+    Broadcast(Option<Box<str>>),
+    Event,
 }
 
 const MAX_MESSAGE_SIZE: usize = 1 << 20;
@@ -193,6 +202,18 @@ impl From<Topic<'_>> for OwnedTopic {
     }
 }
 
+impl OwnedReceived {
+    fn borrow(&self) -> Received<'_> {
+        match self {
+            Self::Request(node, number, key) => Received::Request(*node, *number, key),
+            Self::Control(key) => Received::Control(key.as_deref()),
+            Self::Reply(number) => Received::Reply(*number),
+            Self::Broadcast(key) => Received::Broadcast(key.as_deref()),
+            Self::Event => Received::Event,
+        }
+    }
+}
+
 impl Hub {
     /// Returns the nodes that this one can reach, in the order of their names.
     fn reachable<'a>(&'a self, from: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Joined)> {
@@ -206,7 +227,7 @@ impl Hub {
 
     /// Sends a message on its way.
     fn carry(&mut self, from: &Arc<str>, to: Arc<str>, node: &Node, message: &Message) {
-        let is_request = matches!(message, Message::Received(Received::Request(..), _));
+        let is_request = matches!(message, Message::Received(OwnedReceived::Request(..), _));
         let is_lost = |probability: f64| probability > 0.0 && random::<f64>() < probability;
         if is_lost(self.loss) {
             return;
@@ -252,16 +273,17 @@ impl Hub {
                 let subscribed: Vec<_> =
                     self.reachable(from).filter(|(_, joined)| joined.topics.contains(&topic)).collect();
                 let chosen = (random::<u64>() % subscribed.len().max(1) as u64) as usize;
-                (subscribed.into_iter().skip(chosen).take(1).collect(), Received::Request(own.id(), number))
+                let received = OwnedReceived::Request(own.id(), number, key.into());
+                (subscribed.into_iter().skip(chosen).take(1).collect(), received)
             }
-            Destination::StationAt(node, _) => (find(node), Received::Request(own.id(), number)),
-            Destination::Node(node) => (find(node), Received::Control),
-            Destination::Reply(node, number) => (find(node), Received::Reply(number)),
-            Destination::All => (self.reachable(from).collect(), Received::Broadcast),
+            Destination::StationAt(node, key) => (find(node), OwnedReceived::Request(own.id(), number, key.into())),
+            Destination::Node(node, key) => (find(node), OwnedReceived::Control(key.map(Into::into))),
+            Destination::Reply(node, number, _) => (find(node), OwnedReceived::Reply(number)),
+            Destination::All(key) => (self.reachable(from).collect(), OwnedReceived::Broadcast(key.map(Into::into))),
             Destination::Event { key, .. } => {
                 let topics = [OwnedTopic::Events(None), OwnedTopic::Events(key.map(Into::into))];
                 let reads = |joined: &Joined| topics.iter().any(|topic| joined.topics.contains(topic));
-                (self.reachable(from).filter(|(_, joined)| reads(joined)).collect(), Received::Event)
+                (self.reachable(from).filter(|(_, joined)| reads(joined)).collect(), OwnedReceived::Event)
             }
         };
         let receivers: Vec<_> =
@@ -272,7 +294,7 @@ impl Hub {
             self.carry(&from.clone(), from.clone(), &own, &Message::NotDelivered(request));
         }
         for (name, node) in receivers {
-            self.carry(from, name, &node, &Message::Received(received, body.clone()));
+            self.carry(from, name, &node, &Message::Received(received.clone(), body.clone()));
         }
         Ok(())
     }
@@ -283,7 +305,7 @@ async fn deliver(mut messages: mpsc::UnboundedReceiver<Carried>) {
     while let Some(Carried { due, node, message }) = messages.recv().await {
         sleep_until(due).await;
         match message {
-            Message::Received(received, body) => node.received(received, body),
+            Message::Received(received, body) => node.received(received.borrow(), body),
             Message::NotDelivered(request) => node.not_delivered(request),
         }
     }

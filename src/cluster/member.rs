@@ -39,6 +39,7 @@ use crate::{
     error::Error,
     info::StationInfo,
     openings::Openings,
+    random::random,
     unix_time,
 };
 
@@ -116,12 +117,12 @@ struct Introduction {
     opens: u64,
 }
 
-/// The receivers of a control message.
-#[derive(Debug, Clone, Copy)]
+/// The receivers of a control message. The key is that of the station that the message is about.
+#[derive(Debug, Clone)]
 enum Target {
-    Node(NodeId),
-    Reply(NodeId, u64),
-    All,
+    Node(NodeId, Option<Arc<str>>),
+    Reply(NodeId, u64, Option<Arc<str>>),
+    All(Option<Arc<str>>),
 }
 
 impl Member {
@@ -140,7 +141,8 @@ impl Member {
                 clock: HybridClock::new(id),
                 moves: Moves::default(),
                 members: Members::default(),
-                next_request: 0,
+                // Another node cannot guess it and reply in the place of the owner.
+                next_request: random(),
                 pending: HashMap::new(),
                 owners: Owners::default(),
                 lists: HashMap::new(),
@@ -312,10 +314,10 @@ impl Member {
     async fn flush_outbox(&self) {
         loop {
             let Some((target, request, message)) = self.state().outbox.pop_front() else { return };
-            let to = match target {
-                Target::Node(node) => Destination::Node(node),
-                Target::Reply(node, request) => Destination::Reply(node, request),
-                Target::All => Destination::All,
+            let to = match &target {
+                Target::Node(node, key) => Destination::Node(*node, key.as_deref()),
+                Target::Reply(node, request, key) => Destination::Reply(*node, *request, key.as_deref()),
+                Target::All(key) => Destination::All(key.as_deref()),
             };
             if let Err(error) = self.transport.send(to, request, message).await {
                 tracing::debug!(%error, "a message to another node was not sent");
@@ -417,7 +419,12 @@ impl Member {
     }
 
     async fn broadcast(&self, message: &Broadcast) {
-        if let Err(error) = self.transport.send(Destination::All, None, wire::encode(message)).await {
+        self.broadcast_about(None, message).await;
+    }
+
+    /// Sends a message about a station to all nodes.
+    async fn broadcast_about(&self, key: Option<&str>, message: &Broadcast) {
+        if let Err(error) = self.transport.send(Destination::All(key), None, wire::encode(message)).await {
             tracing::debug!(%error, "a message to all nodes was not sent");
         }
     }
@@ -437,7 +444,12 @@ impl Member {
     }
 
     fn control(&self, node: NodeId, message: &Control) {
-        self.post(Target::Node(node), None, wire::encode(message));
+        self.post(Target::Node(node, None), None, wire::encode(message));
+    }
+
+    /// Sends a control message about a station in the background.
+    fn control_about(&self, key: &Arc<str>, node: NodeId, message: &Control) {
+        self.post(Target::Node(node, Some(key.clone())), None, wire::encode(message));
     }
 
     /// Handles the announcement of sessions by another node.
@@ -533,10 +545,10 @@ impl Member {
         }
     }
 
-    fn on_control(&self, message: Control) {
+    fn on_control(&self, key: Option<&str>, message: Control) {
         match message {
             Control::Cancel { from, request } => self.on_cancel(from, request),
-            Control::Probe { from, requests } => self.on_probe(from, requests),
+            Control::Probe { from, requests } => self.on_probe(key, from, requests),
             Control::Alive { from, unknown } => self.on_alive(from, &unknown),
             Control::Claim { from, sessions } => drop(self.on_open(from, sessions)),
             Control::Complain { from, request, error } => self.on_complaint(from, request, error),
@@ -566,31 +578,41 @@ const MAX_SKEW_MS: f64 = 10_000.0;
 
 impl State {
     fn next_request(&mut self) -> u64 {
-        self.next_request += 1;
+        self.next_request = self.next_request.wrapping_add(1);
         self.next_request
     }
 }
 
 impl Receive for Member {
-    fn received(self: Arc<Self>, received: Received, message: Bytes) {
+    fn received(self: Arc<Self>, received: Received<'_>, message: Bytes) {
         let this = &self;
         match received {
-            Received::Request(from, request) => {
-                if let Some(message) = read::<Request>(&message) {
-                    this.on_request(from, request, message);
-                } else {
-                    this.refuse_request(from, request);
-                }
-            }
-            Received::Control => _ = read::<Control>(&message).map(|message| this.on_control(message)),
+            Received::Request(from, request, key) => match read::<Request>(&message) {
+                Some(message) if *message.key == *key => this.on_request(from, request, message),
+                Some(_) => not_about(Some(key)),
+                None => this.refuse_request(from, request, key),
+            },
+            Received::Control(key) => match read::<Control>(&message) {
+                Some(message) if key.is_none() || message.may_be_about_a_station() => this.on_control(key, message),
+                Some(_) => not_about(key),
+                None => {}
+            },
             Received::Reply(request) => _ = read::<Reply>(&message).map(|reply| this.on_reply(request, reply)),
-            Received::Broadcast => _ = read::<Broadcast>(&message).map(|message| this.on_broadcast(message)),
+            Received::Broadcast(key) => match read::<Broadcast>(&message) {
+                Some(message) if key.is_none_or(|key| message.may_be_about(key)) => this.on_broadcast(message),
+                Some(_) => not_about(key),
+                None => {}
+            },
             Received::Event => this.on_event(&message),
         }
     }
 
     fn not_delivered(self: Arc<Self>, request: u64) {
         self.on_not_delivered(request);
+    }
+
+    fn not_permitted(self: Arc<Self>, key: &str) {
+        self.on_not_permitted(key);
     }
 
     fn disconnected(self: Arc<Self>) {
@@ -625,6 +647,12 @@ fn read<T: DeserializeOwned>(message: &[u8]) -> Option<T> {
             tracing::warn!(%error, bytes = message.len(), "cannot read a message of another node");
         })
         .ok()
+}
+
+/// Logs a message of a process that can be permitted to send messages about this station only, and not this one.
+fn not_about(key: Option<&str>) {
+    metrics::dropped();
+    tracing::warn!(key, "a message to the subject of a station is about something else");
 }
 
 /// Returns the failure of a message that was not sent.

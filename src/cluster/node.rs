@@ -9,26 +9,28 @@ use bytes::Bytes;
 
 use crate::cluster::epoch::NodeId;
 
-/// The way in which a message arrived.
+/// The way in which a message arrived. The keys are those of its [`Destination`](crate::cluster::Destination).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Received {
-    /// To [`Destination::Station`](crate::cluster::Destination::Station) or [`Destination::StationAt`](crate::cluster::Destination::StationAt), from this node with this number of the request.
-    Request(NodeId, u64),
+pub enum Received<'a> {
+    /// To [`Destination::Station`](crate::cluster::Destination::Station) or
+    /// [`Destination::StationAt`](crate::cluster::Destination::StationAt), from this node with this number of the request.
+    Request(NodeId, u64, &'a str),
     /// To [`Destination::Node`](crate::cluster::Destination::Node).
-    Control,
+    Control(Option<&'a str>),
     /// To [`Destination::Reply`](crate::cluster::Destination::Reply), for this request.
     Reply(u64),
     /// To [`Destination::All`](crate::cluster::Destination::All).
-    Broadcast,
+    Broadcast(Option<&'a str>),
     /// To [`Destination::Event`](crate::cluster::Destination::Event).
     Event,
 }
 
 /// Receives the messages and the changes of a transport.
 pub(crate) trait Receive: Send + Sync + 'static {
-    fn received(self: Arc<Self>, received: Received, message: Bytes);
+    fn received(self: Arc<Self>, received: Received<'_>, message: Bytes);
     fn not_delivered(self: Arc<Self>, request: u64);
+    fn not_permitted(self: Arc<Self>, key: &str);
     fn disconnected(self: Arc<Self>);
     fn reconnected(self: Arc<Self>);
     fn messages_lost(self: Arc<Self>);
@@ -54,7 +56,7 @@ impl Node {
     }
 
     /// Passes a message on. A message that cannot be read is logged and dropped.
-    pub fn received(&self, received: Received, message: Bytes) {
+    pub fn received(&self, received: Received<'_>, message: Bytes) {
         if let Some(receiver) = self.receiver.upgrade() {
             receiver.received(received, message);
         }
@@ -64,6 +66,13 @@ impl Node {
     pub fn not_delivered(&self, request: u64) {
         if let Some(receiver) = self.receiver.upgrade() {
             receiver.not_delivered(request);
+        }
+    }
+
+    /// Reports that the broker does not permit requests to the station with this key. Pending ones fail.
+    pub fn not_permitted(&self, key: &str) {
+        if let Some(receiver) = self.receiver.upgrade() {
+            receiver.not_permitted(key);
         }
     }
 

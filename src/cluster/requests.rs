@@ -25,6 +25,7 @@ pub(crate) struct Pending {
 pub(crate) enum Answer {
     Reply(Box<Reply>),
     NotDelivered,
+    NotPermitted,
     /// The node that carried out the request is gone, or its reply is lost.
     Lost,
 }

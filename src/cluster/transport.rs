@@ -48,7 +48,9 @@ pub trait Cluster: Send + Sync + 'static {
         SystemTime::now()
     }
 
-    /// Subscribes this node to a topic. The future resolves when messages that are sent from now on will arrive.
+    /// Subscribes this node to a topic.
+    ///
+    /// When the future resolves, the node will receive the messages that others send in response to its next ones.
     fn subscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>>;
 
     /// Ends a subscription.
@@ -96,6 +98,9 @@ pub enum Topic<'a> {
 }
 
 /// The receivers of a message.
+///
+/// The key of a destination is that of the station that the message is about; `None` if it is about none or several. A
+/// broker can thus permit a process to exchange messages about some stations only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Destination<'a> {
@@ -104,11 +109,11 @@ pub enum Destination<'a> {
     /// This node, with a request to the station with this key.
     StationAt(NodeId, &'a str),
     /// This node.
-    Node(NodeId),
+    Node(NodeId, Option<&'a str>),
     /// The node that sent this request.
-    Reply(NodeId, u64),
+    Reply(NodeId, u64, Option<&'a str>),
     /// All nodes, this one included.
-    All,
+    All(Option<&'a str>),
     /// The nodes that are subscribed to the events of the station with this key. `None` for events without a station.
     Event {
         /// The key of the station.

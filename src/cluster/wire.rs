@@ -171,6 +171,25 @@ pub(crate) enum Broadcast {
     },
 }
 
+impl Control {
+    /// Returns `true` for the messages of a caller and the replies to them. Any process that may call one station may
+    /// send them.
+    pub(crate) fn may_be_about_a_station(&self) -> bool {
+        matches!(self, Self::Cancel { .. } | Self::Probe { .. } | Self::Alive { .. } | Self::Complain { .. })
+    }
+}
+
+impl Broadcast {
+    /// Returns `true` for the messages that any process may send that may call the station with this key.
+    pub(crate) fn may_be_about(&self, key: &str) -> bool {
+        match self {
+            Self::Cancel { .. } => true,
+            Self::Watch { filter, .. } => filter.only_key() == Some(key),
+            _ => false,
+        }
+    }
+}
+
 /// A session that a node announces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Announced {

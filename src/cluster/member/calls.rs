@@ -54,8 +54,11 @@ impl Drop for Guard<'_> {
         let Some(pending) = self.member.state().pending.remove(&self.number) else { return };
         let (from, request) = (self.member.id, self.number);
         match pending.owner {
-            Some(owner) => self.member.control(owner, &Control::Cancel { from, request }),
-            None => self.member.post(Target::All, None, wire::encode(&Broadcast::Cancel { from, request })),
+            Some(owner) => self.member.control_about(&pending.key, owner, &Control::Cancel { from, request }),
+            None => {
+                let cancel = wire::encode(&Broadcast::Cancel { from, request });
+                self.member.post(Target::All(Some(pending.key)), None, cancel);
+            }
         }
     }
 }
@@ -103,7 +106,7 @@ impl Member {
         let rejecter = reply.complain.map(|owner| -> Rejecter {
             Box::new(move |error| {
                 let from = self.id;
-                self.control(owner, &Control::Complain { from, request: number, error: error.into() });
+                self.control_about(&key, owner, &Control::Complain { from, request: number, error: error.into() });
             })
         });
         Ok(RemoteResult { payload, rejecter })
@@ -161,6 +164,7 @@ impl Member {
                     Some(error) => Error::from(error),
                 },
                 Answer::NotDelivered => Error::NotConnected,
+                Answer::NotPermitted => Error::Unreachable,
                 Answer::Lost => Error::Disconnected { maybe_delivered: true },
             };
             // The node that announced the station has lost it meanwhile, and has not begun to carry out the request.
@@ -217,6 +221,15 @@ impl Member {
         }
     }
 
+    /// Fails the requests to a station that the broker refuses.
+    pub(super) fn on_not_permitted(&self, key: &str) {
+        let refused = |pending: &Pending| *pending.key == *key && pending.owner.is_none();
+        let refused: Vec<_> = self.state().pending.extract_if(|_, pending| refused(pending)).collect();
+        for (_, pending) in refused {
+            let _ = pending.sender.send(Answer::NotPermitted);
+        }
+    }
+
     /// Probes the nodes that carry out requests, and fails the requests of those that do not answer.
     pub(super) fn probe(&self, now: Instant) {
         let mut dead = Vec::new();
@@ -226,14 +239,14 @@ impl Member {
             if state.owners.probe_due.is_none_or(|due| due > now) {
                 return;
             }
-            let mut requests: HashMap<NodeId, Vec<u64>> = HashMap::new();
+            let mut requests: HashMap<NodeId, (Arc<str>, Vec<u64>)> = HashMap::new();
             for (number, pending) in &state.pending {
                 if let Some(owner) = pending.owner {
-                    requests.entry(owner).or_default().push(*number);
+                    requests.entry(owner).or_insert_with(|| (pending.key.clone(), Vec::new())).1.push(*number);
                 }
             }
             state.owners.unanswered.retain(|owner, _| requests.contains_key(owner));
-            for (owner, mut requests) in requests {
+            for (owner, (key, mut requests)) in requests {
                 let unanswered = state.owners.unanswered.entry(owner).or_default();
                 if unanswered.is_some_and(|since| now - since >= PROBE_TIMEOUT) {
                     dead.push(owner);
@@ -243,13 +256,14 @@ impl Member {
                 requests.truncate(MAX_PROBED);
                 let number = state.next_request();
                 state.owners.watch(number, owner);
-                probes.push((owner, number, wire::encode(&Control::Probe { from: self.id, requests })));
+                let probe = wire::encode(&Control::Probe { from: self.id, requests });
+                probes.push((Target::Node(owner, Some(key)), number, probe));
             }
             let is_over = state.owners.unanswered.is_empty();
             state.owners.probe_due = (!is_over).then(|| now + PROBE_INTERVAL);
         }
-        for (owner, number, message) in probes {
-            self.post(Target::Node(owner), Some(number), message);
+        for (target, number, message) in probes {
+            self.post(target, Some(number), message);
         }
         for owner in dead {
             tracing::warn!(node = %owner, "a node does not answer: its calls fail");

@@ -113,9 +113,9 @@ impl RemoteStations {
                 probes.push((node, number));
             }
         }
-        self.member.post(Target::All, None, wire::encode(&Broadcast::List { from, request }));
+        self.member.post(Target::All(None), None, wire::encode(&Broadcast::List { from, request }));
         for (node, number) in probes {
-            self.member.post(Target::Node(node), Some(number), probe.clone());
+            self.member.post(Target::Node(node, None), Some(number), probe.clone());
         }
     }
 
@@ -176,7 +176,7 @@ impl Member {
             let page = Page { node: self.id, name: (&*self.name).into(), stations, more };
             let message = wire::encode(&Reply { page: Some(page), ..Reply::default() });
             if message.len() <= self.transport.max_message_size() || sessions.len() <= 1 {
-                return self.post(Target::Reply(from, request), None, message);
+                return self.post(Target::Reply(from, request, None), None, message);
             }
             more = true;
             sessions.truncate(sessions.len() / 2);

@@ -46,6 +46,7 @@ const MAX_RESULTS: usize = 4096;
 struct Running {
     member: Arc<Member>,
     request: RequestId,
+    key: Arc<str>,
 }
 
 impl Drop for Running {
@@ -66,11 +67,11 @@ impl Member {
             return;
         }
         let Some(session) = self.home().and_then(|home| home.find(&request.key)) else {
-            return self.reply_error(id, &Error::NotConnected);
+            return self.reply_error(id, &request.key, &Error::NotConnected);
         };
         if request.mode == Mode::Info {
             let info = Some(session.station_info(Some(&self.name)));
-            return self.reply(id, wire::encode(&Reply { info, ..Reply::default() }));
+            return self.reply(id, &request.key, wire::encode(&Reply { info, ..Reply::default() }));
         }
         let (cancel, cancelled) = oneshot::channel();
         {
@@ -82,11 +83,11 @@ impl Member {
             }
             if serving.running.len() >= MAX_RUNNING {
                 drop(state);
-                return self.reply_error(id, &Error::QueueFull);
+                return self.reply_error(id, &request.key, &Error::QueueFull);
             }
             serving.running.insert(id, cancel);
         }
-        let running = Running { member: self.clone(), request: id };
+        let running = Running { member: self.clone(), request: id, key: (&*request.key).into() };
         if let Some(close) = request.close {
             let close = Close::from(close);
             self.tasks.spawn(running.run(cancelled, async move {
@@ -95,7 +96,7 @@ impl Member {
             }));
             return;
         }
-        let Some(kind) = request.kind() else { return self.reply_error(id, &Error::Closed) };
+        let Some(kind) = request.kind() else { return self.reply_error(id, &request.key, &Error::Closed) };
         let mut call = remote_call(session.shared(), kind, request);
         // The first poll makes the call. Calls are therefore made in the order in which they arrive.
         match (&mut call).now_or_never() {
@@ -160,25 +161,26 @@ impl Member {
     }
 
     /// Answers a probe.
-    pub(super) fn on_probe(&self, from: NodeId, requests: Vec<u64>) {
+    pub(super) fn on_probe(&self, key: Option<&str>, from: NodeId, requests: Vec<u64>) {
         let unknown = {
             let state = self.state();
             requests.into_iter().filter(|number| !state.serving.running.contains_key(&(from, *number))).collect()
         };
-        self.control(from, &Control::Alive { from: self.id, unknown });
+        let alive = wire::encode(&Control::Alive { from: self.id, unknown });
+        self.post(Target::Node(from, key.map(Into::into)), None, alive);
     }
 
     /// Replies to a request that cannot be read: it was not carried out.
-    pub(super) fn refuse_request(&self, from: NodeId, number: u64) {
-        self.reply_error((from, number), &Error::Disconnected { maybe_delivered: false });
+    pub(super) fn refuse_request(&self, from: NodeId, number: u64, key: &str) {
+        self.reply_error((from, number), key, &Error::Disconnected { maybe_delivered: false });
     }
 
-    fn reply_error(&self, id: RequestId, error: &Error) {
-        self.reply(id, encode_error(error));
+    fn reply_error(&self, id: RequestId, key: &str, error: &Error) {
+        self.reply(id, key, encode_error(error));
     }
 
-    fn reply(&self, (from, number): RequestId, reply: Bytes) {
-        self.post(Target::Reply(from, number), None, reply);
+    fn reply(&self, (from, number): RequestId, key: &str, reply: Bytes) {
+        self.post(Target::Reply(from, number, Some(key.into())), None, reply);
     }
 }
 
@@ -210,7 +212,7 @@ impl Running {
 
     async fn send(&self, from: NodeId, number: u64, reply: Bytes) {
         let transport = &self.member.transport;
-        let to = Destination::Reply(from, number);
+        let to = Destination::Reply(from, number, Some(&self.key));
         let mut sent = transport.send(to, None, reply).await;
         if sent == Err(SendError::TooLarge) {
             sent = transport.send(to, None, encode_error(&Error::TooLarge { maybe_delivered: true })).await;

@@ -124,7 +124,8 @@ impl Member {
         }
         for (watch, filter) in watches {
             let lease = wire::millis(LEASE);
-            self.broadcast(&Broadcast::Watch { from: self.id, watch, filter, lease }).await;
+            let key = filter.only_key().map(str::to_owned);
+            self.broadcast_about(key.as_deref(), &Broadcast::Watch { from: self.id, watch, filter, lease }).await;
         }
     }
 
