@@ -19,6 +19,7 @@ mod client_update;
 mod closing;
 mod closing_table;
 mod cluster;
+mod cluster_permissions;
 mod compression;
 mod csms;
 mod cut;
