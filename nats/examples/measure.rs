@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::join_all, stream};
 use ocpp_rpc::{RpcClient, RpcRouter, RpcServer, Station, client::Reconnect, extract::Params};
 use ocpp_rpc_nats::Nats;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -31,6 +31,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const STATIONS: usize = 10_000;
 const CALLS: usize = 10_000;
+
+/// The calls that are made at once to measure their cost under load. Each goes to another station.
+const CONCURRENT: usize = 64;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<()> {
@@ -177,30 +180,46 @@ async fn measure(program: &str) -> Result<()> {
     let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]);
     let server = server.cluster(Nats::connect(&*url).await?.node_name("caller")).build()?;
     let listener = server.listen("127.0.0.1:0").await?;
-    let (_local, _) = start(&["stations", &format!("ws://{}", listener.local_addr()), "0", "1"]).await?;
-    let (_remote, _) = start(&["stations", &owner_endpoint, "1", "1"]).await?;
-    let [local, remote, absent] = [0, 1, STATIONS * 9].map(|number| server.station(format!("CP-{number}")));
-    remote.connected(Duration::from_secs(10)).await?;
+    let station = |number: usize| server.station(format!("CP-{number}"));
+    let count = CONCURRENT.to_string();
+    let (_local, _) = start(&["stations", &format!("ws://{}", listener.local_addr()), "0", &count]).await?;
+    let (_remote, _) = start(&["stations", &owner_endpoint, &count, &count]).await?;
+    let all_local: Vec<_> = (0..CONCURRENT).map(station).collect();
+    let all_remote: Vec<_> = (CONCURRENT..2 * CONCURRENT).map(station).collect();
+    for remote in &all_remote {
+        remote.connected(Duration::from_secs(10)).await?;
+    }
+    let (local, remote, absent) = (&all_local[0], &all_remote[0], station(STATIONS * 9));
 
-    for station in [&local, &remote, &absent] {
+    for station in [local, remote, &absent] {
         time(station, CALLS / 10).await;
     }
-    for (name, station) in [("local call", &local), ("remote call", &remote), ("call that is not connected", &absent)] {
+    for (name, station) in [("local call", local), ("remote call", remote), ("call that is not connected", &absent)] {
         let (median, percentile) = time(station, CALLS).await;
         println!("{name}: p50 {median:.0?}, p99 {percentile:.0?}");
     }
 
     let owner_pid = owner.id().ok_or("the owner has ended")?;
     let pids = [std::process::id(), owner_pid, broker.process.id()];
-    for (name, station) in [("local call", &local), ("remote call", &remote)] {
-        let before = pids.map(cpu);
-        time(station, CALLS * 3).await;
+    for (name, stations) in [
+        ("local call, one at a time", &all_local[..1]),
+        ("remote call, one at a time", &all_remote[..1]),
+        ("local call, 64 at once", &all_local[..]),
+        ("remote call, 64 at once", &all_remote[..]),
+    ] {
+        let calls = CALLS * 3 / stations.len() * stations.len();
+        let (before, start) = (pids.map(cpu), Instant::now());
+        join_all(stations.iter().map(|station| time(station, calls / stations.len()))).await;
+        let rate = calls as f64 / start.elapsed().as_secs_f64();
         let mut parts = Vec::new();
         for (pid, before) in pids.into_iter().zip(before) {
-            parts.push((cpu(pid)? - before?).as_secs_f64() * 1e6 / (CALLS * 3) as f64);
+            parts.push((cpu(pid)? - before?).as_secs_f64() * 1e6 / calls as f64);
         }
         let sum: f64 = parts.iter().sum();
-        println!("CPU per {name}: caller {:.1} µs, owner {:.1} µs, NATS {:.1} µs, in all {sum:.1} µs", parts[0], parts[1], parts[2]);
+        println!(
+            "{name}: {rate:.0} per second, CPU of caller {:.1} µs, owner {:.1} µs, NATS {:.1} µs, in all {sum:.1} µs",
+            parts[0], parts[1], parts[2]
+        );
     }
 
     let count = STATIONS.to_string();
@@ -209,7 +228,7 @@ async fn measure(program: &str) -> Result<()> {
         let (node, endpoint) = start(&["node", url]).await?;
         let pid = node.id().ok_or("the node has ended")?;
         let before = memory(pid)?;
-        let (stations, _) = start(&["stations", &endpoint, "100", &count]).await?;
+        let (stations, _) = start(&["stations", &endpoint, "1000", &count]).await?;
         sleep(Duration::from_secs(2)).await;
         memories.push((memory(pid)? - before) / STATIONS as f64);
         if url.is_empty() {

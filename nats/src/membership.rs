@@ -75,7 +75,10 @@ impl Membership {
 
     pub(crate) async fn subscribe(&self, topic: Topic<'_>) -> Result<(), SendError> {
         let Ok(subject) = self.subject_of(topic) else {
-            tracing::warn!(?topic, "a key is too long for a subject of NATS: the station cannot be called from other nodes");
+            tracing::warn!(
+                ?topic,
+                "a key is too long for a subject of NATS: the station cannot be called from other nodes"
+            );
             return Ok(());
         };
         if self.subscriptions.contains(&subject) {
@@ -196,12 +199,10 @@ impl Reader {
         let Message { subject, reply, payload, status, .. } = message;
         let node = &self.node;
         match self.subjects.read(node.id(), &subject) {
-            Some(Meaning::Request { key }) => {
-                match reply.and_then(|reply| self.subjects.read_reply(&reply)) {
-                    Some((from, number)) => node.received(Received::Request(from, number, &key), payload),
-                    None => tracing::warn!(%subject, "a request does not name a node that it is from"),
-                }
-            }
+            Some(Meaning::Request { key }) => match reply.and_then(|reply| self.subjects.read_reply(&reply)) {
+                Some((from, number)) => node.received(Received::Request(from, number, &key), payload),
+                None => tracing::warn!(%subject, "a request does not name a node that it is from"),
+            },
             Some(Meaning::Reply { number }) if status == Some(StatusCode::NO_RESPONDERS) => node.not_delivered(number),
             Some(Meaning::Reply { number }) => node.received(Received::Reply(number), payload),
             Some(Meaning::Control { key }) => node.received(Received::Control(key.as_deref()), payload),

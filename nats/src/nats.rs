@@ -11,8 +11,8 @@ use bytes::Bytes;
 use ocpp_rpc::{
     Station,
     cluster::{
-        Cluster, ClusterEvents, ClusterFuture, Destination, EventFilter, JoinError, Node, Observer, SendError, Stations,
-        Topic,
+        Cluster, ClusterEvents, ClusterFuture, Destination, EventFilter, JoinError, Node, Observer, SendError,
+        Stations, Topic,
     },
 };
 use percent_encoding::percent_decode_str;

@@ -100,7 +100,9 @@ fn permissions_of_a_tenant_cover_its_stations_only() {
     let [replies, control] = subjects.own_below(node, "acme").expect("short");
     assert_eq!(replies, "ns.n.0123456789abcdef.re.*.acme.>");
     assert_eq!(control, "ns.n.0123456789abcdef.do.acme.>");
-    for (key, is_covered) in [("acme/1", true), ("acme/a/b", true), ("acmes/1", false), ("acme", false), ("acme//1", false)] {
+    for (key, is_covered) in
+        [("acme/1", true), ("acme/a/b", true), ("acmes/1", false), ("acme", false), ("acme//1", false)]
+    {
         assert_eq!(covers("ns.s.acme.>", &subjects.station(key).expect("short")), is_covered, "{key}");
         assert_eq!(covers(&control, &subjects.node(node, Some(key)).expect("short")), is_covered, "{key}");
     }

@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt, future::join_all};
-use ocpp_rpc::{
-    Close, Error, ErrorCode, Payload,
-    client::Reconnect,
-    close::CloseCause,
-};
+use ocpp_rpc::{Close, Error, ErrorCode, Payload, client::Reconnect, close::CloseCause};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -151,8 +147,28 @@ async fn identities_reach_their_stations_whatever_their_characters() {
     let [a, b] = start_all(&broker, ["a", "b"]).await;
     let longest = "*".repeat(255);
     let identities = [
-        "CP-1", "*", ">", "a.b", "a.*", "a b", "=", "==", "=2A", "s", "all", "Süd-東京", "a~b", "~a", "a~", "a~~b", "~", "a", "b",
-        "PUB x 0", "\"a\"", &longest,
+        "CP-1",
+        "*",
+        ">",
+        "a.b",
+        "a.*",
+        "a b",
+        "=",
+        "==",
+        "=2A",
+        "s",
+        "all",
+        "Süd-東京",
+        "a~b",
+        "~a",
+        "a~",
+        "a~~b",
+        "~",
+        "a",
+        "b",
+        "PUB x 0",
+        "\"a\"",
+        &longest,
     ];
     let mut peers = Vec::new();
     for identity in identities {
@@ -208,7 +224,10 @@ async fn messages_of_others_on_the_subjects_do_no_harm() {
         "null",
         r#"{"open":{"from":"0123456789abcdef"}}"#,
         r#"{"from_the_future":{"from":"0123456789abcdef"}}"#,
-        &format!(r#"{{"claim":{{"from":"0123456789abcdef","sessions":[{{"key":"CP-2","epoch":"{}"}}]}}}}"#, "f".repeat(32)),
+        &format!(
+            r#"{{"claim":{{"from":"0123456789abcdef","sessions":[{{"key":"CP-2","epoch":"{}"}}]}}}}"#,
+            "f".repeat(32)
+        ),
         // Addressed to another station than its subject says.
         &format!(r#"{{"key":"CP-2","mode":"call","expires":{far},"action":"Echo","params":{{}}}}"#),
     ];

@@ -11,7 +11,8 @@ use std::{
 };
 
 use ocpp_rpc::{
-    Accept, Authenticate, CallError, Close, Error, ErrorCode, Handshake, Options, Reject, RpcClient, RpcRouter, RpcServer,
+    Accept, Authenticate, CallError, Close, Error, ErrorCode, Handshake, Options, Reject, RpcClient, RpcRouter,
+    RpcServer,
     client::Reconnect,
     cluster::Cluster,
     extract::{Params, State},

@@ -106,7 +106,8 @@ async fn storm_of_takeovers_leaves_each_station_one_session() {
         for node in &nodes {
             node.call(&format!("CP-{number}"), "Echo").await.expect("a result");
         }
-        let received: Vec<_> = peers.iter().filter(|peer| peer.client.session().is_open()).map(Station::received).collect();
+        let received: Vec<_> =
+            peers.iter().filter(|peer| peer.client.session().is_open()).map(Station::received).collect();
         assert_eq!(received, [3]);
     }
 }
