@@ -20,6 +20,11 @@ pub mod handlers {}
 #[doc = include_str!("docs/guide/calls.md")]
 pub mod calls {}
 
+/// Several servers as one cluster: calls, moves, lists and events.
+#[doc = ""]
+#[doc = include_str!("docs/guide/cluster.md")]
+pub mod cluster {}
+
 /// Writing a charging station: connecting, reconnecting and closing.
 #[doc = ""]
 #[doc = include_str!("docs/guide/client.md")]
