@@ -261,7 +261,7 @@ impl<R> Call<R> {
     fn cancel(&mut self) {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Submitted { shared, key, .. } => shared.send(Command::Cancel(key)),
-            State::Remote(_) => {}
+            State::Remote(..) => {}
             State::Draft { .. } | State::Failed(_) | State::Done => return,
         }
         self.record(&Err(Error::Cancelled));
@@ -327,7 +327,7 @@ impl State {
             // The task of the connection was dropped while the call was pending.
             (Self::Submitted { .. }, _) => Err(Error::Disconnected { maybe_delivered: true }),
             (Self::Failed(error), _) => Err(error),
-            (Self::Remote(_), _) => unreachable!("polled above"),
+            (Self::Remote(..), _) => unreachable!("polled above"),
             (Self::Draft { .. } | Self::Done, _) => panic!("a call was polled after it had ended"),
         })
     }
@@ -339,7 +339,7 @@ impl State {
             Target::Session(shared) => shared,
             Target::Station(route, key) => match route.find(&key) {
                 Some(shared) => shared,
-                None => return Self::submit_elsewhere(&*route, key, *call, total_timeout),
+                None => return Self::submit_elsewhere(route, key, *call, total_timeout),
             },
         };
         if call.kind == Kind::Send && !shared.run().negotiated().is_some_and(|negotiated| negotiated.dialect.has_send())
@@ -366,7 +366,7 @@ impl State {
 impl State {
     /// Submits a draft to another node.
     fn submit_elsewhere(
-        route: &dyn Route,
+        route: Arc<dyn Route>,
         key: Arc<str>,
         call: Outgoing<ResponseSender>,
         total_timeout: Option<Duration>,
@@ -375,7 +375,12 @@ impl State {
         let id = has_own_id.then(|| id.as_str().to_owned());
         let action = action.to_string();
         match route.call_elsewhere(RemoteCall { key, action, params, kind, id, timeout, total_timeout }) {
-            Some(outcome) => Self::Remote(outcome),
+            Some(outcome) => Self::Remote(Box::pin(async move {
+                let outcome = outcome.await;
+                // Until now, the route has kept this node in the cluster.
+                drop(route);
+                outcome
+            })),
             None => Self::Failed(Error::NotConnected),
         }
     }
@@ -445,7 +450,7 @@ impl<R> Future for Call<R> {
         }
         let Self { state, read, span, described, .. } = &mut *self;
         let polled = span.in_scope(|| state.poll(*read, span, described, cx));
-        if let State::Remote(_) = self.state {
+        if let State::Remote(..) = self.state {
             // The other node counts the call.
             self.timer.disarm();
         }

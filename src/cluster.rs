@@ -7,6 +7,7 @@
 //! A [`Cluster`] carries messages between the nodes. The crate `ocpp-rpc-nats` does so over NATS, and [`Local`] within one
 //! process, for tests.
 
+pub(crate) mod directory;
 pub(crate) mod epoch;
 pub(crate) mod filter;
 pub(crate) mod home;

@@ -67,6 +67,11 @@ impl HybridClock {
         Epoch { clock, node: self.node }
     }
 
+    /// Returns the highest epoch so far.
+    pub(crate) fn current(&self) -> Epoch {
+        Epoch { clock: self.latest, node: self.node }
+    }
+
     /// Advances the clock to an epoch of another node.
     pub(crate) fn observe(&mut self, epoch: Epoch, now: SystemTime) {
         if epoch.millis() <= unix_time::millis(now) + MAX_AHEAD.as_millis() as u64 {

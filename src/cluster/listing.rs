@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use crate::cluster::{epoch::NodeId, wire::Page};
 
 /// The receiver of the pages of one list. Each node sends one page at a time.
-pub(crate) type List = mpsc::UnboundedSender<ListAnswer>;
+pub(crate) type List = mpsc::Sender<ListAnswer>;
 
 #[derive(Debug)]
 pub(crate) enum ListAnswer {

@@ -4,8 +4,8 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     ops::RangeInclusive,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -56,6 +56,15 @@ pub struct Local {
 pub struct LocalNode {
     name: Arc<str>,
     hub: Arc<Mutex<Hub>>,
+    /// Set when the node has joined.
+    id: OnceLock<NodeId>,
+    clock: Clock,
+}
+
+/// The clock of a node. It advances with the clock of tokio, which may be paused.
+struct Clock {
+    start: SystemTime,
+    started_at: Instant,
 }
 
 #[derive(Default)]
@@ -122,7 +131,8 @@ impl Local {
 
     /// Returns the node of this name. Each name can join once.
     pub fn node(&self, name: &str) -> LocalNode {
-        LocalNode { name: name.into(), hub: self.hub.clone() }
+        let clock = Clock { start: SystemTime::now(), started_at: Instant::now() };
+        LocalNode { name: name.into(), hub: self.hub.clone(), id: OnceLock::new(), clock }
     }
 
     /// Sets how long messages take: a random time of this range. Default zero.
@@ -182,9 +192,27 @@ impl Local {
         lock(&self.hub).groups.clear();
     }
 
-    /// Removes a node without a word, as if its process was killed.
+    /// Removes a node at once, as if its process was killed. Its name may join again.
     pub fn kill(&self, name: &str) {
-        lock(&self.hub).nodes.remove(name);
+        lock(&self.hub).remove(name);
+    }
+}
+
+impl LocalNode {
+    /// Sets the clock of the node ahead by this time. Default zero.
+    #[must_use]
+    pub fn clock_ahead(mut self, time: Duration) -> Self {
+        self.clock.start += time;
+        self
+    }
+
+    /// Returns the hub if this node is part of the cluster.
+    fn hub(&self) -> Result<MutexGuard<'_, Hub>, SendError> {
+        let hub = lock(&self.hub);
+        match (hub.nodes.get(&self.name), self.id.get()) {
+            (Some(joined), Some(id)) if joined.node.id() == *id => Ok(hub),
+            _ => Err(SendError::Disconnected),
+        }
     }
 }
 
@@ -215,6 +243,12 @@ impl OwnedReceived {
 }
 
 impl Hub {
+    /// Removes a node with its links.
+    fn remove(&mut self, name: &str) {
+        self.nodes.remove(name);
+        self.links.retain(|link, _| *link.from != *name && *link.to != *name);
+    }
+
     /// Returns the nodes that this one can reach, in the order of their names.
     fn reachable<'a>(&'a self, from: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Joined)> {
         let group = self.groups.get(from);
@@ -317,6 +351,7 @@ impl Cluster for LocalNode {
         if hub.nodes.contains_key(&self.name) {
             return Err(JoinError);
         }
+        self.id.set(node.id()).map_err(|_| JoinError)?;
         hub.nodes.insert(self.name.clone(), Joined { node, topics: HashSet::new() });
         Ok(())
     }
@@ -326,8 +361,11 @@ impl Cluster for LocalNode {
     }
 
     fn is_connected(&self) -> bool {
-        let hub = lock(&self.hub);
-        hub.nodes.contains_key(&self.name) && !hub.disconnected.contains(&self.name)
+        self.hub().is_ok_and(|hub| !hub.disconnected.contains(&self.name))
+    }
+
+    fn now(&self) -> SystemTime {
+        self.clock.start + self.clock.started_at.elapsed()
     }
 
     fn max_message_size(&self) -> usize {
@@ -336,7 +374,7 @@ impl Cluster for LocalNode {
 
     fn subscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
         Box::pin(async move {
-            let mut hub = lock(&self.hub);
+            let mut hub = self.hub()?;
             let joined = hub.nodes.get_mut(&self.name).ok_or(SendError::Disconnected)?;
             joined.topics.insert(topic.into());
             Ok(())
@@ -345,7 +383,7 @@ impl Cluster for LocalNode {
 
     fn unsubscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
         Box::pin(async move {
-            let mut hub = lock(&self.hub);
+            let mut hub = self.hub()?;
             let joined = hub.nodes.get_mut(&self.name).ok_or(SendError::Disconnected)?;
             joined.topics.remove(&topic.into());
             Ok(())
@@ -358,11 +396,15 @@ impl Cluster for LocalNode {
         request: Option<u64>,
         message: Bytes,
     ) -> ClusterFuture<'a, Result<(), SendError>> {
-        Box::pin(async move { lock(&self.hub).send(&self.name, to, request, &message) })
+        Box::pin(async move { self.hub()?.send(&self.name, to, request, &message) })
     }
 
     fn leave(&self) -> ClusterFuture<'_, ()> {
-        Box::pin(async move { drop(lock(&self.hub).nodes.remove(&self.name)) })
+        Box::pin(async move {
+            if let Ok(mut hub) = self.hub() {
+                hub.remove(&self.name);
+            }
+        })
     }
 }
 

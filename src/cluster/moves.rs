@@ -12,7 +12,7 @@ use std::{
 use crate::cluster::epoch::{Epoch, NodeId};
 
 /// The time for which a move is remembered.
-const REMEMBERED: Duration = Duration::from_secs(30);
+const MEMORY: Duration = Duration::from_secs(30);
 
 /// The moves that are remembered at once. The oldest is forgotten for a new one.
 const MAX_MOVES: usize = 65_536;
@@ -49,9 +49,16 @@ impl Moves {
         }
     }
 
-    /// Forgets the move of a station, because it has a session here, or because the other node has none.
+    /// Forgets the move of a station, because it has a session here.
     pub(crate) fn forget(&mut self, key: &str) {
         self.latest.remove(key);
+    }
+
+    /// Does the same if the station moved to this node.
+    pub(crate) fn forget_at(&mut self, key: &str, node: Option<NodeId>) {
+        if self.latest.get(key).is_some_and(|latest| Some(latest.node) == node) {
+            self.latest.remove(key);
+        }
     }
 
     /// Returns the node that a station recently moved to.
@@ -61,7 +68,7 @@ impl Moves {
 }
 
 fn is_over(at: Instant, now: Instant) -> bool {
-    now.duration_since(at) >= REMEMBERED
+    now.duration_since(at) >= MEMORY
 }
 
 #[cfg(test)]
@@ -95,7 +102,7 @@ mod tests {
         assert_eq!((moves.latest.len(), moves.order.len()), (MAX_MOVES, MAX_MOVES));
         assert_eq!(moves.find("CP-0", start), None);
         assert_eq!(moves.find(&format!("CP-{MAX_MOVES}"), start), Some(node));
-        moves.record(&"CP".into(), node, clock.next(SystemTime::now()), start + REMEMBERED);
+        moves.record(&"CP".into(), node, clock.next(SystemTime::now()), start + MEMORY);
         assert_eq!((moves.latest.len(), moves.order.len()), (1, 1));
     }
 }

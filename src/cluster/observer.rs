@@ -32,10 +32,13 @@ struct ObserverState {
 }
 
 impl Observer {
-    /// Joins a cluster. Must be called within a tokio runtime.
+    /// Joins a cluster.
     ///
     /// # Errors
     /// Fails if another node has joined through the same value.
+    ///
+    /// # Panics
+    /// Panics outside of a tokio runtime.
     pub fn join(cluster: Arc<dyn Cluster>) -> Result<Self, JoinError> {
         let member = Member::join(cluster, Arc::default())?;
         Ok(Self { state: Arc::new(ObserverState { member, telemetry: Telemetry::new() }) })
@@ -48,7 +51,7 @@ impl Observer {
 
     /// Returns the stations of all nodes. See [`RpcServer::stations`](crate::RpcServer::stations).
     pub fn stations(&self) -> Stations {
-        Stations::new(Vec::new(), Some(self.state.member.clone()))
+        Stations::new(None, Some(&self.state.member))
     }
 
     /// Subscribes to the events of all nodes. See

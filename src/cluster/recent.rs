@@ -10,8 +10,8 @@ use crate::cluster::epoch::NodeId;
 /// A request of a node.
 pub(crate) type RequestId = (NodeId, u64);
 
-/// The time for which a request is remembered.
-const REMEMBERED: Duration = Duration::from_secs(5);
+/// The time for which a request is remembered. Later it has expired.
+const MEMORY: Duration = Duration::from_secs(15);
 
 /// The requests that are remembered at once. The oldest is forgotten for a new one.
 const MAX_REQUESTS: usize = 65_536;
@@ -26,7 +26,7 @@ pub(crate) struct Recent {
 impl Recent {
     pub(crate) fn insert(&mut self, request: RequestId, now: Instant) {
         while let Some((oldest, at)) = self.order.front()
-            && (self.order.len() >= MAX_REQUESTS || now.duration_since(*at) >= REMEMBERED)
+            && (self.order.len() >= MAX_REQUESTS || now.duration_since(*at) >= MEMORY)
         {
             self.requests.remove(oldest);
             self.order.pop_front();
@@ -52,7 +52,7 @@ mod tests {
             recent.insert((node, request), start);
         }
         assert!(!recent.contains((node, 0)) && recent.contains((node, 1)));
-        recent.insert((node, 0), start + REMEMBERED);
+        recent.insert((node, 0), start + MEMORY);
         assert!(recent.contains((node, 0)) && !recent.contains((node, 1)));
         assert_eq!((recent.requests.len(), recent.order.len()), (1, 1));
     }

@@ -10,13 +10,18 @@ use crate::cluster::{epoch::NodeId, wire::Reply};
 pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The probes that are remembered until they are answered.
-const MAX_PROBES: usize = 65_536;
+const MAX_PROBES: usize = 4096;
+
+/// The time after which a probe that was not answered is forgotten if there are too many.
+const PROBE_MEMORY: Duration = Duration::from_secs(5);
 
 /// A request that waits for its reply.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) sender: oneshot::Sender<Answer>,
     pub(crate) key: Arc<str>,
+    /// The node that it was sent to, if it was sent to one by name.
+    pub(crate) addressee: Option<NodeId>,
     /// The node that carries it out, if known.
     pub(crate) owner: Option<NodeId>,
 }
@@ -35,17 +40,12 @@ pub(crate) enum Answer {
 pub(crate) struct Owners {
     /// The time of the first probe that a node has not answered.
     pub(crate) unanswered: HashMap<NodeId, Option<Instant>>,
-    /// The nodes by the numbers of the probes.
-    pub(crate) probes: HashMap<u64, NodeId>,
+    /// The nodes by the numbers of the probes, with the time of the probe.
+    pub(crate) probes: HashMap<u64, (NodeId, Instant)>,
     pub(crate) probe_due: Option<Instant>,
 }
 
 impl Owners {
-    /// Returns the moment of the next probe.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        self.probe_due
-    }
-
     /// Records that a node carries out a request.
     pub(crate) fn add(&mut self, owner: NodeId) {
         self.unanswered.entry(owner).or_default();
@@ -55,15 +55,26 @@ impl Owners {
     }
 
     /// Records the number of a probe whose delivery tells that the node is there.
-    pub(crate) fn watch(&mut self, number: u64, node: NodeId) {
+    pub(crate) fn watch(&mut self, number: u64, node: NodeId, now: Instant) {
+        if self.probes.len() >= MAX_PROBES {
+            self.probes.retain(|_, (_, at)| now - *at < PROBE_MEMORY);
+        }
         if self.probes.len() < MAX_PROBES {
-            self.probes.insert(number, node);
+            self.probes.insert(number, (node, now));
+        }
+    }
+
+    /// Records that a node has answered a probe.
+    pub(crate) fn answered(&mut self, node: NodeId) {
+        self.probes.retain(|_, (probed, _)| *probed != node);
+        if let Some(unanswered) = self.unanswered.get_mut(&node) {
+            *unanswered = None;
         }
     }
 
     /// Forgets a node.
-    pub(crate) fn remove(&mut self, owner: NodeId) {
-        self.unanswered.remove(&owner);
-        self.probes.retain(|_, probed| *probed != owner);
+    pub(crate) fn remove(&mut self, node: NodeId) {
+        self.unanswered.remove(&node);
+        self.probes.retain(|_, (probed, _)| *probed != node);
     }
 }

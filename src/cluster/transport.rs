@@ -17,11 +17,16 @@ pub type ClusterFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// An implementation must keep these rules:
 ///
 /// - It delivers a message to [`Destination::Station`] to at most one node, of those that are subscribed to the station.
-///   If no node is, it calls [`Node::not_delivered`].
-/// - Messages from one node to another arrive in order, except those to a station.
+///   If no node is, or if the node of another destination is not there, it calls [`Node::not_delivered`].
+/// - It delivers each message at most once, also if the subscriptions of a node overlap.
+/// - Messages from one node to another arrive in order. Requests to stations may overtake others, but not each other.
+/// - After [`send`](Self::send) has failed, the message never arrives.
 /// - It may lose messages only if it then calls [`Node::disconnected`] and [`Node::reconnected`], or
 ///   [`Node::messages_lost`].
-/// - After a reconnect it restores all subscriptions before it calls [`Node::reconnected`].
+/// - After a reconnect it restores all subscriptions before it calls [`Node::reconnected`]. It also calls that after its
+///   first connect, if it was not connected when the node joined.
+///
+/// The futures are dropped if they take longer than 2 s. What they were to do may then be done or not.
 pub trait Cluster: Send + Sync + 'static {
     /// Joins the cluster: from now on, messages to this node go to [`Node::received`].
     ///

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer, ser::Error as _};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    cluster::{epoch::NodeId, filter::EventFilter},
+    cluster::{directory::Change, epoch::NodeId, filter::EventFilter},
     message::payload::Payload,
 };
 
@@ -58,16 +58,46 @@ pub(crate) struct Lease {
 }
 
 impl Watching {
-    /// Returns the moment at which the readers of this node must ask again.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        self.renewal_due
-    }
-
     /// Asks for events again soon.
     pub(crate) fn renew(&mut self) {
         if !self.readers.is_empty() {
             self.renewal_due = Some(Instant::now());
         }
+    }
+
+    /// Returns how the subscriptions must change, and if each must begin. A reader of all events makes the others needless.
+    pub(crate) fn changes(&self) -> Vec<(Option<Box<str>>, Change)> {
+        let reads_all = self.topics.get(&None).is_some_and(|watched| watched.readers > 0);
+        let changes = self.topics.iter().filter_map(|(key, watched)| {
+            let wanted = watched.readers > 0 && (key.is_none() || !reads_all);
+            let change = if wanted { Change::Subscribe } else { Change::Unsubscribe };
+            (wanted != watched.is_subscribed).then(|| (key.clone(), change))
+        });
+        // Subscriptions first, so that no event is lost in between.
+        let (mut changes, last): (Vec<_>, Vec<_>) = changes.partition(|(_, change)| *change == Change::Subscribe);
+        changes.extend(last);
+        changes
+    }
+
+    /// Records that a subscription has changed.
+    pub(crate) fn changed(&mut self, key: &Option<Box<str>>, change: Change) {
+        if let Some(watched) = self.topics.get_mut(key) {
+            watched.is_subscribed = change == Change::Subscribe;
+            if watched.readers == 0 && !watched.is_subscribed {
+                self.topics.remove(key);
+            }
+        }
+    }
+
+    /// Forgets the readers of a node that is gone.
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.leases.retain(|(watcher, _), _| *watcher != node);
+    }
+
+    /// Ends the readers of this node. The caller must drop them.
+    pub(crate) fn end(&mut self) -> Vec<Reader> {
+        self.leases.clear();
+        self.readers.drain().map(|(_, reader)| reader).collect()
     }
 }
 

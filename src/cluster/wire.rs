@@ -121,34 +121,31 @@ pub(crate) enum Control {
     /// Asks for the stations behind this key.
     List { from: NodeId, request: u64, after: Box<str> },
     /// The answer to [`Who`](Broadcast::Who).
-    Here { from: NodeId, name: Box<str>, at: u64, opens: u64 },
-    /// Asks to announce all sessions again, because an announcement is missing.
+    Here(Introduction),
+    /// Asks for all sessions, because an announcement is missing.
     Announce { from: NodeId },
+    /// A part of the answer. The first one is 0.
+    Open { from: NodeId, part: u64, sessions: Vec<Announced> },
+    /// The end of the answer, which includes the announcement of this number.
+    Complete { from: NodeId, parts: u64, opens: u64 },
 }
 
 /// A message to all nodes.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Broadcast {
-    /// Sessions that have opened, or that are announced again.
-    ///
-    /// `opens` numbers these messages of a node.
+    /// Sessions that have opened. `opens` numbers these messages of a node.
     Open {
         from: NodeId,
         opens: u64,
         sessions: Vec<Announced>,
     },
-    /// Asks each node for its name.
+    /// Asks each node for an introduction.
     Who {
         from: NodeId,
     },
-    /// A node is alive. `opens` is the number of its latest [`Open`](Self::Open).
-    Here {
-        from: NodeId,
-        name: Box<str>,
-        at: u64,
-        opens: u64,
-    },
+    /// A node is alive.
+    Here(Introduction),
     Leaving {
         from: NodeId,
     },
@@ -188,6 +185,19 @@ impl Broadcast {
             _ => false,
         }
     }
+}
+
+/// A sign of life of a node.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Introduction {
+    pub(crate) from: NodeId,
+    pub(crate) name: Box<str>,
+    /// The time of the node, in milliseconds since the Unix epoch.
+    pub(crate) at: u64,
+    /// The highest epoch that the node knows.
+    pub(crate) clock: Epoch,
+    /// The number of the latest [`Open`](Broadcast::Open).
+    pub(crate) opens: u64,
 }
 
 /// A session that a node announces.

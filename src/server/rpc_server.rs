@@ -1,8 +1,6 @@
 //! The server: its sessions, its options and its shutdown.
 
 use std::{
-    cmp::Reverse,
-    collections::HashSet,
     fmt,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -176,14 +174,7 @@ impl RpcServer {
     /// Returns the connected stations of all nodes of the [cluster](crate::server::RpcServerBuilder::cluster), in pages. Without a
     /// cluster, returns those of this server.
     pub fn stations(&self) -> Stations {
-        let state = &self.state;
-        let mut keys = HashSet::new();
-        let mut sessions = state.registry.all();
-        // Of several sessions of one key, the newest is listed.
-        sessions.sort_unstable_by_key(|session| Reverse(session.shared().id));
-        sessions.retain(|session| keys.insert(session.key()));
-        let own = sessions.iter().map(|session| state.station_info(session)).collect();
-        Stations::new(own, state.cluster.clone())
+        Stations::new(Some(self.state.clone()), self.state.cluster.as_ref())
     }
 
     /// Subscribes to the events of all nodes of the [cluster](crate::server::RpcServerBuilder::cluster), this one included.
@@ -398,7 +389,7 @@ impl Home for ServerState {
     }
 
     fn announced(&self, key: &str, epoch: Epoch) -> Option<Epoch> {
-        self.registry.announced(key, epoch)
+        self.registry.announced(key, epoch, Instant::now().into_std())
     }
 
     fn announcements(&self) -> Vec<Announced> {

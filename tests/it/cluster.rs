@@ -12,7 +12,10 @@ use futures_util::FutureExt;
 use ocpp_rpc::{
     Call, Close, Error, ErrorCode, Payload, RpcRouter, RpcServer,
     close::CloseCause,
-    cluster::{EventFilter, Local, NodeEvent, Observer, Stations},
+    cluster::{
+        Cluster, ClusterFuture, Destination, EventFilter, JoinError, Local, LocalNode, Node, NodeEvent, Observer,
+        SendError, Stations, Topic,
+    },
     event::EventKind,
     server::DuplicateIdentity,
 };
@@ -263,18 +266,65 @@ async fn b87_call_that_is_dropped_is_cancelled_at_its_node() {
     });
     result.expect("the connection is free");
 
-    // A cancellation that overtakes its call, however long both take.
+    // Calls and cancellations that overtake each other: each call is queued at the other node, or never begins.
+    let mut in_flight = reset(&b).timeout(None);
+    assert!((&mut in_flight).now_or_never().is_none());
+    peer.receive_call().await;
     cluster.set_delay(Duration::ZERO..=3 * SECOND);
     for _ in 0..50 {
-        let mut dropped = a.station("CP-1").call::<Value>("Dropped", &()).fire_and_forget();
+        let mut dropped = a.station("CP-1").call::<Value>("Dropped", &());
         assert!((&mut dropped).now_or_never().is_none());
         drop(dropped);
     }
-    sleep(5 * SECOND).await;
-    cluster.set_delay(Duration::ZERO..=Duration::ZERO);
-    let written = async { while peer.receive_call().await.1[0] != "Last" {} };
-    let (last, ()) = tokio::join!(a.station("CP-1").call::<Value>("Last", &()).fire_and_forget(), written);
+    sleep(10 * SECOND).await;
+    drop(in_flight);
+    let last = b.station("CP-1").call::<Value>("Last", &()).fire_and_forget();
+    let (last, (_, request)) = tokio::join!(last, peer.receive_call());
     last.expect("written");
+    assert_eq!(request[0], "Last", "no dropped call is written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b87_calls_that_count_as_lost_are_cancelled_at_their_node() {
+    type Cut = fn(&Local);
+    let cuts: [(Cut, Cut); 3] = [
+        (|cluster| cluster.disconnect("a"), |cluster| cluster.reconnect("a")),
+        (|cluster| cluster.divide(&[&["a"], &["b"]]), Local::unite),
+        (|cluster| cluster.set_loss(1.0), |cluster| cluster.set_loss(0.0)),
+    ];
+    for (cut, mend) in cuts {
+        let (cluster, a, b, mut peer) = two_nodes("ocpp1.6").await;
+        let mut in_flight = reset(&b).timeout(None);
+        assert!((&mut in_flight).now_or_never().is_none());
+        peer.receive_call().await;
+        let mut queued = a.station("CP-1").call::<Value>("Queued", &()).timeout(None);
+        assert!(timeout(SECOND, &mut queued).await.is_err(), "queued at the other node");
+        cut(&cluster);
+        let lost = queued.await.expect_err("lost");
+        assert!(lost.maybe_delivered(), "{lost:?}");
+        mend(&cluster);
+        sleep(4 * SECOND).await;
+        drop(in_flight);
+        let last = b.station("CP-1").call::<Value>("Last", &()).fire_and_forget();
+        let (last, (_, request)) = tokio::join!(last, peer.receive_call());
+        last.expect("written");
+        assert_eq!(request[0], "Last", "the queued call is cancelled");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b87_calls_of_a_node_that_is_gone_are_cancelled() {
+    let (cluster, a, b, mut peer) = two_nodes("ocpp1.6").await;
+    let mut in_flight = reset(&a).timeout(None);
+    assert!((&mut in_flight).now_or_never().is_none());
+    peer.receive_call().await;
+    cluster.kill("a");
+    sleep(5 * SECOND).await;
+    let (result, ()) = tokio::join!(reset(&b).total_timeout(SECOND), async {
+        let (id, _) = peer.receive_call().await;
+        peer.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    });
+    result.expect("the connection is free");
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,13 +417,27 @@ async fn b89_recent_move_is_called_at_the_node_that_announced_it() {
         result.expect("the new session responds");
     }
     assert!(is_idle(&mut old), "no call went to the old session");
-    // The node that announced it has lost it: the call goes to the node that has it.
+    drop((b, c));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b89_call_goes_to_an_older_session_if_the_newer_one_has_ended() {
+    let cluster = Local::new();
+    let [a, b, c] = ["a", "b", "c"].map(|name| node(&cluster, name));
+    let mut old = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    sleep(SETTLED).await;
+    cluster.divide(&[&["a", "c"], &["b"]]);
+    let new = Station::connect(&c, "CP-1", "ocpp1.6").await;
+    sleep(SETTLED).await;
     drop(new);
     sleep(SETTLED).await;
-    drop(old);
-    sleep(SETTLED).await;
-    assert!(matches!(reset(&a).await, Err(Error::NotConnected)));
-    drop((b, c));
+    cluster.unite();
+    let (result, ()) = tokio::join!(reset(&a), async {
+        let (id, _) = old.receive_call().await;
+        old.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    });
+    result.expect("the older session responds");
+    drop(b);
 }
 
 #[tokio::test(start_paused = true)]
@@ -478,9 +542,10 @@ async fn b91_events_of_all_nodes_reach_a_reader() {
 
 #[tokio::test(start_paused = true)]
 async fn b91_node_publishes_messages_only_while_they_are_read() {
-    let cluster = Local::new();
-    let [a, b] = ["a", "b"].map(|name| node(&cluster, name));
-    // Subscribed without a lease, as another program may be.
+    let (cluster, events) = (Local::new(), Arc::<AtomicUsize>::default());
+    let a = node(&cluster, "a");
+    let counted = Counted(cluster.node("b"), events.clone());
+    let b = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(counted).build().expect("valid");
     let mut peer = Station::connect(&b, "CP-1", "ocpp1.6").await;
     let reader = a.events_everywhere(EventFilter::all()).expect("a cluster");
     sleep(SETTLED).await;
@@ -496,14 +561,69 @@ async fn b91_node_publishes_messages_only_while_they_are_read() {
         kinds.push(format!("{} {}", event.node, event.kind));
     }
     assert!(kinds.contains(&"c call".to_owned()), "{kinds:?}");
+    // The readers are gone: the node publishes until the lease ends.
     drop(reader);
-    // The lease ends: no event is created at the node, as its own events have no reader.
-    sleep(15 * SECOND).await;
-    peer.ask(r#"[2,"1","Heartbeat",{}]"#).await;
+    let published = async |peer: &mut Station| {
+        let before = events.load(Ordering::Relaxed);
+        peer.ask(r#"[2,"1","Heartbeat",{}]"#).await;
+        sleep(SETTLED).await;
+        events.load(Ordering::Relaxed) - before
+    };
+    assert!(published(&mut peer).await > 0);
+    sleep(11 * SECOND).await;
+    assert_eq!(published(&mut peer).await, 0);
+    drop(peer);
     sleep(SETTLED).await;
-    let mut own = a.events_everywhere(EventFilter::all().kinds(["nothing"])).expect("a cluster");
+    let count = events.load(Ordering::Relaxed);
+    let peer = Station::connect(&b, "CP-1", "ocpp1.6").await;
     sleep(SETTLED).await;
-    assert!(own.next().now_or_never().is_none());
+    assert_eq!(events.load(Ordering::Relaxed), count + 1, "opened");
+    drop((peer, a));
+}
+
+/// A node that counts the events that it publishes.
+struct Counted(LocalNode, Arc<AtomicUsize>);
+
+impl Cluster for Counted {
+    fn join(&self, node: Node) -> Result<(), JoinError> {
+        self.0.join(node)
+    }
+
+    fn name(&self) -> Option<Arc<str>> {
+        self.0.name()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.0.is_connected()
+    }
+
+    fn max_message_size(&self) -> usize {
+        self.0.max_message_size()
+    }
+
+    fn subscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
+        self.0.subscribe(topic)
+    }
+
+    fn unsubscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
+        self.0.unsubscribe(topic)
+    }
+
+    fn send<'a>(
+        &'a self,
+        to: Destination<'a>,
+        request: Option<u64>,
+        message: bytes::Bytes,
+    ) -> ClusterFuture<'a, Result<(), SendError>> {
+        if let Destination::Event { .. } = to {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+        self.0.send(to, request, message)
+    }
+
+    fn leave(&self) -> ClusterFuture<'_, ()> {
+        self.0.leave()
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -552,6 +672,34 @@ async fn b92_node_that_closes_ends_its_calls_and_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b92_calls_and_readers_end_when_their_node_has_left() {
+    let (cluster, a, b, mut peer) = two_nodes("ocpp1.6").await;
+    let mut events = a.events_everywhere(EventFilter::all()).expect("a cluster");
+    sleep(SETTLED).await;
+    let mut call = reset(&a).timeout(None);
+    assert!(timeout(SECOND, &mut call).await.is_err(), "in flight");
+    peer.receive_call().await;
+    let start = Instant::now();
+    a.close(Close::normal()).await;
+    assert!(start.elapsed() < SECOND, "a reader does not delay it: {:?}", start.elapsed());
+    assert!(matches!(call.await, Err(Error::Disconnected { maybe_delivered: true })));
+    assert!(matches!(reset(&a).await, Err(Error::Unreachable)));
+    while events.next().await.is_some() {}
+
+    // A call keeps its observer in the cluster.
+    let observer = Observer::join(Arc::new(cluster.node("api"))).expect("joined");
+    let call = observer.station("CP-1").call::<Value>("Reset", &());
+    drop(observer);
+    let (result, ()) = tokio::join!(call, async {
+        let (id, _) = peer.receive_call().await;
+        sleep(SECOND).await;
+        peer.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    });
+    result.expect("a result");
+    drop(b);
+}
+
+#[tokio::test(start_paused = true)]
 async fn b92_cluster_needs_a_runtime_and_a_name_joins_once() {
     let cluster = Local::new();
     let _a = node(&cluster, "a");
@@ -580,6 +728,67 @@ async fn b93_lost_announcement_is_made_up_for() {
     assert!(is_idle(&mut old), "the announcement is lost");
     assert_eq!(timeout(6 * SECOND, old.closed()).await.expect("replaced").0, 1008);
     drop((a, b));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b93_announcement_is_asked_for_until_it_arrives() {
+    let cluster = Local::new();
+    let (a, b) = (node(&cluster, "a"), node(&cluster, "b"));
+    let mut old = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    sleep(SETTLED).await;
+    cluster.set_loss(1.0);
+    let mut new = Station::connect(&a, "CP-1", "ocpp1.6").await;
+    tokio::spawn(async move { new.closed().await });
+    sleep(SECOND).await;
+    // Half of the requests, and of the replies to them, are lost.
+    cluster.set_loss(0.5);
+    assert_eq!(timeout(600 * SECOND, old.closed()).await.expect("replaced").0, 1008);
+    drop((a, b));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b88_clocks_that_differ_do_no_harm() {
+    let cluster = Local::new();
+    let ahead = [0, 5, 13].map(|seconds| seconds * SECOND);
+    let nodes = [0, 1, 2].map(|number| {
+        let node = cluster.node(["a", "b", "c"][number]).clock_ahead(ahead[number]);
+        RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(node).build().expect("valid")
+    });
+    sleep(SECOND).await;
+    let mut last: Option<Station> = None;
+    // From the node whose clock is ahead to those whose clocks are behind, and back.
+    for place in [2, 0, 1, 2, 1, 0, 2] {
+        let mut new = Station::connect(&nodes[place], "CP-1", "ocpp1.6").await;
+        sleep(SETTLED).await;
+        if let Some(old) = &mut last {
+            assert_eq!(timeout(SECOND, old.closed()).await.expect("replaced").0, 1008);
+        }
+        assert!(is_idle(&mut new), "the newest session stays");
+        for server in &nodes {
+            let (result, ()) = tokio::join!(reset(server), async {
+                let (id, _) = new.receive_call().await;
+                new.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+            });
+            result.expect("no request counts as expired");
+        }
+        last = Some(new);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b88_session_whose_newer_one_fails_to_open_takes_part_in_the_cluster() {
+    let cluster = Local::new();
+    let (a, b) = (node(&cluster, "a"), node(&cluster, "b"));
+    // The newer request is accepted, but its response is never read: its session does not open.
+    let stuck = crate::support::dial_with_buffer(&b, 1);
+    let mut older = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    sleep(SETTLED).await;
+    let (result, ()) = tokio::join!(reset(&a), async {
+        let (id, _) = older.receive_call().await;
+        older.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    });
+    result.expect("a result");
+    drop(stuck);
 }
 
 /// Messages that are late, lost and doubled, and stations that move: each call ends, none is carried out twice, and each

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     sync::oneshot,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
@@ -42,6 +42,18 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The requests that a probe names at most.
 const MAX_PROBED: usize = 1000;
 
+/// The nodes that a request is sent to, one after the other, if they have no session of the station any more.
+const MAX_ATTEMPTS: usize = 4;
+
+/// The time between two attempts, in which a node ends its subscription.
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Returns the moment until which a request must be sent.
+fn send_by(deadline: Option<Instant>) -> Instant {
+    let latest = Instant::now() + TAKEN_TIMEOUT;
+    deadline.map_or(latest, |deadline| deadline.min(latest))
+}
+
 /// Cancels a request when dropped before its reply.
 struct Guard<'a> {
     member: &'a Member,
@@ -51,14 +63,9 @@ struct Guard<'a> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        let Some(pending) = self.member.state().pending.remove(&self.number) else { return };
-        let (from, request) = (self.member.id, self.number);
-        match pending.owner {
-            Some(owner) => self.member.control_about(&pending.key, owner, &Control::Cancel { from, request }),
-            None => {
-                let cancel = wire::encode(&Broadcast::Cancel { from, request });
-                self.member.post(Target::All(Some(pending.key)), None, cancel);
-            }
+        let pending = self.member.state().pending.remove(&self.number);
+        if let Some(pending) = pending {
+            self.member.cancel(self.number, &pending);
         }
     }
 }
@@ -144,44 +151,74 @@ impl Member {
     ) -> Result<(u64, Reply), Error> {
         let message = wire::encode(&request);
         let mut moved_to = self.state().moves.find(key, Instant::now().into_std());
+        let mut attempts = MAX_ATTEMPTS;
         loop {
             if !self.transport.is_connected() {
                 return Err(Error::Unreachable);
             }
-            let mut guard = self.register(key);
+            let mut guard = self.register(key, moved_to)?;
             let to = match moved_to {
                 Some(node) => Destination::StationAt(node, key),
                 None => Destination::Station(key),
             };
-            if let Err(error) = self.transport.send(to, Some(guard.number), message.clone()).await {
-                // There is nothing to cancel.
-                self.state().pending.remove(&guard.number);
-                return Err(send_failure(error));
+            let sent =
+                timeout_at(send_by(deadline), self.transport.send(to, Some(guard.number), message.clone())).await;
+            match sent {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    // There is nothing to cancel.
+                    self.state().pending.remove(&guard.number);
+                    return Err(send_failure(error));
+                }
+                Err(_) => return Err(Error::Disconnected { maybe_delivered: true }),
             }
-            let error = match guard.answer(deadline).await? {
+            let (error, is_free) = match guard.answer(deadline).await? {
                 Answer::Reply(reply) => match reply.error {
                     None => return Ok((guard.number, *reply)),
-                    Some(error) => Error::from(error),
+                    Some(error) => (Error::from(error), false),
                 },
-                Answer::NotDelivered => Error::NotConnected,
-                Answer::NotPermitted => Error::Unreachable,
-                Answer::Lost => Error::Disconnected { maybe_delivered: true },
+                Answer::NotPermitted => (Error::Unreachable, false),
+                Answer::NotDelivered => (Error::NotConnected, moved_to.is_none()),
+                Answer::Lost => (Error::Disconnected { maybe_delivered: true }, false),
             };
-            // The node that announced the station has lost it meanwhile, and has not begun to carry out the request.
-            if matches!(error, Error::NotConnected) && moved_to.take().is_some() {
-                self.state().moves.forget(key);
-                continue;
+            // The node has no session any more, and has not begun to carry out the request: another node may have one,
+            // unless none is subscribed.
+            if !matches!(error, Error::NotConnected) || is_free || attempts == 0 {
+                return Err(error);
             }
-            return Err(error);
+            attempts -= 1;
+            moved_to = {
+                let mut state = self.state();
+                state.moves.forget_at(key, moved_to);
+                state.moves.find(key, Instant::now().into_std())
+            };
+            if moved_to.is_none() {
+                sleep(ATTEMPT_INTERVAL).await;
+            }
         }
     }
 
-    fn register(&self, key: &Arc<str>) -> Guard<'_> {
+    fn register(&self, key: &Arc<str>, addressee: Option<NodeId>) -> Result<Guard<'_>, Error> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
+        if state.has_left {
+            return Err(Error::Unreachable);
+        }
         let number = state.next_request();
-        state.pending.insert(number, Pending { sender, key: key.clone(), owner: None });
-        Guard { member: self, number, receiver }
+        state.pending.insert(number, Pending { sender, key: key.clone(), addressee, owner: None });
+        Ok(Guard { member: self, number, receiver })
+    }
+
+    /// Cancels a request at the node that carries it out.
+    fn cancel(&self, request: u64, pending: &Pending) {
+        let from = self.id;
+        match pending.owner.or(pending.addressee) {
+            Some(node) => self.control_about(&pending.key, node, &Control::Cancel { from, request }),
+            None => {
+                let cancel = wire::encode(&Broadcast::Cancel { from, request });
+                self.post(Target::All(Some(pending.key.clone())), None, cancel);
+            }
+        }
     }
 
     /// Handles a reply.
@@ -192,7 +229,7 @@ impl Member {
                 pending.owner = Some(owner);
                 state.owners.add(owner);
                 drop(state);
-                self.changed.notify_one();
+                self.outbox_changed.notify_one();
             }
             return;
         }
@@ -215,7 +252,7 @@ impl Member {
         if let Some(pending) = pending {
             let _ = pending.sender.send(Answer::NotDelivered);
         }
-        if let Some(owner) = owner {
+        if let Some((owner, _)) = owner {
             tracing::warn!(node = %owner, "a node is gone");
             self.on_gone(owner);
         }
@@ -255,7 +292,7 @@ impl Member {
                 unanswered.get_or_insert(now);
                 requests.truncate(MAX_PROBED);
                 let number = state.next_request();
-                state.owners.watch(number, owner);
+                state.owners.watch(number, owner, now);
                 let probe = wire::encode(&Control::Probe { from: self.id, requests });
                 probes.push((Target::Node(owner, Some(key)), number, probe));
             }
@@ -274,40 +311,39 @@ impl Member {
     /// Handles the answer to a probe.
     pub(super) fn on_alive(&self, owner: NodeId, unknown: &[u64]) {
         let mut state = self.state();
-        state.owners.probes.retain(|_, probed| *probed != owner);
-        if let Some(unanswered) = state.owners.unanswered.get_mut(&owner) {
-            *unanswered = None;
-        }
+        state.owners.answered(owner);
         let is_owned = |pending: &Pending| pending.owner == Some(owner);
-        let lost: Vec<_> =
-            unknown.iter().filter(|number| state.pending.get(number).is_some_and(is_owned)).copied().collect();
-        let lost: Vec<_> = lost.into_iter().filter_map(|number| state.pending.remove(&number)).collect();
+        let lost = unknown.iter().filter(|number| state.pending.get(number).is_some_and(is_owned)).copied();
+        let lost: Vec<_> = lost.collect();
+        let lost = lost.into_iter().filter_map(|number| Some((number, state.pending.remove(&number)?))).collect();
         drop(state);
-        fail(lost);
+        self.fail(lost);
     }
 
-    /// Fails the requests that a node carried out.
-    pub(super) fn fail_requests_of(&self, owner: NodeId) {
+    /// Fails the requests that a node carries out, or was to carry out.
+    pub(super) fn fail_requests_of(&self, node: NodeId) {
         let mut state = self.state();
-        state.owners.remove(owner);
-        let lost = state.pending.extract_if(|_, pending| pending.owner == Some(owner)).map(|(_, pending)| pending);
-        let lost = lost.collect();
+        state.owners.remove(node);
+        let is_owned = |pending: &Pending| pending.owner.or(pending.addressee) == Some(node);
+        let lost = state.pending.extract_if(|_, pending| is_owned(pending)).collect();
         drop(state);
-        fail(lost);
+        self.fail(lost);
     }
 
     pub(super) fn fail_all_requests(&self) {
         let mut state = self.state();
         state.owners = Owners::default();
-        let lost = mem::take(&mut state.pending).into_values().collect();
+        let lost = mem::take(&mut state.pending).into_iter().collect();
         drop(state);
-        fail(lost);
+        self.fail(lost);
     }
-}
 
-fn fail(lost: Vec<Pending>) {
-    for pending in lost {
-        tracing::debug!(key = &*pending.key, "the reply to a request is lost");
-        let _ = pending.sender.send(Answer::Lost);
+    /// Fails requests whose reply is lost. Their nodes may be alive, and must not begin to carry them out any more.
+    fn fail(&self, lost: Vec<(u64, Pending)>) {
+        for (number, pending) in lost {
+            tracing::debug!(key = &*pending.key, "the reply to a request is lost");
+            self.cancel(number, &pending);
+            let _ = pending.sender.send(Answer::Lost);
+        }
     }
 }

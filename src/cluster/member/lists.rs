@@ -10,6 +10,7 @@ use tokio::{
 use crate::{
     cluster::{
         epoch::NodeId,
+        home::Home,
         listing::ListAnswer,
         member::{Member, Target},
         wire::{self, Broadcast, Control, Page, Reply},
@@ -19,6 +20,9 @@ use crate::{
 
 /// The stations of a page, at most.
 const PAGE: usize = 500;
+
+/// The pages that may wait to be read. Each node sends one at a time.
+const MAX_PAGES: usize = 4096;
 
 /// The time that a node has for each page.
 const PAGE_TIMEOUT: Duration = Duration::from_millis(800);
@@ -42,50 +46,68 @@ const JOIN_TIME: Duration = Duration::from_millis(300);
 ///
 /// A station that moves to another node meanwhile may be listed twice, or not at all.
 pub struct Stations {
-    /// The first page, which needs no other node.
-    own: Option<Vec<StationInfo>>,
+    /// The server of this node, until all of its stations were listed.
+    own: Option<Arc<dyn Home>>,
+    /// The key that the next page of this node begins behind.
+    after: Option<Arc<str>>,
+    node: Option<Arc<str>>,
     remote: Option<RemoteStations>,
-    missing: Vec<Arc<str>>,
+    missing: Vec<(NodeId, Arc<str>)>,
 }
 
 /// The stations of the other nodes.
 struct RemoteStations {
     member: Arc<Member>,
     request: u64,
-    receiver: mpsc::UnboundedReceiver<ListAnswer>,
+    receiver: mpsc::Receiver<ListAnswer>,
     /// The nodes that must send a page, with the moment at which they are given up.
     awaited: HashMap<NodeId, (Arc<str>, Instant)>,
     is_begun: bool,
 }
 
 impl Stations {
-    /// Creates a list of these stations, and of those of the other nodes of a cluster.
-    pub(crate) fn new(own: Vec<StationInfo>, member: Option<Arc<Member>>) -> Self {
-        Self { own: Some(own), remote: member.map(RemoteStations::new), missing: Vec::new() }
+    /// Creates a list of the stations of this node, and of those of the other nodes of a cluster.
+    pub(crate) fn new(own: Option<Arc<dyn Home>>, member: Option<&Arc<Member>>) -> Self {
+        Self {
+            own,
+            after: None,
+            node: member.map(|member| member.name().clone()),
+            remote: member.cloned().map(RemoteStations::new),
+            missing: Vec::new(),
+        }
     }
 
-    /// Returns the next stations, in no particular order. `None` if there are no more.
+    /// Returns the next stations, at most 500, in no particular order. `None` if there are no more.
     ///
     /// # Cancel safety
     /// No station is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Vec<StationInfo>> {
-        if let Some(own) = self.own.take_if(|own| !own.is_empty()) {
-            return Some(own);
+        if let Some(page) = self.own_page() {
+            return Some(page);
         }
         self.remote.as_mut()?.next(&mut self.missing).await
     }
 
-    /// Returns the names of the nodes that have not answered so far. Their stations are not in the list.
+    fn own_page(&mut self) -> Option<Vec<StationInfo>> {
+        let home = self.own.take()?;
+        let sessions = home.sessions_after(self.after.as_deref(), PAGE);
+        self.after = Some(sessions.last()?.key());
+        self.own = Some(home);
+        Some(sessions.iter().map(|session| session.station_info(self.node.as_ref())).collect())
+    }
+
+    /// Returns the names of the nodes that have not answered so far. Their stations are not in the list, or not all of
+    /// them.
     ///
     /// A node has 0.8 s to answer. One that is silent for a minute is no longer counted.
-    pub fn missing_nodes(&self) -> &[Arc<str>] {
-        &self.missing
+    pub fn missing_nodes(&self) -> Vec<Arc<str>> {
+        self.missing.iter().map(|(_, name)| name.clone()).collect()
     }
 }
 
 impl RemoteStations {
     fn new(member: Arc<Member>) -> Self {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::channel(MAX_PAGES);
         let request = {
             let mut state = member.state();
             let request = state.next_request();
@@ -109,7 +131,7 @@ impl RemoteStations {
                 self.awaited.insert(node, (name, deadline));
                 // Tells at once if the node is gone.
                 let number = state.next_request();
-                state.owners.watch(number, node);
+                state.owners.watch(number, node, now);
                 probes.push((node, number));
             }
         }
@@ -119,12 +141,12 @@ impl RemoteStations {
         }
     }
 
-    async fn next(&mut self, missing: &mut Vec<Arc<str>>) -> Option<Vec<StationInfo>> {
+    async fn next(&mut self, missing: &mut Vec<(NodeId, Arc<str>)>) -> Option<Vec<StationInfo>> {
         if !self.is_begun {
             self.is_begun = true;
             self.begin();
         }
-        // A node that has just joined does not know whom to wait for.
+        // A node that has just joined may not have heard of all others.
         let known_by = self.member.joined_at + JOIN_TIME;
         loop {
             let first = self.awaited.values().map(|(_, deadline)| *deadline).min();
@@ -136,6 +158,7 @@ impl RemoteStations {
             match timeout_at(deadline, self.receiver.recv()).await {
                 Ok(Some(ListAnswer::Page(page))) => {
                     self.awaited.remove(&page.node);
+                    missing.retain(|(node, _)| *node != page.node);
                     if let Some(last) = page.stations.last().filter(|_| page.more) {
                         let deadline = Instant::now() + PAGE_TIMEOUT;
                         self.awaited.insert(page.node, ((*page.name).into(), deadline));
@@ -151,7 +174,7 @@ impl RemoteStations {
                 Err(_) => {
                     let now = Instant::now();
                     let late = self.awaited.extract_if(|_, (_, deadline)| *deadline <= now);
-                    missing.extend(late.map(|(_, (name, _))| name));
+                    missing.extend(late.map(|(node, (name, _))| (node, name)));
                 }
             }
         }
@@ -188,13 +211,13 @@ impl Member {
         if let Some(page) = reply.page
             && let Some(list) = self.state().lists.get(&request)
         {
-            let _ = list.send(ListAnswer::Page(page));
+            let _ = list.try_send(ListAnswer::Page(page));
         }
     }
 
     pub(super) fn on_lister_gone(&self, node: NodeId) {
         for list in self.state().lists.values() {
-            let _ = list.send(ListAnswer::Gone(node));
+            let _ = list.try_send(ListAnswer::Gone(node));
         }
     }
 }

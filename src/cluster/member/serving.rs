@@ -17,6 +17,7 @@ use crate::{
         member::{Member, Target},
         metrics,
         recent::RequestId,
+        serving::KeptResult,
         transport::{Destination, SendError},
         wire::{self, Control, Mode, Reply, Request, WireError},
     },
@@ -26,7 +27,6 @@ use crate::{
         shared::{Command, Shared},
     },
     error::Error,
-    message::payload::Payload,
     unix_time,
 };
 
@@ -61,36 +61,46 @@ impl Member {
     /// Carries out a request, and replies to it.
     pub(super) fn on_request(self: &Arc<Self>, from: NodeId, number: u64, request: Request) {
         let id = (from, number);
-        if request.expires < unix_time::millis(self.transport.now()) {
+        let skew = {
+            let state = self.state();
+            // It was cancelled before it arrived, or arrives twice.
+            if state.serving.ended.contains(id) || state.serving.running.contains_key(&id) {
+                return;
+            }
+            state.members.skew(from)
+        };
+        if request.expires < unix_time::millis(self.transport.now()).saturating_add_signed(skew) {
             metrics::dropped();
             tracing::warn!(key = &*request.key, "a request of another node has expired");
-            return;
+            return self.reply_error(id, &request.key, &Error::Disconnected { maybe_delivered: false });
         }
         let Some(session) = self.home().and_then(|home| home.find(&request.key)) else {
             return self.reply_error(id, &request.key, &Error::NotConnected);
         };
         if request.mode == Mode::Info {
+            if !session.is_open() {
+                return self.reply_error(id, &request.key, &Error::NotConnected);
+            }
             let info = Some(session.station_info(Some(&self.name)));
             return self.reply(id, &request.key, wire::encode(&Reply { info, ..Reply::default() }));
         }
         let (cancel, cancelled) = oneshot::channel();
         {
             let mut state = self.state();
-            let serving = &mut state.serving;
-            // It was cancelled before it arrived, or arrives twice.
-            if serving.ended.contains(id) || serving.running.contains_key(&id) {
-                return;
-            }
-            if serving.running.len() >= MAX_RUNNING {
+            if state.serving.running.len() >= MAX_RUNNING {
                 drop(state);
                 return self.reply_error(id, &request.key, &Error::QueueFull);
             }
-            serving.running.insert(id, cancel);
+            state.serving.insert(id, cancel, Instant::now());
+            if state.serving.running.len() == 1 {
+                // The callers must be checked from now on.
+                self.outbox_changed.notify_one();
+            }
         }
         let running = Running { member: self.clone(), request: id, key: (&*request.key).into() };
         if let Some(close) = request.close {
             let close = Close::from(close);
-            self.tasks.spawn(running.run(cancelled, async move {
+            self.spawn(running.run(cancelled, async move {
                 let closed = Some(session.close(close).await);
                 Ok(wire::encode(&Reply { closed, ..Reply::default() }))
             }));
@@ -102,14 +112,19 @@ impl Member {
         match (&mut call).now_or_never() {
             Some(outcome) => {
                 let outcome = self.encode_outcome(id, session.shared(), outcome);
-                self.tasks.spawn(running.run(cancelled, async move { outcome }));
+                self.spawn(running.run(cancelled, async move { outcome }));
             }
             None => {
                 let member = self.clone();
                 let call = async move { member.encode_outcome(id, session.shared(), call.await) };
-                self.tasks.spawn(running.run(cancelled, call));
+                self.spawn(running.run(cancelled, call));
             }
         }
+    }
+
+    /// Spawns a task that must end before this node leaves.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
     /// Returns the reply to a call.
@@ -124,16 +139,17 @@ impl Member {
         let can_complain = !result.action.is_empty() && call::can_reject(shared);
         let reply = wire::encode_result(&result.payload, can_complain.then_some(self.id));
         if can_complain {
-            let now = Instant::now();
+            let at = Instant::now();
             let mut state = self.state();
             let results = &mut state.serving.results;
-            while let Some((_, at, ..)) = results.front()
-                && (results.len() >= MAX_RESULTS || now - *at >= COMPLAINT_TIMEOUT)
+            while let Some(oldest) = results.front()
+                && (results.len() >= MAX_RESULTS || at - oldest.at >= COMPLAINT_TIMEOUT)
             {
                 results.pop_front();
             }
-            let result = CallResult { payload: Payload::default(), ..result };
-            results.push_back((id, now, shared.clone(), result));
+            let (shared, action) = (Arc::downgrade(shared), result.action);
+            // Neither the session nor its message stays in memory for it.
+            results.push_back(KeptResult { request: id, at, shared, id: result.id.detached(), action });
         }
         Ok(reply)
     }
@@ -143,11 +159,13 @@ impl Member {
         let Error::Rejected(error) = Error::from(error) else { return };
         let mut state = self.state();
         let results = &mut state.serving.results;
-        let Some(place) = results.iter().position(|(id, ..)| *id == (from, number)) else { return };
+        let Some(place) = results.iter().position(|result| result.request == (from, number)) else { return };
         let found = results.remove(place);
         drop(state);
-        if let Some((_, _, shared, result)) = found {
-            shared.send(Command::SendResultError(Box::new((result.id, result.action, error))));
+        if let Some(KeptResult { shared, id, action, .. }) = found
+            && let Some(shared) = shared.upgrade()
+        {
+            shared.send(Command::SendResultError(Box::new((id, action, error))));
         }
     }
 
@@ -163,11 +181,22 @@ impl Member {
     /// Answers a probe.
     pub(super) fn on_probe(&self, key: Option<&str>, from: NodeId, requests: Vec<u64>) {
         let unknown = {
-            let state = self.state();
+            let mut state = self.state();
+            if !requests.is_empty() {
+                state.serving.callers.insert(from, Instant::now());
+            }
             requests.into_iter().filter(|number| !state.serving.running.contains_key(&(from, *number))).collect()
         };
         let alive = wire::encode(&Control::Alive { from: self.id, unknown });
         self.post(Target::Node(from, key.map(Into::into)), None, alive);
+    }
+
+    /// Cancels the requests whose callers do not wait any more.
+    pub(super) fn check_callers(&self, now: Instant) {
+        let lost = self.state().serving.check_callers(now);
+        if !lost.is_empty() {
+            tracing::warn!(requests = lost.len(), "the callers of requests do not wait any more");
+        }
     }
 
     /// Replies to a request that cannot be read: it was not carried out.
@@ -202,7 +231,7 @@ impl Running {
                 () = sleep(TAKEN_AFTER), if !is_taken => {
                     is_taken = true;
                     let taken = Some(self.member.id);
-                    self.send(from, number, wire::encode(&Reply { taken, ..Reply::default() })).await;
+                    self.member.reply(self.request, &self.key, wire::encode(&Reply { taken, ..Reply::default() }));
                 }
             }
         };
@@ -211,11 +240,11 @@ impl Running {
     }
 
     async fn send(&self, from: NodeId, number: u64, reply: Bytes) {
-        let transport = &self.member.transport;
+        let member = &self.member;
         let to = Destination::Reply(from, number, Some(&self.key));
-        let mut sent = transport.send(to, None, reply).await;
+        let mut sent = member.send(to, None, reply).await;
         if sent == Err(SendError::TooLarge) {
-            sent = transport.send(to, None, encode_error(&Error::TooLarge { maybe_delivered: true })).await;
+            sent = member.send(to, None, encode_error(&Error::TooLarge { maybe_delivered: true })).await;
         }
         if let Err(error) = sent {
             tracing::debug!(%error, "a reply to another node was not sent");

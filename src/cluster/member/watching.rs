@@ -13,14 +13,15 @@ use futures_core::Stream;
 use serde::Deserialize;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
     cluster::{
+        directory::Change,
         epoch::NodeId,
         filter::EventFilter,
-        member::{Member, read},
+        member::{Member, SEND_TIMEOUT, Target, read},
         transport::{Destination, Topic},
         watching::{Lease, NodeEvent, Reader},
         wire::{self, Broadcast},
@@ -84,42 +85,32 @@ impl Member {
         state.watching.readers.insert(id, Reader { filter, sender, lost: 0 });
         state.watching.renew();
         drop(state);
-        self.changed.notify_one();
+        self.outbox_changed.notify_one();
         ClusterEvents { member: Arc::downgrade(self), id, receiver }
     }
 
     /// Subscribes to events, and asks all nodes to publish them.
     pub(super) async fn renew_watches(&self, now: Instant) {
-        let (topics, watches) = {
+        let (changes, watches) = {
             let mut state = self.state();
             let watching = &mut state.watching;
             if watching.renewal_due.is_none_or(|due| due > now) {
                 return;
             }
             watching.renewal_due = (!watching.readers.is_empty()).then(|| now + RENEWAL);
-            let topics =
-                watching.topics.iter_mut().filter(|(_, watched)| (watched.readers > 0) != watched.is_subscribed);
-            let topics: Vec<_> = topics
-                .map(|(key, watched)| {
-                    watched.is_subscribed = watched.readers > 0;
-                    (key.clone(), watched.is_subscribed)
-                })
-                .collect();
-            watching.topics.retain(|_, watched| watched.is_subscribed);
             let watches = watching.readers.iter().map(|(id, reader)| (*id, reader.filter.clone()));
-            (topics, watches.collect::<Vec<_>>())
+            (watching.changes(), watches.collect::<Vec<_>>())
         };
-        for (key, is_subscribed) in topics {
+        for (key, change) in changes {
             let topic = Topic::Events(key.as_deref());
-            let changed = match is_subscribed {
-                true => self.transport.subscribe(topic).await,
-                false => self.transport.unsubscribe(topic).await,
+            let changing = match change {
+                Change::Subscribe => self.transport.subscribe(topic),
+                Change::Unsubscribe => self.transport.unsubscribe(topic),
             };
-            if let Err(error) = changed {
-                tracing::debug!(%error, "cannot change a subscription to events");
-                if let Some(watched) = self.state().watching.topics.get_mut(&key) {
-                    watched.is_subscribed = !is_subscribed;
-                }
+            match timeout(SEND_TIMEOUT, changing).await {
+                Ok(Ok(())) => self.state().watching.changed(&key, change),
+                // Done when the events are next asked for.
+                _ => tracing::debug!("cannot change a subscription to events"),
             }
         }
         for (watch, filter) in watches {
@@ -141,8 +132,8 @@ impl Member {
         }
         watching.leases.insert((from, watch), Lease { filter, until });
         if !std::mem::replace(&mut watching.is_publishing, true) {
-            let publish = self.clone().publish_watched(home.events());
-            self.tasks.spawn(publish);
+            // Ends when this node leaves, and does not delay that.
+            self.runtime.spawn(self.clone().publish_watched(home.events()));
         }
     }
 
@@ -175,6 +166,14 @@ impl Member {
     }
 
     async fn publish_if_watched(&self, event: &Event) {
+        let may_be_watched = {
+            let state = self.state();
+            let chooses = |lease: &Lease| lease.filter.only_key().is_none_or(|key| event.key.as_deref() == Some(key));
+            state.watching.leases.values().any(chooses)
+        };
+        if !may_be_watched {
+            return;
+        }
         let Some(json) = encode_event(event) else { return };
         let Ok(head) = serde_json::from_str::<Head<'_>>(&json) else { return };
         let is_watched = {
@@ -186,27 +185,28 @@ impl Member {
         }
     }
 
-    /// Publishes the event that a session has opened or closed.
-    pub(crate) fn publish(self: &Arc<Self>, event: &Event) {
-        let Some(json) = encode_event(event) else { return };
-        if !self.transport.is_connected() {
-            return;
+    /// Publishes the event that a session has opened or closed. Such events stay in order.
+    pub(crate) fn publish(&self, event: &Event) {
+        if self.transport.is_connected()
+            && let Some(json) = encode_event(event)
+            && let Ok(head) = serde_json::from_str::<Head<'_>>(&json)
+        {
+            let target = Target::Event { key: head.key.as_deref().map(Into::into), kind: (*head.kind).into() };
+            self.post(target, None, self.published(&json));
         }
-        let member = self.clone();
-        self.tasks.spawn(async move {
-            if let Ok(head) = serde_json::from_str::<Head<'_>>(&json) {
-                member.publish_json(&head, &json).await;
-            }
-        });
     }
 
     async fn publish_json(&self, head: &Head<'_>, json: &str) {
-        let node = serde_json::to_string(&*self.name).unwrap_or_default();
-        let message = Bytes::from(format!("{{\"node\":{node},\"event\":{json}}}"));
         let to = Destination::Event { key: head.key.as_deref(), kind: &head.kind };
-        if let Err(error) = self.transport.send(to, None, message).await {
+        if let Err(error) = self.send(to, None, self.published(json)).await {
             tracing::debug!(%error, "an event was not published");
         }
+    }
+
+    /// Returns the message with an event.
+    fn published(&self, json: &str) -> Bytes {
+        let node = serde_json::to_string(&*self.name).unwrap_or_default();
+        format!("{{\"node\":{node},\"event\":{json}}}").into()
     }
 
     /// Passes an event on to the readers of this node.
@@ -262,7 +262,7 @@ impl Drop for ClusterEvents {
             watching.renewal_due = Some(Instant::now());
         }
         drop(state);
-        member.changed.notify_one();
+        member.outbox_changed.notify_one();
     }
 }
 

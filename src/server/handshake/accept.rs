@@ -135,7 +135,9 @@ impl ServerState {
             }
         };
         let key = accept.key.clone().unwrap_or_else(|| upgrade.handshake.shared_identity());
-        if self.registry.is_elsewhere(&key).await {
+        // Boxed, because few servers need it.
+        let is_elsewhere = Box::pin(self.registry.is_elsewhere(&key));
+        if self.closing.run_until_cancelled(is_elsewhere).await == Some(true) {
             return Err(already_connected());
         }
         self.open_session(upgrade, accept)

@@ -16,9 +16,13 @@ use std::{
 use http::{HeaderValue, StatusCode, header};
 use smallvec::{SmallVec, smallvec};
 
+use tokio::time::timeout;
+
 use crate::{
     close::{info::CloseCause, intent::Close},
     cluster::{epoch::Epoch, member::Member, metrics, wire::Announced},
+    connection::shared::Shared,
+    event::kind::EventKind,
     openings::Openings,
     server::{handshake::auth::Reject, http::address::address_prefix, session::replacements::Replacements},
     session::Session,
@@ -40,11 +44,16 @@ pub enum DuplicateIdentity {
     /// Refuses the new connection with 409 until the old session has ended.
     ///
     /// A station that lost its connection can reconnect when its old session has missed its pings.
+    ///
+    /// In a [cluster](crate::cluster), an old session at another node counts as well. With
+    /// [`RpcServer::accept`](crate::RpcServer::accept), or if the nodes cannot reach each other, the newcomer is closed
+    /// with 1008 as soon as its node learns of the old session.
     RejectNew,
     /// Keeps both sessions.
     ///
     /// [`RpcServer::session`](crate::RpcServer::session) returns the newest,
-    /// [`RpcServer::sessions`](crate::RpcServer::sessions) returns all.
+    /// [`RpcServer::sessions`](crate::RpcServer::sessions) returns all. If they are at different nodes of a
+    /// [cluster](crate::cluster), a call from a third node goes to any of them.
     AllowBoth,
 }
 
@@ -99,6 +108,15 @@ pub(crate) struct Reservation {
     id: u64,
 }
 
+/// Reports that the sessions of a key replace each other repeatedly.
+pub(crate) fn report_conflict(shared: &Arc<Shared>) {
+    tracing::warn!("sessions replace each other repeatedly: two stations may share this identity");
+    shared.report(EventKind::IdentityConflict);
+}
+
+/// The time that the cluster has to tell if a session is at another node.
+const ELSEWHERE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The refusal of a newcomer with [`DuplicateIdentity::RejectNew`].
 pub(crate) fn already_connected() -> Reject {
     Reject::new(StatusCode::CONFLICT).body("the identity is already connected")
@@ -150,7 +168,7 @@ impl Registry {
             return Err(already_connected());
         }
         if duplicate_identity == DuplicateIdentity::ReplaceOld
-            && entries.iter().any(|entry| entry.session.is_some())
+            && (self.cluster.is_some() || entries.iter().any(|entry| entry.session.is_some()))
             && let Some(key) = &key
             && let Some(delay) = state.replacements.delay(key, now)
         {
@@ -209,7 +227,8 @@ impl Registry {
     pub(crate) async fn is_elsewhere(&self, key: &Arc<str>) -> bool {
         match &self.cluster {
             Some(cluster) if self.limits.duplicate_identity == DuplicateIdentity::RejectNew => {
-                matches!(cluster.info(key).await, Ok(Some(info)) if info.node.as_deref() != Some(cluster.name()))
+                let info = timeout(ELSEWHERE_TIMEOUT, cluster.info(key)).await;
+                matches!(info, Ok(Ok(Some(info))) if info.node.as_deref() != Some(cluster.name()))
             }
             _ => false,
         }
@@ -217,8 +236,9 @@ impl Registry {
 
     /// Compares the sessions of a key with one that another node announced, and closes those that must give way. Returns
     /// the epoch of the session here that takes precedence.
-    pub(crate) fn announced(&self, key: &str, epoch: Epoch) -> Option<Epoch> {
-        let mut state = self.state();
+    pub(crate) fn announced(&self, key: &str, epoch: Epoch, now: Instant) -> Option<Epoch> {
+        let mut guard = self.state();
+        let state = &mut *guard;
         let entries = state.entries.get_mut(key)?;
         let gives_way = |own: Epoch| match self.limits.duplicate_identity {
             DuplicateIdentity::ReplaceOld => own < epoch,
@@ -234,8 +254,15 @@ impl Registry {
             DuplicateIdentity::AllowBoth => None,
             _ => entries.iter().filter(|entry| entry.session.is_some()).filter_map(|entry| entry.epoch).max(),
         };
-        drop(state);
-        older.iter().for_each(|_| metrics::replaced());
+        let key = older.first().map(Session::key);
+        let is_reported = key.is_some_and(|key| state.replacements.record(&key, now));
+        drop(guard);
+        for session in &older {
+            metrics::replaced();
+            if is_reported {
+                report_conflict(session.shared());
+            }
+        }
         self.replace(older);
         claim.filter(|own| *own != epoch)
     }
@@ -324,10 +351,10 @@ impl Reservation {
                 entry.session = Some(session);
             }
             if let Some(cluster) = &self.registry.cluster
-                && let Some(newest) = entries.last_mut().filter(|newest| newest.id == self.id)
+                && let Some(entry) = entries.iter_mut().find(|entry| entry.id == self.id)
             {
                 // Under the lock, so that the order of epochs is that of the sessions.
-                newest.epoch = Some(cluster.next_epoch());
+                entry.epoch = Some(cluster.next_epoch());
             }
             if self.registry.limits.duplicate_identity == DuplicateIdentity::ReplaceOld {
                 let mut open = entries.iter_mut().rev().filter(|entry| entry.session.is_some());
@@ -336,14 +363,16 @@ impl Reservation {
             }
         }
         let is_reported = self.key.as_ref().is_some_and(|key| !older.is_empty() && state.replacements.record(key, now));
-        let epoch = self.key.as_ref().and_then(|key| state.entries.get(key)).and_then(|entries| {
-            entries.iter().find(|entry| entry.id == self.id && entry.session.is_some()).and_then(|entry| entry.epoch)
-        });
+        if let (Some(cluster), Some(key)) = (&self.registry.cluster, &self.key)
+            && let Some(entries) = state.entries.get(key)
+            && let Some(entry) = entries.iter().find(|entry| entry.id == self.id && entry.session.is_some())
+            && let Some(epoch) = entry.epoch
+        {
+            // Under the lock, so that the session cannot be replaced before it is announced.
+            cluster.opened(key, self.id, epoch);
+        }
         drop(guard);
         if let Some(key) = &self.key {
-            if let (Some(cluster), Some(epoch)) = (&self.registry.cluster, epoch) {
-                cluster.opened(key, self.id, epoch);
-            }
             self.registry.openings.notify(key);
         }
         self.registry.replace(older);

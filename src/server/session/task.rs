@@ -28,7 +28,7 @@ use crate::{
             upgrade::{self, RpcUpgrade},
         },
         rpc_server::ServerState,
-        session::registry::Reservation,
+        session::registry::{Reservation, report_conflict},
     },
     session::Session,
     telemetry::OpenConnection,
@@ -134,8 +134,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
         tracing::info!("session opened");
         report_event(server.cluster.as_ref(), &shared, EventKind::Opened { protocol });
         if is_conflict {
-            tracing::warn!("sessions replace each other repeatedly: two stations may share this identity");
-            shared.report(EventKind::IdentityConflict);
+            report_conflict(&shared);
         }
         for deviation in deviations.iter() {
             shared.report(EventKind::Deviation { deviation, text: None });
