@@ -1,6 +1,6 @@
 //! The database: SQLite or PostgreSQL, as its URL says.
 
-use std::{borrow::Cow, error::Error};
+use std::{borrow::Cow, error::Error, time::Duration};
 
 use futures_util::TryFutureExt;
 use serde::de::DeserializeOwned;
@@ -63,7 +63,8 @@ const SET_UP: &str = "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000";
 async fn open_postgres(url: &str) -> sqlx::Result<AnyPool> {
     // A pool would repeat an attempt that fails, and return no cause.
     AnyConnection::connect(url).await?.close().await?;
-    AnyPoolOptions::new().max_connections(10).connect(url).await
+    // Stations and health checks give up after a while, so a database that is gone must not hold them.
+    AnyPoolOptions::new().max_connections(10).acquire_timeout(Duration::from_secs(5)).connect(url).await
 }
 
 /// Reads rows of text and integers as values whose fields have the names of the columns.

@@ -1,12 +1,18 @@
 //! The journal.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::{Path, Query, State},
 };
+use tokio::time::timeout;
 
 use super::{Api, Page, StationQuery, error::ApiError};
 use crate::{database, journal::Message};
+
+/// The longest time to wait for the latest messages.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// Returns the latest messages of one or all stations.
 #[utoipa::path(
@@ -39,7 +45,8 @@ pub(super) async fn station_messages(
 }
 
 async fn entries(api: &Api, station: Option<String>, page: &Page) -> Result<Json<Vec<Message>>, ApiError> {
-    api.journal.flush().await;
+    // The journal waits for a database that has failed.
+    timeout(FLUSH, api.journal.flush()).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
     let sql = format!(
         "SELECT id, at, station, direction, text FROM messages WHERE id < $1 AND {} ORDER BY id DESC LIMIT $2",
         super::of_station(station.as_deref())

@@ -8,7 +8,15 @@ use std::{
     thread,
 };
 
-use crate::{crash, support::Backend, transactions};
+use futures_util::future::join_all;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    crash,
+    support::{Backend, start},
+    transactions,
+};
 
 #[tokio::test]
 async fn nothing_answered_is_lost_or_doubled_on_postgres() {
@@ -20,6 +28,24 @@ async fn nothing_answered_is_lost_or_doubled_on_postgres() {
 async fn repeated_starts_in_parallel_are_recorded_once_on_postgres() {
     let postgres = Postgres::start("parallel");
     transactions::repeat_in_parallel(&Backend::with_database(&postgres.url(), "127.0.0.1:0", &[])).await;
+}
+
+#[tokio::test]
+async fn backend_without_its_database_is_not_ready() {
+    let postgres = Postgres::start("gone");
+    let backend = Backend::with_database(&postgres.url(), "127.0.0.1:0", &[]);
+    let station = backend.station("CP-1", "ocpp1.6").await;
+    assert_eq!(backend.get("/readyz").await, "ready");
+    drop(postgres);
+    // Its messages cannot be stored.
+    station.call::<Value>("Heartbeat", &json!({})).await.expect("a response");
+    let paths = ["/readyz", "/api/messages", "/api/transactions"];
+    let responses = join_all(paths.map(|path| backend.request(Method::GET, path, &Value::Null))).await;
+    for (status, body) in responses {
+        assert_eq!((status.as_u16(), body), (503, json!({"error": "database"})));
+    }
+    assert!(station.call::<Value>("StartTransaction", &start(1)).await.is_err());
+    assert_eq!(backend.get("/healthz").await, "ok");
 }
 
 /// A server of PostgreSQL that listens only on a socket in a directory of its own. Dropping this value ends it.
