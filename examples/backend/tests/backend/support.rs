@@ -145,6 +145,15 @@ impl Backend {
             .build()
             .expect("settings");
         client.connect().await.expect("a connection");
+        // The client can be connected before the server has registered the session.
+        let is_listed = |list: &Value| {
+            let mut list = list.as_array().expect("a list").iter();
+            list.any(|station| station["identity"] == identity && station["protocol"] == protocol)
+        };
+        let deadline = deadline();
+        while !is_listed(&self.get("/api/stations").await) {
+            assert!(Instant::now() < deadline, "{identity} is not listed");
+        }
         client
     }
 
