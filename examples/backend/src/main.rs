@@ -6,6 +6,7 @@
 //! their calls. The REST API is at `http://127.0.0.1:9220/api/stations`, in the folder `api`.
 
 mod api;
+mod cluster;
 mod database;
 mod date;
 mod journal;
@@ -36,9 +37,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let settings = Settings::parse()?;
     // The recorder of metrics must be there before the server.
     let metrics = if settings.metrics { metrics::router()? } else { Router::new() };
-    let database = database::open(&settings.database()).await?;
+    let url = settings.database();
+    settings.cluster.warn_of_database(&url);
+    let database = database::open(&url).await?;
     let stopping = CancellationToken::new();
-    let server = server(&settings, &database, &stopping)?;
+    let server = server(&settings, &database, &stopping).await?;
     let (journal, journal_task) = Journal::start(&server, database.clone(), settings.journal_days);
     let api = Api { server: server.clone(), database: database.clone(), journal, stopping: stopping.clone() };
     let app = router(api).merge(metrics);
@@ -84,7 +87,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Builds the server for stations.
-fn server(settings: &Settings, database: &AnyPool, stopping: &CancellationToken) -> Result<RpcServer, Box<dyn Error>> {
+async fn server(
+    settings: &Settings,
+    database: &AnyPool,
+    stopping: &CancellationToken,
+) -> Result<RpcServer, Box<dyn Error>> {
     let mut builder = RpcServer::builder(stations::router(database.clone()))
         .protocols(["ocpp2.1", "ocpp2.0.1", "ocpp1.6"])
         .auth(Passwords::new(settings.password_file.as_deref(), stopping.clone())?)
@@ -92,7 +99,7 @@ fn server(settings: &Settings, database: &AnyPool, stopping: &CancellationToken)
     if !settings.trusted_proxy.is_empty() {
         builder = builder.trusted_proxies(TrustedProxies::x_forwarded(&settings.trusted_proxy)?);
     }
-    Ok(builder.build()?)
+    Ok(settings.cluster.add_to(builder).await?.build()?)
 }
 
 /// Builds the router of the HTTP server: REST and the endpoint of stations.

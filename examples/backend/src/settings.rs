@@ -4,7 +4,7 @@ use std::{error::Error, ffi::OsString, fs, path::PathBuf};
 
 use clap::{ArgMatches, CommandFactory, Parser, parser::ValueSource};
 
-use crate::{strict, tls};
+use crate::{cluster, strict, tls};
 
 #[derive(Parser)]
 #[command(name = "backend")]
@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) metrics: bool,
     #[command(flatten)]
     pub(crate) checks: strict::Checks,
+    #[command(flatten)]
+    pub(crate) cluster: cluster::Cluster,
     #[command(flatten)]
     pub(crate) tls: tls::Tls,
 }

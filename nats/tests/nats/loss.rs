@@ -239,7 +239,13 @@ async fn random_cuts_leave_each_call_with_one_truthful_outcome() {
 }
 
 /// Calls stations one after the other, each call with a number of its own, and records the outcomes.
-async fn call_until(node: Arc<Node>, caller: u64, stations: u64, stop: CancellationToken, outcomes: Outcomes) {
+async fn call_until(
+    node: Arc<Node>,
+    caller: u64,
+    stations: u64,
+    stop: CancellationToken,
+    outcomes: Arc<Mutex<Outcomes>>,
+) {
     let mut number = caller << 32;
     while !stop.is_cancelled() {
         number += 1;
@@ -256,10 +262,11 @@ async fn call_until(node: Arc<Node>, caller: u64, stations: u64, stop: Cancellat
     }
 }
 
-type Outcomes = Arc<Mutex<HashMap<(usize, u64), Result<(), (bool, String)>>>>;
+/// The outcomes of calls, by station and number: an error with its text and whether it may have been carried out.
+type Outcomes = HashMap<(usize, u64), Result<(), (bool, String)>>;
 
 /// Compares the outcomes of calls with the number of times that the stations received them.
-fn check(outcomes: &HashMap<(usize, u64), Result<(), (bool, String)>>, peers: &[Station]) {
+fn check(outcomes: &Outcomes, peers: &[Station]) {
     let mut kinds: HashMap<String, usize> = HashMap::new();
     for ((place, number), outcome) in outcomes {
         let received = peers[*place].echoed(*number);
@@ -336,7 +343,7 @@ async fn rolling_restart_under_load_accounts_for_every_call() {
         caller.finds(&format!("CP-{number}")).await;
     }
     let stop = CancellationToken::new();
-    let outcomes = Outcomes::default();
+    let outcomes = Arc::<Mutex<Outcomes>>::default();
     let mut callers = JoinSet::new();
     for number in 0..20_u64 {
         callers.spawn(call_until(caller.clone(), number, 30, stop.clone(), outcomes.clone()));

@@ -29,7 +29,7 @@ struct ErrorBody {
     /// The JSON pointer to an invalid value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pointer: Option<String>,
-    /// True if the station may have carried out the call.
+    /// True if the station may have carried out the call although there is no response.
     #[serde(skip_serializing_if = "Option::is_none")]
     maybe_delivered: Option<bool>,
 }
@@ -88,11 +88,16 @@ impl From<Error> for ApiError {
                 response.0.pointer = Some(violation.pointer().to_owned());
                 response
             }
+            Error::Unreachable => Self::new(error.http_status(), "unreachable"),
+            Error::TooLarge { .. } => Self::new(error.http_status(), "too_large"),
             Error::QueueFull => Self::new(error.http_status(), "busy"),
             error if error.is_timeout() => Self::new(error.http_status(), "timeout"),
             error => Self::new(error.http_status(), "disconnected"),
         };
-        response.0.maybe_delivered = error.maybe_delivered().then_some(true);
+        // Of interest if there is no response that tells it.
+        let has_response =
+            matches!(response.0.error, "rejected" | "invalid" | "bad_body" | "bad_answer" | "not_connected");
+        response.0.maybe_delivered = (!has_response).then(|| error.maybe_delivered());
         response
     }
 }

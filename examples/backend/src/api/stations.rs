@@ -6,8 +6,10 @@ use axum::{
     Json,
     body::Bytes,
     extract::{Path, Query, State},
+    http::{HeaderMap, HeaderName, HeaderValue},
+    response::IntoResponse,
 };
-use ocpp_rpc::{Close, Payload, Session};
+use ocpp_rpc::{Close, Payload, StationInfo};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -21,32 +23,53 @@ pub(super) struct Connected {
     identity: String,
     protocol: Option<String>,
     remote_address: Option<String>,
-    connected_at: Option<String>,
-    last_seen_at: Option<String>,
+    connected_at: String,
+    last_seen_at: String,
+    /// The node of the cluster that the station is connected to. Null without a cluster.
+    node: Option<Box<str>>,
 }
 
-impl From<Session> for Connected {
-    fn from(session: Session) -> Self {
+impl From<StationInfo> for Connected {
+    fn from(station: StationInfo) -> Self {
         Self {
-            identity: session.identity().to_string(),
-            protocol: session.protocol().map(|protocol| protocol.to_string()),
-            remote_address: session.remote_address().map(|address| address.to_string()),
-            connected_at: session.connected_at().map(date::of),
-            last_seen_at: session.last_seen_at().map(date::of),
+            identity: station.identity.into(),
+            protocol: station.protocol.map(Into::into),
+            remote_address: station.remote_address.map(|address| address.to_string()),
+            connected_at: date::of(station.connected_at),
+            last_seen_at: date::of(station.last_seen_at),
+            node: station.node,
         }
     }
 }
 
-/// Returns the connected stations.
+/// The header with the nodes that did not answer.
+const MISSING_NODES: HeaderName = HeaderName::from_static("x-missing-nodes");
+
+/// Returns the connected stations, of all nodes of the cluster.
 #[utoipa::path(
     get,
     path = "/api/stations",
-    responses((status = 200, description = "the stations", body = Vec<Connected>))
+    responses((
+        status = 200,
+        description = "the stations",
+        body = Vec<Connected>,
+        headers(("x-missing-nodes" = Option<String>, description = "the name of each node that did not answer")),
+    ))
 )]
-pub(super) async fn stations(State(api): State<Api>) -> Json<Vec<Connected>> {
-    let mut sessions = api.server.sessions();
-    sessions.sort_by_key(Session::identity);
-    Json(sessions.into_iter().map(Connected::from).collect())
+pub(super) async fn stations(State(api): State<Api>) -> impl IntoResponse {
+    let mut stations = api.server.stations();
+    let mut connected = Vec::new();
+    while let Some(page) = stations.next().await {
+        connected.extend(page.into_iter().map(Connected::from));
+    }
+    connected.sort_by(|a, b| a.identity.cmp(&b.identity));
+    let mut headers = HeaderMap::new();
+    for name in stations.missing_nodes() {
+        // A name may have characters that a header must not have.
+        let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("?"));
+        headers.append(MISSING_NODES, name);
+    }
+    (headers, Json(connected))
 }
 
 /// A station that has booted once or is connected.
@@ -83,7 +106,7 @@ pub(super) async fn station(State(api): State<Api>, Path(identity): Path<String>
     .fetch_all(&api.database)
     .await?;
     let boot = database::read(&rows)?.pop();
-    let connection = api.server.session(&identity).map(Connected::from);
+    let connection = api.server.station(&*identity).info().await?.map(Connected::from);
     if boot.is_none() && connection.is_none() {
         return Err(ApiError::not_found());
     }

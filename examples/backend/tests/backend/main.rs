@@ -10,4 +10,6 @@ mod rest;
 mod settings;
 mod shutdown;
 mod support;
+#[cfg(feature = "nats")]
+mod three_nodes;
 mod transactions;
