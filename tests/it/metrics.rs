@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use ocpp_rpc::{Options, RpcRouter, RpcServer};
+use ocpp_rpc::{Options, RpcRouter, RpcServer, cluster::Local};
 use serde_json::Value;
+use tokio::time::sleep;
 
 use crate::{
     compression,
@@ -120,4 +121,46 @@ async fn b74_identity_conflicts_are_counted() {
         stations.push(station);
     }
     assert_eq!(counted(&recorder)["ocpp_rpc_identity_conflicts_total"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b61_calls_between_nodes_and_replaced_sessions_are_counted() {
+    let recorder = DebuggingRecorder::new();
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    let cluster = Local::new();
+    let [a, b] = ["a", "b"].map(|name| {
+        let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(cluster.node(name));
+        server.build().expect("a valid configuration")
+    });
+    let mut old = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    sleep(SECOND).await;
+    let call = |action: &str| a.station("CP-1").call::<Value>(action, &());
+    let (result, ()) = tokio::join!(call("Reset"), async {
+        let (id, _) = old.receive_call().await;
+        old.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    });
+    result.expect("a result");
+    call("Slow").timeout(SECOND).await.expect_err("no response");
+    let _new = Station::connect(&a, "CP-1", "ocpp1.6").await;
+    assert_eq!(old.closed().await.0, 1008);
+    cluster.disconnect("b");
+    cluster.reconnect("b");
+
+    let counted = counted(&recorder);
+    let expected = [
+        ("ocpp_rpc_cluster_connected", 1),
+        ("ocpp_rpc_cluster_calls_total direction=in,outcome=result", 1),
+        ("ocpp_rpc_cluster_calls_total direction=in,outcome=timeout", 1),
+        ("ocpp_rpc_cluster_calls_total direction=out,outcome=result", 1),
+        ("ocpp_rpc_cluster_calls_total direction=out,outcome=timeout", 1),
+        ("ocpp_rpc_cluster_call_seconds direction=out", 2),
+        ("ocpp_rpc_cluster_replaced_total", 1),
+        ("ocpp_rpc_cluster_reconnects_total", 1),
+        ("ocpp_rpc_cluster_clock_skew_seconds", 0),
+        // At the node of the station alone.
+        ("ocpp_rpc_calls_total direction=out,outcome=result", 1),
+    ];
+    for (name, count) in expected {
+        assert_eq!(counted.get(name), Some(&count), "{name}: {counted:#?}");
+    }
 }
