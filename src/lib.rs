@@ -31,6 +31,7 @@ mod handshake;
 mod header_case;
 mod info;
 mod io;
+mod mask;
 pub mod message;
 #[cfg(feature = "server")]
 mod openings;
@@ -95,6 +96,7 @@ pub use close::intent::Close;
 pub use error::{BuildError, CallError, Error, ErrorCode};
 pub use handler::router::RpcRouter;
 pub use info::StationInfo;
+pub use mask::Mask;
 pub use message::{
     payload::{MessageId, Payload},
     tolerance::Tolerance,

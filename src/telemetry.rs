@@ -16,6 +16,7 @@ use crate::{
         bus::{EventBus, Events},
         kind::{Direction, Event, EventKind, Origin},
     },
+    mask::Mask,
     response::Response,
 };
 
@@ -23,18 +24,25 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     events: Arc<EventBus>,
+    mask: Mask,
     #[cfg(feature = "metrics")]
     metrics: metrics::Metrics,
 }
 
 impl Telemetry {
     /// Creates the telemetry of a server or client. Metrics go to the recorder that is installed by now.
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(mask: Mask) -> Arc<Self> {
         Arc::new(Self {
             events: Arc::default(),
+            mask,
             #[cfg(feature = "metrics")]
             metrics: metrics::Metrics::new(),
         })
+    }
+
+    /// Returns the mask of tokens and secrets.
+    pub(crate) fn mask(&self) -> &Mask {
+        &self.mask
     }
 
     /// Returns a reader of all events from now on.
@@ -62,7 +70,7 @@ impl Telemetry {
     pub(crate) fn report(&self, kind: EventKind, origin: impl FnOnce() -> Origin) {
         #[cfg(feature = "metrics")]
         metrics::event(&kind);
-        self.events.emit(|| Event::new(origin(), kind));
+        self.events.emit(|| Event::new(origin(), kind, self.mask.clone()));
     }
 
     /// Reports a handshake that the server refused, or that the client abandoned.

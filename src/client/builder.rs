@@ -17,6 +17,7 @@ use crate::{
     },
     error::BuildError,
     handler::router::RpcRouter,
+    mask::Mask,
     message::dialect::Dialect,
     options::Options,
 };
@@ -28,6 +29,7 @@ use crate::{
 /// | [`protocols`](Self::protocols) | none: the client offers no protocol |
 /// | [`password`](Self::password) | none: the client sends no credentials |
 /// | [`options`](Self::options) | [`Options::client`] |
+/// | [`mask`](Self::mask) | [`Mask::new`] |
 /// | [`router`](Self::router) | every call is rejected with `NotImplemented` |
 /// | [`reconnect`](Self::reconnect) | [`Reconnect::always`] |
 /// | [`connect_timeout`](Self::connect_timeout) | 30 s |
@@ -159,6 +161,14 @@ impl RpcClientBuilder {
     /// Sets the options of all connections. Default [`Options::client`].
     pub fn options(mut self, options: Options) -> Self {
         self.settings.options = options;
+        self
+    }
+
+    /// Sets the tokens and secrets that are hidden in the TRACE log and in serialized events. Default [`Mask::new`].
+    ///
+    /// [`RpcClient::update`] does not change it.
+    pub fn mask(mut self, mask: Mask) -> Self {
+        self.settings.mask = mask;
         self
     }
 

@@ -20,6 +20,7 @@ use crate::{
     error::BuildError,
     handler::router::RpcRouter,
     handshake::check_protocols,
+    mask::Mask,
     message::dialect::Dialect,
     options::{self, Options},
 };
@@ -38,6 +39,7 @@ pub(super) struct ClientSettings {
     pub(super) protocols: Arc<[Arc<str>]>,
     pub(super) dialects: Vec<(Arc<str>, Dialect)>,
     pub(super) options: Options,
+    pub(super) mask: Mask,
     pub(super) dispatch: Arc<dyn Dispatch>,
     pub(super) reconnect: Reconnect,
     pub(super) connector: ConnectorKind,
@@ -76,6 +78,7 @@ impl ClientSettings {
             protocols: Arc::default(),
             dialects: Vec::new(),
             options: Options::client(),
+            mask: Mask::new(),
             dispatch: RpcRouter::new().into_dispatch(),
             reconnect: Reconnect::always(),
             connector: ConnectorKind::Plain(Arc::new(Tcp)),

@@ -12,6 +12,7 @@ use crate::{
     connection::shared::Shared,
     error::Error,
     info::StationInfo,
+    mask::Mask,
     route::{RemoteCall, RemoteOutcome, Route, RouteFuture},
     station::Station,
     telemetry::Telemetry,
@@ -41,7 +42,7 @@ impl Observer {
     /// Panics outside of a tokio runtime.
     pub fn join(cluster: Arc<dyn Cluster>) -> Result<Self, JoinError> {
         let member = Member::join(cluster, Arc::default())?;
-        Ok(Self { state: Arc::new(ObserverState { member, telemetry: Telemetry::new() }) })
+        Ok(Self { state: Arc::new(ObserverState { member, telemetry: Telemetry::new(Mask::new()) }) })
     }
 
     /// Returns the handle on the station with this key. See [`RpcServer::station`](crate::RpcServer::station).

@@ -13,7 +13,10 @@ use futures_core::Stream;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::ReusableBoxFuture;
 
-use crate::event::kind::{Event, EventKind, Origin};
+use crate::{
+    event::kind::{Event, EventKind, Origin},
+    mask::Mask,
+};
 
 /// A reader of events, from its creation on.
 ///
@@ -57,7 +60,9 @@ impl Stream for Events {
         self.receiving.set(receive(receiver));
         Poll::Ready(match received {
             Ok(event) => Some(event),
-            Err(RecvError::Lagged(events)) => Some(Event::new(Origin::default(), EventKind::Lagged(events))),
+            Err(RecvError::Lagged(events)) => {
+                Some(Event::new(Origin::default(), EventKind::Lagged(events), Mask::none()))
+            }
             Err(RecvError::Closed) => None,
         })
     }
@@ -140,7 +145,7 @@ mod tests {
     }
 
     fn event(kind: EventKind) -> Event {
-        Event::new(Origin::default(), kind)
+        Event::new(Origin::default(), kind, Mask::new())
     }
 
     #[test]

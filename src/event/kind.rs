@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 use crate::{
     close::info::CloseInfo,
     error::{CallError, Error, ErrorCode, Violation},
+    mask::Mask,
     message::{
         kinds::{Message, MessageError},
         payload::{MessageId, Payload},
@@ -42,32 +43,31 @@ use crate::{
 /// }
 /// ```
 ///
+/// A [`Mask`](crate::Mask) hides tokens and secrets in it.
+///
 /// `at` is the Unix time in milliseconds. `type` is the name of the [`EventKind`] in snake case, and its fields follow.
 /// The one value of `received` and `sent` is named `text`, that of `response_written`, `late_response` and `unmatched_response` `id`, that of
 /// `pong` `seconds`, and that of `lagged` `events`. The `duration` of `call_ended` is named `seconds`. A call error is an
 /// object of `code`, `description` and `details`; what is absent is `null`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Event {
     /// The time of the event.
-    #[serde(serialize_with = "unix_time::serialize")]
     pub at: SystemTime,
     /// The [id](crate::Session::id) of the session. `None` if the event belongs to none.
     pub session_id: Option<u64>,
     /// The [key](crate::Session::key) of the session. `None` if the event belongs to none.
-    #[serde(serialize_with = "shared_text")]
     pub key: Option<Arc<str>>,
     /// The identity of the charging station. `None` if unknown.
-    #[serde(serialize_with = "shared_text")]
     pub identity: Option<Arc<str>>,
     /// The address of the peer. `None` if unknown.
     pub remote_address: Option<SocketAddr>,
     /// The kind of event, with its data.
-    #[serde(flatten)]
     pub kind: EventKind,
     /// Weak, so that unread events keep no session in memory, and that none ends under the locks of the event bus.
-    #[serde(skip)]
     pub(crate) session: Option<Weak<dyn Any + Send + Sync>>,
+    /// Hides tokens and secrets in the serialized event.
+    pub(crate) mask: Mask,
 }
 
 /// The origin of an event.
@@ -83,9 +83,30 @@ pub(crate) struct Origin {
 
 impl Event {
     /// Creates an event of this moment.
-    pub(crate) fn new(origin: Origin, kind: EventKind) -> Self {
+    pub(crate) fn new(origin: Origin, kind: EventKind, mask: Mask) -> Self {
         let Origin { session, session_id, key, identity, remote_address } = origin;
-        Self { at: SystemTime::now(), session_id, key, identity, remote_address, kind, session }
+        Self { at: SystemTime::now(), session_id, key, identity, remote_address, kind, session, mask }
+    }
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Flat<'a> {
+            #[serde(serialize_with = "unix_time::serialize")]
+            at: &'a SystemTime,
+            session_id: Option<u64>,
+            key: Option<&'a str>,
+            identity: Option<&'a str>,
+            remote_address: Option<SocketAddr>,
+            #[serde(flatten)]
+            kind: &'a EventKind,
+        }
+
+        let (key, identity) = (self.key.as_deref(), self.identity.as_deref());
+        let kind = &self.kind.clone().masked(&self.mask);
+        let (at, session_id, remote_address) = (&self.at, self.session_id, self.remote_address);
+        Flat { at, session_id, key, identity, remote_address, kind }.serialize(serializer)
     }
 }
 
@@ -274,6 +295,26 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Hides tokens and secrets in the messages and payloads of the event.
+    fn masked(mut self, mask: &Mask) -> Self {
+        match &mut self {
+            Self::Received(text) | Self::Sent(text) | Self::BadMessage { text, .. } => text.0 = mask.apply_to(&text.0),
+            Self::Deviation { text: Some(text), .. } => text.0 = mask.apply_to(&text.0),
+            Self::Call { params: payload, .. }
+            | Self::Send { params: payload, .. }
+            | Self::CallResult { result: payload, .. }
+            | Self::ValidationFailed { payload, .. } => payload.0 = mask.apply_to(&payload.0),
+            Self::CallError { error, .. } | Self::CallResultError { error, .. } => {
+                if let Some(details) = error.details() {
+                    let details = Payload(mask.apply_to(&details.0));
+                    *error = error.clone().with_raw_details(details);
+                }
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// Returns the event for the content of a message. `call` is the action of the call that a response belongs to.
     pub(crate) fn of(message: Message, direction: Direction, call: Option<ByteString>) -> Self {
         let of_call = call.map(Text);
@@ -408,7 +449,7 @@ mod tests {
             identity: Some("CP-1".into()),
             remote_address: "192.0.2.1:50000".parse().ok(),
         };
-        Event { at: SystemTime::UNIX_EPOCH + Duration::from_millis(1500), ..Event::new(origin, kind) }
+        Event { at: SystemTime::UNIX_EPOCH + Duration::from_millis(1500), ..Event::new(origin, kind, Mask::new()) }
     }
 
     #[test]

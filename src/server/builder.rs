@@ -18,6 +18,7 @@ use crate::{
     error::BuildError,
     handler::router::RpcRouter,
     handshake,
+    mask::Mask,
     message::dialect::Dialect,
     openings::Openings,
     options::{self, Options},
@@ -50,6 +51,7 @@ use crate::{
 /// | [`duplicate_identity`](Self::duplicate_identity) | [`DuplicateIdentity::ReplaceOld`] |
 /// | [`replacement_delay`](Self::replacement_delay) | none: a newcomer replaces the old session at once |
 /// | [`options`](Self::options) | [`Options::server`] |
+/// | [`mask`](Self::mask) | [`Mask::new`] |
 /// | [`handshake_timeout`](Self::handshake_timeout) | 10 s |
 /// | [`max_pending_handshakes`](Self::max_pending_handshakes) | 1024 |
 /// | [`max_pending_handshakes_per_address`](Self::max_pending_handshakes_per_address) | a quarter of `max_pending_handshakes` |
@@ -72,6 +74,7 @@ pub struct RpcServerBuilder {
     proxies: Option<TrustedProxies>,
     cluster: Option<Arc<dyn Cluster>>,
     options: Options,
+    mask: Mask,
     limits: Limits,
     max_pending_handshakes: usize,
     /// `None` is a quarter of all.
@@ -109,6 +112,7 @@ impl RpcServerBuilder {
             proxies: None,
             cluster: None,
             options: Options::server(),
+            mask: Mask::new(),
             limits: Limits::default(),
             max_pending_handshakes: 1024,
             max_pending_handshakes_per_address: None,
@@ -209,6 +213,11 @@ impl RpcServerBuilder {
     /// one session.
     pub fn options(self, options: Options) -> Self {
         Self { options, ..self }
+    }
+
+    /// Sets the tokens and secrets that are hidden in the TRACE log and in serialized events. Default [`Mask::new`].
+    pub fn mask(self, mask: Mask) -> Self {
+        Self { mask, ..self }
     }
 
     /// Sets the timeout of a handshake. Default 10 s.
@@ -426,7 +435,7 @@ impl RpcServerBuilder {
             registry: Arc::new(Registry::new(limits, openings, cluster.clone())),
             cluster: cluster.clone(),
             outliving: Outliving::new(self.max_outliving_handlers),
-            telemetry: Telemetry::new(),
+            telemetry: Telemetry::new(self.mask),
             tasks: TaskTracker::new(),
             session_tasks: SessionTasks::default(),
             close_tasks: TaskTracker::new(),

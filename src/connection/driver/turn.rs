@@ -183,7 +183,7 @@ impl Driver {
     }
 
     fn receive(&mut self, text: &ByteString, now: Instant, socket: &mut Socket) -> Result<(), Disconnect> {
-        tracing::trace!(%text, "received");
+        tracing::trace!(text = &*self.shared.telemetry.mask().apply(text), "received");
         if self.exchange.is_observed() {
             self.shared.report(EventKind::Received(Text(text.clone())));
         }
@@ -293,7 +293,7 @@ impl Driver {
     fn send(&mut self, message: Outbound, socket: &mut Socket) -> Result<(), Disconnect> {
         // One that is refused is not reported.
         socket.check_limit(0)?;
-        tracing::trace!(text = message.text, "sent");
+        tracing::trace!(text = &*self.shared.telemetry.mask().apply(&message.text), "sent");
         if self.exchange.is_observed() {
             self.shared.report(EventKind::Sent(Text(message.text.clone().into())));
             if let Some(id) = message.described_response() {

@@ -166,7 +166,7 @@ impl OpenSession {
 /// Reports an event of a session to the readers of this server, and to those of the cluster.
 fn report_event(cluster: Option<&Arc<Member>>, shared: &Arc<Shared>, kind: EventKind) {
     if let Some(cluster) = cluster {
-        cluster.publish(&Event::new(shared.origin(), kind.clone()));
+        cluster.publish(&Event::new(shared.origin(), kind.clone(), shared.telemetry.mask().clone()));
     }
     shared.report(kind);
 }
