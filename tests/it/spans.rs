@@ -2,8 +2,9 @@
 
 use http::StatusCode;
 use ocpp_rpc::{
-    CallError, ErrorCode, Handshake, Reject, RpcRouter, RpcServer,
+    CallError, ErrorCode, Handshake, Mask, Reject, RpcRouter, RpcServer,
     client::ClientState,
+    event::EventKind,
     extract::{Params, Responder},
     handler::NoResponse,
 };
@@ -34,11 +35,11 @@ async fn log_at(level: tracing::Level) -> String {
     let router = RpcRouter::new().on("Echo", echo).on("Refuse", refuse);
     let site = Site::of(RpcServer::builder(router).protocols(["ocpp1.6"])).await;
     let mut station = site.enter(&offering("/CP-1", "ocpp1.6")).await;
-    soon(station.ask(r#"[2,"one","Echo",{"idTag":"a payload"}]"#)).await;
-    soon(station.ask(r#"[2,"two","Refuse",{"idTag":"a payload"}]"#)).await;
+    soon(station.ask(r#"[2,"one","Echo",{"text":"a payload","idTag":"C0FFEE"}]"#)).await;
+    soon(station.ask(r#"[2,"two","Refuse",{"text":"a payload","idTag":"C0FFEE"}]"#)).await;
     let session = site.server.session("CP-1").expect("registered");
-    for response in [r#"[3,"ID",{"idTag":"a payload"}]"#, r#"[4,"ID","NotSupported","",{}]"#] {
-        let call = tokio::spawn(session.call::<Value>("Reset", &json!({"idTag": "a payload"})));
+    for response in [r#"[3,"ID",{"text":"a payload","idTag":"C0FFEE"}]"#, r#"[4,"ID","NotSupported","",{}]"#] {
+        let call = tokio::spawn(session.call::<Value>("Reset", &json!({"text": "a payload", "idTag": "C0FFEE"})));
         let (id, _) = soon(station.receive_call()).await;
         station.send(response.replace("ID", &id)).await;
         let _ = call.await.expect("no panic");
@@ -73,6 +74,39 @@ async fn b61_spans_have_fields_of_connection_and_call_outcome() {
 async fn b61_payloads_are_logged_at_trace_level_only() {
     assert!(!log_at(tracing::Level::DEBUG).await.contains("a payload"));
     assert!(log_at(tracing::Level::TRACE).await.contains("a payload"));
+}
+
+#[tokio::test]
+async fn b76_tokens_are_masked_in_the_log_and_in_serialized_events() {
+    let log = log_at(tracing::Level::TRACE).await;
+    assert!(log.contains("***") && !log.contains("C0FFEE"), "{log}");
+
+    for (mask, hidden) in
+        [(Mask::new(), [true, false]), (Mask::new().name("vin"), [true, true]), (Mask::none(), [false; 2])]
+    {
+        let site = Site::of(RpcServer::builder(RpcRouter::new().on("Echo", echo)).mask(mask)).await;
+        let mut events = site.server.events();
+        let mut station = site.enter(&offering("/CP-1", "ocpp1.6")).await;
+        soon(station.ask(r#"[2,"1","Echo",{"idTag":"C0FFEE","vin":"W1"}]"#)).await;
+        soon(station.ask(r#"[2,"2","Echo",{"idTag":"C0FFEE","vin":"W1"},"#)).await;
+        drop(station);
+        let mut kinds = std::collections::BTreeSet::new();
+        loop {
+            let event = soon(events.next()).await.expect("an event");
+            let json = serde_json::to_string(&event).expect("JSON");
+            for (secret, is_hidden) in ["C0FFEE", "W1"].into_iter().zip(hidden) {
+                assert!(!is_hidden || !json.contains(secret), "{json}");
+            }
+            if json.contains("***") == hidden[0] && json.contains("idTag") {
+                kinds.insert(serde_json::from_str::<Value>(&json).expect("JSON")["type"].to_string());
+            }
+            if let EventKind::Closed(_) = event.kind {
+                break;
+            }
+        }
+        let expected = ["bad_message", "call", "call_result", "received", "sent"].map(|kind| format!("{kind:?}"));
+        assert!(expected.iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
+    }
 }
 
 /// Returns the lines of a log that contain a text.
