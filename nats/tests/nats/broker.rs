@@ -105,8 +105,20 @@ impl Drop for Broker {
 }
 
 pub(crate) fn send_signal(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
-    kill_process(pid, signal).expect("a process that runs");
+    let process = Pid::from_raw(pid.cast_signed()).expect("a process");
+    kill_process(process, signal).expect("a process that runs");
+    // The threads of a process stop one after the other.
+    while signal == Signal::STOP && !is_stopped(pid) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Returns `true` if no thread of a process runs. On systems that do not tell, returns `true`.
+fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    let stats = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    // The state follows the name, which is in parentheses.
+    stats.into_iter().all(|stat| stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['T', 'Z'])))
 }
 
 /// Forwards connections, until it is cut.
