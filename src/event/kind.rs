@@ -43,7 +43,7 @@ use crate::{
 /// }
 /// ```
 ///
-/// A [`Mask`](crate::Mask) hides tokens and secrets in it.
+/// A [`Mask`] hides tokens and secrets in it.
 ///
 /// `at` is the Unix time in milliseconds. `type` is the name of the [`EventKind`] in snake case, and its fields follow.
 /// The one value of `received` and `sent` is named `text`, that of `response_written`, `late_response` and `unmatched_response` `id`, that of
