@@ -91,6 +91,14 @@ impl Mask {
         }
     }
 
+    /// Returns whether a JSON string contains JSON with one of the names, as the data of DataTransfer does.
+    fn is_in_nested_json(&self, string: &str) -> bool {
+        string.contains("\\\"") && {
+            let string = string.to_ascii_lowercase();
+            self.names.iter().any(|name| string.contains(&format!("{}\\\"", name.to_ascii_lowercase())))
+        }
+    }
+
     /// Returns whether a JSON string is one of the names.
     fn has(&self, string: &str) -> bool {
         let name = unescape(string);
@@ -208,13 +216,17 @@ impl<'a> Scanner<'a> {
 
     /// Handles the end of an object.
     fn close(&mut self, closed: Open) {
+        let around = self.open.last_mut();
         if closed.is_secret {
             self.hidden.extend(closed.values);
             if closed.role == Role::Variable
-                && let Some(around) = self.open.last_mut()
+                && let Some(around) = around
             {
                 around.is_secret = true;
             }
+        } else if let Some(around) = around {
+            // The name of a variable may be in the object around its attributes.
+            around.values.extend(closed.values);
         }
     }
 
@@ -257,7 +269,11 @@ impl<'a> Scanner<'a> {
         match self.open().next {
             Role::Secret => self.hidden.push(range),
             Role::Value => self.open().values.push(range),
-            Role::Other | Role::Subject | Role::Variable => {}
+            Role::Other | Role::Subject | Role::Variable => {
+                if self.mask.is_in_nested_json(&self.json[range.clone()]) {
+                    self.hidden.push(range);
+                }
+            }
         }
     }
 
@@ -269,7 +285,7 @@ impl<'a> Scanner<'a> {
         match &*unescape(name) {
             "key" | "name" => Role::Subject,
             "variable" => Role::Variable,
-            "value" | "attributeValue" => Role::Value,
+            "value" | "attributeValue" | "actualValue" => Role::Value,
             _ => Role::Other,
         }
     }
@@ -314,6 +330,24 @@ mod tests {
                 r#"{"attributeValue":"s","component":{"name":"SecurityCtrlr"},"variable":{"name":"BasicAuthPassword"}}"#,
                 r#"{"attributeValue":"***","component":{"name":"SecurityCtrlr"},"variable":{"name":"BasicAuthPassword"}}"#,
             ),
+        ];
+        for (json, masked) in cases {
+            assert_eq!(apply(json), masked);
+        }
+    }
+
+    #[test]
+    fn secrets_are_hidden_in_reports_and_in_nested_json() {
+        let cases = [
+            (
+                r#"{"variable":{"name":"BasicAuthPassword"},"variableAttribute":[{"type":"Actual","value":"s"}]}"#,
+                r#"{"variable":{"name":"BasicAuthPassword"},"variableAttribute":[{"type":"Actual","value":"***"}]}"#,
+            ),
+            (
+                r#"[{"variable":{"name":"Other"},"actualValue":"1"},{"variable":{"name":"password"},"actualValue":"s"}]"#,
+                r#"[{"variable":{"name":"Other"},"actualValue":"1"},{"variable":{"name":"password"},"actualValue":"***"}]"#,
+            ),
+            (r#"{"data":"{\"idToken\":\"C0FFEE\"}","x":"a \"b\""}"#, r#"{"data":"***","x":"a \"b\""}"#),
         ];
         for (json, masked) in cases {
             assert_eq!(apply(json), masked);

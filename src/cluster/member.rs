@@ -89,7 +89,6 @@ pub(crate) struct Member {
 struct State {
     moves: Moves,
     members: Members,
-    next_request: u64,
     pending: HashMap<u64, Pending>,
     owners: Owners,
     lists: HashMap<u64, List>,
@@ -137,8 +136,6 @@ impl Member {
             state: Mutex::new(State {
                 moves: Moves::default(),
                 members: Members::default(),
-                // Another node cannot guess it and reply in the place of the owner.
-                next_request: random(),
                 pending: HashMap::new(),
                 owners: Owners::default(),
                 lists: HashMap::new(),
@@ -279,7 +276,12 @@ impl Member {
     }
 
     async fn flush_outbox(&self) {
-        loop {
+        // Those that are posted meanwhile come next, so that probes are not delayed.
+        let waiting = self.state().outbox.len();
+        for _ in 0..waiting {
+            if !self.transport.is_connected() {
+                return;
+            }
             let Posted { target, request, message } = {
                 let mut state = self.state();
                 let Some(posted) = state.outbox.pop_front() else { return };
@@ -295,6 +297,9 @@ impl Member {
             if let Err(error) = self.send(to, request, message).await {
                 tracing::debug!(%error, "a message to another node was not sent");
             }
+        }
+        if !self.state().outbox.is_empty() {
+            self.outbox_changed.notify_one();
         }
     }
 
@@ -372,7 +377,9 @@ impl Member {
             Broadcast::Here(introduction) => self.on_here(&introduction),
             Broadcast::Leaving { from } => {
                 tracing::info!(node = %from, "a node left the cluster");
-                self.on_gone(from);
+                // Its replies may arrive later. A probe tells when there are no more.
+                self.state().members.forget(from);
+                self.on_lister_gone(from);
             }
             Broadcast::List { from, request } => self.on_list(from, request, None),
         }
@@ -416,9 +423,10 @@ impl Member {
 }
 
 impl State {
-    fn next_request(&mut self) -> u64 {
-        self.next_request = self.next_request.wrapping_add(1);
-        self.next_request
+    /// Returns the number of a new request. A process that knows others cannot guess it, and reply in the place of the
+    /// owner.
+    fn next_request(&self) -> u64 {
+        random()
     }
 }
 

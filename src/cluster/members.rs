@@ -63,7 +63,7 @@ impl Members {
     /// Records an announcement. Returns `true` if one before it is missing.
     pub(crate) fn opened(&mut self, node: NodeId, opens: u64) -> bool {
         let Some(known) = self.nodes.get_mut(&node) else { return false };
-        let is_missing = known.opens + 1 < opens;
+        let is_missing = known.opens.saturating_add(1) < opens;
         if is_missing {
             known.missing = Some(opens - 1);
         }

@@ -83,14 +83,15 @@ impl Node {
         }
     }
 
-    /// Reports that the broker is there again, with all subscriptions. The node announces its sessions again.
+    /// Reports that the broker is there again, with all subscriptions. The node then looks for announcements that it missed.
     pub fn reconnected(&self) {
         if let Some(receiver) = self.receiver.upgrade() {
             receiver.reconnected();
         }
     }
 
-    /// Reports that messages to this node were lost, because it was too slow. The node announces its sessions again.
+    /// Reports that messages to this node were lost, because it was too slow. The node then looks for announcements
+    /// that it missed.
     pub fn messages_lost(&self) {
         if let Some(receiver) = self.receiver.upgrade() {
             receiver.messages_lost();

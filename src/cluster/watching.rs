@@ -1,6 +1,9 @@
 //! The readers of events of all nodes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map},
+    sync::Arc,
+};
 
 use serde::{Serialize, Serializer, ser::Error as _};
 use tokio::{sync::mpsc, time::Instant};
@@ -63,6 +66,17 @@ impl Watching {
         if !self.readers.is_empty() {
             self.renewal_due = Some(Instant::now());
         }
+    }
+
+    /// Records that a topic has a reader less.
+    pub(crate) fn unread(&mut self, key: Option<Box<str>>) {
+        if let hash_map::Entry::Occupied(mut watched) = self.topics.entry(key) {
+            watched.get_mut().readers -= 1;
+            if watched.get().readers == 0 && !watched.get().is_subscribed {
+                watched.remove();
+            }
+        }
+        self.renewal_due = Some(Instant::now());
     }
 
     /// Returns how the subscriptions must change, and if each must begin. A reader of all events makes the others needless.

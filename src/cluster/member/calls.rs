@@ -283,18 +283,19 @@ impl Member {
                 }
             }
             state.owners.unanswered.retain(|owner, _| requests.contains_key(owner));
-            for (owner, (key, mut requests)) in requests {
+            for (owner, (key, requests)) in requests {
                 let unanswered = state.owners.unanswered.entry(owner).or_default();
                 if unanswered.is_some_and(|since| now - since >= PROBE_TIMEOUT) {
                     dead.push(owner);
                     continue;
                 }
                 unanswered.get_or_insert(now);
-                requests.truncate(MAX_PROBED);
-                let number = state.next_request();
-                state.owners.watch(number, owner, now);
-                let probe = wire::encode(&Control::Probe { from: self.id, requests });
-                probes.push((Target::Node(owner, Some(key)), number, probe));
+                for requests in requests.chunks(MAX_PROBED) {
+                    let number = state.next_request();
+                    state.owners.watch(number, owner, now);
+                    let probe = Control::Probe { from: self.id, requests: requests.to_vec() };
+                    probes.push((Target::Node(owner, Some(key.clone())), number, wire::encode(&probe)));
+                }
             }
             let is_over = state.owners.unanswered.is_empty();
             state.owners.probe_due = (!is_over).then(|| now + PROBE_INTERVAL);

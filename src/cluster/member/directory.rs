@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The clock of another node may differ by this much without a warning, in milliseconds.
-const MAX_SKEW: i64 = 10_000;
+const MAX_SKEW: u64 = 10_000;
 
 impl Member {
     /// Subscribes to the calls to a station and announces its session.
@@ -156,7 +156,7 @@ impl Member {
         }
         if is_new {
             tracing::info!(node = &**name, "a node joined the cluster");
-            if skew.abs() > MAX_SKEW {
+            if skew.unsigned_abs() > MAX_SKEW {
                 tracing::warn!(node = &**name, skew, "the clock of a node differs from this one's, in milliseconds");
             }
             self.outbox_changed.notify_one();

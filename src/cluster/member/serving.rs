@@ -182,7 +182,7 @@ impl Member {
     pub(super) fn on_probe(&self, key: Option<&str>, from: NodeId, requests: Vec<u64>) {
         let unknown = {
             let mut state = self.state();
-            if !requests.is_empty() {
+            if requests.iter().any(|number| state.serving.running.contains_key(&(from, *number))) {
                 state.serving.callers.insert(from, Instant::now());
             }
             requests.into_iter().filter(|number| !state.serving.running.contains_key(&(from, *number))).collect()

@@ -255,11 +255,8 @@ impl Drop for ClusterEvents {
         let Some(member) = self.member.upgrade() else { return };
         let mut state = member.state();
         let watching = &mut state.watching;
-        if let Some(reader) = watching.readers.remove(&self.id)
-            && let Some(watched) = watching.topics.get_mut(&reader.filter.only_key().map(Into::into))
-        {
-            watched.readers -= 1;
-            watching.renewal_due = Some(Instant::now());
+        if let Some(reader) = watching.readers.remove(&self.id) {
+            watching.unread(reader.filter.only_key().map(Into::into));
         }
         drop(state);
         member.outbox_changed.notify_one();
