@@ -133,10 +133,7 @@ impl Station {
     /// Returns [`Error::NotConnected`] if the station has no session. If it is connected to another node, the errors of
     /// [`call`](Self::call) apply as well.
     pub async fn close(&self, close: Close) -> Result<CloseInfo, Error> {
-        match self.session().filter(Session::is_open) {
-            Some(session) => Ok(session.close(close).await),
-            None => self.route.close(&self.key, &close).await,
-        }
+        self.route.close(&self.key, &close).await
     }
 }
 

@@ -114,7 +114,7 @@ impl Membership {
         let subjects = &self.reader.subjects;
         let about = match to {
             Destination::Station(key) | Destination::StationAt(_, key) => Some(key),
-            Destination::Node(_, key) | Destination::Reply(_, _, key) | Destination::All(key) => key,
+            Destination::Node(_, key) | Destination::Response(_, _, key) | Destination::All(key) => key,
             Destination::Event { key, .. } => key,
             _ => None,
         };
@@ -126,7 +126,7 @@ impl Membership {
             Destination::Station(key) => subjects.station(key),
             Destination::StationAt(node, key) => subjects.station_at(node, key),
             Destination::Node(node, key) => subjects.node(node, key),
-            Destination::Reply(node, number, key) => subjects.reply(node, number, key),
+            Destination::Response(node, number, key) => subjects.reply(node, number, key),
             Destination::All(key) => subjects.all(key),
             Destination::Event { key, kind } => subjects.event(key, kind),
             _ => return Ok(()),
@@ -204,7 +204,7 @@ impl Reader {
                 None => tracing::warn!(%subject, "a request does not name a node that it is from"),
             },
             Some(Meaning::Reply { number }) if status == Some(StatusCode::NO_RESPONDERS) => node.not_delivered(number),
-            Some(Meaning::Reply { number }) => node.received(Received::Reply(number), payload),
+            Some(Meaning::Reply { number }) => node.received(Received::Response(number), payload),
             Some(Meaning::Control { key }) => node.received(Received::Control(key.as_deref()), payload),
             Some(Meaning::Broadcast { key }) => node.received(Received::Broadcast(key.as_deref()), payload),
             Some(Meaning::Event) => node.received(Received::Event, payload),

@@ -5,10 +5,10 @@ use tokio::sync::mpsc;
 use crate::cluster::{epoch::NodeId, wire::Page};
 
 /// The receiver of the pages of one list. Each node sends one page at a time.
-pub(crate) type List = mpsc::Sender<ListAnswer>;
+pub(crate) type List = mpsc::Sender<ListUpdate>;
 
 #[derive(Debug)]
-pub(crate) enum ListAnswer {
+pub(crate) enum ListUpdate {
     Page(Page),
-    Gone(NodeId),
+    Lost(NodeId),
 }

@@ -116,7 +116,7 @@ enum Message {
 enum OwnedReceived {
     Request(NodeId, u64, Box<str>),
     Control(Option<Box<str>>),
-    Reply(u64),
+    Response(u64),
     Broadcast(Option<Box<str>>),
     Event,
 }
@@ -235,7 +235,7 @@ impl OwnedReceived {
         match self {
             Self::Request(node, number, key) => Received::Request(*node, *number, key),
             Self::Control(key) => Received::Control(key.as_deref()),
-            Self::Reply(number) => Received::Reply(*number),
+            Self::Response(number) => Received::Response(*number),
             Self::Broadcast(key) => Received::Broadcast(key.as_deref()),
             Self::Event => Received::Event,
         }
@@ -312,7 +312,7 @@ impl Hub {
             }
             Destination::StationAt(node, key) => (find(node), OwnedReceived::Request(own.id(), number, key.into())),
             Destination::Node(node, key) => (find(node), OwnedReceived::Control(key.map(Into::into))),
-            Destination::Reply(node, number, _) => (find(node), OwnedReceived::Reply(number)),
+            Destination::Response(node, number, _) => (find(node), OwnedReceived::Response(number)),
             Destination::All(key) => (self.reachable(from).collect(), OwnedReceived::Broadcast(key.map(Into::into))),
             Destination::Event { key, .. } => {
                 let topics = [OwnedTopic::Events(None), OwnedTopic::Events(key.map(Into::into))];

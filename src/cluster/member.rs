@@ -36,7 +36,7 @@ use crate::{
         serving::Serving,
         transport::{Cluster, Destination, JoinError, SendError},
         watching::Watching,
-        wire::{self, Broadcast, Control, Reply, Request},
+        wire::{self, Broadcast, Control, Request, Response},
     },
     error::Error,
     info::StationInfo,
@@ -112,7 +112,7 @@ struct Posted {
 #[derive(Debug, Clone)]
 enum Target {
     Node(NodeId, Option<Arc<str>>),
-    Reply(NodeId, u64, Option<Arc<str>>),
+    Response(NodeId, u64, Option<Arc<str>>),
     All(Option<Arc<str>>),
     Event { key: Option<Box<str>>, kind: Box<str> },
 }
@@ -290,7 +290,7 @@ impl Member {
             };
             let to = match &target {
                 Target::Node(node, key) => Destination::Node(*node, key.as_deref()),
-                Target::Reply(node, request, key) => Destination::Reply(*node, *request, key.as_deref()),
+                Target::Response(node, request, key) => Destination::Response(*node, *request, key.as_deref()),
                 Target::All(key) => Destination::All(key.as_deref()),
                 Target::Event { key, kind } => Destination::Event { key: key.as_deref(), kind },
             };
@@ -364,12 +364,12 @@ impl Member {
             Broadcast::Watch { from, watch, filter, lease } => self.on_watch(from, watch, filter, lease),
             // This node may carry out a request of its own, if the station has come here meanwhile.
             Broadcast::Cancel { from, request } => self.on_cancel(from, request),
-            Broadcast::Open { from, .. } | Broadcast::Who { from } | Broadcast::Leaving { from } if from == self.id => {
-            }
+            Broadcast::Open { from, .. } | Broadcast::Introduce { from } | Broadcast::Leaving { from }
+                if from == self.id => {}
             Broadcast::List { from, .. } if from == self.id => {}
             Broadcast::Here(introduction) if introduction.from == self.id => {}
             Broadcast::Open { from, opens, sessions } => self.on_opened(from, opens, sessions),
-            Broadcast::Who { from } => {
+            Broadcast::Introduce { from } => {
                 if self.home().is_some() {
                     self.control(from, &Control::Here(self.introduction()));
                 }
@@ -377,9 +377,9 @@ impl Member {
             Broadcast::Here(introduction) => self.on_here(&introduction),
             Broadcast::Leaving { from } => {
                 tracing::info!(node = %from, "a node left the cluster");
-                // Its replies may arrive later. A probe tells when there are no more.
+                // Its responses may arrive later. A probe tells when there are no more.
                 self.state().members.forget(from);
-                self.on_lister_gone(from);
+                self.end_list_of(from);
             }
             Broadcast::List { from, request } => self.on_list(from, request, None),
         }
@@ -401,7 +401,7 @@ impl Member {
     }
 
     /// Handles the end of another node.
-    fn on_gone(&self, node: NodeId) {
+    fn on_lost_node(&self, node: NodeId) {
         let mut state = self.state();
         state.members.forget(node);
         state.watching.forget(node);
@@ -409,7 +409,7 @@ impl Member {
         drop(state);
         drop(running);
         self.fail_requests_of(node);
-        self.on_lister_gone(node);
+        self.end_list_of(node);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -423,8 +423,8 @@ impl Member {
 }
 
 impl State {
-    /// Returns the number of a new request. A process that knows others cannot guess it, and reply in the place of the
-    /// owner.
+    /// Returns the number of a new request. A process that knows others cannot guess it, and respond in the place
+    /// of the owner.
     fn next_request(&self) -> u64 {
         random()
     }
@@ -444,7 +444,9 @@ impl Receive for Member {
                 Some(_) => not_about(key),
                 None => {}
             },
-            Received::Reply(request) => _ = read::<Reply>(&message).map(|reply| this.on_reply(request, reply)),
+            Received::Response(request) => {
+                _ = read::<Response>(&message).map(|response| this.on_response(request, response))
+            }
             Received::Broadcast(key) => match read::<Broadcast>(&message) {
                 Some(message) if key.is_none_or(|key| message.may_be_about(key)) => this.on_broadcast(message),
                 Some(_) => not_about(key),

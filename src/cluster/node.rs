@@ -18,8 +18,8 @@ pub enum Received<'a> {
     Request(NodeId, u64, &'a str),
     /// To [`Destination::Node`](crate::cluster::Destination::Node).
     Control(Option<&'a str>),
-    /// To [`Destination::Reply`](crate::cluster::Destination::Reply), for this request.
-    Reply(u64),
+    /// To [`Destination::Response`](crate::cluster::Destination::Response), for this request.
+    Response(u64),
     /// To [`Destination::All`](crate::cluster::Destination::All).
     Broadcast(Option<&'a str>),
     /// To [`Destination::Event`](crate::cluster::Destination::Event).

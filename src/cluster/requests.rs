@@ -1,10 +1,10 @@
-//! The requests of this node that wait for their replies, and the nodes that carry them out.
+//! The requests of this node that wait for their responses, and the nodes that carry them out.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::cluster::{epoch::NodeId, wire::Reply};
+use crate::cluster::{epoch::NodeId, wire::Response};
 
 /// The time between two probes of a node that carries out requests.
 pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(250);
@@ -15,10 +15,10 @@ const MAX_PROBES: usize = 4096;
 /// The time after which a probe that was not answered is forgotten if there are too many.
 const PROBE_MEMORY: Duration = Duration::from_secs(5);
 
-/// A request that waits for its reply.
+/// A request that waits for its response.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    pub(crate) sender: oneshot::Sender<Answer>,
+    pub(crate) sender: oneshot::Sender<Ending>,
     pub(crate) key: Arc<str>,
     /// The node that it was sent to, if it was sent to one by name.
     pub(crate) addressee: Option<NodeId>,
@@ -27,11 +27,11 @@ pub(crate) struct Pending {
 }
 
 #[derive(Debug)]
-pub(crate) enum Answer {
-    Reply(Box<Reply>),
+pub(crate) enum Ending {
+    Response(Box<Response>),
     NotDelivered,
     NotPermitted,
-    /// The node that carried out the request is gone, or its reply is lost.
+    /// The node that carried out the request is gone, or its response is lost.
     Lost,
 }
 

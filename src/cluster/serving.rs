@@ -35,8 +35,8 @@ pub(crate) struct Serving {
 #[derive(Debug)]
 pub(crate) struct Carried {
     /// Cancels the request when dropped.
-    pub(crate) _cancel: oneshot::Sender<()>,
-    pub(crate) started_at: Instant,
+    _cancel: oneshot::Sender<()>,
+    started_at: Instant,
 }
 
 /// A node that carries out a request is probed by its caller. Without a probe for this long, the caller is gone, or does

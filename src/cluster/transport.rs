@@ -30,7 +30,7 @@ pub type ClusterFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Cluster: Send + Sync + 'static {
     /// Joins the cluster: from now on, messages to this node go to [`Node::received`].
     ///
-    /// This includes messages to [`Destination::Node`], [`Destination::StationAt`] and [`Destination::Reply`] with the
+    /// This includes messages to [`Destination::Node`], [`Destination::StationAt`] and [`Destination::Response`] with the
     /// [id](Node::id) of the node, and all messages to [`Destination::All`].
     ///
     /// # Errors
@@ -63,7 +63,7 @@ pub trait Cluster: Send + Sync + 'static {
 
     /// Sends a message. The future resolves when the message is on its way.
     ///
-    /// `request` is a number that replies to this message name.
+    /// `request` is a number that responses to this message name.
     fn send<'a>(
         &'a self,
         to: Destination<'a>,
@@ -116,7 +116,7 @@ pub enum Destination<'a> {
     /// This node.
     Node(NodeId, Option<&'a str>),
     /// The node that sent this request.
-    Reply(NodeId, u64, Option<&'a str>),
+    Response(NodeId, u64, Option<&'a str>),
     /// All nodes, this one included.
     All(Option<&'a str>),
     /// The nodes that are subscribed to the events of the station with this key. `None` for events without a station.

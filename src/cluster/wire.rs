@@ -74,8 +74,8 @@ pub(crate) struct CloseRequest {
 
 /// The answer to a request.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Reply {
-    /// The node that has begun to carry out the request, if that takes long. Another reply follows.
+pub(crate) struct Response {
+    /// The node that has begun to carry out the request, if that takes long. Another response follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) taken: Option<NodeId>,
     /// The result of a call.
@@ -120,7 +120,7 @@ pub(crate) enum Control {
     Complain { from: NodeId, request: u64, error: WireError },
     /// Asks for the stations behind this key.
     List { from: NodeId, request: u64, after: Box<str> },
-    /// The answer to [`Who`](Broadcast::Who).
+    /// The answer to [`Introduce`](Broadcast::Introduce).
     Here(Introduction),
     /// Asks for all sessions, because an announcement is missing.
     Announce { from: NodeId },
@@ -141,7 +141,7 @@ pub(crate) enum Broadcast {
         sessions: Vec<Announced>,
     },
     /// Asks each node for an introduction.
-    Who {
+    Introduce {
         from: NodeId,
     },
     /// A node is alive.
@@ -169,7 +169,7 @@ pub(crate) enum Broadcast {
 }
 
 impl Control {
-    /// Returns `true` for the messages of a caller and the replies to them. Any process that may call one station may
+    /// Returns `true` for the messages of a caller and the responses to them. Any process that may call one station may
     /// send them.
     pub(crate) fn may_be_about_a_station(&self) -> bool {
         matches!(self, Self::Cancel { .. } | Self::Probe { .. } | Self::Alive { .. } | Self::Complain { .. })
@@ -315,7 +315,7 @@ impl From<CloseRequest> for Close {
     }
 }
 
-/// Writes the reply with the result of a call. Faster than serde, which would read the payload once more.
+/// Writes the response with the result of a call. Faster than serde, which would read the payload once more.
 pub(crate) fn encode_result(payload: &Payload, complain: Option<NodeId>) -> Bytes {
     let complain = complain.map_or(String::new(), |node| format!(",\"complain\":\"{node}\""));
     format!("{{\"result\":{}{complain}}}", payload.as_str()).into()

@@ -33,7 +33,7 @@ async fn node_that_lost_messages_asks_the_others_for_them() {
             }
             client.flush().await.expect("flushed");
             while let Ok(Some(message)) = timeout(Duration::from_millis(100), all.next()).await {
-                if message.payload.starts_with(br#"{"who":"#) {
+                if message.payload.starts_with(br#"{"introduce":"#) {
                     return;
                 }
             }

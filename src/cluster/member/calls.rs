@@ -18,9 +18,9 @@ use crate::{
         epoch::NodeId,
         member::{Member, Target, send_failure},
         metrics,
-        requests::{Answer, Owners, PROBE_INTERVAL, Pending},
+        requests::{Ending, Owners, PROBE_INTERVAL, Pending},
         transport::Destination,
-        wire::{self, Broadcast, CloseRequest, Control, Mode, Reply, Request},
+        wire::{self, Broadcast, CloseRequest, Control, Mode, Request, Response},
     },
     error::Error,
     info::StationInfo,
@@ -33,8 +33,8 @@ const TAKEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// A request is not carried out after this time, by the clocks of both nodes. They may differ by some seconds.
 const EXPIRY: Duration = Duration::from_secs(12);
 
-/// The caller ends a call by itself if no reply has come this much later than the total timeout.
-const REPLY_TIMEOUT: Duration = Duration::from_millis(250);
+/// The caller ends a call by itself if no response has come this much later than the total timeout.
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A node that does not answer probes for this long is dead.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,11 +54,11 @@ fn send_by(deadline: Option<Instant>) -> Instant {
     deadline.map_or(latest, |deadline| deadline.min(latest))
 }
 
-/// Cancels a request when dropped before its reply.
+/// Cancels a request when dropped before its response.
 struct Guard<'a> {
     member: &'a Member,
     number: u64,
-    receiver: oneshot::Receiver<Answer>,
+    receiver: oneshot::Receiver<Ending>,
 }
 
 impl Drop for Guard<'_> {
@@ -71,13 +71,13 @@ impl Drop for Guard<'_> {
 }
 
 impl Guard<'_> {
-    /// Waits for the answer.
-    async fn answer(&mut self, deadline: Option<Instant>) -> Result<Answer, Error> {
+    /// Waits until the request ends.
+    async fn end(&mut self, deadline: Option<Instant>) -> Result<Ending, Error> {
         let taken_by = Instant::now() + TAKEN_TIMEOUT;
         let first = deadline.map_or(taken_by, |deadline| deadline.min(taken_by));
-        let lost = |_| Answer::Lost;
-        if let Ok(answer) = timeout_at(first, &mut self.receiver).await {
-            return Ok(answer.unwrap_or_else(lost));
+        let lost = |_| Ending::Lost;
+        if let Ok(ending) = timeout_at(first, &mut self.receiver).await {
+            return Ok(ending.unwrap_or_else(lost));
         }
         if first < taken_by {
             return Err(Error::Timeout);
@@ -88,7 +88,7 @@ impl Guard<'_> {
         let receiver = &mut self.receiver;
         match deadline {
             Some(deadline) => match timeout_at(deadline, receiver).await {
-                Ok(answer) => Ok(answer.unwrap_or_else(lost)),
+                Ok(ending) => Ok(ending.unwrap_or_else(lost)),
                 Err(_) => Err(Error::Timeout),
             },
             None => Ok(receiver.await.unwrap_or_else(lost)),
@@ -107,10 +107,10 @@ impl Member {
 
     async fn call_unmeasured(self: Arc<Self>, call: RemoteCall) -> RemoteOutcome {
         let key = call.key.clone();
-        let deadline = call.total_timeout.map(|timeout| Instant::now() + timeout + REPLY_TIMEOUT);
-        let (number, reply) = self.request(&key, Request::call(call, self.expiry()), deadline).await?;
-        let payload = reply.result.ok_or(Error::Disconnected { maybe_delivered: true })?;
-        let rejecter = reply.complain.map(|owner| -> Rejecter {
+        let deadline = call.total_timeout.map(|timeout| Instant::now() + timeout + RESPONSE_TIMEOUT);
+        let (number, response) = self.request(&key, Request::call(call, self.expiry()), deadline).await?;
+        let payload = response.result.ok_or(Error::Disconnected { maybe_delivered: true })?;
+        let rejecter = response.complain.map(|owner| -> Rejecter {
             Box::new(move |error| {
                 let from = self.id;
                 self.control_about(&key, owner, &Control::Complain { from, request: number, error: error.into() });
@@ -123,7 +123,7 @@ impl Member {
     pub(crate) async fn info(&self, key: &Arc<str>) -> Result<Option<StationInfo>, Error> {
         let deadline = Instant::now() + TAKEN_TIMEOUT;
         match self.request(key, Request::new(key, Mode::Info, self.expiry()), Some(deadline)).await {
-            Ok((_, reply)) => Ok(reply.info),
+            Ok((_, response)) => Ok(response.info),
             Err(Error::NotConnected) => Ok(None),
             Err(error) => Err(error),
         }
@@ -133,22 +133,22 @@ impl Member {
     pub(crate) async fn close(&self, key: &Arc<str>, close: &Close) -> Result<CloseInfo, Error> {
         let request =
             Request { close: Some(CloseRequest::from(close)), ..Request::new(key, Mode::Close, self.expiry()) };
-        let (_, reply) = self.request(key, request, None).await?;
-        reply.closed.ok_or(Error::Disconnected { maybe_delivered: true })
+        let (_, response) = self.request(key, request, None).await?;
+        response.closed.ok_or(Error::Disconnected { maybe_delivered: true })
     }
 
     fn expiry(&self) -> SystemTime {
         self.transport.now() + EXPIRY
     }
 
-    /// Sends a request to the node that a station is connected to, and waits for its reply. Returns the number of the
+    /// Sends a request to the node that a station is connected to, and waits for its response. Returns the number of the
     /// request as well.
     async fn request(
         &self,
         key: &Arc<str>,
         request: Request,
         deadline: Option<Instant>,
-    ) -> Result<(u64, Reply), Error> {
+    ) -> Result<(u64, Response), Error> {
         let message = wire::encode(&request);
         let mut moved_to = self.state().moves.find(key, Instant::now().into_std());
         let mut attempts = MAX_ATTEMPTS;
@@ -172,14 +172,14 @@ impl Member {
                 }
                 Err(_) => return Err(Error::Disconnected { maybe_delivered: true }),
             }
-            let (error, is_free) = match guard.answer(deadline).await? {
-                Answer::Reply(reply) => match reply.error {
-                    None => return Ok((guard.number, *reply)),
+            let (error, is_free) = match guard.end(deadline).await? {
+                Ending::Response(response) => match response.error {
+                    None => return Ok((guard.number, *response)),
                     Some(error) => (Error::from(error), false),
                 },
-                Answer::NotPermitted => (Error::Unreachable, false),
-                Answer::NotDelivered => (Error::NotConnected, moved_to.is_none()),
-                Answer::Lost => (Error::Disconnected { maybe_delivered: true }, false),
+                Ending::NotPermitted => (Error::Unreachable, false),
+                Ending::NotDelivered => (Error::NotConnected, moved_to.is_none()),
+                Ending::Lost => (Error::Disconnected { maybe_delivered: true }, false),
             };
             // The node has no session any more, and has not begun to carry out the request: another node may have one,
             // unless none is subscribed.
@@ -221,10 +221,10 @@ impl Member {
         }
     }
 
-    /// Handles a reply.
-    pub(super) fn on_reply(&self, number: u64, reply: Reply) {
+    /// Handles a response.
+    pub(super) fn on_response(&self, number: u64, response: Response) {
         let mut state = self.state();
-        if let Some(owner) = reply.taken {
+        if let Some(owner) = response.taken {
             if let Some(pending) = state.pending.get_mut(&number) {
                 pending.owner = Some(owner);
                 state.owners.add(owner);
@@ -233,15 +233,15 @@ impl Member {
             }
             return;
         }
-        if reply.page.is_some() {
+        if response.page.is_some() {
             drop(state);
-            self.on_page(number, reply);
+            self.on_page(number, response);
             return;
         }
         let pending = state.pending.remove(&number);
         drop(state);
         if let Some(pending) = pending {
-            let _ = pending.sender.send(Answer::Reply(Box::new(reply)));
+            let _ = pending.sender.send(Ending::Response(Box::new(response)));
         }
     }
 
@@ -250,11 +250,11 @@ impl Member {
         let (pending, owner) = (state.pending.remove(&number), state.owners.probes.remove(&number));
         drop(state);
         if let Some(pending) = pending {
-            let _ = pending.sender.send(Answer::NotDelivered);
+            let _ = pending.sender.send(Ending::NotDelivered);
         }
         if let Some((owner, _)) = owner {
             tracing::warn!(node = %owner, "a node is gone");
-            self.on_gone(owner);
+            self.on_lost_node(owner);
         }
     }
 
@@ -263,7 +263,7 @@ impl Member {
         let refused = |pending: &Pending| *pending.key == *key && pending.owner.is_none();
         let refused: Vec<_> = self.state().pending.extract_if(|_, pending| refused(pending)).collect();
         for (_, pending) in refused {
-            let _ = pending.sender.send(Answer::NotPermitted);
+            let _ = pending.sender.send(Ending::NotPermitted);
         }
     }
 
@@ -339,12 +339,12 @@ impl Member {
         self.fail(lost);
     }
 
-    /// Fails requests whose reply is lost. Their nodes may be alive, and must not begin to carry them out any more.
+    /// Fails requests whose response is lost. Their nodes may be alive, and must not begin to carry them out any more.
     fn fail(&self, lost: Vec<(u64, Pending)>) {
         for (number, pending) in lost {
-            tracing::debug!(key = &*pending.key, "the reply to a request is lost");
+            tracing::debug!(key = &*pending.key, "the response to a request is lost");
             self.cancel(number, &pending);
-            let _ = pending.sender.send(Answer::Lost);
+            let _ = pending.sender.send(Ending::Lost);
         }
     }
 }

@@ -127,7 +127,7 @@ impl Member {
     /// Asks the other nodes for signs of life, which show if announcements are missing.
     pub(super) fn ask_for_introductions(&self) {
         self.state().beat_due = Instant::now();
-        self.post(Target::All(None), None, wire::encode(&Broadcast::Who { from: self.id }));
+        self.post(Target::All(None), None, wire::encode(&Broadcast::Introduce { from: self.id }));
     }
 
     pub(super) fn introduction(&self) -> Introduction {

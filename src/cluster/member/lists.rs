@@ -11,9 +11,9 @@ use crate::{
     cluster::{
         epoch::NodeId,
         home::Home,
-        listing::ListAnswer,
+        listing::ListUpdate,
         member::{Member, Target},
-        wire::{self, Broadcast, Control, Page, Reply},
+        wire::{self, Broadcast, Control, Page, Response},
     },
     info::StationInfo,
 };
@@ -59,7 +59,7 @@ pub struct Stations {
 struct RemoteStations {
     member: Arc<Member>,
     request: u64,
-    receiver: mpsc::Receiver<ListAnswer>,
+    receiver: mpsc::Receiver<ListUpdate>,
     /// The nodes that must send a page, with the moment at which they are given up.
     awaited: HashMap<NodeId, (Arc<str>, Instant)>,
     is_begun: bool,
@@ -156,7 +156,7 @@ impl RemoteStations {
                 None => return None,
             };
             match timeout_at(deadline, self.receiver.recv()).await {
-                Ok(Some(ListAnswer::Page(page))) => {
+                Ok(Some(ListUpdate::Page(page))) => {
                     self.awaited.remove(&page.node);
                     missing.retain(|(node, _)| *node != page.node);
                     if let Some(last) = page.stations.last().filter(|_| page.more) {
@@ -169,7 +169,7 @@ impl RemoteStations {
                         return Some(page.stations);
                     }
                 }
-                Ok(Some(ListAnswer::Gone(node))) => _ = self.awaited.remove(&node),
+                Ok(Some(ListUpdate::Lost(node))) => _ = self.awaited.remove(&node),
                 Ok(None) => return None,
                 Err(_) => {
                     let now = Instant::now();
@@ -197,9 +197,9 @@ impl Member {
         let mut stations: Vec<_> = sessions.iter().map(|session| session.station_info(Some(&self.name))).collect();
         loop {
             let page = Page { node: self.id, name: (&*self.name).into(), stations, more };
-            let message = wire::encode(&Reply { page: Some(page), ..Reply::default() });
+            let message = wire::encode(&Response { page: Some(page), ..Response::default() });
             if message.len() <= self.transport.max_message_size() || sessions.len() <= 1 {
-                return self.post(Target::Reply(from, request, None), None, message);
+                return self.post(Target::Response(from, request, None), None, message);
             }
             more = true;
             sessions.truncate(sessions.len() / 2);
@@ -207,17 +207,17 @@ impl Member {
         }
     }
 
-    pub(super) fn on_page(&self, request: u64, reply: Reply) {
-        if let Some(page) = reply.page
+    pub(super) fn on_page(&self, request: u64, response: Response) {
+        if let Some(page) = response.page
             && let Some(list) = self.state().lists.get(&request)
         {
-            let _ = list.try_send(ListAnswer::Page(page));
+            let _ = list.try_send(ListUpdate::Page(page));
         }
     }
 
-    pub(super) fn on_lister_gone(&self, node: NodeId) {
+    pub(super) fn end_list_of(&self, node: NodeId) {
         for list in self.state().lists.values() {
-            let _ = list.try_send(ListAnswer::Gone(node));
+            let _ = list.try_send(ListUpdate::Lost(node));
         }
     }
 }

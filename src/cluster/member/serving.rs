@@ -19,7 +19,7 @@ use crate::{
         recent::RequestId,
         serving::KeptResult,
         transport::{Destination, SendError},
-        wire::{self, Control, Mode, Reply, Request, WireError},
+        wire::{self, Control, Mode, Request, Response, WireError},
     },
     connection::{
         call_result::CallResult,
@@ -58,7 +58,7 @@ impl Drop for Running {
 }
 
 impl Member {
-    /// Carries out a request, and replies to it.
+    /// Carries out a request, and responds to it.
     pub(super) fn on_request(self: &Arc<Self>, from: NodeId, number: u64, request: Request) {
         let id = (from, number);
         let skew = {
@@ -72,24 +72,24 @@ impl Member {
         if request.expires < unix_time::millis(self.transport.now()).saturating_add_signed(skew) {
             metrics::dropped();
             tracing::warn!(key = &*request.key, "a request of another node has expired");
-            return self.reply_error(id, &request.key, &Error::Disconnected { maybe_delivered: false });
+            return self.respond_error(id, &request.key, &Error::Disconnected { maybe_delivered: false });
         }
         let Some(session) = self.home().and_then(|home| home.find(&request.key)) else {
-            return self.reply_error(id, &request.key, &Error::NotConnected);
+            return self.respond_error(id, &request.key, &Error::NotConnected);
         };
         if request.mode == Mode::Info {
             if !session.is_open() {
-                return self.reply_error(id, &request.key, &Error::NotConnected);
+                return self.respond_error(id, &request.key, &Error::NotConnected);
             }
             let info = Some(session.station_info(Some(&self.name)));
-            return self.reply(id, &request.key, wire::encode(&Reply { info, ..Reply::default() }));
+            return self.respond(id, &request.key, wire::encode(&Response { info, ..Response::default() }));
         }
         let (cancel, cancelled) = oneshot::channel();
         {
             let mut state = self.state();
             if state.serving.running.len() >= MAX_RUNNING {
                 drop(state);
-                return self.reply_error(id, &request.key, &Error::QueueFull);
+                return self.respond_error(id, &request.key, &Error::QueueFull);
             }
             state.serving.insert(id, cancel, Instant::now());
             if state.serving.running.len() == 1 {
@@ -102,11 +102,11 @@ impl Member {
             let close = Close::from(close);
             self.spawn(running.run(cancelled, async move {
                 let closed = Some(session.close(close).await);
-                Ok(wire::encode(&Reply { closed, ..Reply::default() }))
+                Ok(wire::encode(&Response { closed, ..Response::default() }))
             }));
             return;
         }
-        let Some(kind) = request.kind() else { return self.reply_error(id, &request.key, &Error::Closed) };
+        let Some(kind) = request.kind() else { return self.respond_error(id, &request.key, &Error::Closed) };
         let mut call = remote_call(session.shared(), kind, request);
         // The first poll makes the call. Calls are therefore made in the order in which they arrive.
         match (&mut call).now_or_never() {
@@ -127,7 +127,7 @@ impl Member {
         self.tasks.spawn_on(task, &self.runtime);
     }
 
-    /// Returns the reply to a call.
+    /// Returns the response to a call.
     fn encode_outcome(
         &self,
         id: RequestId,
@@ -137,7 +137,7 @@ impl Member {
         let result = outcome?;
         // The result of a call that was only to be written has no action.
         let can_complain = !result.action.is_empty() && call::can_reject(shared);
-        let reply = wire::encode_result(&result.payload, can_complain.then_some(self.id));
+        let response = wire::encode_result(&result.payload, can_complain.then_some(self.id));
         if can_complain {
             let at = Instant::now();
             let mut state = self.state();
@@ -151,7 +151,7 @@ impl Member {
             // Neither the session nor its message stays in memory for it.
             results.push_back(KeptResult { request: id, at, shared, id: result.id.detached(), action });
         }
-        Ok(reply)
+        Ok(response)
     }
 
     /// Informs the station that the caller cannot use its result.
@@ -201,20 +201,20 @@ impl Member {
 
     /// Replies to a request that cannot be read: it was not carried out.
     pub(super) fn refuse_request(&self, from: NodeId, number: u64, key: &str) {
-        self.reply_error((from, number), key, &Error::Disconnected { maybe_delivered: false });
+        self.respond_error((from, number), key, &Error::Disconnected { maybe_delivered: false });
     }
 
-    fn reply_error(&self, id: RequestId, key: &str, error: &Error) {
-        self.reply(id, key, encode_error(error));
+    fn respond_error(&self, id: RequestId, key: &str, error: &Error) {
+        self.respond(id, key, encode_error(error));
     }
 
-    fn reply(&self, (from, number): RequestId, key: &str, reply: Bytes) {
-        self.post(Target::Reply(from, number, Some(key.into())), None, reply);
+    fn respond(&self, (from, number): RequestId, key: &str, response: Bytes) {
+        self.post(Target::Response(from, number, Some(key.into())), None, response);
     }
 }
 
 impl Running {
-    /// Runs a request until it ends or is cancelled, and sends its reply.
+    /// Runs a request until it ends or is cancelled, and sends its response.
     async fn run(self, mut cancelled: oneshot::Receiver<()>, work: impl Future<Output = Result<Bytes, Error>>) {
         let started_at = Instant::now();
         let (from, number) = self.request;
@@ -231,7 +231,7 @@ impl Running {
                 () = sleep(TAKEN_AFTER), if !is_taken => {
                     is_taken = true;
                     let taken = Some(self.member.id);
-                    self.member.reply(self.request, &self.key, wire::encode(&Reply { taken, ..Reply::default() }));
+                    self.member.respond(self.request, &self.key, wire::encode(&Response { taken, ..Response::default() }));
                 }
             }
         };
@@ -239,15 +239,15 @@ impl Running {
         self.send(from, number, outcome.unwrap_or_else(|error| encode_error(&error))).await;
     }
 
-    async fn send(&self, from: NodeId, number: u64, reply: Bytes) {
+    async fn send(&self, from: NodeId, number: u64, response: Bytes) {
         let member = &self.member;
-        let to = Destination::Reply(from, number, Some(&self.key));
-        let mut sent = member.send(to, None, reply).await;
+        let to = Destination::Response(from, number, Some(&self.key));
+        let mut sent = member.send(to, None, response).await;
         if sent == Err(SendError::TooLarge) {
             sent = member.send(to, None, encode_error(&Error::TooLarge { maybe_delivered: true })).await;
         }
         if let Err(error) = sent {
-            tracing::debug!(%error, "a reply to another node was not sent");
+            tracing::debug!(%error, "a response to another node was not sent");
         }
     }
 }
@@ -272,5 +272,5 @@ fn remote_call(shared: &Arc<Shared>, kind: Kind, request: Request) -> Call<CallR
 }
 
 fn encode_error(error: &Error) -> Bytes {
-    wire::encode(&Reply { error: Some(WireError::from(error)), ..Reply::default() })
+    wire::encode(&Response { error: Some(WireError::from(error)), ..Response::default() })
 }

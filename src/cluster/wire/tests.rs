@@ -7,7 +7,8 @@ use crate::{
     cluster::{
         epoch::{HybridClock, NodeId},
         wire::{
-            Announced, Broadcast, CloseRequest, Control, Mode, Reply, Request, WireError, decode, encode, encode_result,
+            Announced, Broadcast, CloseRequest, Control, Mode, Request, Response, WireError, decode, encode,
+            encode_result,
         },
     },
     connection::calls_out::{Kind, Timeout},
@@ -43,8 +44,8 @@ fn every_error_arrives_as_it_was() {
         Violation::new(ErrorCode::FORMAT_VIOLATION, "/a", "is wrong").into(),
     ];
     for error in errors {
-        let reply = Reply { error: Some(WireError::from(&error)), ..Reply::default() };
-        let arrived = decode::<Reply>(&encode(&reply)).expect("readable").error.expect("an error");
+        let response = Response { error: Some(WireError::from(&error)), ..Response::default() };
+        let arrived = decode::<Response>(&encode(&response)).expect("readable").error.expect("an error");
         let arrived = Error::from(arrived);
         assert_eq!(arrived.to_string(), error.to_string());
         assert_eq!(arrived.name(), error.name());
@@ -121,8 +122,8 @@ fn result_keeps_the_text_of_its_payload() {
     let payload: Payload = serde_json::from_str(r#"{"a":1.50, "b":"\u00e9"}"#).expect("JSON");
     let node = NodeId::random();
     for complain in [None, Some(node)] {
-        let reply = decode::<Reply>(&encode_result(&payload, complain)).expect("readable");
-        assert_eq!((reply.result.as_ref(), reply.complain), (Some(&payload), complain));
+        let response = decode::<Response>(&encode_result(&payload, complain)).expect("readable");
+        assert_eq!((response.result.as_ref(), response.complain), (Some(&payload), complain));
     }
 }
 

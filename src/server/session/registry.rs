@@ -350,12 +350,6 @@ impl Reservation {
             if let Some(entry) = entries.iter_mut().find(|entry| entry.id == self.id) {
                 entry.session = Some(session);
             }
-            if let Some(cluster) = &self.registry.cluster
-                && let Some(entry) = entries.iter_mut().find(|entry| entry.id == self.id)
-            {
-                // Under the lock, so that the order of epochs is that of the sessions.
-                entry.epoch = Some(cluster.next_epoch());
-            }
             if self.registry.limits.duplicate_identity == DuplicateIdentity::ReplaceOld {
                 let mut open = entries.iter_mut().rev().filter(|entry| entry.session.is_some());
                 open.next();
@@ -364,11 +358,13 @@ impl Reservation {
         }
         let is_reported = self.key.as_ref().is_some_and(|key| !older.is_empty() && state.replacements.record(key, now));
         if let (Some(cluster), Some(key)) = (&self.registry.cluster, &self.key)
-            && let Some(entries) = state.entries.get(key)
-            && let Some(entry) = entries.iter().find(|entry| entry.id == self.id && entry.session.is_some())
-            && let Some(epoch) = entry.epoch
+            && let Some(entries) = state.entries.get_mut(key)
+            && let Some(entry) = entries.iter_mut().find(|entry| entry.id == self.id && entry.session.is_some())
         {
-            // Under the lock, so that the session cannot be replaced before it is announced.
+            // Under the lock, so that the order of epochs is that of the sessions, and that none is replaced before it
+            // is announced.
+            let epoch = cluster.next_epoch();
+            entry.epoch = Some(epoch);
             cluster.opened(key, self.id, epoch);
         }
         drop(guard);
