@@ -11,7 +11,8 @@ use bytestring::ByteString;
 ///
 /// OCPP forbids tokens in logs (2.0.1 part 2 C04.FR.04). By default, a mask hides the values of `idTag`, `parentIdTag`,
 /// `idToken`, `additionalIdToken`, `AuthorizationKey`, `BasicAuthPassword`, `password`, `apnPassword` and `simPin`. It
-/// also hides the `value` of a configuration key and the `attributeValue` of a variable with one of these names.
+/// also hides the `value` of a configuration key and the `attributeValue` of a variable with one of these names, the
+/// `key` of a `vpn`, and the user and password in a URL.
 ///
 /// ```
 /// use ocpp_rpc::Mask;
@@ -41,7 +42,10 @@ const NAMES: [&str; 9] = [
 ];
 
 /// The text in the place of a hidden value.
-const HIDDEN: &str = "\"***\"";
+const VALUE: &str = "\"***\"";
+
+/// The text in the place of a hidden part of a string.
+const PART: &str = "***";
 
 /// The nesting that is followed. Deeper values count as those of the object around them.
 const MAX_DEPTH: usize = 128;
@@ -71,13 +75,16 @@ impl Mask {
         if hidden.is_empty() {
             return Cow::Borrowed(json);
         }
-        hidden.sort_unstable_by_key(|range| range.start);
+        hidden.sort_unstable_by_key(|hidden| hidden.range.start);
         let mut masked = String::with_capacity(json.len());
         let mut end = 0;
-        for range in hidden {
-            masked.push_str(&json[end..range.start]);
-            masked.push_str(HIDDEN);
-            end = range.end;
+        // A value that is hidden may have a part that is hidden.
+        for Hidden { range, by } in hidden {
+            if range.start >= end {
+                masked.push_str(&json[end..range.start]);
+                masked.push_str(by);
+                end = range.end;
+            }
         }
         masked.push_str(&json[end..]);
         Cow::Owned(masked)
@@ -114,8 +121,9 @@ impl Default for Mask {
 
 /// Returns the text of a JSON string.
 fn unescape(string: &str) -> Cow<'_, str> {
-    let inside = string.strip_prefix('"').unwrap_or(string);
-    let inside = inside.strip_suffix('"').unwrap_or(inside);
+    let quotes = ['"', '\''];
+    let inside = string.strip_prefix(quotes).unwrap_or(string);
+    let inside = inside.strip_suffix(quotes).unwrap_or(inside);
     if !inside.contains('\\') {
         return Cow::Borrowed(inside);
     }
@@ -146,8 +154,16 @@ enum Role {
     Subject,
     /// The value is an object that has the name of a variable.
     Variable,
+    /// The value is an object with a secret `key`.
+    Vpn,
     /// The value is hidden if the subject of its object is secret.
     Value,
+}
+
+/// A part of the text, and the text that it is hidden by.
+struct Hidden {
+    range: Range<usize>,
+    by: &'static str,
 }
 
 struct Scanner<'a> {
@@ -155,7 +171,7 @@ struct Scanner<'a> {
     json: &'a str,
     at: usize,
     open: Vec<Open>,
-    hidden: Vec<Range<usize>>,
+    hidden: Vec<Hidden>,
 }
 
 impl<'a> Scanner<'a> {
@@ -163,8 +179,8 @@ impl<'a> Scanner<'a> {
         Self { mask, json, at: 0, open: vec![Open::default()], hidden: Vec::new() }
     }
 
-    /// Returns the places of the values to hide, in no particular order.
-    fn scan(mut self) -> Vec<Range<usize>> {
+    /// Returns the parts to hide, in no particular order.
+    fn scan(mut self) -> Vec<Hidden> {
         while let Some(byte) = self.json.as_bytes().get(self.at) {
             match byte {
                 b'{' => self.enter(true),
@@ -177,6 +193,8 @@ impl<'a> Scanner<'a> {
                     self.at += 1;
                 }
                 b'"' => self.string(),
+                // Some peers write single quotes.
+                b'\'' if self.json[self.at + 1..].contains('\'') => self.string(),
                 byte if byte.is_ascii_whitespace() || *byte == b':' => self.at += 1,
                 _ => self.literal(),
             }
@@ -218,7 +236,7 @@ impl<'a> Scanner<'a> {
     fn close(&mut self, closed: Open) {
         let around = self.open.last_mut();
         if closed.is_secret {
-            self.hidden.extend(closed.values);
+            self.hidden.extend(closed.values.into_iter().map(|range| Hidden { range, by: VALUE }));
             if closed.role == Role::Variable
                 && let Some(around) = around
             {
@@ -233,17 +251,16 @@ impl<'a> Scanner<'a> {
     /// Handles a string: the name of a member, if a colon follows, or a value.
     fn string(&mut self) {
         let start = self.at;
-        let rest = &self.json.as_bytes()[start + 1..];
+        let (quote, rest) = (self.json.as_bytes()[start], &self.json.as_bytes()[start + 1..]);
         let mut is_escaped = false;
         let end = rest.iter().position(|byte| {
-            let ends = *byte == b'"' && !is_escaped;
+            let ends = *byte == quote && !is_escaped;
             is_escaped = *byte == b'\\' && !is_escaped;
             ends
         });
         self.at = end.map_or(self.json.len(), |end| start + 1 + end + 1);
         let string = &self.json[start..self.at];
-        let is_name = self.json[self.at..].trim_ascii_start().starts_with(':');
-        if is_name {
+        if self.is_at_colon() {
             let role = self.role(string);
             self.open().next = role;
         } else {
@@ -254,25 +271,56 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Handles a number, `true`, `null`, or text that is no JSON.
+    /// Handles a number, `true`, `null`, or text that is no JSON, such as a name without quotes.
     fn literal(&mut self) {
         let start = self.at;
         let ends = |byte: u8| byte.is_ascii_whitespace() || b"{}[],:\"".contains(&byte);
         let length = self.json.as_bytes()[start..].iter().position(|byte| ends(*byte));
         self.at = length.map_or(self.json.len(), |length| start + length);
-        self.value(start);
+        // In the place of a secret, a colon is a part of it.
+        if self.open().next == Role::Other && self.is_at_colon() {
+            let role = self.role(&self.json[start..self.at]);
+            self.open().next = role;
+        } else {
+            self.value(start);
+        }
+    }
+
+    fn is_at_colon(&self) -> bool {
+        self.json[self.at..].trim_ascii_start().starts_with(':')
     }
 
     /// Handles the value from `start` to here.
     fn value(&mut self, start: usize) {
         let range = start..self.at;
         match self.open().next {
-            Role::Secret => self.hidden.push(range),
-            Role::Value => self.open().values.push(range),
-            Role::Other | Role::Subject | Role::Variable => {
+            Role::Secret => self.hidden.push(Hidden { range, by: VALUE }),
+            Role::Value => {
+                self.open().values.push(range);
+                self.url(start);
+            }
+            Role::Other | Role::Subject | Role::Variable | Role::Vpn => {
                 if self.mask.is_in_nested_json(&self.json[range.clone()]) {
-                    self.hidden.push(range);
+                    self.hidden.push(Hidden { range, by: VALUE });
+                } else {
+                    self.url(start);
                 }
+            }
+        }
+    }
+
+    /// Hides the user and password of each URL from `start` to here.
+    fn url(&mut self, start: usize) {
+        let mut start = start;
+        while let Some(scheme) = self.json[start..self.at].find(":") {
+            start += scheme + 1;
+            let rest = &self.json[start..self.at];
+            // Some peers escape slashes.
+            let Some(authority) = rest.strip_prefix("//").or_else(|| rest.strip_prefix(r"\/\/")) else { continue };
+            start = self.at - authority.len();
+            let authority = authority.split(['/', '\\', '?', '#', '"']).next().unwrap_or_default();
+            if let Some(length) = authority.rfind('@') {
+                self.hidden.push(Hidden { range: start..start + length, by: PART });
             }
         }
     }
@@ -283,8 +331,10 @@ impl<'a> Scanner<'a> {
             return Role::Secret;
         }
         match &*unescape(name) {
+            "key" if self.open.last().is_some_and(|open| open.role == Role::Vpn) => Role::Secret,
             "key" | "name" => Role::Subject,
             "variable" => Role::Variable,
+            "vpn" => Role::Vpn,
             "value" | "attributeValue" | "actualValue" => Role::Value,
             _ => Role::Other,
         }
@@ -355,8 +405,27 @@ mod tests {
     }
 
     #[test]
+    fn secrets_of_connections_and_users_in_urls_are_hidden() {
+        let cases = [
+            (r#"{"vpn":{"key":"s","user":"u"},"key":"k"}"#, r#"{"vpn":{"key":"***","user":"u"},"key":"k"}"#),
+            (r#"{"location":"ftp://u:p@h/a@b","x":1}"#, r#"{"location":"ftp://***@h/a@b","x":1}"#),
+            (r#"{"location":"ftps:\/\/u:p@q@h:21\/a"}"#, r#"{"location":"ftps:\/\/***@h:21\/a"}"#),
+            (r#"["https://h/?a=b@c","see a://b@c d://e@f"]"#, r#"["https://h/?a=b@c","see a://***@c d://***@f"]"#),
+            (r#"{"key":"Url","value":"ws://u@h"}"#, r#"{"key":"Url","value":"ws://***@h"}"#),
+            (r#"{"key":"AuthorizationKey","value":"a://b@c"}"#, r#"{"key":"AuthorizationKey","value":"***"}"#),
+        ];
+        for (json, masked) in cases {
+            assert_eq!(apply(json), masked);
+        }
+    }
+
+    #[test]
     fn text_that_is_no_json_is_masked_as_well() {
         let cases = [
+            ("{idTag:'A, B',x:'y'}", "{idTag:\"***\",x:'y'}"),
+            ("{'idTag' : \"A\", x:1}", "{'idTag' : \"***\", x:1}"),
+            ("{key:'AuthorizationKey',value:'s'}", "{key:'AuthorizationKey',value:\"***\"}"),
+            ("{\"idTag\":A:B,\"x\":'}", "{\"idTag\":\"***\":\"***\",\"x\":'}"),
             (r#"{"idTag":"C0FFEE",}"#, r#"{"idTag":"***",}"#),
             (r#"{"idTag":"C0FF"#, r#"{"idTag":"***""#),
             (r#"{"idTag":"a" "x"#, r#"{"idTag":"***" "***""#),
