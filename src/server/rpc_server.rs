@@ -232,6 +232,32 @@ impl RpcServer {
         CloseReport { clean: report.clean + waiting, ..report }
     }
 
+    /// Returns a future that completes when [`close`](Self::close) begins, or at once if it has begun.
+    ///
+    /// The future keeps neither the server nor its sessions alive. It never completes if the server is dropped without
+    /// a close.
+    ///
+    /// Use it to end responses that never end by themselves. A [listener](crate::server::Listener) that closes waits for
+    /// its responses:
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use axum::{extract::State, response::{Sse, sse}};
+    /// use futures_util::{Stream, StreamExt};
+    /// use ocpp_rpc::RpcServer;
+    ///
+    /// /// Streams the events of all stations until the server begins to close.
+    /// async fn events(State(server): State<RpcServer>) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+    ///     let events = server.events().filter_map(async |event| sse::Event::default().json_data(&event).ok());
+    ///     Sse::new(events.map(Ok).take_until(server.closing()))
+    /// }
+    /// # let _: axum::Router<RpcServer> = axum::Router::new().route("/events", axum::routing::get(events));
+    /// ```
+    pub fn closing(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        self.state.closing.clone().cancelled_owned()
+    }
+
     /// Returns `true` if [`close`](Self::close) has begun.
     pub fn is_closing(&self) -> bool {
         self.state.closing.is_cancelled()

@@ -84,6 +84,24 @@ async fn b50_server_close_returns_to_a_handler_that_awaits_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b50_closing_completes_when_a_close_begins() {
+    let (server, _reports) = site(Close::going_away());
+    let mut station = enter(&server, "CP").await;
+    station.send(r#"[2,"1","Stick",{}]"#).await;
+    let mut closing = tokio::spawn(server.closing());
+    assert!(timeout(SECOND, &mut closing).await.is_err(), "no close has begun");
+    let start = Instant::now();
+    // The session of the station closes 30 s later.
+    let close = Close::going_away().drain(30 * SECOND);
+    let (closed, ()) = tokio::join!(server.close(close), async {
+        closing.await.expect("no panic");
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    });
+    assert!(start.elapsed() >= 30 * SECOND, "{closed:?}");
+    server.closing().now_or_never().expect("the close has begun");
+}
+
+#[tokio::test(start_paused = true)]
 async fn b50_server_close_waits_for_other_handlers_of_the_session_that_awaits_it() {
     let (server, mut reports) = site(Close::going_away().drain(30 * SECOND));
     let mut caller = enter(&server, "caller").await;
