@@ -11,8 +11,10 @@
 
 pub(crate) mod bus;
 pub(crate) mod kind;
+pub(crate) mod refused;
 
 pub use self::{
     bus::Events,
     kind::{CallOutcome, Direction, Event, EventKind, Text},
+    refused::RefusedRequest,
 };

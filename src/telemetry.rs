@@ -15,6 +15,7 @@ use crate::{
     event::{
         bus::{EventBus, Events},
         kind::{Direction, Event, EventKind, Origin},
+        refused::RefusedRequest,
     },
     mask::Mask,
     response::Response,
@@ -73,13 +74,15 @@ impl Telemetry {
         self.events.emit(|| Event::new(origin(), kind, self.mask.clone()));
     }
 
-    /// Reports a handshake that the server refused, or that the client abandoned.
+    /// Reports a handshake that the server refused, or that the client abandoned. Calls `request` only if an application
+    /// reads events.
     pub(crate) fn handshake_refused(
         &self,
         identity: Option<&Arc<str>>,
         remote_address: Option<SocketAddr>,
         status: Option<u16>,
         reason: &str,
+        request: impl FnOnce() -> Option<RefusedRequest>,
     ) {
         let reason = cut(reason);
         tracing::warn!(
@@ -89,7 +92,8 @@ impl Telemetry {
             reason,
             "handshake refused"
         );
-        self.report(EventKind::HandshakeRefused { status, reason: reason.to_owned() }, || Origin {
+        let request = if self.is_observed() { request().map(Box::new) } else { None };
+        self.report(EventKind::HandshakeRefused { status, reason: reason.to_owned(), request }, || Origin {
             identity: identity.cloned(),
             remote_address,
             ..Origin::default()

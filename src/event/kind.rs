@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 use crate::{
     close::info::CloseInfo,
     error::{CallError, Error, ErrorCode, Violation},
+    event::refused::RefusedRequest,
     mask::Mask,
     message::{
         kinds::{Message, MessageError},
@@ -143,6 +144,8 @@ pub enum EventKind {
         status: Option<u16>,
         /// The reason, of at most 512 bytes.
         reason: String,
+        /// The request. `None` if the server did not read its head, because the connection failed before.
+        request: Option<Box<RefusedRequest>>,
     },
     /// A message was received. If it can be read, its content follows as an event of its own.
     #[serde(serialize_with = "text_field")]

@@ -8,7 +8,7 @@ use std::{
 
 use http::Request;
 use ocpp_rpc::{
-    Close, Options, RpcRouter, RpcServer, Session,
+    Close, Handshake, Options, Reject, RpcRouter, RpcServer, Session,
     compression::Compression,
     event::EventKind,
     extract::{Params, State},
@@ -84,6 +84,52 @@ async fn b17_malformed_handshake_event_has_remote_address() {
     client.ask(&head("/ocpp/CP").replace("Version: 13", "Version: 8")).await;
     let event = soon(site.events.next()).await.expect("an event");
     assert_eq!(event.remote_address, Some(client.address()));
+}
+
+#[tokio::test]
+async fn b17_event_has_the_request_without_credentials() {
+    let mut site = Site::of(builder().auth(async |_: Handshake| Err(Reject::unauthorized()))).await;
+    let valid = with(&offering("/ocpp//CP%201?token=secret", "ocpp1.6"), "User-Agent: EVSE/1.2");
+    let valid = with(&valid, "Sec-WebSocket-Protocol: ocpp2.0.1");
+    let valid = with(&valid, "Authorization: Basic c2VjcmV0\r\nCookie: secret\r\nProxy-Authorization: secret");
+    // The first is refused by the authenticator, the others before it.
+    for (status, head) in
+        [(401, valid.clone()), (426, valid.replace("Version: 13", "Version: 8")), (400, valid.replace("GET ", "POST "))]
+    {
+        assert_eq!(site.ask(&head).await.status, status, "{head}");
+        let event = soon(site.events.next()).await.expect("an event");
+        let written = serde_json::to_string(&event).expect("JSON");
+        let debug = format!("{event:?}");
+        assert!(!written.contains("secret") && !written.contains("c2VjcmV0"), "{written}");
+        assert!(!debug.contains("secret") && !debug.contains("c2VjcmV0"), "{debug}");
+        let written: Value = serde_json::from_str(&written).expect("JSON");
+        let expected = json!({
+            "path": "/ocpp//CP%201", "protocols": "ocpp1.6, ocpp2.0.1", "user_agent": "EVSE/1.2",
+            "authorization": "Basic", "tls": null, "certificate": null,
+        });
+        assert_eq!(written["request"], expected, "{head}");
+    }
+    let mut client = site.dial().await;
+    client.send("no HTTP\r\n\r\n").await;
+    let event = soon(site.events.next()).await.expect("an event");
+    assert!(matches!(event.kind, EventKind::HandshakeRefused { request: None, .. }), "{event:?}");
+}
+
+#[tokio::test]
+async fn b17_event_of_a_nested_server_has_the_whole_path() {
+    let server = builder().auth(async |_: Handshake| Err(Reject::unauthorized())).build().expect("valid settings");
+    let inner = axum::Router::new().route_service("/ocpp/{*identity}", server.clone());
+    let app = axum::Router::new().nest("/tenant", inner);
+    let listener = server.bind("127.0.0.1:0").app(app).serve().await.expect("a port");
+    let mut events = server.events();
+    for (head, status) in
+        [(head("/tenant/ocpp/CP"), 401), (head("/tenant/ocpp/CP").replace("Version: 13", "Version: 8"), 426)]
+    {
+        assert_eq!(Client::dial(listener.local_addr()).await.ask(&head).await.status, status);
+        let event = soon(events.next()).await.expect("an event");
+        let EventKind::HandshakeRefused { request: Some(request), .. } = &event.kind else { panic!("{event:?}") };
+        assert_eq!(request.path, "/tenant/ocpp/CP");
+    }
 }
 
 #[tokio::test]

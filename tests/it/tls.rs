@@ -494,6 +494,21 @@ async fn b11_client_certificate_reaches_hook_and_session() {
 }
 
 #[tokio::test]
+async fn b17_event_has_the_tls_version_and_the_common_name_of_the_certificate() {
+    let (authority, stations) = (Authority::new(), Authority::new());
+    let tls = build(localhost_tls(&authority).required_client_certificates(stations.authorities()));
+    let mut site = site(builder().auth(async |_: Handshake| Err(Reject::unauthorized())), tls).await;
+    let tls = trusting_with_certificate(&authority, &stations.issue("SN-0815"));
+    soon(client(&site, tls).connect()).await.expect_err("refused");
+    let event = soon(site.events.next()).await.expect("an event");
+    let written = serde_json::to_value(&event).expect("JSON");
+    assert_eq!(
+        (&written["request"]["tls"], &written["request"]["certificate"]),
+        (&json!("TLSv1.3"), &json!("SN-0815"))
+    );
+}
+
+#[tokio::test]
 async fn required_client_certificate_missing_or_untrusted_is_refused() {
     let (authority, stations) = (Authority::new(), Authority::new());
     let tls = build(localhost_tls(&authority).required_client_certificates(stations.authorities()));

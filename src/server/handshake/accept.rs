@@ -9,6 +9,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    event::refused::RefusedRequest,
     header_case::header_case,
     message::tolerance::Deviation,
     server::{
@@ -54,7 +55,8 @@ impl RpcServer {
     /// # let _: axum::Router<RpcServer> = axum::Router::new().route("/ocpp/{*identity}", axum::routing::any(connect));
     /// ```
     pub fn refuse<B: From<Bytes>>(&self, error: UpgradeError) -> Response<B> {
-        self.state.emit_refused(None, error.remote_address(), Some(error.status()), error.reason());
+        let request = || Some(error.request());
+        self.state.emit_refused(None, error.remote_address(), Some(error.status()), error.reason(), request);
         error.into_response()
     }
 
@@ -231,7 +233,9 @@ impl ServerState {
     }
 
     pub(crate) fn report_refused(&self, handshake: &Handshake, status: Option<StatusCode>, reason: &str) {
-        self.emit_refused(Some(&handshake.shared_identity()), handshake.remote_address(), status, reason);
+        let (identity, address) = (handshake.shared_identity(), handshake.remote_address());
+        let request = || Some(RefusedRequest::new(handshake.path(), handshake.headers(), handshake.tls()));
+        self.emit_refused(Some(&identity), address, status, reason, request);
     }
 
     pub(crate) fn emit_refused(
@@ -240,9 +244,10 @@ impl ServerState {
         remote_address: Option<SocketAddr>,
         status: Option<StatusCode>,
         reason: &str,
+        request: impl FnOnce() -> Option<RefusedRequest>,
     ) {
         let status = status.map(|status| status.as_u16());
-        self.telemetry.handshake_refused(identity, remote_address, status, reason);
+        self.telemetry.handshake_refused(identity, remote_address, status, reason, request);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reads a handshake from a request, and takes the stream out of the upgraded connection.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use headers::{HeaderMapExt, SecWebsocketAccept};
@@ -11,7 +11,9 @@ use tokio::net::TcpStream;
 
 use crate::{
     connection::shared::next_session_id,
+    event::refused::RefusedRequest,
     handshake::has_websocket_upgrade,
+    info::TlsInfo,
     io::Io,
     message::tolerance::Deviations,
     server::{
@@ -58,31 +60,22 @@ pub struct RpcUpgrade {
 impl RpcUpgrade {
     /// Reads the handshake from the head of a request.
     pub(crate) fn from_parts(parts: Parts, on_upgrade: Option<OnUpgrade>) -> Result<Self, UpgradeError> {
-        const NO_UPGRADE: Refusal =
-            Refusal { status: StatusCode::BAD_REQUEST, reason: "the connection cannot be upgraded" };
         let session_id = parts.extensions.get().map_or_else(next_session_id, |&Arrival(id)| id);
         let known = parts.extensions.get().map(|&RemoteAddress(address)| address);
         let remote_address = known.or_else(|| info::connect_info(&parts.extensions));
-        let fail = |refusal| UpgradeError { refusal, remote_address };
-        let mut deviations = Deviations::default();
-        let kind = match info::connect_protocol(&parts.extensions) {
-            Some(protocol) => request::check_http2(&parts, protocol).map(|()| UpgradeKind::Http2),
-            None => request::check_http1(&parts, &mut deviations).map(UpgradeKind::Http1),
-        }
-        .map_err(fail)?;
-        let on_upgrade = on_upgrade.ok_or(fail(NO_UPGRADE))?;
-        let path = info::original_uri(&parts.extensions).unwrap_or(&parts.uri).path();
-        let (before, identity) = match parts.extensions.get() {
-            Some(Identity(identity)) => request::check_identity(identity).map(|()| (path, identity.clone())),
-            None => {
-                request::note_extra_slashes(path, &mut deviations);
-                request::split_identity(path)
+        let (on_upgrade, head) = match Head::read(&parts, on_upgrade) {
+            Ok(read) => read,
+            Err(refusal) => {
+                let path = whole_path(&parts).to_owned();
+                let (tls, headers) = (parts.extensions.get().cloned(), parts.headers);
+                return Err(UpgradeError {
+                    refusal,
+                    remote_address,
+                    request: Box::new(InvalidRequest { path, headers, tls }),
+                });
             }
-        }
-        .map_err(fail)?;
-        let (endpoint_len, identity) = (before.trim_end_matches('/').len(), identity.into());
-        let path = path.to_owned();
-        let protocols = request::offered_protocols(&parts.headers, &mut deviations).map_err(fail)?;
+        };
+        let Head { kind, deviations, path, endpoint_len, identity, protocols } = head;
         let handshake =
             Handshake::new(HandshakeRequest { parts, identity, path, endpoint_len, protocols }, remote_address);
         Ok(Self { handshake, deviations, session_id, kind, on_upgrade })
@@ -128,6 +121,49 @@ enum UpgradeKind {
     Http2,
 }
 
+/// The parts of a valid handshake.
+struct Head {
+    kind: UpgradeKind,
+    deviations: Deviations,
+    path: String,
+    endpoint_len: usize,
+    identity: Arc<str>,
+    protocols: Vec<String>,
+}
+
+impl Head {
+    fn read(parts: &Parts, on_upgrade: Option<OnUpgrade>) -> Result<(OnUpgrade, Self), Refusal> {
+        const NO_UPGRADE: Refusal =
+            Refusal { status: StatusCode::BAD_REQUEST, reason: "the connection cannot be upgraded" };
+        let mut deviations = Deviations::default();
+        let kind = match info::connect_protocol(&parts.extensions) {
+            Some(protocol) => request::check_http2(parts, protocol).map(|()| UpgradeKind::Http2)?,
+            None => request::check_http1(parts, &mut deviations).map(UpgradeKind::Http1)?,
+        };
+        let on_upgrade = on_upgrade.ok_or(NO_UPGRADE)?;
+        let path = whole_path(parts);
+        let (before, identity) = match parts.extensions.get() {
+            Some(Identity(identity)) => {
+                request::check_identity(identity)?;
+                (path, identity.clone())
+            }
+            None => {
+                request::note_extra_slashes(path, &mut deviations);
+                request::split_identity(path)?
+            }
+        };
+        let endpoint_len = before.trim_end_matches('/').len();
+        let protocols = request::offered_protocols(&parts.headers, &mut deviations)?;
+        let (path, identity) = (path.to_owned(), identity.into());
+        Ok((on_upgrade, Self { kind, deviations, path, endpoint_len, identity, protocols }))
+    }
+}
+
+/// Returns the path of the whole request, even if the server is nested in a router.
+fn whole_path(parts: &Parts) -> &str {
+    info::original_uri(&parts.extensions).unwrap_or(&parts.uri).path()
+}
+
 /// Returns `true` if a request asks for a WebSocket, or for another protocol by CONNECT.
 pub(crate) fn is_websocket_request(headers: &HeaderMap, extensions: &Extensions) -> bool {
     has_websocket_upgrade(headers) || info::connect_protocol(extensions).is_some()
@@ -156,6 +192,22 @@ impl fmt::Debug for RpcUpgrade {
 pub struct UpgradeError {
     refusal: Refusal,
     remote_address: Option<SocketAddr>,
+    request: Box<InvalidRequest>,
+}
+
+/// The parts of an invalid handshake that its event may need.
+#[derive(Clone, PartialEq, Eq)]
+struct InvalidRequest {
+    path: String,
+    headers: HeaderMap,
+    tls: Option<TlsInfo>,
+}
+
+/// Shows the path alone, because headers may contain credentials.
+impl fmt::Debug for InvalidRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InvalidRequest").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl UpgradeError {
@@ -170,6 +222,12 @@ impl UpgradeError {
 
     pub(crate) fn remote_address(&self) -> Option<SocketAddr> {
         self.remote_address
+    }
+
+    /// Returns the request as its event shows it.
+    pub(crate) fn request(&self) -> RefusedRequest {
+        let InvalidRequest { path, headers, tls } = &*self.request;
+        RefusedRequest::new(path, headers, tls.as_ref())
     }
 
     /// Returns the response, with the reason as its body.

@@ -187,7 +187,7 @@ pub(crate) async fn serve<T, H>(
             tracing::debug!(?remote_address, %error, "HTTP connection failed");
         } else {
             // Without a request, no response can report the refusal.
-            state.emit_refused(None, remote_address, None, &format!("no request received: {error}"));
+            state.emit_refused(None, remote_address, None, &format!("no request received: {error}"), || None);
         }
     }
 }

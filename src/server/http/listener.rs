@@ -225,7 +225,7 @@ async fn accept_transport<T: Transport>(
         Ok::<_, SetupError<TcpStream>>(Some((io, tls)))
     };
     let accepted = timeout_at(activity.started_at() + server.http.handshake_timeout, accepting).await;
-    let refused = |reason: &str| server.emit_refused(None, Some(remote), None, reason);
+    let refused = |reason: &str| server.emit_refused(None, Some(remote), None, reason, || None);
     match accepted {
         Ok(Ok(Some((io, tls)))) => return Some((io, ConnectionInfo { remote_address: Some(remote), tls })),
         Ok(Ok(None)) => tracing::trace!(%remote, "a connection without a byte was closed"),
@@ -325,7 +325,7 @@ const NO_SHARE: &str = "too many connections from this address";
 impl Gate {
     /// Waits for a place for a connection. Refuses it if its address has too many already.
     async fn admit(&self, socket: TcpStream, remote: SocketAddr) -> Option<Accepted> {
-        let refused = |remote, reason| self.server.state.emit_refused(None, Some(remote), None, reason);
+        let refused = |remote, reason| self.server.state.emit_refused(None, Some(remote), None, reason, || None);
         let is_proxy = self.proxies.as_ref().is_some_and(|proxies| proxies.contain(remote.ip()));
         let share = if is_proxy { self.per_address.try_acquire(None) } else { self.share_of(remote) };
         let Some(share) = share else {
