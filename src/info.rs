@@ -1,6 +1,10 @@
 //! Information about a connection from the layers below HTTP.
 
-use std::{fmt, net::SocketAddr, time::SystemTime};
+use std::{
+    fmt,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -142,7 +146,9 @@ impl ConnectionInfo {
 /// Information on a connected station, returned by [`Station::info`](crate::Station::info) and
 /// [`RpcServer::stations`](crate::RpcServer::stations).
 ///
-/// It serializes to a JSON object with the fields as named here. Times are milliseconds since the Unix epoch.
+/// It serializes to a JSON object with the fields as named here. Times are milliseconds since the Unix epoch, and `ping`
+/// is a number of seconds. In a cluster, nodes of an older release leave the last four fields out: they are then `None`
+/// and 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StationInfo {
@@ -162,4 +168,32 @@ pub struct StationInfo {
     /// The time of the latest input from the station.
     #[serde(with = "unix_time")]
     pub last_seen_at: SystemTime,
+    /// The round-trip time of the latest ping that the station has answered. `None` before the first pong.
+    #[serde(default, with = "seconds")]
+    pub ping: Option<Duration>,
+    /// The number of calls to the station that are not written yet.
+    #[serde(default)]
+    pub queued: usize,
+    /// The number of calls to the station that are written and wait for their response.
+    #[serde(default)]
+    pub in_flight: usize,
+    /// The number of errors of the session, see [`Session::errors`](crate::Session::errors).
+    #[serde(default)]
+    pub errors: u64,
+}
+
+/// A duration as a number of seconds, or `null`.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        time.map(|time| time.as_secs_f64()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<f64>::deserialize(deserializer)?;
+        seconds.map(Duration::try_from_secs_f64).transpose().map_err(D::Error::custom)
+    }
 }

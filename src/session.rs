@@ -1,6 +1,11 @@
 //! The handle on a connection.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::Extensions;
 use serde::{Serialize, de::DeserializeOwned};
@@ -179,6 +184,33 @@ impl Session {
         self.shared.consecutive_timeouts()
     }
 
+    /// Returns the round-trip time of the latest ping that the peer has answered. `None` before the first pong of the
+    /// connection.
+    ///
+    /// [`Options::ping_interval`] sets how often pings are sent.
+    pub fn ping(&self) -> Option<Duration> {
+        self.shared.ping()
+    }
+
+    /// Returns the number of calls to the peer that are not written yet.
+    pub fn queued(&self) -> usize {
+        self.shared.queued()
+    }
+
+    /// Returns the number of calls to the peer that are written and wait for their response.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight()
+    }
+
+    /// Returns the number of errors of the session: each CALLERROR and CALLRESULTERROR in either direction, and each bad
+    /// message.
+    ///
+    /// A bad message and the CALLERROR for it count once. At a client, errors of earlier connections count until the client
+    /// is closed.
+    pub fn errors(&self) -> u64 {
+        self.shared.run().errors()
+    }
+
     /// Returns the id of the session, a number that no other session of this process has.
     ///
     /// A server numbers requests when they arrive, so of two sessions the newer one has the higher id. Events carry
@@ -241,6 +273,10 @@ impl Session {
             remote_address: self.remote_address(),
             connected_at,
             last_seen_at: self.last_seen_at().unwrap_or(connected_at),
+            ping: self.ping(),
+            queued: self.queued(),
+            in_flight: self.in_flight(),
+            errors: self.errors(),
         }
     }
 

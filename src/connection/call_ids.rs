@@ -9,8 +9,8 @@ use crate::{message::payload::MessageId, random::random};
 /// No two senders share ids, and a sender recognizes its own without a memory of them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallIds {
-    /// An id with the number zero.
-    prefix: Uuid,
+    /// The bytes in front of the number. An idle connection keeps no more than it needs.
+    prefix: [u8; 11],
 }
 
 /// The bits of an id that are the number of its call. A trillion calls follow each other before a number returns.
@@ -18,13 +18,20 @@ const NUMBER: u128 = (1 << 40) - 1;
 
 impl CallIds {
     pub(crate) fn random() -> Self {
-        let random = Builder::from_random_bytes(random()).into_uuid();
-        Self { prefix: Uuid::from_u128(random.as_u128() & !NUMBER) }
+        let [prefix @ .., _, _, _, _, _] = Builder::from_random_bytes(random()).into_uuid().into_bytes();
+        Self { prefix }
+    }
+
+    /// Returns an id with the number zero.
+    fn zero(self) -> u128 {
+        let mut bytes = [0; 16];
+        bytes[..self.prefix.len()].copy_from_slice(&self.prefix);
+        u128::from_be_bytes(bytes)
     }
 
     /// Returns the id of the call with this number.
     pub(crate) fn id(self, number: u64) -> MessageId {
-        let id = Uuid::from_u128(self.prefix.as_u128() | (u128::from(number) & NUMBER));
+        let id = Uuid::from_u128(self.zero() | (u128::from(number) & NUMBER));
         MessageId::new(&*id.as_hyphenated().encode_lower(&mut [0; Hyphenated::LENGTH]))
     }
 
@@ -32,7 +39,7 @@ impl CallIds {
     pub(super) fn number(self, id: &MessageId) -> Option<u64> {
         let is_hyphenated = id.as_str().len() == Hyphenated::LENGTH;
         let id = is_hyphenated.then(|| Uuid::try_parse(id.as_str()).ok())??.as_u128();
-        (id & !NUMBER == self.prefix.as_u128()).then_some((id & NUMBER) as u64)
+        (id & !NUMBER == self.zero()).then_some((id & NUMBER) as u64)
     }
 }
 

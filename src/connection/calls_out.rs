@@ -269,6 +269,11 @@ impl<T> CallsOut<T> {
         !self.in_flight.is_empty()
     }
 
+    /// Returns the number of calls that wait for their response.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
     /// Returns a moment before which no call expires.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.earliest

@@ -141,7 +141,7 @@ impl Driver {
             complete(sender, Err(error));
         }
         self.report_events();
-        self.report_queue_len();
+        self.report_counts();
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -198,7 +198,7 @@ impl Driver {
             complete(sender, Err(error));
         }
         self.report_events();
-        self.report_queue_len();
+        self.report_counts();
         self.count_outliving();
     }
 
@@ -219,7 +219,7 @@ impl Driver {
             self.shared.mailbox().take(&mut self.commands, cx);
             self.queued += self.commands.iter().filter(|command| matches!(command, Command::Call(_))).count();
             self.commands.drain(..).for_each(Command::fail);
-            self.report_queue_len();
+            self.report_counts();
             future.as_mut().poll(cx)
         })
         .await
@@ -242,7 +242,7 @@ impl Driver {
                 return Poll::Ready(Err(close));
             }
             self.expire(now);
-            self.report_queue_len();
+            self.report_counts();
             self.reset_timer(timer.as_mut(), None, cx);
             if inbox.reconnect {
                 return Poll::Ready(Ok(None));
@@ -386,8 +386,12 @@ impl Driver {
         }
     }
 
-    /// Reports to the mailbox how many calls have left the queue.
-    fn report_queue_len(&mut self) {
+    /// Reports how many calls have left the queue, how many are in flight, and new errors.
+    fn report_counts(&mut self) {
+        self.shared.mailbox().set_in_flight(self.exchange.calls_out.in_flight());
+        if self.exchange.has_errors() {
+            self.run.count_errors(self.exchange.take_errors());
+        }
         let queued = self.exchange.calls_out.queued();
         if self.queued > queued {
             self.shared.mailbox().dequeued(self.queued - queued);

@@ -47,6 +47,8 @@ pub(crate) struct Exchange<T> {
     pub(crate) calls_in: CallsIn,
     responses: Responses<T>,
     bad_messages: u32,
+    /// The call errors in either direction and the bad messages that are not reported yet, of one turn at most.
+    errors: u16,
     events: RareList<EventKind>,
     /// Set while an application reads events: messages are described then.
     is_observed: bool,
@@ -69,6 +71,7 @@ impl<T> Exchange<T> {
             calls_in: CallsIn::default(),
             responses: Responses::new(generation, keep_responses),
             bad_messages: 0,
+            errors: 0,
             events: RareList::new(),
             is_observed: false,
         }
@@ -134,6 +137,20 @@ impl<T> Exchange<T> {
     /// Takes the facts to report.
     pub(crate) fn take_events(&mut self) -> Vec<EventKind> {
         self.events.take()
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.errors > 0
+    }
+
+    /// Takes the number of call errors and bad messages since the last call.
+    pub(crate) fn take_errors(&mut self) -> u16 {
+        std::mem::take(&mut self.errors)
+    }
+
+    #[cold]
+    fn count_error(&mut self) {
+        self.errors = self.errors.saturating_add(1);
     }
 
     /// Returns whether no call is pending in either direction, and no more than `awaiting_close` handlers are at work.
@@ -373,7 +390,8 @@ impl<T> Exchange<T> {
 
     /// Returns a CALLERROR.
     #[cold]
-    fn call_error(&self, id: Option<&MessageId>, action: Option<&ByteString>, error: &CallError) -> Outbound {
+    fn call_error(&mut self, id: Option<&MessageId>, action: Option<&ByteString>, error: &CallError) -> Outbound {
+        self.count_error();
         let code = self.dialect().code_name(error.code());
         let description = error.sent_description(self.options.detailed_errors);
         let text = write::call_error(id, code, &description, error.details());
@@ -386,11 +404,17 @@ impl<T> Exchange<T> {
     }
 
     /// Returns a CALLRESULTERROR for a result that cannot be used, if the dialect has such messages (OCPP 2.1).
-    pub(crate) fn call_result_error(&self, id: &MessageId, action: &ByteString, error: &CallError) -> Option<Outbound> {
+    pub(crate) fn call_result_error(
+        &mut self,
+        id: &MessageId,
+        action: &ByteString,
+        error: &CallError,
+    ) -> Option<Outbound> {
         let dialect = self.dialect();
         if !dialect.has_call_result_error() {
             return None;
         }
+        self.count_error();
         let (code, description) = (dialect.code_name(error.code()), error.description());
         let text = write::call_result_error(id, code, description, error.details());
         let event = self.is_observed.then(|| {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     task::{Context, Waker},
 };
@@ -19,7 +19,9 @@ use crate::{close::intent::Close, error::Error};
 pub(super) struct Mailbox<C> {
     state: Mutex<State<C>>,
     /// The calls that are not written yet, in the mailbox and in the exchange.
-    queued: AtomicUsize,
+    queued: AtomicU32,
+    /// The calls that wait for their response.
+    in_flight: AtomicU32,
 }
 
 /// The next phase after a connection.
@@ -104,7 +106,7 @@ impl<C> Mailbox<C> {
             handlers_woken: false,
             disconnect_token: None,
         };
-        Self { state: Mutex::new(state), queued: AtomicUsize::new(0) }
+        Self { state: Mutex::new(state), queued: AtomicU32::new(0), in_flight: AtomicU32::new(0) }
     }
 
     /// Begins a run. Returns its number, and the commands that the last run has not taken.
@@ -131,7 +133,7 @@ impl<C> Mailbox<C> {
             Phase::Disconnected | Phase::Closed => return Err(Error::Closed),
         }
         // The counter grows under the lock only, so the limit holds.
-        if self.queued.load(Ordering::Relaxed) >= state.max_queued as usize {
+        if self.queued.load(Ordering::Relaxed) >= state.max_queued {
             return Err(Error::QueueFull);
         }
         self.queued.fetch_add(1, Ordering::Relaxed);
@@ -139,9 +141,25 @@ impl<C> Mailbox<C> {
         Ok(())
     }
 
+    /// Returns the number of calls that are not written yet.
+    pub(super) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed) as usize
+    }
+
+    /// Returns the number of calls that wait for their response.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed) as usize
+    }
+
+    /// Sets the number of calls that wait for their response.
+    pub(super) fn set_in_flight(&self, calls: usize) {
+        self.in_flight.store(u32::try_from(calls).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
     /// Counts calls that have left the queue.
     pub(super) fn dequeued(&self, calls: usize) {
-        self.queued.fetch_sub(calls, Ordering::Relaxed);
+        // There are never more than `max_queued`.
+        self.queued.fetch_sub(calls as u32, Ordering::Relaxed);
     }
 
     /// Sends a command that cannot fail. After the end it is dropped.

@@ -116,6 +116,8 @@ pub(crate) struct Shared {
     last_seen: AtomicU64,
     /// The calls in a row that ran into their timeout.
     timeouts: AtomicU32,
+    /// The round-trip time of the latest ping in microseconds; [`NO_PING`] before the first pong of a connection.
+    ping: AtomicU32,
 }
 
 /// The time from the start of a session to its end. A client may have several, one after the other.
@@ -128,6 +130,7 @@ pub(crate) struct Run {
     negotiated: Mutex<Option<Negotiated>>,
     closed: SetOnce<CloseInfo>,
     number: u32,
+    errors: AtomicU32,
     /// The compression of the latest connection, if connections of this run may have one.
     compression: Option<Box<Mutex<Option<CompressionInfo>>>>,
 }
@@ -137,6 +140,8 @@ pub(crate) struct Run {
 pub(crate) struct OwnKey(pub(crate) Arc<str>);
 
 const NEVER: u64 = u64::MAX;
+
+const NO_PING: u32 = u32::MAX;
 
 /// Returns the id of a session. Later ids are higher.
 pub(crate) fn next_session_id() -> u64 {
@@ -156,6 +161,7 @@ impl Run {
             negotiated: Mutex::default(),
             closed: SetOnce::new(),
             number: 0,
+            errors: AtomicU32::new(0),
             compression: None,
         }
     }
@@ -187,6 +193,18 @@ impl Run {
             };
             messages.count(text_len, compressed_len);
         }
+    }
+
+    /// Counts call errors and bad messages. Only the driver calls it.
+    #[cold]
+    pub(super) fn count_errors(&self, errors: u16) {
+        let before = self.errors.load(Ordering::Relaxed);
+        self.errors.store(before.saturating_add(errors.into()), Ordering::Relaxed);
+    }
+
+    /// Returns the number of call errors in either direction, and of bad messages.
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed).into()
     }
 
     /// Returns the key of the session in the registry of its server.
@@ -233,6 +251,7 @@ impl Shared {
             connected: AtomicU64::new(0),
             last_seen: AtomicU64::new(0),
             timeouts: AtomicU32::new(0),
+            ping: AtomicU32::new(NO_PING),
         }
     }
 
@@ -304,6 +323,22 @@ impl Shared {
         self.timeouts.load(Ordering::Relaxed)
     }
 
+    /// Returns the round-trip time of the latest ping of the connection.
+    pub(crate) fn ping(&self) -> Option<Duration> {
+        let micros = Some(self.ping.load(Ordering::Relaxed)).filter(|micros| *micros != NO_PING)?;
+        Some(Duration::from_micros(micros.into()))
+    }
+
+    /// Returns the number of calls that are not written yet.
+    pub(crate) fn queued(&self) -> usize {
+        self.mailbox.queued()
+    }
+
+    /// Returns the number of calls that wait for their response.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.mailbox.in_flight()
+    }
+
     // For the driver and what runs it.
 
     /// Begins a run.
@@ -332,6 +367,7 @@ impl Shared {
         let now = millis(Instant::now());
         self.connected.store(now, Ordering::Relaxed);
         self.last_seen.store(now, Ordering::Relaxed);
+        self.ping.store(NO_PING, Ordering::Relaxed);
         self.mailbox.connected();
     }
 
@@ -359,6 +395,11 @@ impl Shared {
 
     pub(super) fn call_ended(&self) {
         self.timeouts.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_ping(&self, time: Duration) {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX).min(NO_PING - 1);
+        self.ping.store(micros, Ordering::Relaxed);
     }
 
     fn weak(self: &Arc<Self>) -> Weak<dyn Any + Send + Sync> {

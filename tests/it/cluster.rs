@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
-    Call, Close, Error, ErrorCode, Payload, RpcRouter, RpcServer,
+    Call, Close, Error, ErrorCode, Payload, RpcRouter, RpcServer, StationInfo,
     close::CloseCause,
     cluster::{
         Cluster, ClusterFuture, Destination, EventFilter, JoinError, Local, LocalNode, Node, NodeEvent, Observer,
@@ -472,6 +472,57 @@ async fn b90_list_has_the_stations_of_all_nodes_and_names_those_that_do_not_answ
     missing.sort();
     assert_eq!((listed.len(), missing), (3, vec!["b".to_owned(), "c".to_owned()]));
     assert!(start_lost.elapsed() < SECOND && start.elapsed() < 10 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b90_information_has_the_ping_time_the_calls_and_the_errors_of_a_station() {
+    let (_cluster, a, b, mut peer) = two_nodes("ocpp1.6").await;
+    // The information is the same at each node, and in the list.
+    let info = async || {
+        sleep(SETTLED).await;
+        let info = b.station("CP-1").info().await.expect("reachable").expect("connected");
+        assert_eq!(a.station("CP-1").info().await.expect("reachable"), Some(info.clone()));
+        let mut stations = a.stations();
+        assert_eq!(stations.next().await, Some(vec![info.clone()]));
+        info
+    };
+    let counts = |info: &StationInfo| (info.queued, info.in_flight, info.errors);
+    let start = info().await;
+    assert_eq!((start.ping, counts(&start)), (None, (0, 0, 0)));
+    assert_eq!(serde_json::to_value(&start).expect("JSON")["ping"], Value::Null);
+
+    // The station is slow to answer the ping.
+    let mut events = b.events();
+    sleep(30 * SECOND).await;
+    assert!(is_idle(&mut peer) && is_idle(&mut peer));
+    let ping = info().await.ping.expect("a pong");
+    let event = events.next().await.expect("an event");
+    assert!(matches!(event.kind, EventKind::Pong(time) if time.as_micros() == ping.as_micros()), "{event:?}: {ping:?}");
+    drop(events);
+
+    let mut calls: Vec<_> = (0..3).map(|_| reset(&a)).collect();
+    assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
+    peer.receive_call().await;
+    assert_eq!(counts(&info().await), (2, 1, 0));
+    calls.truncate(1);
+    assert_eq!(counts(&info().await), (0, 1, 0));
+    calls.clear();
+    assert_eq!(counts(&info().await), (0, 0, 0));
+
+    // A call error of each end, and bad messages with and without one.
+    let (result, ()) = tokio::join!(reset(&a), async {
+        let (id, _) = peer.receive_call().await;
+        peer.send(format!(r#"[4,"{id}","NotSupported","",{{}}]"#)).await;
+    });
+    result.expect_err("rejected");
+    assert_eq!(info().await.errors, 1);
+    for (errors, message) in [(2, r#"[2,"1","Unknown",{}]"#), (3, r#"[2,"2","Unknown"]"#)] {
+        assert!(peer.ask(message).await.starts_with("[4,"), "{message}");
+        assert_eq!(info().await.errors, errors, "{message}");
+    }
+    peer.send("garbage").await;
+    assert_eq!(counts(&info().await), (0, 0, 4));
+    drop(b);
 }
 
 /// Returns the keys and nodes of a list in order, and the missing nodes.

@@ -154,6 +154,7 @@ impl Driver {
                 Incoming::Ping => {}
                 Incoming::Pong(payload) => {
                     if let Some(time) = keepalive.pong(&payload, now.into_std()) {
+                        self.shared.set_ping(time);
                         self.shared.report(EventKind::Pong(time));
                     }
                 }
@@ -332,7 +333,7 @@ impl Driver {
                     self.unflushed.push(Unflushed::Caller(sender));
                 }
             }
-            self.report_queue_len();
+            self.report_counts();
             let had_room = socket.has_room();
             let Poll::Ready(flushed) = socket.poll_flush(self.exchange.unsent(), cx) else {
                 // An early response is refused like any other one, but it was queued without the socket.

@@ -108,9 +108,13 @@ impl<T> Exchange<T> {
                 Ok(self.admit(IncomingRequest::new(id, action, payload, false, message_len), now))
             }
             Message::CallResult { id, payload } => Ok(self.complete(id, Ok(payload))),
-            Message::CallError { id, error } => Ok(self.complete(id, Err(Error::Rejected(error)))),
+            Message::CallError { id, error } => {
+                self.count_error();
+                Ok(self.complete(id, Err(Error::Rejected(error))))
+            }
             // An event like every message. No caller waits for it.
             Message::CallResultError { .. } => {
+                self.count_error();
                 self.on_good_message();
                 Ok(Received::Nothing)
             }
@@ -204,6 +208,7 @@ impl<T> Exchange<T> {
         if !self.calls_out.is_in_flight(id) {
             return Err(unreadable);
         }
+        self.count_error();
         self.tolerate(Deviation::UnreadableResponse, text);
         Ok(self.complete(id.clone(), Err(outcome)))
     }
@@ -215,6 +220,10 @@ impl<T> Exchange<T> {
             _ => dialect.response_code(&unreadable),
         };
         let UnreadableMessage { id, error, .. } = unreadable;
+        // The call error counts for its message.
+        if code.is_none() {
+            self.count_error();
+        }
         let response =
             code.clone().map(|code| self.call_error(id.as_ref(), None, &CallError::new(code, error.to_string())));
         self.events.push(EventKind::BadMessage { text: Text(text.clone()), id, error, response: code });
