@@ -83,7 +83,7 @@ async fn messages_cut_at_any_byte_are_read() {
             bytes.extend(frame(MASK, TEXT, &call(id, size)));
             bytes.extend(frame(MASK, PONG, "unsolicited!"));
         }
-        let server = server_with(RpcRouter::new().on("Echo", echo), Options::server());
+        let server = server_with(RpcRouter::new().on("Echo", echo), Options::server().ping_interval(None));
         let (mut station, _session) = connected(&server, "ocpp1.6").await;
         // The server buffers its responses until the test reads them.
         for piece in bytes.chunks(piece.min(bytes.len())) {
@@ -96,7 +96,7 @@ async fn messages_cut_at_any_byte_are_read() {
 
 #[tokio::test]
 async fn fragmented_messages_with_interleaved_pings_are_read() {
-    let server = server_with(RpcRouter::new().on("Echo", echo), Options::server());
+    let server = server_with(RpcRouter::new().on("Echo", echo), Options::server().ping_interval(None));
     let (mut station, _session) = connected(&server, "ocpp1.6").await;
     let sizes = [50, 2000, 10];
     let long = call(1, 2000);
@@ -181,7 +181,7 @@ async fn short_reads_do_not_stop_reading() {
     let whole = (0..24).flat_map(|size| [1, 2, 3].map(|frames| (size, frames * length(size))));
     let cut = [1, 13, 14, 15, length(7) - 1, length(7) + 1].map(|most| (7, most));
     for (size, most) in whole.chain(cut) {
-        let server = server_with(RpcRouter::new().on("Echo", echo), Options::server());
+        let server = server_with(RpcRouter::new().on("Echo", echo), Options::server().ping_interval(None));
         let (near, stream) = duplex(64 << 10);
         serve(&server, ShortReads { stream, most });
         let mut station = Station::open(near, "CP-1", "ocpp1.6").await;
