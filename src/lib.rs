@@ -18,6 +18,8 @@ pub mod close;
 #[cfg(feature = "server")]
 pub mod cluster;
 mod connection;
+#[cfg(feature = "console")]
+pub mod console;
 mod der;
 mod error;
 pub mod event;

@@ -98,6 +98,22 @@ impl Mask {
         }
     }
 
+    /// Returns a text about some JSON, such as the description of an error, without the values that are hidden in the JSON.
+    #[cfg(feature = "console")]
+    pub(crate) fn apply_to_text<'a>(&self, text: &'a str, json: &str) -> Cow<'a, str> {
+        let mut masked = Cow::Borrowed(text);
+        if text.is_empty() || self.names.is_empty() {
+            return masked;
+        }
+        for Hidden { range, .. } in Scanner::new(self, json).scan() {
+            let value = unescape(&json[range]);
+            if !["", "null", "true", "false"].contains(&&*value) && masked.contains(&*value) {
+                masked = Cow::Owned(masked.replace(&*value, "***"));
+            }
+        }
+        masked
+    }
+
     /// Returns whether a JSON string contains JSON with one of the names, as the data of DataTransfer does.
     fn is_in_nested_json(&self, string: &str) -> bool {
         string.contains("\\\"") && {
@@ -440,6 +456,15 @@ mod tests {
         }
         let deep = "[".repeat(1000) + r#"{"idTag":"x"}"#;
         assert!(!apply(&deep).contains('x'));
+    }
+
+    #[cfg(feature = "console")]
+    #[test]
+    fn hidden_values_are_hidden_in_texts_about_them() {
+        let json = r#"{"idTag":"C0\u0046FEE","parentIdTag":null,"limit":7}"#;
+        let text = "/idTag: \"C0FFEE\" is longer than 5, null and 7";
+        assert_eq!(Mask::new().apply_to_text(text, json), "/idTag: \"***\" is longer than 5, null and 7");
+        assert_eq!(Mask::none().apply_to_text(text, json), text);
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod closing_table;
 mod cluster;
 mod cluster_permissions;
 mod compression;
+#[cfg(feature = "console")]
+mod console;
 mod csms;
 mod cut;
 mod defaults;

@@ -3,7 +3,8 @@
 //!     cargo run -p backend -- --demo 5
 //!
 //! Stations connect to `ws://127.0.0.1:9220/ocpp/<identity>` with OCPP 1.6, 2.0.1 or 2.1. The folder `stations` handles
-//! their calls. The REST API is at `http://127.0.0.1:9220/api/stations`, in the folder `api`.
+//! their calls. The REST API is at `http://127.0.0.1:9220/api/stations`, in the folder `api`. The console, a page for
+//! engineers, is at `http://127.0.0.1:9220/console/`.
 
 mod api;
 mod cluster;
@@ -58,14 +59,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let address = listener.local_addr();
-    // Only the first address has a scheme, if it is not TLS.
-    let (http, curl, ws) = if settings.tls.is_on() { ("https", "https://", "wss") } else { ("http", "", "ws") };
-    println!("the REST API is at   {http}://{address}/api/stations");
+    let (first, http, ws) = if settings.tls.is_on() { ("https://", "https://", "wss") } else { ("http://", "", "ws") };
+    // Without TLS, only the first address has a scheme, so that it is the one to open.
+    if cfg!(feature = "console") {
+        println!("the console is at    {first}{address}/console/");
+        println!("the REST API is at   {http}{address}/api/stations");
+    } else {
+        println!("the REST API is at   {first}{address}/api/stations");
+    }
     println!("stations connect to  {ws}://{address}/ocpp/<identity>");
     if settings.demo > 0 {
-        let reset = format!("{curl}{address}/api/stations/DEMO-1/calls/Reset");
+        let reset = format!("{http}{address}/api/stations/DEMO-1/calls/Reset");
         println!("reset one with       curl --json '{{\"type\":\"Soft\"}}' {reset}");
-        println!("watch them at        curl -N {curl}{address}/api/events");
+        println!("watch them at        curl -N {http}{address}/api/events");
     }
     let _demo = start_demo(settings.demo, &format!("ws://{address}/ocpp"));
 
@@ -102,10 +108,17 @@ async fn server(
     Ok(settings.cluster.add_to(builder).await?.build()?)
 }
 
-/// Builds the router of the HTTP server: REST and the endpoint of stations.
+/// Builds the router of the HTTP server: REST, the console, and the endpoint of stations.
 fn router(api: Api) -> Router {
     let server = api.server.clone();
-    api::router(api).route_service("/ocpp/{*identity}", server)
+    let router = api::router(api);
+    // The page may do what the REST API may.
+    #[cfg(feature = "console")]
+    let router = {
+        let console = ocpp_rpc::console::Console::new(&server).allow_calls(true).allow_close(true);
+        router.nest_service("/console", console.router())
+    };
+    router.route_service("/ocpp/{*identity}", server)
 }
 
 /// Starts stations in this process. They stop when the returned set is dropped.

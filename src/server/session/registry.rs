@@ -146,6 +146,13 @@ impl Registry {
         newest_first().find(|session| session.is_open()).or_else(|| newest_first().next()).cloned()
     }
 
+    /// Returns the number of connected stations.
+    #[cfg(feature = "console")]
+    pub(crate) fn count(&self) -> usize {
+        let state = self.state();
+        state.entries.values().filter(|entries| entries.iter().any(|entry| entry.session.is_some())).count()
+    }
+
     /// Returns all sessions.
     pub(crate) fn all(&self) -> Vec<Session> {
         self.state().sessions().cloned().collect()

@@ -7,16 +7,17 @@ use serde_json::{Value, json};
 use crate::support::{Backend, deadline, directory};
 
 #[tokio::test]
-async fn demo_prints_one_http_address_first_and_starts_five_stations() {
+async fn demo_prints_the_console_first_and_starts_five_stations() {
     let directory = directory("demo");
     let mut backend = Backend::start_in(&directory, &["--demo", "5", "--listen", "127.0.0.1:0"]);
     let started = Instant::now();
     // The first line has the address, or the backend would not have started.
-    for _ in 0..3 {
+    for _ in 0..4 {
         let line = backend.next_line();
         assert!(!line.contains("http://"), "{line}");
         assert!(line.contains(backend.address()), "{line}");
     }
+    assert_eq!(backend.first_url(), format!("http://{}/console/", backend.address()));
     let deadline = deadline();
     let is_plugged_in = |list: &Value| {
         let list = list.as_array().expect("a list");
@@ -32,6 +33,12 @@ async fn demo_prints_one_http_address_first_and_starts_five_stations() {
     let identities: Vec<&Value> =
         stations.as_array().expect("a list").iter().map(|station| &station["identity"]).collect();
     assert_eq!(json!(identities), json!(["DEMO-1", "DEMO-2", "DEMO-3", "DEMO-4", "DEMO-5"]));
+    // The console shows them.
+    let overview = backend.get("/console/api/overview").await;
+    assert_eq!((&overview["calls_allowed"], &overview["close_allowed"]), (&json!(true), &json!(true)));
+    let listed = backend.get("/console/api/stations").await;
+    assert_eq!((&listed["total"], &listed["stations"][0]["key"]), (&json!(5), &json!("DEMO-1")));
+    assert!(backend.get("/console/").await.as_str().is_some_and(|page| page.contains("<!doctype html>")));
     // The database is in memory.
     assert_eq!(directory.read_dir().expect("a directory").count(), 0);
 }

@@ -28,6 +28,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Backend {
     process: Child,
     stdout: BufReader<ChildStdout>,
+    first_url: String,
     address: String,
 }
 
@@ -49,9 +50,15 @@ impl Backend {
         let mut stdout = BufReader::new(process.stdout.take().expect("stdout is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("a line");
-        let address = line.split_once("http://").and_then(|(_, rest)| rest.split_once('/'));
-        let address = address.unwrap_or_else(|| panic!("no address in the first line: {line:?}")).0.to_owned();
-        Self { process, stdout, address }
+        let first_url = line.find("http://").map(|start| line[start..].trim_end().to_owned());
+        let first_url = first_url.unwrap_or_else(|| panic!("no address in the first line: {line:?}"));
+        let address = first_url.split('/').nth(2).expect("an address").to_owned();
+        Self { process, stdout, first_url, address }
+    }
+
+    /// Returns the URL that the first line names.
+    pub(crate) fn first_url(&self) -> &str {
+        &self.first_url
     }
 
     /// Returns the address of the listener as `host:port`.

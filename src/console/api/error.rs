@@ -1,0 +1,64 @@
+//! The errors of the API: a status, and a JSON object with the text.
+
+use axum::{
+    extract::rejection::QueryRejection,
+    response::{IntoResponse, Response},
+};
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::{console::api::json::Json, error::Error};
+
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    body: Body,
+}
+
+#[derive(Debug, Serialize)]
+struct Body {
+    error: String,
+    /// The place of an invalid parameter, as a JSON pointer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pointer: Option<String>,
+    /// Set if the request was about to reach a station.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maybe_delivered: Option<bool>,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, body: Body { error: error.into(), pointer: None, maybe_delivered: None } }
+    }
+
+    pub(crate) fn not_found(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error)
+    }
+
+    pub(crate) fn internal(error: impl std::fmt::Display) -> Self {
+        tracing::error!(%error, "the console failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        let pointer = if let Error::Invalid(violation) = &error { Some(violation.pointer().to_owned()) } else { None };
+        // A station without a session is no station of the API.
+        let status = if let Error::NotConnected = error { StatusCode::NOT_FOUND } else { error.http_status() };
+        let body = Body { error: error.to_string(), pointer, maybe_delivered: Some(error.maybe_delivered()) };
+        Self { status, body }
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}

@@ -1,0 +1,83 @@
+//! The state that the handlers of a console share.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{console::recorder::Recording, info::StationInfo, server::rpc_server::RpcServer};
+
+/// The streams that are served at once.
+const MAX_STREAMS: usize = 64;
+
+/// The time for which all readers share one list of stations.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct ConsoleState {
+    pub(crate) server: RpcServer,
+    pub(crate) recording: Arc<Recording>,
+    pub(crate) calls_allowed: bool,
+    pub(crate) close_allowed: bool,
+    /// One permit per live stream.
+    pub(crate) streams: Arc<Semaphore>,
+    /// A lock for tasks: readers that come while the list is made wait for it, and share it.
+    stations: Mutex<Option<(Instant, Arc<StationList>)>>,
+    /// Ends the recording with the last clone of the router.
+    _recorder: AbortOnDropHandle<()>,
+}
+
+/// The connected stations of all nodes.
+#[derive(Debug)]
+pub(crate) struct StationList {
+    pub(crate) stations: Vec<StationInfo>,
+    pub(crate) missing_nodes: Vec<Arc<str>>,
+}
+
+impl ConsoleState {
+    pub(crate) fn new(
+        server: RpcServer,
+        recording: Arc<Recording>,
+        recorder: AbortOnDropHandle<()>,
+        allowed: Allowed,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            server,
+            recording,
+            calls_allowed: allowed.calls,
+            close_allowed: allowed.close,
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            stations: Mutex::default(),
+            _recorder: recorder,
+        })
+    }
+
+    /// Returns the connected stations of all nodes. The list is at most a second old.
+    pub(crate) async fn stations(&self) -> Arc<StationList> {
+        let mut shared = self.stations.lock().await;
+        if let Some((made_at, list)) = &*shared
+            && made_at.elapsed() < MAX_AGE
+        {
+            return list.clone();
+        }
+        let made_at = Instant::now();
+        let mut pages = self.server.stations();
+        let mut stations = Vec::new();
+        while let Some(page) = pages.next().await {
+            stations.extend(page);
+        }
+        let list = Arc::new(StationList { stations, missing_nodes: pages.missing_nodes() });
+        *shared = Some((made_at, list.clone()));
+        list
+    }
+}
+
+/// The changes that the page may make.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Allowed {
+    pub(crate) calls: bool,
+    pub(crate) close: bool,
+}

@@ -1,0 +1,592 @@
+//! The console: its page, its data, its bounds, and requests of other sites.
+
+use std::time::Duration;
+
+use axum::{Router, body::Body, response::Response};
+use futures_util::FutureExt;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use ocpp_rpc::{Close, Mask, RpcRouter, RpcServer, console::Console, extract::Params};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
+
+use crate::support::{SECOND, Station, connected, echo, server};
+
+/// The time after which the recorder has recorded everything that happened.
+const RECORDED: Duration = Duration::from_millis(1);
+
+async fn send(router: &Router, request: Request<Body>) -> Response {
+    router.clone().oneshot(request).await.expect("infallible")
+}
+
+async fn text(response: Response) -> String {
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    String::from_utf8(body.to_vec()).expect("UTF-8")
+}
+
+fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> Request<Body> {
+    let request = Request::builder().method(method).uri(path).header("host", "test");
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    request.body(Body::empty()).expect("a request")
+}
+
+/// Requests JSON, after the recorder has recorded what happened.
+async fn get(router: &Router, path: &str) -> (StatusCode, Value) {
+    sleep(RECORDED).await;
+    let response = send(router, request(Method::GET, path, &[])).await;
+    let status = response.status();
+    let text = text(response).await;
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// Does the same for a request that must succeed.
+async fn read(router: &Router, path: &str) -> Value {
+    let (status, body) = get(router, path).await;
+    assert_eq!(status, StatusCode::OK, "{path}: {body}");
+    body
+}
+
+/// Returns the messages of a station, without their numbers and times.
+async fn messages(router: &Router, path: &str) -> Vec<Value> {
+    let mut body = read(router, path).await;
+    let messages = body["messages"].as_array_mut().expect("a list");
+    messages
+        .iter_mut()
+        .map(|message| {
+            let message = message.as_object_mut().expect("an object");
+            message.retain(|name, value| !["seq", "at", "seconds"].contains(&&**name) && !value.is_null());
+            Value::Object(std::mem::take(message))
+        })
+        .collect()
+}
+
+/// A stream of server-sent events.
+struct Live {
+    body: Body,
+    text: String,
+}
+
+impl Live {
+    async fn open(router: &Router, query: &str) -> Self {
+        Self::open_with(router, query, &[]).await
+    }
+
+    async fn open_with(router: &Router, query: &str, headers: &[(&str, &str)]) -> Self {
+        let response = send(router, request(Method::GET, &format!("/api/live{query}"), headers)).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
+        Self { body: response.into_body(), text: String::new() }
+    }
+
+    /// Waits for the next event. `None` if the stream has ended.
+    async fn next(&mut self) -> Option<(String, Value, Option<String>)> {
+        loop {
+            while let Some((event, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| {
+                    event.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned()))
+                };
+                let parsed = field("event").map(|name| {
+                    let data = serde_json::from_str(&field("data").expect("data")).expect("JSON");
+                    (name, data, field("id"))
+                });
+                self.text = rest.to_owned();
+                if parsed.is_some() {
+                    return parsed;
+                }
+            }
+            let frame = self.body.frame().await?.expect("no error").into_data().expect("data");
+            self.text.push_str(str::from_utf8(&frame).expect("UTF-8"));
+        }
+    }
+
+    /// Waits for the next event of this name.
+    async fn find(&mut self, name: &str) -> Value {
+        self.find_with_id(name).await.0
+    }
+
+    async fn find_with_id(&mut self, name: &str) -> (Value, Option<String>) {
+        let found = timeout(60 * SECOND, async {
+            loop {
+                let (event, data, id) = self.next().await.expect("the stream has ended");
+                if event == name {
+                    return (data, id);
+                }
+            }
+        });
+        found.await.unwrap_or_else(|_| panic!("no event {name}"))
+    }
+}
+
+fn console(server: &RpcServer) -> Router {
+    Console::new(server).router()
+}
+
+#[tokio::test(start_paused = true)]
+async fn b94_console_is_found_at_every_prefix() {
+    let server = server(RpcRouter::new());
+    let app = Router::new()
+        .nest_service("/console", console(&server))
+        .nest("/admin/tools", console(&server))
+        .nest("/slash/", console(&server));
+    for (path, target) in [
+        ("/console/", None),
+        ("/console/index.html", None),
+        ("/console", Some("./console/index.html")),
+        ("/admin/tools", Some("./tools/index.html")),
+        ("/admin/tools/index.html", None),
+        ("/slash/", None),
+    ] {
+        let response = send(&app, request(Method::GET, path, &[])).await;
+        match target {
+            Some(target) => {
+                assert_eq!(response.status(), StatusCode::TEMPORARY_REDIRECT, "{path}");
+                assert_eq!(response.headers()["location"], target);
+            }
+            None => {
+                assert_eq!(response.status(), StatusCode::OK, "{path}");
+                assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+                assert!(text(response).await.contains("<!doctype html>"));
+            }
+        }
+    }
+    for prefix in ["/console", "/admin/tools", "/slash"] {
+        assert_eq!(read(&app, &format!("{prefix}/api/overview")).await["calls_allowed"], false);
+        let (status, body) = get(&app, &format!("{prefix}/api/nothing")).await;
+        assert_eq!((status, &body["error"]), (StatusCode::NOT_FOUND, &json!("no such path")), "{prefix}");
+    }
+    // At the root, and behind a layer of the application.
+    let denied = async |_: axum::extract::Request| StatusCode::UNAUTHORIZED;
+    let layer = axum::middleware::from_fn(move |request, _| denied(request));
+    let root = Router::new().route("/other", axum::routing::get(async || "other")).merge(console(&server).layer(layer));
+    assert_eq!(get(&root, "/").await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(get(&root, "/api/stations").await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(get(&root, "/other").await.0, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b94_every_response_restricts_what_the_page_may_do() {
+    let server = server(RpcRouter::new());
+    let router = console(&server);
+    for path in ["/", "/index.html", "/nothing", "/api/overview", "/api/nothing", "/api/stations/unknown"] {
+        let response = send(&router, request(Method::GET, path, &[])).await;
+        let policy = response.headers()["content-security-policy"].to_str().expect("text");
+        assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"), "{policy}");
+        assert!(policy.contains("frame-ancestors 'none'") && policy.contains("base-uri 'none'"), "{policy}");
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff", "{path}");
+        assert_eq!(response.headers()["referrer-policy"], "no-referrer", "{path}");
+        let is_stored = response.headers().get(header::CACHE_CONTROL).is_none_or(|value| value != "no-store");
+        assert_eq!(is_stored, !path.starts_with("/api/"), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b95_console_that_is_not_mounted_records_nothing() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let unmounted = Console::new(&server);
+    let (mut station, _) = connected(&server, "ocpp1.6").await;
+    station.ask(r#"[2,"1","Echo",{"before":1}]"#).await;
+    let router = unmounted.router();
+    station.ask(r#"[2,"2","Echo",{"after":1}]"#).await;
+    let sequence = messages(&router, "/api/stations/CP-1/messages").await;
+    assert_eq!(sequence[0]["payload"], json!({"after": 1}));
+    assert_eq!(sequence.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b95_messages_beyond_the_bounds_are_dropped_and_counted() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let router = Console::new(&server).max_messages_per_station(3).router();
+    let (mut station, _) = connected(&server, "ocpp1.6").await;
+    for number in 0..5 {
+        station.ask(format!(r#"[2,"{number}","Echo",{{"number":{number}}}]"#)).await;
+    }
+    let body = read(&router, "/api/stations/CP-1/messages").await;
+    let ids: Vec<&Value> = body["messages"].as_array().expect("a list").iter().map(|message| &message["id"]).collect();
+    assert_eq!(ids, ["3", "4", "4"]);
+    // One opened, and ten messages.
+    assert_eq!(body["forgotten"], 8);
+    assert_eq!(read(&router, "/api/stations/CP-1").await["messages"], 3);
+
+    // The station that has been silent for the longest time goes first.
+    let router = Console::new(&server).max_bytes(64 * 1024).router();
+    let large = "x".repeat(13_000);
+    let mut stations = Vec::new();
+    for name in ["A", "B", "C", "A", "D"] {
+        let mut station = Station::connect(&server, name, "ocpp1.6").await;
+        station.ask(format!(r#"[2,"1","Unknown",{{"text":"{large}"}}]"#)).await;
+        stations.push(station);
+        sleep(RECORDED).await;
+    }
+    for (name, is_recorded) in [("A", true), ("B", false), ("C", true), ("D", true)] {
+        let (_, body) = get(&router, &format!("/api/stations/{name}")).await;
+        assert_eq!(body["is_recorded"], is_recorded, "{name}");
+    }
+    let recorded = &read(&router, "/api/overview").await["totals"]["recorded"];
+    assert_eq!((&recorded["stations"], &recorded["max_bytes"]), (&json!(3), &json!(65536)));
+    assert!((52_000..65_536).contains(&recorded["bytes"].as_u64().expect("a number")), "{recorded}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b95_message_over_the_bound_of_a_station_is_recorded_without_its_payload() {
+    let server = server(RpcRouter::new());
+    let router = Console::new(&server).max_bytes_per_station(32 * 1024).router();
+    let (mut station, _) = connected(&server, "ocpp1.6").await;
+    station.ask(format!(r#"[2,"1","Unknown",{{"text":"{}"}}]"#, "x".repeat(40_000))).await;
+    let sequence = messages(&router, "/api/stations/CP-1/messages").await;
+    let expected = json!({
+        "type": "call", "direction": "in", "id": "1", "action": "Unknown",
+        "description": "40011 bytes, too many to record",
+    });
+    assert_eq!(sequence[1], expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b95_lost_events_are_counted() {
+    let server = server(RpcRouter::new());
+    let router = console(&server);
+    let (mut station, _) = connected(&server, "ocpp1.6").await;
+    sleep(RECORDED).await;
+    // Refusals are events at once, so the recorder cannot read in between.
+    for _ in 0..5000 {
+        let refused = server.clone().oneshot(Request::get("/").body(Body::empty()).expect("a request"));
+        refused.now_or_never().expect("no wait").expect("infallible");
+    }
+    let totals = &read(&router, "/api/overview").await["totals"];
+    let lost = totals["lost_events"].as_u64().expect("a number");
+    assert!(lost >= 5000 - 4096, "{totals}");
+    assert_eq!(totals["refusals"], json!([{"status": 400, "count": 5000 - lost}]));
+    station.close(1000, "").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b95_recording_ends_with_the_router_and_with_the_server() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let router = console(&server);
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let clone = router.clone();
+    drop(router);
+    station.ask(r#"[2,"1","Echo",{}]"#).await;
+    assert_eq!(messages(&clone, "/api/stations/CP-1/messages").await.len(), 3);
+    drop(clone);
+    sleep(RECORDED).await;
+
+    let router = console(&server);
+    let (closed, _) = tokio::join!(server.close(Close::going_away()), station.closed());
+    assert_eq!(closed.clean, 1);
+    assert!(!session.is_open());
+    let last = messages(&router, "/api/stations/CP-1/messages").await;
+    assert_eq!(last, [json!({"type": "closed", "code": "1001", "description": "local"})]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b96_overview_counts_what_happens() {
+    let (router, gate) = crate::support::gated();
+    let server = server(router);
+    let router = console(&server);
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    station.send(r#"[2,"1","Wait",{}]"#).await;
+    sleep(Duration::from_millis(300)).await;
+    gate.add_permits(1);
+    station.receive().await;
+    assert!(station.ask(r#"[2,"2","Unknown",{}]"#).await.starts_with("[4,"));
+    station.send("[2]").await;
+    station.send("").await;
+    let call = session.call::<Value>("Reset", &()).timeout(SECOND / 10);
+    assert!(call.await.expect_err("no response").is_timeout());
+    sleep(SECOND).await;
+
+    let overview = read(&router, "/api/overview").await;
+    let totals = &overview["totals"];
+    assert_eq!(overview["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(overview["node"], Value::Null);
+    assert_eq!(overview["nodes"], json!([{"name": null, "is_this": true, "stations": 1}]));
+    assert_eq!((&overview["missing_nodes"], &overview["close_allowed"]), (&json!([]), &json!(false)));
+    for (name, count) in [("stations", 1), ("calls_in", 2), ("calls_out", 1), ("bad_messages", 1), ("errors", 2)] {
+        assert_eq!(totals[name], count, "{name}: {totals}");
+    }
+    assert_eq!(totals["deviations"], json!([{"deviation": "empty_message", "count": 1}]));
+    let latency = &totals["latency"];
+    assert_eq!((&latency["in"]["calls"], &latency["out"]["calls"]), (&json!(2), &json!(1)));
+    // The slower one of two calls, in the bucket from 250 to 500 ms.
+    let p99 = latency["in"]["p99"].as_f64().expect("a time");
+    assert!((0.25..0.5).contains(&p99), "{latency}");
+    let point = overview["points"].as_array().expect("a list").first().expect("a second has passed").clone();
+    assert_eq!((&point["stations"], &point["calls_in"], &point["calls_out"]), (&json!(1), &json!(2), &json!(1)));
+
+    station.close(1000, "").await;
+    station.closed().await;
+    sleep(2 * SECOND).await;
+    let overview = read(&router, "/api/overview").await;
+    assert_eq!(overview["totals"]["closes"], json!([{"cause": "remote", "count": 1}]));
+    assert_eq!(overview["nodes"][0]["stations"], 0);
+    // Five minutes are kept.
+    sleep(400 * SECOND).await;
+    let overview = read(&router, "/api/overview").await;
+    assert_eq!(overview["points"].as_array().map(Vec::len), Some(300));
+    assert_eq!(overview["totals"]["latency"]["in"], json!({"calls": 0, "p50": null, "p99": null}));
+    assert_eq!(overview["totals"]["calls_in"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b96_live_stream_has_points_refusals_and_the_messages_of_one_station() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let router = console(&server);
+    let (mut station, _) = connected(&server, "ocpp1.6").await;
+    let mut other = Station::connect(&server, "CP-2", "ocpp1.6").await;
+    let mut live = Live::open(&router, "?station=CP-1").await;
+    let point = live.find("point").await;
+    assert_eq!((&point["point"]["stations"], &point["nodes"][0]["stations"]), (&json!(2), &json!(2)));
+    assert_eq!(point["totals"]["stations"], 2);
+
+    other.ask(r#"[2,"other","Echo",{}]"#).await;
+    station.ask(r#"[2,"1","Echo",{"a":1}]"#).await;
+    let (call, id) = live.find_with_id("message").await;
+    assert_eq!((&call["type"], &call["id"], &call["payload"]), (&json!("call"), &json!("1"), &json!({"a": 1})));
+    assert_eq!(id, Some(call["seq"].to_string()));
+    assert_eq!(live.find("message").await["type"], "result");
+
+    let headers = [("authorization", "Basic c2VjcmV0OnNlY3JldA=="), ("user-agent", "ACME/1")];
+    let refused = request(Method::GET, "/ocpp/CP-3?token=secret", &headers);
+    let refused = server.clone().oneshot(refused).await.expect("infallible");
+    let handshake = live.find("handshake").await;
+    assert_eq!(handshake["status"], refused.status().as_u16());
+    assert_eq!(handshake["request"]["authorization"], "Basic");
+    assert_eq!((&handshake["request"]["path"], &handshake["node"]), (&json!("/ocpp/CP-3"), &Value::Null));
+    let listed = read(&router, "/api/handshakes").await;
+    assert_eq!(listed["handshakes"], json!([handshake]));
+
+    // A reader that connects again loses nothing, and gets nothing twice.
+    drop(live);
+    station.ask(r#"[2,"2","Echo",{}]"#).await;
+    let after = format!("?station=CP-1&after={}", call["seq"]);
+    let mut live = Live::open(&router, &after).await;
+    assert_eq!(live.find("message").await["type"], "result");
+    assert_eq!(live.find("message").await["id"], "2");
+    let last = live.find_with_id("message").await.1.expect("an id");
+    station.ask(r#"[2,"3","Echo",{}]"#).await;
+    let mut live = Live::open_with(&router, &after, &[("last-event-id", &last)]).await;
+    assert_eq!(live.find("message").await["id"], "3");
+    assert_eq!(live.find("station").await["key"], "CP-1");
+    station.close(1000, "").await;
+    station.closed().await;
+    assert_eq!(live.find("station").await, Value::Null);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b96_slow_reader_of_a_stream_learns_how_many_messages_it_lost() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let router = Console::new(&server).max_messages_per_station(10).router();
+    let (mut station, _) = connected(&server, "ocpp1.6").await;
+    let mut live = Live::open(&router, "?station=CP-1").await;
+    live.find("station").await;
+    for number in 0..20 {
+        station.ask(format!(r#"[2,"{number}","Echo",{{}}]"#)).await;
+    }
+    sleep(RECORDED).await;
+    assert_eq!(live.find("lost").await, json!({"events": 30}));
+    assert_eq!(live.find("message").await["id"], "15");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b96_streams_end_when_the_server_closes_and_are_limited() {
+    let server = server(RpcRouter::new());
+    let router = console(&server);
+    let mut streams = Vec::new();
+    for _ in 0..64 {
+        streams.push(Live::open(&router, "").await);
+    }
+    let (status, body) = get(&router, "/api/live").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    streams.pop();
+    let mut live = Live::open(&router, "").await;
+    let (_station, session) = connected(&server, "ocpp1.6").await;
+    // The close waits for the call, and the stream does not.
+    let call = session.call::<Value>("Reset", &());
+    let mut closing = Box::pin(server.close(Close::going_away().drain(10 * SECOND)));
+    let ended = async { while live.next().await.is_some() {} };
+    let (_, ended, _) = tokio::join!(call, timeout(SECOND, ended), &mut closing);
+    ended.expect("the stream ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b97_stations_are_searched_sorted_and_paged() {
+    let server = server(RpcRouter::new());
+    let router = console(&server);
+    let mut stations = Vec::new();
+    for (name, protocol) in [("b-1", "ocpp1.6"), ("A-2", "ocpp2.0.1"), ("a%2F3", "ocpp1.6")] {
+        stations.push(Station::connect(&server, name, protocol).await);
+        sleep(RECORDED).await;
+    }
+    // Long enough for the first ping.
+    sleep(31 * SECOND).await;
+    let keys = async |query: &str| {
+        let page = read(&router, &format!("/api/stations{query}")).await;
+        let keys = page["stations"].as_array().expect("a list").iter().map(|station| station["key"].clone());
+        (keys.collect::<Vec<_>>(), page["matched"].clone(), page["total"].clone())
+    };
+    assert_eq!(keys("").await.0, ["A-2", "a/3", "b-1"]);
+    assert_eq!(keys("?order=desc").await.0, ["b-1", "a/3", "A-2"]);
+    assert_eq!(keys("?sort=protocol&order=desc").await.0, ["A-2", "a/3", "b-1"]);
+    assert!(stations[0].ask(r#"[2,"1","Unknown",{}]"#).await.starts_with("[4,"));
+    sleep(SECOND).await;
+    assert_eq!(keys("?sort=errors&order=desc").await.0, ["b-1", "A-2", "a/3"]);
+    assert_eq!(keys("?sort=ping&order=desc").await.0, ["b-1", "A-2", "a/3"], "a station without a ping is last");
+    assert_eq!(keys("?search=A").await, (vec![json!("A-2"), json!("a/3")], json!(2), json!(3)));
+    assert_eq!(keys("?search=OCPP2").await.0, ["A-2"]);
+    assert_eq!(keys("?offset=1&limit=1").await, (vec![json!("a/3")], json!(3), json!(3)));
+    let station = read(&router, "/api/stations/a%2F3").await;
+    assert_eq!((&station["station"]["identity"], &station["is_recorded"]), (&json!("a/3"), &json!(true)));
+    assert_eq!(station["station"]["protocol"], "ocpp1.6");
+    for query in ["?sort=color", "?order=up", "?limit=-1", "?offset=x"] {
+        let (status, body) = get(&router, &format!("/api/stations{query}")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
+        assert!(body["error"].is_string(), "{query}: {body}");
+    }
+    // The list is shared for a second.
+    stations.push(Station::connect(&server, "new", "ocpp1.6").await);
+    sleep(SECOND).await;
+    assert_eq!(keys("").await.0.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b97_station_has_its_messages_as_a_sequence() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let router = console(&server);
+    let (mut station, session) = connected(&server, "ocpp2.1").await;
+    station.ask(r#"[2,"1","Echo",{"a":1.50}]"#).await;
+    station.ask(r#"[2,"2","Unknown",{}]"#).await;
+    station.send(r#"[6,"3","NotifyPeriodicEventStream",{}]"#).await;
+    station.ask(r#"[2,"4",5,{}]"#).await;
+    station.send("").await;
+    let reset = session.call::<Value>("Reset", &json!({"type": "Immediate"})).id("own");
+    let (_, response) = tokio::join!(reset, async {
+        station.receive_call().await;
+        station.send(r#"[4,"own","NotSupported","no relay",{"relay":1}]"#).await;
+    });
+    let () = response;
+    let late = session.call::<Value>("Reset", &()).id("late").timeout(SECOND);
+    assert!(late.await.expect_err("no response").is_timeout());
+    station.close(4000, "bye").await;
+    session.closed().await;
+
+    let sequence = messages(&router, "/api/stations/CP-1/messages").await;
+    let expected = [
+        json!({"type": "opened", "description": "ocpp2.1"}),
+        json!({"type": "call", "direction": "in", "id": "1", "action": "Echo", "payload": {"a": 1.5}}),
+        json!({"type": "result", "direction": "out", "id": "1", "action": "Echo", "payload": {"a": 1.5}}),
+        json!({"type": "call", "direction": "in", "id": "2", "action": "Unknown", "payload": {}}),
+        json!({
+            "type": "error", "direction": "out", "id": "2", "action": "Unknown", "code": "NotImplemented",
+            "description": "no handler for Unknown",
+        }),
+        json!({"type": "send", "direction": "in", "id": "3", "action": "NotifyPeriodicEventStream", "payload": {}}),
+    ];
+    for (place, expected) in expected.iter().enumerate() {
+        assert_eq!(sequence[place], *expected, "{place}");
+    }
+    let types: Vec<_> = sequence.iter().map(|message| message["type"].as_str().expect("a type")).collect();
+    assert_eq!(types[6..], ["bad", "error", "deviation", "call", "error", "call", "failed", "closed"], "{sequence:#?}");
+    assert_eq!(sequence[6]["text"], r#"[2,"4",5,{}]"#);
+    assert_eq!(sequence[6]["id"], "4");
+    let rejected = json!({
+        "type": "error", "direction": "in", "id": "own", "action": "Reset", "code": "NotSupported",
+        "description": "no relay", "payload": {"relay": 1},
+    });
+    assert_eq!(sequence[10], rejected);
+    assert_eq!(sequence[12]["id"], "late");
+    assert!(sequence[12]["description"].as_str().expect("a text").contains("no response in time"));
+    assert_eq!(sequence[13], json!({"type": "closed", "code": "4000", "description": "remote: bye"}));
+
+    let body = read(&router, "/api/stations/CP-1/messages?action=Echo&limit=1").await;
+    let message = &body["messages"][0];
+    assert_eq!((&message["type"], body["messages"].as_array().map(Vec::len)), (&json!("result"), Some(1)));
+    assert!(message["seconds"].as_f64().is_some_and(|seconds| (0.0..1.0).contains(&seconds)), "{message}");
+    let whole = read(&router, "/api/stations/CP-1/messages").await;
+    let seqs: Vec<_> = whole["messages"].as_array().expect("a list").iter().map(|m| m["seq"].as_u64()).collect();
+    assert!(seqs.windows(2).all(|pair| pair[1] == pair[0].map(|seq| seq + 1)), "{seqs:?}");
+    assert!(whole["messages"][0]["at"].as_u64().is_some_and(|at| at > 1_700_000_000_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b97_messages_are_downloaded_as_json_lines() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let router = console(&server);
+    let mut station = Station::connect(&server, "..%2F%22a", "ocpp1.6").await;
+    station.ask("[2,\"1\",\"Echo\",{\"a\":1,\r\n\"b\":2}]").await;
+    sleep(RECORDED).await;
+    let response = send(&router, request(Method::GET, "/api/stations/..%2F%22a/messages.jsonl", &[])).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-disposition"], "attachment; filename=\"_.__a.jsonl\"");
+    let text = text(response).await;
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[1]["payload"], json!({"a": 1, "b": 2}));
+    let (status, body) = get(&router, "/api/stations/unknown").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(body["error"].as_str().is_some_and(|error| error.contains("unknown")), "{body}");
+    assert_eq!(read(&router, "/api/stations/unknown/messages").await["messages"], json!([]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b98_requests_of_other_sites_are_refused() {
+    let server = server(RpcRouter::new());
+    let router = Console::new(&server).allow_calls(true).allow_close(true).router();
+    let get = |headers: &'static [(&str, &str)]| send(&router, request(Method::GET, "/api/overview", headers));
+    for (headers, status) in [
+        (&[][..], 200),
+        (&[("sec-fetch-site", "same-origin")], 200),
+        (&[("sec-fetch-site", "none")], 200),
+        (&[("sec-fetch-site", "same-site")], 403),
+        (&[("sec-fetch-site", "cross-site")], 403),
+        (&[("sec-fetch-site", "cross-site"), ("origin", "http://test")], 403),
+        (&[("origin", "http://test")], 200),
+        (&[("origin", "https://TEST:443")], 200),
+        (&[("origin", "http://test:8080")], 403),
+        (&[("origin", "http://evil.example")], 403),
+        (&[("origin", "null")], 403),
+    ] {
+        assert_eq!(get(headers).await.status(), status, "{headers:?}");
+    }
+    // The page itself may be opened by a link.
+    let response = send(&router, request(Method::GET, "/", &[("sec-fetch-site", "cross-site")])).await;
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b98_tokens_never_appear() {
+    const TOKEN: &str = "C0FFEE42";
+    async fn reject(_: Params<Value>) -> Result<Value, ocpp_rpc::CallError> {
+        Err(ocpp_rpc::CallError::new(ocpp_rpc::ErrorCode::SECURITY_ERROR, format!("{TOKEN} is unknown")))
+    }
+    let server = RpcServer::builder(RpcRouter::new().on("Echo", echo).on("Authorize", reject))
+        .protocols(["ocpp1.6"])
+        .mask(Mask::new().name("vin"))
+        .build()
+        .expect("a valid configuration");
+    let router = console(&server);
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let mut live = Live::open(&router, "?station=CP-1").await;
+    station.ask(format!(r#"[2,"1","Echo",{{"idTag":"{TOKEN}","vin":"{TOKEN}","other":1}}]"#)).await;
+    station.ask(format!(r#"[2,"2","Authorize",{{"idTag":"{TOKEN}"}}]"#)).await;
+    station.send(format!(r#"[2,"3",{{"idTag":"{TOKEN}"}}"#)).await;
+    let call = session.call::<Value>("RemoteStartTransaction", &json!({"idTag": TOKEN})).timeout(SECOND);
+    call.await.expect_err("no response");
+    sleep(RECORDED).await;
+
+    let path = "/api/stations/CP-1/messages";
+    let sequence = messages(&router, path).await;
+    assert_eq!(sequence[1]["payload"], json!({"idTag": "***", "vin": "***", "other": 1}));
+    assert_eq!(sequence[4]["description"], "*** is unknown");
+    for path in [path, "/api/stations/CP-1/messages.jsonl", "/api/overview", "/api/stations", "/api/handshakes"] {
+        let response = text(send(&router, request(Method::GET, path, &[])).await).await;
+        assert!(!response.contains(TOKEN), "{path}: {response}");
+    }
+    let mut seen = 0;
+    while let Ok(Some((_, data, _))) = timeout(SECOND / 2, live.next()).await {
+        assert!(!data.to_string().contains(TOKEN), "{data}");
+        seen += 1;
+    }
+    assert!(seen >= 8, "{seen}");
+}
