@@ -65,7 +65,7 @@ pub mod compression {
 /// Extractors, the arguments of handlers.
 pub mod extract {
     pub use crate::handler::extract::{
-        Action, CancellationToken, Extension, FromCall, FromRef, Params, Responder, State, Written,
+        Action, CancellationToken, Extension, FromCall, FromRef, OptionalFromCall, Params, Responder, State, Written,
     };
 }
 
@@ -96,7 +96,7 @@ pub use call::Call;
 pub use client::rpc_client::RpcClient;
 pub use close::intent::Close;
 pub use error::{BuildError, CallError, Error, ErrorCode};
-pub use handler::router::RpcRouter;
+pub use handler::{middleware, router::RpcRouter};
 pub use info::StationInfo;
 pub use mask::Mask;
 pub use message::{

@@ -58,6 +58,40 @@ pub trait FromCall<S>: Sized {
     fn from_call(call: &IncomingCall, state: &S) -> impl Future<Output = Result<Self, CallError>> + Send;
 }
 
+/// An extractor that can be absent: `Option` of it is an extractor as well.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use ocpp_rpc::extract::Extension;
+///
+/// /// The tenant of a station.
+/// #[derive(Clone)]
+/// struct Tenant(String);
+///
+/// async fn heartbeat(tenant: Option<Extension<Tenant>>) -> Result<(), Infallible> {
+///     println!("{}", tenant.map_or("no tenant".to_owned(), |Extension(tenant)| tenant.0));
+///     Ok(())
+/// }
+/// # let _ = ocpp_rpc::RpcRouter::new().on("Heartbeat", heartbeat);
+/// ```
+pub trait OptionalFromCall<S>: Sized {
+    /// Makes the argument from a call if it is there, or rejects the call.
+    fn from_call(call: &IncomingCall, state: &S) -> impl Future<Output = Result<Option<Self>, CallError>> + Send;
+}
+
+impl<T: OptionalFromCall<S>, S: Sync> FromCall<S> for Option<T> {
+    async fn from_call(call: &IncomingCall, state: &S) -> Result<Self, CallError> {
+        T::from_call(call, state).await
+    }
+}
+
+/// The argument, or the error that would reject the call.
+impl<T: FromCall<S>, S: Sync> FromCall<S> for Result<T, CallError> {
+    async fn from_call(call: &IncomingCall, state: &S) -> Result<Self, CallError> {
+        Ok(T::from_call(call, state).await)
+    }
+}
+
 /// A part of a router's state.
 #[diagnostic::on_unimplemented(
     message = "the router's state `{S}` contains no `{Self}`",
@@ -118,19 +152,33 @@ impl<T: FromRef<S> + Send, S: Sync> FromCall<S> for State<T> {
     }
 }
 
-/// A value that the application attached to the connection when it accepted it.
+/// A value that a [middleware](crate::middleware) attached to the call, or that the application attached to the
+/// connection when it accepted it. That of the call takes precedence.
 ///
-/// If the connection has no such value, the call is rejected with
-/// [`ErrorCode::INTERNAL_ERROR`](crate::ErrorCode::INTERNAL_ERROR), and the log names the missing type.
+/// If there is no such value, the call is rejected with
+/// [`ErrorCode::INTERNAL_ERROR`](crate::ErrorCode::INTERNAL_ERROR), and the log names the missing type. An
+/// `Option<Extension<T>>` is `None` instead.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extension<T>(pub T);
 
 impl<T: Clone + Send + Sync + 'static, S: Sync> FromCall<S> for Extension<T> {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
-        match call.session().extension::<T>() {
-            Some(extension) => Ok(Self(extension)),
+        match Self::of(call) {
+            Some(extension) => Ok(extension),
             None => Err(CallError::internal(format!("the connection has no extension `{}`", type_name::<T>()))),
         }
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static, S: Sync> OptionalFromCall<S> for Extension<T> {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Option<Self>, CallError> {
+        Ok(Self::of(call))
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Extension<T> {
+    fn of(call: &IncomingCall) -> Option<Self> {
+        call.extensions().get().cloned().or_else(|| call.session().extension()).map(Self)
     }
 }
 

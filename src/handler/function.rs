@@ -29,9 +29,9 @@ pub trait Handler<A>: sealed::Handler<A> + Clone + Send + Sync + 'static {
     fn call(&self, arguments: A) -> Self::Future;
 }
 
-/// The output of a handler: a `Result`.
+/// The output of a handler: a `Result`, or a [`Response`].
 ///
-/// The trait is implemented for results, and is sealed.
+/// The trait is sealed.
 #[diagnostic::on_unimplemented(
     message = "a handler returns a `Result`, not `{Self}`",
     note = "if nothing can fail, the error is `std::convert::Infallible`"
@@ -47,6 +47,12 @@ impl<R: IntoResponse, E: Into<CallError>> HandlerOutput for Result<R, E> {
             Ok(result) => result.into_response(),
             Err(error) => Response::Error(error.into()),
         }
+    }
+}
+
+impl HandlerOutput for Response {
+    fn into_response(self) -> Response {
+        self
     }
 }
 
@@ -76,6 +82,12 @@ impl<T: Serialize> IntoResponse for T {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoResponse;
 
+impl IntoResponse for Response {
+    fn into_response(self) -> Response {
+        self
+    }
+}
+
 impl IntoResponse for NoResponse {
     fn into_response(self) -> Response {
         Response::Nothing
@@ -89,6 +101,8 @@ pub(super) mod sealed {
     pub trait HandlerOutput {}
 
     impl<R, E> HandlerOutput for Result<R, E> {}
+
+    impl HandlerOutput for super::Response {}
 
     pub trait ArgumentsFor<R> {}
 }

@@ -3,11 +3,13 @@
 use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
 use bytestring::ByteString;
+use http::Extensions;
 
 use crate::{
     connection::request::IncomingRequest,
     message::payload::{MessageId, Payload},
     session::Session,
+    validate::validator::Valid,
 };
 
 /// A call of the peer, the request of [extractors](crate::extract) and tower layers.
@@ -15,6 +17,7 @@ use crate::{
 pub struct IncomingCall {
     pub(super) request: IncomingRequest,
     pub(super) session: Session,
+    extensions: Extensions,
     /// Set once an early response is given. Created only for handlers that take a `Responder`.
     pub(super) given: OnceLock<Arc<AtomicBool>>,
 }
@@ -36,6 +39,24 @@ impl IncomingCall {
         &self.request.payload
     }
 
+    /// Replaces the parameters. The handler gets these; the application must make sure that they are valid.
+    pub fn set_params(&mut self, params: Payload) {
+        self.request.payload = params;
+        // The value that validation has decoded is that of the earlier parameters.
+        self.request.valid = Valid::default();
+    }
+
+    /// Returns the values that layers have attached to this call.
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// Returns the values that layers have attached to this call, to attach more. The handler takes them by
+    /// [`Extension`](crate::extract::Extension).
+    pub fn extensions_mut(&mut self) -> &mut Extensions {
+        &mut self.extensions
+    }
+
     /// Returns the session that the call came in on.
     pub fn session(&self) -> &Session {
         &self.session
@@ -47,7 +68,7 @@ impl IncomingCall {
     }
 
     pub(super) fn new(request: IncomingRequest, session: Session) -> Self {
-        Self { request, session, given: OnceLock::new() }
+        Self { request, session, extensions: Extensions::new(), given: OnceLock::new() }
     }
 
     /// Takes the parameters if validation has decoded them as this type and no other argument took them.

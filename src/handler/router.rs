@@ -233,8 +233,46 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         <L::Service as Service<IncomingCall>>::Error: Into<CallError>,
         <L::Service as Service<IncomingCall>>::Future: Send,
     {
-        Arc::make_mut(&mut self.table)
-            .for_each(&mut |route| *route = Route(Arc::new(Layered(Arc::new(layer.layer(route.clone()))))));
+        let table = Arc::make_mut(&mut self.table);
+        table.for_each(&mut |route| *route = route.layered(&layer));
+        table.for_each_fallback(&mut |route| *route = route.layered(&layer));
+        self
+    }
+
+    /// Does the same as [`layer`](Self::layer) for the handlers of actions only: not for fallbacks.
+    #[must_use]
+    pub fn route_layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Route>,
+        L::Service: Service<IncomingCall, Response = Response> + Clone + Send + Sync + 'static,
+        <L::Service as Service<IncomingCall>>::Error: Into<CallError>,
+        <L::Service as Service<IncomingCall>>::Future: Send,
+    {
+        Arc::make_mut(&mut self.table).for_each(&mut |route| *route = route.layered(&layer));
+        self
+    }
+
+    /// Does the same as [`layer`](Self::layer) for the handlers of one action only, including those of single
+    /// subprotocols.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the action has no handler.
+    #[must_use]
+    #[track_caller]
+    pub fn layer_on<L>(mut self, action: &str, layer: L) -> Self
+    where
+        L: Layer<Route>,
+        L::Service: Service<IncomingCall, Response = Response> + Clone + Send + Sync + 'static,
+        <L::Service as Service<IncomingCall>>::Error: Into<CallError>,
+        <L::Service as Service<IncomingCall>>::Future: Send,
+    {
+        let mut is_found = false;
+        Arc::make_mut(&mut self.table).for_each_of(action, &mut |route| {
+            *route = route.layered(&layer);
+            is_found = true;
+        });
+        assert!(is_found, "the action {action:?} has no handler");
         self
     }
 
@@ -300,9 +338,21 @@ impl Table {
         self.protocols.values_mut().for_each(|table| table.remove(action));
     }
 
+    /// Changes the handler of each action.
     fn for_each(&mut self, change: &mut impl FnMut(&mut Route)) {
-        self.routes.values_mut().chain(&mut self.fallback).for_each(&mut *change);
+        self.routes.values_mut().for_each(&mut *change);
         self.protocols.values_mut().for_each(|table| table.for_each(change));
+    }
+
+    fn for_each_fallback(&mut self, change: &mut impl FnMut(&mut Route)) {
+        self.fallback.iter_mut().for_each(&mut *change);
+        self.protocols.values_mut().for_each(|table| table.for_each_fallback(change));
+    }
+
+    /// Changes the handlers of an action.
+    fn for_each_of(&mut self, action: &str, change: &mut impl FnMut(&mut Route)) {
+        self.routes.get_mut(action).into_iter().for_each(&mut *change);
+        self.protocols.values_mut().for_each(|table| table.for_each_of(action, change));
     }
 }
 
@@ -336,6 +386,18 @@ impl Dispatch for Table {
 /// A handler as a tower service, which a layer wraps.
 #[derive(Clone)]
 pub struct Route(Arc<dyn Endpoint>);
+
+impl Route {
+    fn layered<L>(&self, layer: &L) -> Self
+    where
+        L: Layer<Self>,
+        L::Service: Service<IncomingCall, Response = Response> + Clone + Send + Sync + 'static,
+        <L::Service as Service<IncomingCall>>::Error: Into<CallError>,
+        <L::Service as Service<IncomingCall>>::Future: Send,
+    {
+        Self(Arc::new(Layered(Arc::new(layer.layer(self.clone())))))
+    }
+}
 
 impl Service<IncomingCall> for Route {
     type Response = Response;

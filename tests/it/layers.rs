@@ -144,7 +144,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "handlers",
-        &["handler/incoming", "handler/function", "handler/extract", "handler/router", "handler/typed", "handler"],
+        &[
+            "handler/incoming",
+            "handler/function",
+            "handler/extract",
+            "handler/router",
+            "handler/middleware",
+            "handler/typed",
+            "handler",
+        ],
     ),
     ("handshakes", &["handshake", "header_case", "tls_error", "certificate"]),
     (

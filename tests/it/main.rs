@@ -45,6 +45,8 @@ mod limits;
 mod listening;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod middleware;
+
 mod mounting;
 #[cfg(feature = "ocpp-schemas")]
 mod ocpp_schemas;
