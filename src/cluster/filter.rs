@@ -36,6 +36,12 @@ impl EventFilter {
         Self { kinds: Some(kinds.into_iter().map(|kind| kind.as_ref().into()).collect()), ..self }
     }
 
+    /// Returns the memory that the key and the kinds take, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        let kinds = self.kinds.iter().flatten().map(|kind| kind.len() + size_of::<Box<str>>());
+        self.key.as_deref().map_or(0, str::len) + kinds.sum::<usize>()
+    }
+
     /// Returns the only key whose events are chosen.
     pub(crate) fn only_key(&self) -> Option<&str> {
         self.key.as_deref()

@@ -29,6 +29,19 @@ pub struct NodeEvent {
     pub event: Payload,
 }
 
+/// The leases that a node grants at once.
+const MAX_LEASES: usize = 1024;
+
+/// The leases of one watcher.
+const MAX_LEASES_OF_WATCHER: usize = 64;
+
+/// The leases for stations whose keys begin with the same part, up to the first `/`. A process that is permitted to call
+/// the stations of one tenant only can pretend to be many watchers, but not choose other stations.
+const MAX_LEASES_OF_TENANT: usize = 256;
+
+/// The memory that the filter of a lease may take, in bytes.
+const MAX_FILTER: usize = 4096;
+
 /// The readers of this node, and the leases of those of other nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Watching {
@@ -49,6 +62,8 @@ pub(crate) struct Watched {
 
 #[derive(Debug)]
 pub(crate) struct Reader {
+    /// The number of its lease, which readers with the same filter share.
+    pub(crate) watch: u64,
     pub(crate) filter: EventFilter,
     pub(crate) sender: mpsc::Sender<NodeEvent>,
     pub(crate) lost: u64,
@@ -61,6 +76,51 @@ pub(crate) struct Lease {
 }
 
 impl Watching {
+    /// Returns the number of the lease of a reader with the same filter.
+    pub(crate) fn watch_of(&self, filter: &EventFilter) -> Option<u64> {
+        self.readers.values().find(|reader| reader.filter == *filter).map(|reader| reader.watch)
+    }
+
+    /// Returns the filters of the readers by the numbers of their leases.
+    pub(crate) fn watches(&self) -> HashMap<u64, EventFilter> {
+        self.readers.values().map(|reader| (reader.watch, reader.filter.clone())).collect()
+    }
+
+    /// Grants or renews the lease of a watcher. Returns `false` if there are too many, or if the filter is too long.
+    pub(crate) fn grant(&mut self, watcher: NodeId, watch: u64, lease: Lease) -> bool {
+        if lease.filter.size() > MAX_FILTER {
+            return false;
+        }
+        if let Some(granted) = self.leases.get_mut(&(watcher, watch)) {
+            if tenant(&granted.filter) != tenant(&lease.filter) {
+                return false;
+            }
+            *granted = lease;
+            return true;
+        }
+        let count = |counts: &dyn Fn(NodeId, &Lease) -> bool| {
+            self.leases.iter().filter(|((watcher, _), lease)| counts(*watcher, lease)).count()
+        };
+        let tenant_of_lease = tenant(&lease.filter);
+        let is_of_tenant = |lease: &Lease| tenant_of_lease.is_some() && tenant(&lease.filter) == tenant_of_lease;
+        if count(&|other, _| other == watcher) >= MAX_LEASES_OF_WATCHER
+            || count(&|_, lease| is_of_tenant(lease)) >= MAX_LEASES_OF_TENANT
+        {
+            return false;
+        }
+        if self.leases.len() >= MAX_LEASES {
+            // Only a process that may call all stations reads the events of all.
+            let of_one = self.leases.iter().filter(|(_, lease)| tenant(&lease.filter).is_some());
+            let replaced = of_one.min_by_key(|(_, lease)| lease.until).map(|(lease, _)| *lease);
+            match replaced.filter(|_| tenant_of_lease.is_none()) {
+                Some(replaced) => self.leases.remove(&replaced),
+                None => return false,
+            };
+        }
+        self.leases.insert((watcher, watch), lease);
+        true
+    }
+
     /// Asks for events again soon.
     pub(crate) fn renew(&mut self) {
         if !self.readers.is_empty() {
@@ -115,6 +175,11 @@ impl Watching {
     }
 }
 
+/// Returns the first part of the only key that a filter chooses.
+fn tenant(filter: &EventFilter) -> Option<&str> {
+    filter.only_key()?.split('/').next()
+}
+
 impl Reader {
     /// Gives an event to the reader, unless it is too slow.
     pub(crate) fn give(&mut self, event: NodeEvent, node: &Arc<str>) {
@@ -145,5 +210,64 @@ impl Serialize for NodeEvent {
 
         let event = self.event.decode().map_err(S::Error::custom)?;
         Flat { node: &self.node, event }.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn lease(filter: EventFilter) -> Lease {
+        Lease { filter, until: Instant::now() + Duration::from_secs(10) }
+    }
+
+    fn of(tenant: usize, station: usize) -> Lease {
+        lease(EventFilter::all().key(&format!("tenant-{tenant}/CP-{station}")))
+    }
+
+    #[test]
+    fn leases_are_bounded_for_each_watcher() {
+        let (watcher, mut watching) = (NodeId::random(), Watching::default());
+        let all = || lease(EventFilter::all());
+        assert!((0..MAX_LEASES_OF_WATCHER as u64).all(|watch| watching.grant(watcher, watch, all())));
+        assert!(!watching.grant(watcher, 9999, all()));
+        assert!(watching.grant(watcher, 0, all()), "a lease is renewed");
+        assert!(watching.grant(NodeId::random(), 9999, all()), "others are not affected");
+        watching.forget(watcher);
+        assert!(watching.grant(watcher, 9999, all()));
+    }
+
+    #[test]
+    fn tenant_cannot_take_the_leases_of_others() {
+        let mut watching = Watching::default();
+        // Each from a watcher of its own, as far as the sender says.
+        for tenant in 0..5 {
+            let granted = (0..1000).filter(|station| watching.grant(NodeId::random(), 1, of(tenant, *station))).count();
+            assert_eq!(granted, if tenant < 4 { MAX_LEASES_OF_TENANT } else { 0 });
+        }
+        assert_eq!(watching.leases.len(), MAX_LEASES);
+        assert!(!watching.grant(NodeId::random(), 1, of(9, 1)), "all are taken");
+        assert!(watching.grant(NodeId::random(), 1, lease(EventFilter::all())), "a node may read all events");
+        assert_eq!(watching.leases.len(), MAX_LEASES);
+    }
+
+    #[test]
+    fn lease_cannot_be_given_to_another_tenant() {
+        let (watcher, mut watching) = (NodeId::random(), Watching::default());
+        assert!(watching.grant(watcher, 1, lease(EventFilter::all())));
+        assert!(!watching.grant(watcher, 1, of(1, 1)));
+    }
+
+    #[test]
+    fn filters_of_leases_are_bounded() {
+        let (watcher, mut watching) = (NodeId::random(), Watching::default());
+        let kinds = |length: usize| lease(EventFilter::all().key("1").kinds(["x".repeat(length)]));
+        let overhead = kinds(0).filter.size();
+        assert!(watching.grant(watcher, 1, kinds(MAX_FILTER - overhead)));
+        assert!(!watching.grant(watcher, 1, kinds(MAX_FILTER - overhead + 1)));
+        let many = EventFilter::all().kinds((0..MAX_FILTER).map(|_| "12"));
+        assert!(!watching.grant(watcher, 2, lease(many)));
     }
 }

@@ -22,6 +22,7 @@ use crate::{
         epoch::NodeId,
         filter::EventFilter,
         member::{Member, SEND_TIMEOUT, Target, read},
+        metrics,
         transport::{Destination, Topic},
         watching::{Lease, NodeEvent, Reader},
         wire::{self, Broadcast},
@@ -39,9 +40,6 @@ const LEASE: Duration = Duration::from_secs(10);
 /// The time after which a watcher asks again.
 const RENEWAL: Duration = Duration::from_secs(4);
 
-/// The watchers of other nodes that are served at once.
-const MAX_LEASES: usize = 1024;
-
 /// The events that a reader holds.
 const CAPACITY: usize = 4096;
 
@@ -52,7 +50,9 @@ const CAPACITY: usize = 4096;
 /// of the kind `lagged` with their number. Events are also lost while the cluster is away.
 ///
 /// A node publishes events other than `opened` and `closed` for 10 s after a reader has asked for them, and readers ask
-/// every 4 s. Without a reader, it publishes no others.
+/// every 4 s. Without a reader, it publishes no others. It serves at most 64 different filters of one node, 256 for
+/// stations whose keys begin with the same part (up to the first `/`), and 1024 in all. Further readers get `opened` and
+/// `closed` only. So does a reader whose filter takes more than 4 KiB.
 pub struct ClusterEvents {
     member: Weak<Member>,
     id: u64,
@@ -81,8 +81,9 @@ impl Member {
         let (sender, receiver) = mpsc::channel(CAPACITY);
         let mut state = self.state();
         let id = state.next_request();
+        let watch = state.watching.watch_of(&filter).unwrap_or(id);
         state.watching.topics.entry(filter.only_key().map(Into::into)).or_default().readers += 1;
-        state.watching.readers.insert(id, Reader { filter, sender, lost: 0 });
+        state.watching.readers.insert(id, Reader { watch, filter, sender, lost: 0 });
         state.watching.renew();
         drop(state);
         self.outbox_changed.notify_one();
@@ -98,8 +99,7 @@ impl Member {
                 return;
             }
             watching.renewal_due = (!watching.readers.is_empty()).then(|| now + RENEWAL);
-            let watches = watching.readers.iter().map(|(id, reader)| (*id, reader.filter.clone()));
-            (watching.changes(), watches.collect::<Vec<_>>())
+            (watching.changes(), watching.watches())
         };
         for (key, change) in changes {
             let topic = Topic::Events(key.as_deref());
@@ -126,11 +126,12 @@ impl Member {
         let until = Instant::now() + Duration::from_millis(lease).min(LEASE);
         let mut state = self.state();
         let watching = &mut state.watching;
-        if watching.leases.len() >= MAX_LEASES && !watching.leases.contains_key(&(from, watch)) {
-            tracing::warn!("too many readers of events in the cluster: one is not served");
+        if !watching.grant(from, watch, Lease { filter, until }) {
+            drop(state);
+            metrics::dropped();
+            tracing::warn!(node = %from, "too many readers of events in the cluster: one is not served");
             return;
         }
-        watching.leases.insert((from, watch), Lease { filter, until });
         if !std::mem::replace(&mut watching.is_publishing, true) {
             // Ends when this node leaves, and does not delay that.
             self.runtime.spawn(self.clone().publish_watched(home.events()));
