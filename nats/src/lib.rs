@@ -39,7 +39,7 @@
 //! | `ocpp.v1.s.<key>` | Calls to a station. The node that it is connected to subscribes, in the queue group `s`. |
 //! | `ocpp.v1.n.<node>.s.<key>` | Calls to a station that has recently moved to this node. |
 //! | `ocpp.v1.n.<node>.re.<number>.<key>` | Replies to a request of this node. Without a key those to lists. |
-//! | `ocpp.v1.n.<node>.do.<key>` | Cancellations, probes and complaints about calls to this station. |
+//! | `ocpp.v1.n.<node>.do.<key>` | Cancellations, probes and CALLRESULTERRORs of calls to this station. |
 //! | `ocpp.v1.n.<node>.do` | Messages between nodes, such as claims of sessions. |
 //! | `ocpp.v1.all` | Messages to all nodes, such as announcements of sessions. |
 //! | `ocpp.v1.all.<key>` | Cancellations of calls to this station, and requests for its events. |

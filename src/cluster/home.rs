@@ -1,10 +1,6 @@
 //! The server of a node, as the cluster sees it.
 
-use crate::{
-    cluster::{epoch::Epoch, wire::Announced},
-    event::bus::Events,
-    session::Session,
-};
+use crate::{cluster::epoch::Epoch, event::bus::Events, session::Session};
 
 /// The sessions of a node.
 pub(crate) trait Home: Send + Sync + 'static {
@@ -14,9 +10,6 @@ pub(crate) trait Home: Send + Sync + 'static {
     /// Compares the sessions of a key with one that another node announced, and closes those that must give way. Returns
     /// the epoch of the session here that takes precedence.
     fn announced(&self, key: &str, epoch: Epoch) -> Option<Epoch>;
-
-    /// Returns the sessions that this node must announce.
-    fn announcements(&self) -> Vec<Announced>;
 
     /// Returns the newest session of each key behind `after`, at most `limit`, in the order of their keys.
     fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session>;

@@ -36,7 +36,7 @@ use crate::{
         serving::Serving,
         transport::{Cluster, Destination, JoinError, SendError},
         watching::Watching,
-        wire::{self, Broadcast, Control, Request, Response},
+        wire::{self, Announcement, Broadcast, Control, Request, Response},
     },
     error::Error,
     info::StationInfo,
@@ -309,7 +309,8 @@ impl Member {
         sent.unwrap_or(Err(SendError::Disconnected))
     }
 
-    /// Sends a sign of life. An observer sends none: no list lacks its stations if it does not answer.
+    /// Sends a sign of life, and asks for announcements that have not arrived. An observer does neither: no list lacks its
+    /// stations if it does not answer.
     fn beat(&self, now: Instant) {
         let is_due = {
             let mut state = self.state();
@@ -320,6 +321,7 @@ impl Member {
             is_due
         };
         if is_due && self.home().is_some() {
+            self.ask_for_announcements();
             self.post(Target::All(None), None, wire::encode(&Broadcast::Here(self.introduction())));
         }
     }
@@ -359,16 +361,18 @@ impl Member {
         self.post(Target::Node(node, Some(key.clone())), None, wire::encode(message));
     }
 
-    fn on_broadcast(self: &Arc<Self>, message: Broadcast) {
+    fn on_broadcast(self: &Arc<Self>, key: Option<&str>, message: Broadcast) {
         match message {
             Broadcast::Watch { from, watch, filter, lease } => self.on_watch(from, watch, filter, lease),
             // This node may carry out a request of its own, if the station has come here meanwhile.
-            Broadcast::Cancel { from, request } => self.on_cancel(from, request),
-            Broadcast::Open { from, .. } | Broadcast::Introduce { from } | Broadcast::Leaving { from }
+            Broadcast::Cancel { from, request } => self.on_cancel(key, from, request),
+            Broadcast::Open(Announcement { from, .. })
+            | Broadcast::Introduce { from }
+            | Broadcast::Leaving { from }
+            | Broadcast::List { from, .. }
                 if from == self.id => {}
-            Broadcast::List { from, .. } if from == self.id => {}
             Broadcast::Here(introduction) if introduction.from == self.id => {}
-            Broadcast::Open { from, opens, sessions } => self.on_opened(from, opens, sessions),
+            Broadcast::Open(announcement) => self.on_opened(announcement),
             Broadcast::Introduce { from } => {
                 if self.home().is_some() {
                     self.control(from, &Control::Here(self.introduction()));
@@ -378,7 +382,7 @@ impl Member {
             Broadcast::Leaving { from } => {
                 tracing::info!(node = %from, "a node left the cluster");
                 // Its responses may arrive later. A probe tells when there are no more.
-                self.state().members.forget(from);
+                self.state().members.left(from, Instant::now().into_std());
                 self.end_list_of(from);
             }
             Broadcast::List { from, request } => self.on_list(from, request, None),
@@ -387,23 +391,21 @@ impl Member {
 
     fn on_control(self: &Arc<Self>, key: Option<&str>, message: Control) {
         match message {
-            Control::Cancel { from, request } => self.on_cancel(from, request),
-            Control::Probe { from, requests } => self.on_probe(key, from, requests),
-            Control::Alive { from, unknown } => self.on_alive(from, &unknown),
-            Control::Claim { from, sessions } => self.on_claim(from, sessions),
-            Control::Complain { from, request, error } => self.on_complaint(from, request, error),
+            Control::Cancel { from, request } => self.on_cancel(key, from, request),
+            Control::Probe { from, probe, requests } => self.on_probe(key, from, probe, requests),
+            Control::Alive { from, probe, unknown } => self.on_alive(from, probe, &unknown),
+            Control::CallResultError { from, request, error } => self.on_call_result_error(key, from, request, error),
             Control::List { from, request, after } => self.on_list(from, request, Some(&after)),
             Control::Here(introduction) => self.on_here(&introduction),
-            Control::Announce { from } => self.announce_all(from),
-            Control::Open { from, part, sessions } => self.on_part(from, part, sessions),
-            Control::Complete { from, parts, opens } => self.state().members.complete(from, parts, opens),
+            Control::Announce { from, after } => self.on_announce(from, after),
+            Control::Open(announcement) => self.on_part(announcement),
         }
     }
 
     /// Handles the end of another node.
     fn on_lost_node(&self, node: NodeId) {
         let mut state = self.state();
-        state.members.forget(node);
+        state.members.lost(node);
         state.watching.forget(node);
         let running = state.serving.cancel_all_of(node);
         drop(state);
@@ -448,7 +450,7 @@ impl Receive for Member {
                 _ = read::<Response>(&message).map(|response| this.on_response(request, response))
             }
             Received::Broadcast(key) => match read::<Broadcast>(&message) {
-                Some(message) if key.is_none_or(|key| message.may_be_about(key)) => this.on_broadcast(message),
+                Some(message) if key.is_none_or(|key| message.may_be_about(key)) => this.on_broadcast(key, message),
                 Some(_) => not_about(key),
                 None => {}
             },
@@ -473,7 +475,10 @@ impl Receive for Member {
     fn reconnected(self: Arc<Self>) {
         tracing::info!("the cluster is back");
         metrics::reconnected();
-        self.state().watching.renew();
+        let mut state = self.state();
+        state.watching.renew();
+        state.members.ask_again();
+        drop(state);
         self.ask_for_introductions();
         self.directory_changed.notify_one();
     }
@@ -481,6 +486,7 @@ impl Receive for Member {
     fn messages_lost(self: Arc<Self>) {
         tracing::warn!("messages of other nodes were lost, because this node was too slow");
         metrics::dropped();
+        self.state().members.ask_again();
         self.ask_for_introductions();
     }
 }

@@ -54,27 +54,65 @@ impl Owners {
         }
     }
 
-    /// Records the number of a probe whose delivery tells that the node is there.
-    pub(crate) fn watch(&mut self, number: u64, node: NodeId, now: Instant) {
+    /// Records the number of a probe whose delivery tells that the node is there. Returns `false` if there are too many.
+    pub(crate) fn watch(&mut self, number: u64, node: NodeId, now: Instant) -> bool {
         if self.probes.len() >= MAX_PROBES {
             self.probes.retain(|_, (_, at)| now - *at < PROBE_MEMORY);
         }
-        if self.probes.len() < MAX_PROBES {
+        let is_watched = self.probes.len() < MAX_PROBES;
+        if is_watched {
             self.probes.insert(number, (node, now));
         }
+        is_watched
     }
 
-    /// Records that a node has answered a probe.
-    pub(crate) fn answered(&mut self, node: NodeId) {
-        self.probes.retain(|_, (probed, _)| *probed != node);
+    /// Records that a node has answered a probe. Returns `false` if it has not been sent this one, or has answered it: the
+    /// message may be from another process.
+    pub(crate) fn answered(&mut self, node: NodeId, number: u64) -> bool {
+        let Some((_, at)) = self.probes.get(&number).filter(|(probed, _)| *probed == node).copied() else {
+            return false;
+        };
+        self.probes.remove(&number);
+        // The answers to earlier ones are lost.
+        self.probes.retain(|_, (probed, earlier)| *probed != node || *earlier >= at);
         if let Some(unanswered) = self.unanswered.get_mut(&node) {
             *unanswered = None;
         }
+        true
     }
 
     /// Forgets a node.
     pub(crate) fn remove(&mut self, node: NodeId) {
         self.unanswered.remove(&node);
         self.probes.retain(|_, (probed, _)| *probed != node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_node_that_was_probed_can_answer() {
+        let (a, b, now, mut owners) = (NodeId::random(), NodeId::random(), Instant::now(), Owners::default());
+        owners.add(a);
+        assert!(owners.watch(1, a, now) && owners.watch(2, a, now));
+        owners.unanswered.insert(a, Some(now));
+        assert!(!owners.answered(b, 1) && !owners.answered(a, 3));
+        assert_eq!(owners.unanswered[&a], Some(now));
+        assert!(owners.answered(a, 1) && owners.answered(a, 2), "two probes of the same moment");
+        assert_eq!(owners.unanswered[&a], None);
+        assert!(!owners.answered(a, 1), "the same one again");
+        assert!(owners.watch(4, a, now) && owners.watch(5, a, now + PROBE_INTERVAL));
+        assert!(owners.answered(a, 5) && owners.probes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn probes_are_bounded_and_old_ones_forgotten() {
+        let (node, now, mut owners) = (NodeId::random(), Instant::now(), Owners::default());
+        assert!((0..MAX_PROBES as u64).all(|number| owners.watch(number, node, now)));
+        assert!(!owners.watch(9999, node, now));
+        assert!(owners.watch(9999, node, now + PROBE_MEMORY));
+        assert_eq!(owners.probes.len(), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Weak,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -27,7 +27,7 @@ pub(crate) struct Serving {
     /// The moment at which the callers are checked.
     pub(crate) check_due: Option<Instant>,
     pub(crate) ended: Recent,
-    /// The latest results that the caller may complain about.
+    /// The latest results that the caller may reject.
     pub(crate) results: VecDeque<KeptResult>,
 }
 
@@ -36,6 +36,7 @@ pub(crate) struct Serving {
 pub(crate) struct Carried {
     /// Cancels the request when dropped.
     _cancel: oneshot::Sender<()>,
+    key: Arc<str>,
     started_at: Instant,
 }
 
@@ -46,7 +47,7 @@ const CALLER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time between two checks of the callers.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A result that the caller may complain about, without its payload.
+/// A result that the caller may reject, without its payload.
 #[derive(Debug)]
 pub(crate) struct KeptResult {
     pub(crate) request: RequestId,
@@ -58,9 +59,19 @@ pub(crate) struct KeptResult {
 
 impl Serving {
     /// Adds a request.
-    pub(crate) fn insert(&mut self, request: RequestId, cancel: oneshot::Sender<()>, now: Instant) {
-        self.running.insert(request, Carried { _cancel: cancel, started_at: now });
+    pub(crate) fn insert(&mut self, request: RequestId, key: Arc<str>, cancel: oneshot::Sender<()>, now: Instant) {
+        self.running.insert(request, Carried { _cancel: cancel, key, started_at: now });
         self.check_due.get_or_insert(now + CHECK_INTERVAL);
+    }
+
+    /// Cancels a request of a station. The caller must drop the returned one. A request that has not arrived yet will not
+    /// be carried out.
+    pub(crate) fn cancel(&mut self, request: RequestId, key: Option<&str>, now: Instant) -> Option<Carried> {
+        if self.running.get(&request).is_some_and(|carried| key.is_some_and(|key| *carried.key != *key)) {
+            return None;
+        }
+        self.ended.insert(request, now.into_std());
+        self.running.remove(&request)
     }
 
     /// Cancels the requests of a node that is gone. The caller must drop the returned ones.

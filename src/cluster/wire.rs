@@ -81,9 +81,9 @@ pub(crate) struct Response {
     /// The result of a call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) result: Option<Payload>,
-    /// The node that takes a complaint about the result, if the protocol allows one.
+    /// The node that takes a CALLRESULTERROR for the result, if the protocol has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) complain: Option<NodeId>,
+    pub(crate) rejectable_at: Option<NodeId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<WireError>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,35 +111,28 @@ pub(crate) enum Control {
     /// The caller no longer waits for this request.
     Cancel { from: NodeId, request: u64 },
     /// Asks for an [`Alive`](Self::Alive).
-    Probe { from: NodeId, requests: Vec<u64> },
-    /// The node is alive. It does not carry out `unknown`, of the requests that the probe named.
-    Alive { from: NodeId, unknown: Vec<u64> },
-    /// The sessions that take precedence over those that the receiver announced.
-    Claim { from: NodeId, sessions: Vec<Announced> },
-    /// The result of this request cannot be used.
-    Complain { from: NodeId, request: u64, error: WireError },
+    Probe { from: NodeId, probe: u64, requests: Vec<u64> },
+    /// The node is alive, as the answer to the probe of this number. It does not carry out `unknown`, of the requests that
+    /// the probe named.
+    Alive { from: NodeId, probe: u64, unknown: Vec<u64> },
+    /// The CALLRESULTERROR for the result of this request, which the caller cannot use.
+    CallResultError { from: NodeId, request: u64, error: WireError },
     /// Asks for the stations behind this key.
     List { from: NodeId, request: u64, after: Box<str> },
     /// The answer to [`Introduce`](Broadcast::Introduce).
     Here(Introduction),
-    /// Asks for all sessions, because an announcement is missing.
-    Announce { from: NodeId },
-    /// A part of the answer. The first one is 0.
-    Open { from: NodeId, part: u64, sessions: Vec<Announced> },
-    /// The end of the answer, which includes the announcement of this number.
-    Complete { from: NodeId, parts: u64, opens: u64 },
+    /// Asks for the sessions behind this number, because an announcement is missing.
+    Announce { from: NodeId, after: u64 },
+    /// The first part of them. The receiver asks for the next one.
+    Open(Announcement),
 }
 
 /// A message to all nodes.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Broadcast {
-    /// Sessions that have opened. `opens` numbers these messages of a node.
-    Open {
-        from: NodeId,
-        opens: u64,
-        sessions: Vec<Announced>,
-    },
+    /// Sessions that have opened, or that take precedence over those of other nodes.
+    Open(Announcement),
     /// Asks each node for an introduction.
     Introduce {
         from: NodeId,
@@ -172,7 +165,7 @@ impl Control {
     /// Returns `true` for the messages of a caller and the responses to them. Any process that may call one station may
     /// send them.
     pub(crate) fn may_be_about_a_station(&self) -> bool {
-        matches!(self, Self::Cancel { .. } | Self::Probe { .. } | Self::Alive { .. } | Self::Complain { .. })
+        matches!(self, Self::Cancel { .. } | Self::Probe { .. } | Self::Alive { .. } | Self::CallResultError { .. })
     }
 }
 
@@ -196,8 +189,17 @@ pub(crate) struct Introduction {
     pub(crate) at: u64,
     /// The highest epoch that the node knows.
     pub(crate) clock: Epoch,
-    /// The number of the latest [`Open`](Broadcast::Open).
-    pub(crate) opens: u64,
+    /// The number up to which the node has announced its sessions.
+    pub(crate) announced: u64,
+}
+
+/// The sessions of a node with the numbers behind `after` up to `until`, in order. Those that have closed are left out.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Announcement {
+    pub(crate) from: NodeId,
+    pub(crate) after: u64,
+    pub(crate) until: u64,
+    pub(crate) sessions: Vec<Announced>,
 }
 
 /// A session that a node announces.
@@ -205,6 +207,9 @@ pub(crate) struct Introduction {
 pub(crate) struct Announced {
     pub(crate) key: Box<str>,
     pub(crate) epoch: Epoch,
+    /// The session of another node that this one takes precedence over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) over: Option<Epoch>,
 }
 
 /// An [`Error`] on its way to the caller.
@@ -316,9 +321,9 @@ impl From<CloseRequest> for Close {
 }
 
 /// Writes the response with the result of a call. Faster than serde, which would read the payload once more.
-pub(crate) fn encode_result(payload: &Payload, complain: Option<NodeId>) -> Bytes {
-    let complain = complain.map_or(String::new(), |node| format!(",\"complain\":\"{node}\""));
-    format!("{{\"result\":{}{complain}}}", payload.as_str()).into()
+pub(crate) fn encode_result(payload: &Payload, rejectable_at: Option<NodeId>) -> Bytes {
+    let rejectable = rejectable_at.map_or(String::new(), |node| format!(",\"rejectable_at\":\"{node}\""));
+    format!("{{\"result\":{}{rejectable}}}", payload.as_str()).into()
 }
 
 impl From<&Error> for WireError {

@@ -27,7 +27,6 @@ use crate::{
         filter::EventFilter,
         home::Home,
         member::{Member, lists::Stations, watching::ClusterEvents},
-        wire::Announced,
     },
     connection::{
         handler_set::{self, AwaitedClose},
@@ -416,10 +415,6 @@ impl Home for ServerState {
 
     fn announced(&self, key: &str, epoch: Epoch) -> Option<Epoch> {
         self.registry.announced(key, epoch, Instant::now().into_std())
-    }
-
-    fn announcements(&self) -> Vec<Announced> {
-        self.registry.announcements()
     }
 
     fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session> {

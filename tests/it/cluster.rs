@@ -12,17 +12,17 @@ use futures_util::FutureExt;
 use ocpp_rpc::{
     Call, Close, Error, ErrorCode, Payload, RpcRouter, RpcServer, StationInfo,
     close::CloseCause,
-    cluster::{
-        Cluster, ClusterFuture, Destination, EventFilter, JoinError, Local, LocalNode, Node, NodeEvent, Observer,
-        SendError, Stations, Topic,
-    },
+    cluster::{Destination, EventFilter, Local, NodeEvent, Observer, SendError, Stations},
     event::EventKind,
     server::DuplicateIdentity,
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{NextNow, SECOND, Station};
+use crate::{
+    support::{NextNow, SECOND, Station},
+    tapped::{Fate, Tapped},
+};
 
 /// The time within which an idle cluster has delivered everything.
 const SETTLED: Duration = Duration::from_millis(50);
@@ -398,6 +398,97 @@ async fn b88_policies_for_a_duplicate_identity_hold_for_all_nodes() {
     assert!(is_idle(&mut first), "the older session stays");
 }
 
+/// With `RejectNew`, the older session takes precedence, and its node must say so.
+#[tokio::test(start_paused = true)]
+async fn b93_lost_claim_is_made_up_for() {
+    // Lost on the way, and refused by the broker.
+    for fate in [|| Fate::Lost, || Fate::Failed(SendError::Disconnected)] {
+        let (cluster, is_claimed) = (Local::new(), Arc::<AtomicUsize>::default());
+        let claims = is_claimed.clone();
+        let tapped = Tapped::new(cluster.node("a")).on_send(move |_, _, message| {
+            let is_claim = message.windows(6).any(|part| part == b"\"over\"");
+            let is_first = is_claim && claims.fetch_add(1, Ordering::Relaxed) == 0;
+            if is_first { fate() } else { Fate::Sent }
+        });
+        let duplicates = DuplicateIdentity::RejectNew;
+        let a = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).duplicate_identity(duplicates);
+        let a = a.cluster(tapped).build().expect("a valid configuration");
+        let b = node_with(&cluster, "b", duplicates);
+        let mut first = Station::connect(&a, "CP-1", "ocpp1.6").await;
+        // The other node has heard of the session, and lacks no announcement.
+        sleep(SECOND).await;
+        cluster.divide(&[&["a"], &["b"]]);
+        let mut second = Station::connect(&b, "CP-1", "ocpp1.6").await;
+        cluster.unite();
+        assert_eq!(timeout(10 * SECOND, second.closed()).await.expect("closed").0, 1008);
+        assert!(is_claimed.load(Ordering::Relaxed) > 0 && is_idle(&mut first), "the older session stays");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b93_nodes_with_different_settings_do_not_announce_for_ever() {
+    let (cluster, messages) = (Local::new(), Arc::<AtomicUsize>::default());
+    let [a, b] = [("a", DuplicateIdentity::ReplaceOld), ("b", DuplicateIdentity::RejectNew)].map(|(name, setting)| {
+        let messages = messages.clone();
+        let tapped = Tapped::new(cluster.node(name)).on_send(move |_, _, _| {
+            messages.fetch_add(1, Ordering::Relaxed);
+            Fate::Sent
+        });
+        let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).duplicate_identity(setting);
+        server.cluster(tapped).build().expect("a valid configuration")
+    });
+    sleep(SECOND).await;
+    let mut older = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    sleep(SETTLED).await;
+    let mut newer = Station::connect(&a, "CP-1", "ocpp1.6").await;
+    sleep(SECOND).await;
+    let before = messages.load(Ordering::Relaxed);
+    sleep(100 * SECOND).await;
+    let sent = messages.load(Ordering::Relaxed) - before;
+    assert!(sent <= 50, "{sent} messages beside the signs of life");
+    assert!(is_idle(&mut older) && is_idle(&mut newer), "each node keeps its own");
+}
+
+/// A node that was away for long asks for the sessions that are new, a part at a time, and not for all.
+#[tokio::test(start_paused = true)]
+async fn b93_node_that_returns_asks_for_what_is_new() {
+    let (cluster, sent) = (Local::new(), Arc::<std::sync::Mutex<Vec<usize>>>::default());
+    let announced = sent.clone();
+    // The announcements that go to one node, as the number of their sessions.
+    let tapped = Tapped::new(cluster.node("a")).on_send(move |_, to, message| {
+        if let (Destination::Node(..), Some(sessions)) = (to, count_sessions(message)) {
+            announced.lock().expect("no panic").push(sessions);
+        }
+        Fate::Sent
+    });
+    let a = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(tapped).build().expect("valid");
+    // Each responds to pings.
+    let run = |mut peer: Station| tokio::spawn(async move { peer.closed().await });
+    for number in 0..50 {
+        run(Station::connect(&a, &format!("CP-{number}"), "ocpp1.6").await);
+    }
+    sleep(SECOND).await;
+    let b = node(&cluster, "b");
+    sleep(SETTLED).await;
+    let old = run(Station::connect(&b, "CP-new", "ocpp1.6").await);
+    sleep(10 * SECOND).await;
+    assert!(sent.lock().expect("no panic").is_empty(), "a node that joins without sessions lacks none");
+
+    cluster.divide(&[&["a"], &["b"]]);
+    sleep(SECOND).await;
+    run(Station::connect(&a, "CP-new", "ocpp1.6").await);
+    sleep(90 * SECOND).await;
+    cluster.unite();
+    assert_eq!(timeout(6 * SECOND, old).await.expect("replaced").expect("no panic").0, 1008);
+    sleep(10 * SECOND).await;
+    assert_eq!(*sent.lock().expect("no panic"), [1], "nothing but the new session, once");
+}
+
+fn count_sessions(message: &[u8]) -> Option<usize> {
+    let message: Value = serde_json::from_slice(message).ok()?;
+    Some(message["open"]["sessions"].as_array()?.len())
+}
+
 #[tokio::test(start_paused = true)]
 async fn b89_recent_move_is_called_at_the_node_that_announced_it() {
     // The old session is half-dead: its node does not learn of the new one, and calls could still go there.
@@ -595,7 +686,13 @@ async fn b91_events_of_all_nodes_reach_a_reader() {
 async fn b91_node_publishes_messages_only_while_they_are_read() {
     let (cluster, events) = (Local::new(), Arc::<AtomicUsize>::default());
     let a = node(&cluster, "a");
-    let counted = Counted(cluster.node("b"), events.clone());
+    let counted = {
+        let events = events.clone();
+        Tapped::new(cluster.node("b")).on_send(move |_, to, _| {
+            events.fetch_add(usize::from(matches!(to, Destination::Event { .. })), Ordering::Relaxed);
+            Fate::Sent
+        })
+    };
     let b = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(counted).build().expect("valid");
     let mut peer = Station::connect(&b, "CP-1", "ocpp1.6").await;
     let reader = a.events_everywhere(EventFilter::all()).expect("a cluster");
@@ -630,51 +727,6 @@ async fn b91_node_publishes_messages_only_while_they_are_read() {
     sleep(SETTLED).await;
     assert_eq!(events.load(Ordering::Relaxed), count + 1, "opened");
     drop((peer, a));
-}
-
-/// A node that counts the events that it publishes.
-struct Counted(LocalNode, Arc<AtomicUsize>);
-
-impl Cluster for Counted {
-    fn join(&self, node: Node) -> Result<(), JoinError> {
-        self.0.join(node)
-    }
-
-    fn name(&self) -> Option<Arc<str>> {
-        self.0.name()
-    }
-
-    fn is_connected(&self) -> bool {
-        self.0.is_connected()
-    }
-
-    fn max_message_size(&self) -> usize {
-        self.0.max_message_size()
-    }
-
-    fn subscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
-        self.0.subscribe(topic)
-    }
-
-    fn unsubscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
-        self.0.unsubscribe(topic)
-    }
-
-    fn send<'a>(
-        &'a self,
-        to: Destination<'a>,
-        request: Option<u64>,
-        message: bytes::Bytes,
-    ) -> ClusterFuture<'a, Result<(), SendError>> {
-        if let Destination::Event { .. } = to {
-            self.1.fetch_add(1, Ordering::Relaxed);
-        }
-        self.0.send(to, request, message)
-    }
-
-    fn leave(&self) -> ClusterFuture<'_, ()> {
-        self.0.leave()
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,68 +2,29 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use ocpp_rpc::{
     Error, RpcRouter, RpcServer,
-    cluster::{
-        Cluster, ClusterFuture, Destination, JoinError, Local, LocalNode, Node, NodeId, Received, SendError, Topic,
-    },
+    cluster::{Destination, Local, Node, NodeId, Received},
 };
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{NextNow, SECOND, Station};
+use crate::{
+    support::{NextNow, SECOND, Station},
+    tapped::{Fate, Tapped},
+};
 
-/// A node whose broker does not permit requests to `CP-9`, and that the test can give messages to.
-struct Limited {
-    local: LocalNode,
-    node: Arc<OnceLock<Node>>,
-}
-
-impl Cluster for Limited {
-    fn join(&self, node: Node) -> Result<(), JoinError> {
-        self.node.set(node.clone()).map_err(|_| JoinError)?;
-        self.local.join(node)
-    }
-
-    fn is_connected(&self) -> bool {
-        self.local.is_connected()
-    }
-
-    fn max_message_size(&self) -> usize {
-        self.local.max_message_size()
-    }
-
-    fn subscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
-        self.local.subscribe(topic)
-    }
-
-    fn unsubscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
-        self.local.unsubscribe(topic)
-    }
-
-    fn send<'a>(
-        &'a self,
-        to: Destination<'a>,
-        request: Option<u64>,
-        message: Bytes,
-    ) -> ClusterFuture<'a, Result<(), SendError>> {
-        if to != Destination::Station("CP-9") {
-            return self.local.send(to, request, message);
-        }
-        let node = self.node.get().cloned();
-        tokio::spawn(async move { node.expect("joined").not_permitted("CP-9") });
-        Box::pin(async { Ok(()) })
-    }
-
-    fn leave(&self) -> ClusterFuture<'_, ()> {
-        self.local.leave()
-    }
-}
-
+/// Starts a node whose broker does not permit requests to `CP-9`, and that the test can give messages to.
 fn start(cluster: &Local) -> (RpcServer, Arc<OnceLock<Node>>) {
-    let node = Arc::<OnceLock<Node>>::default();
-    let limited = Limited { local: cluster.node("a"), node: node.clone() };
+    let limited = Tapped::new(cluster.node("a")).on_send(|node, to, _| {
+        if to != Destination::Station("CP-9") {
+            return Fate::Sent;
+        }
+        let node = node.clone();
+        tokio::spawn(async move { node.not_permitted("CP-9") });
+        Fate::Lost
+    });
+    let node = limited.node();
     let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(limited);
     (server.build().expect("a valid configuration"), node)
 }
@@ -90,8 +51,9 @@ async fn b93_message_about_one_station_has_no_effect_on_another() {
     let give = |received: Received<'_>, message: Value| node.received(received, message.to_string().into());
 
     give(Received::Request(from, 1, "CP-1"), call("CP-2"));
-    give(Received::Broadcast(Some("CP-1")), json!({"open": {"from": from, "opens": 1, "sessions": sessions}}));
-    give(Received::Control(Some("CP-1")), json!({"claim": {"from": from, "sessions": sessions}}));
+    let open = json!({"open": {"from": from, "after": 0, "until": 2, "sessions": sessions}});
+    give(Received::Broadcast(Some("CP-1")), open.clone());
+    give(Received::Control(Some("CP-1")), open.clone());
     sleep(SECOND).await;
     for peer in &mut peers {
         let received =
@@ -100,9 +62,62 @@ async fn b93_message_about_one_station_has_no_effect_on_another() {
     }
     give(Received::Request(from, 2, "CP-2"), call("CP-2"));
     assert_eq!(peers[1].receive_call().await.1, json!(["Reset", {}]));
-    // Without the name of a station, any node may claim sessions.
-    give(Received::Control(None), json!({"claim": {"from": from, "sessions": sessions}}));
+    // Without the name of a station, any node may announce sessions.
+    give(Received::Control(None), open);
     for peer in &mut peers {
         assert_eq!(peer.closed().await.0, 1008);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b93_cancellation_about_one_station_does_not_cancel_a_call_to_another() {
+    let (server, node) = start(&Local::new());
+    let node = node.get().expect("joined");
+    let mut peer = Station::connect(&server, "CP-2", "ocpp1.6").await;
+    let from: NodeId = "0123456789abcdef".parse().expect("an id");
+    let call =
+        |action| json!({"key": "CP-2", "mode": "call", "expires": u64::MAX >> 1, "action": action, "params": {}});
+    let give = |received: Received<'_>, message: Value| node.received(received, message.to_string().into());
+    for (number, action) in [(1, "InFlight"), (2, "Queued"), (3, "Cancelled"), (4, "AlsoCancelled")] {
+        give(Received::Request(from, number, "CP-2"), call(action));
+    }
+    let cancel = |request| json!({"cancel": {"from": from, "request": request}});
+    give(Received::Control(Some("CP-1")), cancel(2));
+    give(Received::Broadcast(Some("CP-1")), cancel(2));
+    give(Received::Control(Some("CP-2")), cancel(3));
+    give(Received::Broadcast(Some("CP-2")), cancel(4));
+    for action in ["InFlight", "Queued"] {
+        let (id, request) = peer.receive_call().await;
+        assert_eq!(request[0], action);
+        peer.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    }
+    sleep(SECOND).await;
+    let written = std::iter::from_fn(|| peer.ws.next_now()).find(|message| message.is_text());
+    assert!(written.is_none(), "{written:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b86_sign_of_life_in_the_name_of_a_node_does_not_keep_its_calls_alive() {
+    let cluster = Local::new();
+    let (a, node) = start(&cluster);
+    let tapped = Tapped::new(cluster.node("b"));
+    let owner = tapped.node();
+    let b = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(tapped).build().expect("valid");
+    let mut peer = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    sleep(SECOND).await;
+    let mut call = a.station("CP-1").call::<Value>("Reset", &()).timeout(None);
+    assert!(timeout(SECOND, &mut call).await.is_err(), "in flight");
+    peer.receive_call().await;
+    cluster.set_loss(1.0);
+    let (node, from) = (node.get().expect("joined").clone(), owner.get().expect("joined").id());
+    let forging = tokio::spawn(async move {
+        let alive = json!({"alive": {"from": from, "probe": 1, "unknown": []}});
+        loop {
+            node.received(Received::Control(Some("CP-1")), alive.to_string().into());
+            sleep(SECOND / 10).await;
+        }
+    });
+    let ended = timeout(3 * SECOND, call).await.expect("the call ends");
+    assert!(matches!(ended, Err(Error::Disconnected { maybe_delivered: true })), "{ended:?}");
+    forging.abort();
 }

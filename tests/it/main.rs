@@ -66,6 +66,7 @@ mod spans;
 mod station;
 mod strangers;
 mod support;
+mod tapped;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;

@@ -225,7 +225,7 @@ async fn messages_of_others_on_the_subjects_do_no_harm() {
         r#"{"open":{"from":"0123456789abcdef"}}"#,
         r#"{"from_the_future":{"from":"0123456789abcdef"}}"#,
         &format!(
-            r#"{{"claim":{{"from":"0123456789abcdef","sessions":[{{"key":"CP-2","epoch":"{}"}}]}}}}"#,
+            r#"{{"open":{{"from":"0123456789abcdef","after":0,"until":1,"sessions":[{{"key":"CP-2","epoch":"{}"}}]}}}}"#,
             "f".repeat(32)
         ),
         // Addressed to another station than its subject says.

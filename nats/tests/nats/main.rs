@@ -8,4 +8,6 @@ mod loss;
 mod node;
 mod process;
 mod takeover;
+#[path = "../../../tests/it/tapped.rs"]
+mod tapped;
 mod tenants;

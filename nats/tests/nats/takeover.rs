@@ -1,70 +1,15 @@
 //! Stations that connect to several nodes.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
-use ocpp_rpc::cluster::{Cluster, ClusterFuture, Destination, JoinError, Node as Joined, SendError, Topic};
-use ocpp_rpc_nats::Nats;
 use tokio::time::{sleep, timeout};
 
 use crate::{
     broker::{Broker, TIMEOUT},
     node::{Station, connect, start},
+    tapped::Tapped,
 };
-
-/// A node whose clock differs by some seconds.
-struct Skewed {
-    nats: Nats,
-    seconds: i64,
-}
-
-impl Cluster for Skewed {
-    fn join(&self, node: Joined) -> Result<(), JoinError> {
-        self.nats.join(node)
-    }
-
-    fn name(&self) -> Option<Arc<str>> {
-        self.nats.name()
-    }
-
-    fn is_connected(&self) -> bool {
-        self.nats.is_connected()
-    }
-
-    fn max_message_size(&self) -> usize {
-        self.nats.max_message_size()
-    }
-
-    fn now(&self) -> SystemTime {
-        let skew = Duration::from_secs(self.seconds.unsigned_abs());
-        if self.seconds < 0 { SystemTime::now() - skew } else { SystemTime::now() + skew }
-    }
-
-    fn subscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
-        self.nats.subscribe(topic)
-    }
-
-    fn unsubscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
-        self.nats.unsubscribe(topic)
-    }
-
-    fn send<'a>(
-        &'a self,
-        to: Destination<'a>,
-        request: Option<u64>,
-        message: Bytes,
-    ) -> ClusterFuture<'a, Result<(), SendError>> {
-        self.nats.send(to, request, message)
-    }
-
-    fn leave(&self) -> ClusterFuture<'_, ()> {
-        self.nats.leave()
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn storm_of_takeovers_leaves_each_station_one_session() {
@@ -73,7 +18,7 @@ async fn storm_of_takeovers_leaves_each_station_one_session() {
     let mut nodes = Vec::new();
     for (name, seconds) in [("a", -5), ("b", 0), ("c", 5)] {
         let nats = connect(&broker.url(), name).await;
-        nodes.push(start(Skewed { nats, seconds }).await);
+        nodes.push(start(Tapped::new(nats).seconds_ahead(seconds)).await);
     }
     let endpoints: Vec<_> = nodes.iter().map(|node| node.endpoint()).collect();
     let mut peers: Vec<Vec<Station>> = (0..STATIONS).map(|_| Vec::new()).collect();

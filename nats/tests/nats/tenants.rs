@@ -155,9 +155,8 @@ async fn tenant_cannot_reach_a_station_of_another_through_its_own_subjects() {
     assert!(message.payload.starts_with(br#"{"result":{}"#), "{message:?}");
     let sessions = json!([{"key": "umbrella/CP-1", "epoch": epoch}, {"key": "acme/CP-1", "epoch": epoch}]);
     for message in [
-        json!({"open": {"from": "0123456789abcdef", "opens": 1, "sessions": sessions}}),
+        json!({"open": {"from": "0123456789abcdef", "after": 0, "until": 2, "sessions": sessions}}),
         json!({"leaving": {"from": "0123456789abcdef"}}),
-        json!({"claim": {"from": "0123456789abcdef", "sessions": sessions}}),
         json!({"watch": {"from": "0123456789abcdef", "watch": 1, "filter": {}, "lease": 10_000}}),
     ] {
         for subject in ["ocpp.v1.all", "ocpp.v1.all.acme.CP-1", "ocpp.v1.n.0123456789abcdef.do.acme.CP-1"] {

@@ -110,10 +110,10 @@ impl Member {
         let deadline = call.total_timeout.map(|timeout| Instant::now() + timeout + RESPONSE_TIMEOUT);
         let (number, response) = self.request(&key, Request::call(call, self.expiry()), deadline).await?;
         let payload = response.result.ok_or(Error::Disconnected { maybe_delivered: true })?;
-        let rejecter = response.complain.map(|owner| -> Rejecter {
+        let rejecter = response.rejectable_at.map(|owner| -> Rejecter {
             Box::new(move |error| {
-                let from = self.id;
-                self.control_about(&key, owner, &Control::Complain { from, request: number, error: error.into() });
+                let (from, request, error) = (self.id, number, error.into());
+                self.control_about(&key, owner, &Control::CallResultError { from, request, error });
             })
         });
         Ok(RemoteResult { payload, rejecter })
@@ -289,11 +289,13 @@ impl Member {
                     dead.push(owner);
                     continue;
                 }
-                unanswered.get_or_insert(now);
                 for requests in requests.chunks(MAX_PROBED) {
                     let number = state.next_request();
-                    state.owners.watch(number, owner, now);
-                    let probe = Control::Probe { from: self.id, requests: requests.to_vec() };
+                    if !state.owners.watch(number, owner, now) {
+                        break;
+                    }
+                    state.owners.unanswered.entry(owner).or_default().get_or_insert(now);
+                    let probe = Control::Probe { from: self.id, probe: number, requests: requests.to_vec() };
                     probes.push((Target::Node(owner, Some(key.clone())), number, wire::encode(&probe)));
                 }
             }
@@ -310,9 +312,11 @@ impl Member {
     }
 
     /// Handles the answer to a probe.
-    pub(super) fn on_alive(&self, owner: NodeId, unknown: &[u64]) {
+    pub(super) fn on_alive(&self, owner: NodeId, probe: u64, unknown: &[u64]) {
         let mut state = self.state();
-        state.owners.answered(owner);
+        if !state.owners.answered(owner, probe) {
+            return;
+        }
         let is_owned = |pending: &Pending| pending.owner == Some(owner);
         let lost = unknown.iter().filter(|number| state.pending.get(number).is_some_and(is_owned)).copied();
         let lost: Vec<_> = lost.collect();

@@ -6,12 +6,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     cluster::{
-        directory::Change,
+        directory::{Change, Part},
         epoch::{Epoch, NodeId},
         member::{Member, RETRY_INTERVAL, SEND_TIMEOUT, Target},
         metrics,
         transport::{Destination, SendError, Topic},
-        wire::{self, Announced, Broadcast, Control, Introduction},
+        wire::{self, Announced, Announcement, Broadcast, Control, Introduction},
     },
     unix_time,
 };
@@ -46,15 +46,43 @@ impl Member {
                 continue;
             }
             let now = Instant::now();
-            // Taken before the subscriptions are updated, so that each announced session is subscribed.
-            let sessions = self.state().directory.take_opens(now);
+            // Begun before the subscriptions are updated, so that each announced session is subscribed.
+            let until = self.state().directory.begin_announcement(now);
             let updated = self.update_subscriptions().await;
             retry_at = updated.is_err().then(|| now + RETRY_INTERVAL);
-            for sessions in self.chunks(sessions) {
-                let opens = self.state().directory.next_open();
-                self.broadcast(&Broadcast::Open { from: self.id, opens, sessions }).await;
+            if let Some(until) = until
+                && let Err(error) = self.announce(until).await
+            {
+                tracing::debug!(%error, "sessions were not announced");
+                self.state().directory.not_sent(now + RETRY_INTERVAL);
             }
         }
+    }
+
+    /// Announces the sessions up to this number.
+    async fn announce(&self, until: u64) -> Result<(), SendError> {
+        loop {
+            let part = {
+                let state = self.state();
+                state.directory.part(state.directory.announced(), until, self.part_bytes())
+            };
+            if part.sessions.is_empty() {
+                return Ok(());
+            }
+            let until = part.until;
+            let message = wire::encode(&Broadcast::Open(self.announcement(part)));
+            self.send(Destination::All(None), None, message).await?;
+            self.state().directory.sent(until);
+        }
+    }
+
+    /// Returns the size of the sessions in one message, in bytes.
+    fn part_bytes(&self) -> usize {
+        self.transport.max_message_size() / 2
+    }
+
+    fn announcement(&self, Part { after, until, sessions }: Part) -> Announcement {
+        Announcement { from: self.id, after, until, sessions }
     }
 
     /// Subscribes to the stations that have a session here, and ends the subscriptions of the others.
@@ -86,42 +114,25 @@ impl Member {
         updated
     }
 
-    /// Divides announcements into messages that are not too large.
-    fn chunks(&self, sessions: Vec<Announced>) -> Vec<Vec<Announced>> {
-        let max = self.transport.max_message_size() / 2;
-        let (mut chunks, mut left) = (Vec::<Vec<Announced>>::new(), 0);
-        for session in sessions {
-            // A key takes up to six bytes per byte if all of them are escaped.
-            let size = 6 * session.key.len() + 64;
-            match chunks.last_mut() {
-                Some(chunk) if left >= size => chunk.push(session),
-                _ => {
-                    chunks.push(vec![session]);
-                    left = max;
-                }
-            }
-            left = left.saturating_sub(size);
-        }
-        chunks
+    /// Sends sessions to a node that lacks an announcement.
+    pub(super) fn on_announce(&self, to: NodeId, after: u64) {
+        let part = {
+            let state = self.state();
+            state.directory.part(after, state.directory.announced(), self.part_bytes())
+        };
+        self.control(to, &Control::Open(self.announcement(part)));
     }
 
-    /// Sends all sessions to a node that lacks an announcement.
-    pub(super) fn announce_all(self: &Arc<Self>, to: NodeId) {
-        let Some(home) = self.home() else { return };
-        let member = self.clone();
-        let announce = async move {
-            // Before the sessions are read, so that they include the announcements up to it.
-            let opens = member.state().directory.sent_opens();
-            let chunks = member.chunks(home.announcements());
-            let (from, parts) = (member.id, chunks.len() as u64);
-            let parts_to_send = (0..).zip(chunks).map(|(part, sessions)| Control::Open { from, part, sessions });
-            for message in parts_to_send.chain([Control::Complete { from, parts, opens }]) {
-                if member.send(Destination::Node(to, None), None, wire::encode(&message)).await.is_err() {
-                    return;
-                }
-            }
+    /// Asks other nodes for the sessions that are missing.
+    pub(super) fn ask_for_announcements(&self) {
+        let asked = {
+            let mut state = self.state();
+            // A node without sessions lacks nothing: those to come will be announced to the others.
+            if state.directory.is_empty() { Vec::new() } else { state.members.ask(Instant::now().into_std()) }
         };
-        self.spawn(announce);
+        for (node, after) in asked {
+            self.control(node, &Control::Announce { from: self.id, after });
+        }
     }
 
     /// Asks the other nodes for signs of life, which show if announcements are missing.
@@ -132,28 +143,28 @@ impl Member {
 
     pub(super) fn introduction(&self) -> Introduction {
         let at = unix_time::millis(self.transport.now());
+        let announced = self.state().directory.announced();
+        // Read last, so that it includes the epochs of all sessions that were announced.
         let clock = self.clock().current();
-        let opens = self.state().directory.sent_opens();
-        Introduction { from: self.id, name: (&*self.name).into(), at, clock, opens }
+        Introduction { from: self.id, name: (&*self.name).into(), at, clock, announced }
     }
 
     /// Handles a sign of life.
-    pub(super) fn on_here(&self, Introduction { from, name, at, clock, opens }: &Introduction) {
+    pub(super) fn on_here(&self, Introduction { from, name, at, clock, announced }: &Introduction) {
         let now = self.transport.now();
         self.clock().observe(*clock, now);
         let skew = at.cast_signed().saturating_sub(unix_time::millis(now).cast_signed());
         metrics::clock_skew(skew as f64 / 1000.0);
         let mut state = self.state();
-        let is_new = state.members.heard(*from, name, skew, *opens, Instant::now().into_std());
+        let is_new = state.members.heard(*from, name, skew, *announced, Instant::now().into_std());
         if is_new {
             state.watching.renew();
         }
-        // A node without sessions lacks nothing: the clock orders those to come.
-        let asks = state.members.is_missing(*from) && !state.directory.is_empty();
-        drop(state);
-        if asks {
-            self.control(*from, &Control::Announce { from: self.id });
+        if state.directory.is_empty() {
+            state.members.needs_none(*from);
         }
+        drop(state);
+        self.ask_for_announcements();
         if is_new {
             tracing::info!(node = &**name, "a node joined the cluster");
             if skew.unsigned_abs() > MAX_SKEW {
@@ -163,60 +174,51 @@ impl Member {
         }
     }
 
-    /// Handles the announcement of sessions that have opened at another node.
-    pub(super) fn on_opened(&self, from: NodeId, opens: u64, sessions: Vec<Announced>) {
-        let mut state = self.state();
-        let asks = state.members.opened(from, opens) && !state.directory.is_empty();
-        drop(state);
-        if asks {
-            self.control(from, &Control::Announce { from: self.id });
-        }
-        self.record_moves(from, &sessions);
-        self.claim(from, sessions);
-    }
-
-    /// Handles a part of the list of all sessions of another node.
-    pub(super) fn on_part(&self, from: NodeId, part: u64, sessions: Vec<Announced>) {
-        self.claim(from, sessions);
-        self.state().members.part(from, part);
-    }
-
-    /// Handles the sessions of another node that take precedence over those of this one.
-    pub(super) fn on_claim(&self, from: NodeId, sessions: Vec<Announced>) {
+    /// Handles the announcement of sessions of another node.
+    pub(super) fn on_opened(&self, Announcement { from, after, until, sessions }: Announcement) {
         self.record_moves(from, &sessions);
         self.compare(from, sessions);
+        let is_missing = self.state().members.arrived(from, after, until);
+        if is_missing {
+            self.ask_for_announcements();
+        }
+    }
+
+    /// Handles the sessions of another node that this one has asked for.
+    pub(super) fn on_part(&self, Announcement { from, after, until, sessions }: Announcement) {
+        self.compare(from, sessions);
+        self.state().members.part(from, after, until);
+        self.ask_for_announcements();
     }
 
     fn record_moves(&self, from: NodeId, sessions: &[Announced]) {
         let now = Instant::now().into_std();
         let mut state = self.state();
-        for Announced { key, epoch } in sessions {
+        for Announced { key, epoch, .. } in sessions {
             state.moves.record(&Arc::from(&**key), from, *epoch, now);
         }
     }
 
-    /// Compares sessions with those of this node, and tells the other node of those that take precedence.
-    fn claim(&self, from: NodeId, sessions: Vec<Announced>) {
-        let claims = self.compare(from, sessions);
-        if !claims.is_empty() {
-            self.control(from, &Control::Claim { from: self.id, sessions: claims });
-        }
-    }
-
-    /// Compares sessions of another node with those of this node, and closes those that must give way. Returns the
-    /// sessions here that take precedence.
-    fn compare(&self, from: NodeId, sessions: Vec<Announced>) -> Vec<Announced> {
+    /// Compares sessions of another node with those of this node. Closes those here that must give way, and announces those
+    /// that take precedence once more.
+    fn compare(&self, from: NodeId, sessions: Vec<Announced>) {
         let (home, time) = (self.home(), self.transport.now());
-        let mut claims = Vec::new();
-        for Announced { key, epoch } in sessions {
+        let mut is_claimed = false;
+        for Announced { key, epoch, over } in sessions {
             self.clock().observe(epoch, time);
-            if let Some(claim) = home.as_ref().and_then(|home| home.announced(&key, epoch)) {
-                self.state().moves.forget(&key);
-                tracing::debug!(key = &*key, node = %from, "a session of another node must give way");
-                claims.push(Announced { key: key.clone(), epoch: claim });
+            if let Some(own) = home.as_ref().and_then(|home| home.announced(&key, epoch)) {
+                let mut state = self.state();
+                state.moves.forget(&key);
+                // If nodes have different settings for duplicates, both sessions stay. Neither is announced for ever.
+                if over != Some(own) {
+                    tracing::debug!(key = &*key, node = %from, "a session of another node must give way");
+                    is_claimed |= state.directory.claim(&key, own, epoch, Instant::now());
+                }
             }
             self.openings.notify(&key);
         }
-        claims
+        if is_claimed {
+            self.directory_changed.notify_one();
+        }
     }
 }

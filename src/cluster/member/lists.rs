@@ -122,7 +122,6 @@ impl RemoteStations {
         let now = Instant::now();
         let deadline = now + PAGE_TIMEOUT;
         let (from, request) = (self.member.id, self.request);
-        let probe = wire::encode(&Control::Probe { from, requests: Vec::new() });
         let mut probes = Vec::new();
         {
             let mut state = self.member.state();
@@ -131,13 +130,15 @@ impl RemoteStations {
                 self.awaited.insert(node, (name, deadline));
                 // Tells at once if the node is gone.
                 let number = state.next_request();
-                state.owners.watch(number, node, now);
-                probes.push((node, number));
+                if state.owners.watch(number, node, now) {
+                    probes.push((node, number));
+                }
             }
         }
         self.member.post(Target::All(None), None, wire::encode(&Broadcast::List { from, request }));
         for (node, number) in probes {
-            self.member.post(Target::Node(node, None), Some(number), probe.clone());
+            let probe = Control::Probe { from, probe: number, requests: Vec::new() };
+            self.member.post(Target::Node(node, None), Some(number), wire::encode(&probe));
         }
     }
 

@@ -36,10 +36,10 @@ const TAKEN_AFTER: Duration = Duration::from_millis(100);
 /// The requests that may be carried out at once. More fail with [`Error::QueueFull`].
 const MAX_RUNNING: usize = 65_536;
 
-/// The time for which the caller may complain about a result.
-const COMPLAINT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time for which the caller may reject a result with a CALLRESULTERROR.
+const REJECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The results that wait for a complaint. The oldest is forgotten for a new one.
+/// The results that the caller may reject. The oldest is forgotten for a new one.
 const MAX_RESULTS: usize = 4096;
 
 /// Ends a request in the list, even if its task is dropped.
@@ -85,19 +85,20 @@ impl Member {
             return self.respond(id, &request.key, wire::encode(&Response { info, ..Response::default() }));
         }
         let (cancel, cancelled) = oneshot::channel();
+        let key: Arc<str> = (&*request.key).into();
         {
             let mut state = self.state();
             if state.serving.running.len() >= MAX_RUNNING {
                 drop(state);
                 return self.respond_error(id, &request.key, &Error::QueueFull);
             }
-            state.serving.insert(id, cancel, Instant::now());
+            state.serving.insert(id, key.clone(), cancel, Instant::now());
             if state.serving.running.len() == 1 {
                 // The callers must be checked from now on.
                 self.outbox_changed.notify_one();
             }
         }
-        let running = Running { member: self.clone(), request: id, key: (&*request.key).into() };
+        let running = Running { member: self.clone(), request: id, key };
         if let Some(close) = request.close {
             let close = Close::from(close);
             self.spawn(running.run(cancelled, async move {
@@ -136,14 +137,14 @@ impl Member {
     ) -> Result<Bytes, Error> {
         let result = outcome?;
         // The result of a call that was only to be written has no action.
-        let can_complain = !result.action.is_empty() && call::can_reject(shared);
-        let response = wire::encode_result(&result.payload, can_complain.then_some(self.id));
-        if can_complain {
+        let can_reject = !result.action.is_empty() && call::can_reject(shared);
+        let response = wire::encode_result(&result.payload, can_reject.then_some(self.id));
+        if can_reject {
             let at = Instant::now();
             let mut state = self.state();
             let results = &mut state.serving.results;
             while let Some(oldest) = results.front()
-                && (results.len() >= MAX_RESULTS || at - oldest.at >= COMPLAINT_TIMEOUT)
+                && (results.len() >= MAX_RESULTS || at - oldest.at >= REJECT_TIMEOUT)
             {
                 results.pop_front();
             }
@@ -154,8 +155,8 @@ impl Member {
         Ok(response)
     }
 
-    /// Informs the station that the caller cannot use its result.
-    pub(super) fn on_complaint(&self, from: NodeId, number: u64, error: WireError) {
+    /// Sends the station the CALLRESULTERROR for a result that the caller cannot use.
+    pub(super) fn on_call_result_error(&self, key: Option<&str>, from: NodeId, number: u64, error: WireError) {
         let Error::Rejected(error) = Error::from(error) else { return };
         let mut state = self.state();
         let results = &mut state.serving.results;
@@ -164,22 +165,20 @@ impl Member {
         drop(state);
         if let Some(KeptResult { shared, id, action, .. }) = found
             && let Some(shared) = shared.upgrade()
+            && key.is_none_or(|key| *key == **shared.run().key())
         {
             shared.send(Command::SendResultError(Box::new((id, action, error))));
         }
     }
 
-    /// Cancels a request. One that has not arrived yet is remembered.
-    pub(super) fn on_cancel(&self, from: NodeId, number: u64) {
-        let mut state = self.state();
-        let running = state.serving.running.remove(&(from, number));
-        state.serving.ended.insert((from, number), Instant::now().into_std());
-        drop(state);
-        drop(running);
+    /// Cancels a request.
+    pub(super) fn on_cancel(&self, key: Option<&str>, from: NodeId, number: u64) {
+        let cancelled = self.state().serving.cancel((from, number), key, Instant::now());
+        drop(cancelled);
     }
 
     /// Answers a probe.
-    pub(super) fn on_probe(&self, key: Option<&str>, from: NodeId, requests: Vec<u64>) {
+    pub(super) fn on_probe(&self, key: Option<&str>, from: NodeId, probe: u64, requests: Vec<u64>) {
         let unknown = {
             let mut state = self.state();
             if requests.iter().any(|number| state.serving.running.contains_key(&(from, *number))) {
@@ -187,7 +186,7 @@ impl Member {
             }
             requests.into_iter().filter(|number| !state.serving.running.contains_key(&(from, *number))).collect()
         };
-        let alive = wire::encode(&Control::Alive { from: self.id, unknown });
+        let alive = wire::encode(&Control::Alive { from: self.id, probe, unknown });
         self.post(Target::Node(from, key.map(Into::into)), None, alive);
     }
 

@@ -7,8 +7,8 @@ use crate::{
     cluster::{
         epoch::{HybridClock, NodeId},
         wire::{
-            Announced, Broadcast, CloseRequest, Control, Mode, Request, Response, WireError, decode, encode,
-            encode_result,
+            Announced, Announcement, Broadcast, CloseRequest, Control, Mode, Request, Response, WireError, decode,
+            encode, encode_result,
         },
     },
     connection::calls_out::{Kind, Timeout},
@@ -121,9 +121,9 @@ fn close_is_read_back() {
 fn result_keeps_the_text_of_its_payload() {
     let payload: Payload = serde_json::from_str(r#"{"a":1.50, "b":"\u00e9"}"#).expect("JSON");
     let node = NodeId::random();
-    for complain in [None, Some(node)] {
-        let response = decode::<Response>(&encode_result(&payload, complain)).expect("readable");
-        assert_eq!((response.result.as_ref(), response.complain), (Some(&payload), complain));
+    for rejectable_at in [None, Some(node)] {
+        let response = decode::<Response>(&encode_result(&payload, rejectable_at)).expect("readable");
+        assert_eq!((response.result.as_ref(), response.rejectable_at), (Some(&payload), rejectable_at));
     }
 }
 
@@ -131,21 +131,27 @@ fn result_keeps_the_text_of_its_payload() {
 fn announcements_name_their_fields() {
     let node = NodeId::random();
     let epoch = HybridClock::new(node).next(SystemTime::UNIX_EPOCH);
-    let sessions = vec![Announced { key: "CP-1".into(), epoch }];
+    let sessions = |over| vec![Announced { key: "CP-1".into(), epoch, over }];
+    let announcement = |over| Announcement { from: node, after: 6, until: 7, sessions: sessions(over) };
     let session = json!({"key": "CP-1", "epoch": epoch.to_string()});
-    assert_eq!(
-        json_of(&Broadcast::Open { from: node, opens: 7, sessions: sessions.clone() }),
-        json!({"open": {"from": node.to_string(), "opens": 7, "sessions": [session]}})
-    );
-    let claim = json_of(&Control::Claim { from: node, sessions });
-    assert_eq!(claim["claim"]["sessions"][0], session);
+    let open = json!({"open": {"from": node.to_string(), "after": 6, "until": 7, "sessions": [session]}});
+    assert_eq!(json_of(&Broadcast::Open(announcement(None))), open);
+    assert_eq!(json_of(&Control::Open(announcement(None))), open);
+    let claim = json_of(&Broadcast::Open(announcement(Some(epoch))));
+    assert_eq!(claim["open"]["sessions"][0]["over"], json!(epoch.to_string()));
 }
 
 #[test]
 fn foreign_message_is_unreadable() {
-    for text in
-        ["", "{}", "[]", "null", "{\"open\":{}}", "{\"open\":{\"from\":\"x\",\"opens\":1,\"sessions\":[]}}", "\u{0}"]
-    {
+    for text in [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "{\"open\":{}}",
+        "{\"open\":{\"from\":\"x\",\"after\":0,\"until\":1,\"sessions\":[]}}",
+        "\u{0}",
+    ] {
         assert!(decode::<Broadcast>(text.as_bytes()).is_err(), "{text}");
         assert!(decode::<Control>(text.as_bytes()).is_err(), "{text}");
         assert!(decode::<Request>(text.as_bytes()).is_err(), "{text}");

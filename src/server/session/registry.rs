@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::{
     close::{info::CloseCause, intent::Close},
-    cluster::{epoch::Epoch, member::Member, metrics, wire::Announced},
+    cluster::{epoch::Epoch, member::Member, metrics},
     connection::shared::Shared,
     event::kind::EventKind,
     openings::Openings,
@@ -272,14 +272,6 @@ impl Registry {
         }
         self.replace(older);
         claim.filter(|own| *own != epoch)
-    }
-
-    /// Returns the sessions that take part in the cluster, with their keys.
-    pub(crate) fn announcements(&self) -> Vec<Announced> {
-        let state = self.state();
-        let entries = state.entries.iter().flat_map(|(key, entries)| entries.iter().map(move |entry| (key, entry)));
-        let open = entries.filter(|(_, entry)| entry.session.is_some());
-        open.filter_map(|(key, entry)| Some(Announced { key: (&**key).into(), epoch: entry.epoch? })).collect()
     }
 
     /// Returns the newest session of each key behind `after`, at most `limit`, in the order of their keys.

@@ -1,0 +1,102 @@
+//! A cluster that a test looks into.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use ocpp_rpc::cluster::{Cluster, ClusterFuture, Destination, JoinError, Node, SendError, Topic};
+
+/// Passes everything on to another cluster, but for the messages that the test keeps back.
+pub(crate) struct Tapped<C> {
+    cluster: C,
+    node: Arc<OnceLock<Node>>,
+    seconds_ahead: i64,
+    on_send: Box<OnSend>,
+}
+
+type OnSend = dyn Fn(&Node, Destination<'_>, &Bytes) -> Fate + Send + Sync;
+
+/// The fate of a message.
+pub(crate) enum Fate {
+    Sent,
+    Lost,
+    Failed(SendError),
+}
+
+impl<C: Cluster> Tapped<C> {
+    pub(crate) fn new(cluster: C) -> Self {
+        Self { cluster, node: Arc::default(), seconds_ahead: 0, on_send: Box::new(|_, _, _| Fate::Sent) }
+    }
+
+    /// Sets the clock of the node ahead, or behind.
+    #[allow(dead_code, reason = "another test uses it")]
+    pub(crate) fn seconds_ahead(self, seconds_ahead: i64) -> Self {
+        Self { seconds_ahead, ..self }
+    }
+
+    /// Decides on the messages that the node sends.
+    #[allow(dead_code, reason = "another test uses it")]
+    pub(crate) fn on_send(
+        self,
+        on_send: impl Fn(&Node, Destination<'_>, &Bytes) -> Fate + Send + Sync + 'static,
+    ) -> Self {
+        Self { on_send: Box::new(on_send), ..self }
+    }
+
+    /// Returns the node, which is set when it joins.
+    #[allow(dead_code, reason = "another test uses it")]
+    pub(crate) fn node(&self) -> Arc<OnceLock<Node>> {
+        self.node.clone()
+    }
+}
+
+impl<C: Cluster> Cluster for Tapped<C> {
+    fn join(&self, node: Node) -> Result<(), JoinError> {
+        self.node.set(node.clone()).map_err(|_| JoinError)?;
+        self.cluster.join(node)
+    }
+
+    fn name(&self) -> Option<Arc<str>> {
+        self.cluster.name()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.cluster.is_connected()
+    }
+
+    fn max_message_size(&self) -> usize {
+        self.cluster.max_message_size()
+    }
+
+    fn now(&self) -> SystemTime {
+        let skew = Duration::from_secs(self.seconds_ahead.unsigned_abs());
+        if self.seconds_ahead < 0 { self.cluster.now() - skew } else { self.cluster.now() + skew }
+    }
+
+    fn subscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
+        self.cluster.subscribe(topic)
+    }
+
+    fn unsubscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
+        self.cluster.unsubscribe(topic)
+    }
+
+    fn send<'a>(
+        &'a self,
+        to: Destination<'a>,
+        request: Option<u64>,
+        message: Bytes,
+    ) -> ClusterFuture<'a, Result<(), SendError>> {
+        match (self.on_send)(self.node.get().expect("joined"), to, &message) {
+            Fate::Sent => self.cluster.send(to, request, message),
+            Fate::Lost => Box::pin(async { Ok(()) }),
+            Fate::Failed(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+
+    fn leave(&self) -> ClusterFuture<'_, ()> {
+        self.cluster.leave()
+    }
+}
