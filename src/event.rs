@@ -9,11 +9,13 @@
 //! An [`Event`] serializes to JSON, and [`Events`] is a `Stream`: together they make server-sent events, or lines of a
 //! log.
 
+pub(crate) mod activity;
 pub(crate) mod bus;
 pub(crate) mod kind;
 pub(crate) mod refused;
 
 pub use self::{
+    activity::{Activity, CallTimes},
     bus::Events,
     kind::{CallOutcome, Direction, Event, EventKind, Text},
     refused::RefusedRequest,

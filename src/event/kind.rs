@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 use crate::{
     close::info::CloseInfo,
     error::{CallError, Error, ErrorCode, Violation},
-    event::refused::RefusedRequest,
+    event::{activity::Activity, refused::RefusedRequest},
     mask::Mask,
     message::{
         kinds::{Message, MessageError},
@@ -292,6 +292,8 @@ pub enum EventKind {
         /// [only reported](crate::validate::Validation::report_only).
         enforced: bool,
     },
+    /// The calls of a server that ended within a second, and its sessions. A mounted console emits it once a second.
+    Activity(Box<Activity>),
     /// This many events before this one were lost, because they were not read in time.
     #[serde(serialize_with = "events_field")]
     Lagged(u64),
@@ -517,6 +519,10 @@ mod tests {
                     "payload": {"a": 1.5},
                     "violation": {"code": "FormatViolation", "pointer": "/a", "reason": "is wrong"}, "enforced": true,
                 }),
+            ),
+            (
+                EventKind::Activity(Box::default()),
+                json!({"type": "activity", "sessions": 0, "calls_in": vec![0; 19], "calls_out": vec![0; 19]}),
             ),
             (EventKind::Lagged(3), json!({"type": "lagged", "events": 3})),
         ] {

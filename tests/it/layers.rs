@@ -78,6 +78,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "close/intent",
             "close",
             "response",
+            "event/activity",
             "event/refused",
             "event/kind",
             "event/bus",
