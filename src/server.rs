@@ -1,6 +1,7 @@
 //! The server: a tower service, an axum extractor and a listener that turn requests into sessions.
 
 mod builder;
+pub(crate) mod history;
 pub(crate) mod rpc_server;
 
 pub(crate) mod handshake {

@@ -1,6 +1,6 @@
 //! The server of a node, as the cluster sees it.
 
-use crate::{cluster::epoch::Epoch, event::bus::Events, session::Session};
+use crate::{cluster::epoch::Epoch, event::bus::Events, message::payload::Payload, session::Session};
 
 /// The sessions of a node.
 pub(crate) trait Home: Send + Sync + 'static {
@@ -13,6 +13,10 @@ pub(crate) trait Home: Send + Sync + 'static {
 
     /// Returns the newest session of each key behind `after`, at most `limit`, in the order of their keys.
     fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session>;
+
+    /// Returns the recorded messages of a station, the newest that fit into `max_bytes` bytes of JSON. `None` if this node
+    /// records none.
+    fn recorded(&self, key: &str, query: &Payload, max_bytes: usize) -> Option<Payload>;
 
     /// Subscribes to the events of this node.
     fn events(&self) -> Events;

@@ -59,6 +59,8 @@ pub(crate) enum Mode {
     Send,
     Info,
     Close,
+    /// Asks for the recorded messages of the station. The query is in `params`.
+    Recorded,
 }
 
 /// A request to close a session.
@@ -92,6 +94,9 @@ pub(crate) struct Response {
     pub(crate) closed: Option<CloseInfo>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) page: Option<Page>,
+    /// The recorded messages of a station. Absent if the node records none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) recorded: Option<Payload>,
 }
 
 /// A part of the list of a node's stations, in the order of their keys.
@@ -294,7 +299,7 @@ impl Request {
             Mode::BypassQueue => Kind::Immediate,
             Mode::FireAndForget => Kind::FireAndForget,
             Mode::Send => Kind::Send,
-            Mode::Info | Mode::Close => return None,
+            Mode::Info | Mode::Close | Mode::Recorded => return None,
         })
     }
 }

@@ -436,6 +436,7 @@ impl RpcServerBuilder {
             cluster: cluster.clone(),
             outliving: Outliving::new(self.max_outliving_handlers),
             telemetry: Telemetry::new(self.mask),
+            histories: crate::server::history::Histories::default(),
             tasks: TaskTracker::new(),
             session_tasks: SessionTasks::default(),
             close_tasks: TaskTracker::new(),

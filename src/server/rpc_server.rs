@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, PoisonError, RwLock, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -34,13 +34,18 @@ use crate::{
         shared::{Dispatch, Shared},
     },
     error::{BuildError, Error},
-    event::bus::Events,
+    event::{
+        activity::Activity,
+        bus::Events,
+        kind::{EventKind, Origin},
+    },
     info::StationInfo,
-    message::dialect::Dialect,
+    message::{dialect::Dialect, payload::Payload},
     options::Options,
     route::{RemoteCall, RemoteOutcome, Route, RouteFuture},
     server::{
         handshake::{auth::DynAuthenticate, protocol::Negotiation},
+        history::{Histories, History},
         http::{
             address::{AddressLimit, address_prefix},
             proxies::TrustedProxies,
@@ -118,6 +123,7 @@ pub(crate) struct ServerState {
     pub(crate) cluster: Option<Arc<Member>>,
     pub(crate) outliving: Arc<Outliving>,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) histories: Histories,
     pub(crate) tasks: TaskTracker,
     /// The subset of `tasks` that are sessions or will be, each until its last handler ends.
     pub(crate) session_tasks: SessionTasks,
@@ -255,6 +261,35 @@ impl RpcServer {
     /// ```
     pub fn closing(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         self.state.closing.clone().cancelled_owned()
+    }
+
+    /// Adds a recording of the messages of this server's stations.
+    #[allow(dead_code, reason = "the console uses it")]
+    pub(crate) fn add_history(&self, history: Weak<dyn History>) {
+        self.state.histories.add(history);
+    }
+
+    /// Returns the recorded messages of a station: those of the node that it is connected to, or else those of this node.
+    /// `None` if there are none.
+    ///
+    /// # Errors
+    /// Fails if the station's node cannot be asked, and this node has no messages either.
+    #[allow(dead_code, reason = "the console uses it")]
+    pub(crate) async fn recorded(&self, key: &Arc<str>, query: Payload) -> Result<Option<Payload>, Error> {
+        let state = &self.state;
+        let own = || state.histories.recorded(key, &query, usize::MAX);
+        let Some(cluster) = state.cluster.as_ref().filter(|_| state.find_open(key).is_none()) else { return Ok(own()) };
+        match cluster.recorded(key, query.clone()).await {
+            Ok(Some(recorded)) => Ok(Some(recorded)),
+            Ok(None) | Err(Error::NotConnected) => Ok(own()),
+            Err(error) => own().map_or(Err(error), |own| Ok(Some(own))),
+        }
+    }
+
+    /// Emits the event that reports the calls of the latest second.
+    #[allow(dead_code, reason = "the console uses it")]
+    pub(crate) fn report_activity(&self, activity: Activity) {
+        self.state.telemetry.report(EventKind::Activity(Box::new(activity)), Origin::default);
     }
 
     /// Returns `true` if [`close`](Self::close) has begun.
@@ -419,6 +454,10 @@ impl Home for ServerState {
 
     fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session> {
         self.registry.sessions_after(after, limit)
+    }
+
+    fn recorded(&self, key: &str, query: &Payload, max_bytes: usize) -> Option<Payload> {
+        self.histories.recorded(key, query, max_bytes)
     }
 
     fn events(&self) -> Events {

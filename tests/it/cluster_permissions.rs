@@ -7,7 +7,10 @@ use ocpp_rpc::{
     cluster::{Destination, Local, Node, NodeId, Received},
 };
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     support::{NextNow, SECOND, Station},
@@ -37,6 +40,27 @@ async fn b85_call_that_the_broker_does_not_permit_is_unreachable_at_once() {
     assert!(matches!(call, Err(Error::Unreachable)), "{call:?}");
     assert_eq!(start.elapsed().as_millis(), 0);
     assert!(matches!(server.station("CP-8").call::<Value>("Reset", &()).await, Err(Error::NotConnected)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_that_only_a_later_release_knows_fails_at_once() {
+    let (responses, mut received) = mpsc::unbounded_channel();
+    let tapped = Tapped::new(Local::new().node("a")).on_send(move |_, to, message| {
+        if let Destination::Response(_, 7, Some("CP-1")) = to {
+            responses.send(serde_json::from_slice::<Value>(message).expect("JSON")).expect("a receiver");
+        }
+        Fate::Sent
+    });
+    let node = tapped.node();
+    let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(tapped);
+    let server = server.build().expect("a valid configuration");
+    let _peer = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let request = json!({"key": "CP-1", "mode": "later", "expires": u64::MAX >> 1, "more": []});
+    let from: NodeId = "0123456789abcdef".parse().expect("an id");
+    let node = node.get().expect("joined");
+    node.received(Received::Request(from, 7, "CP-1"), request.to_string().into());
+    let response = timeout(SECOND, received.recv()).await.expect("a response");
+    assert_eq!(response, Some(json!({"error": {"kind": "disconnected", "maybe_delivered": false}})));
 }
 
 #[tokio::test(start_paused = true)]

@@ -204,6 +204,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "server/session/replacements",
             "server/session/registry",
             "server/session/tasks",
+            "server/history",
             "server/rpc_server",
             "server/session/task",
             "server/handshake/accept",

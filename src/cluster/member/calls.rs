@@ -24,6 +24,7 @@ use crate::{
     },
     error::Error,
     info::StationInfo,
+    message::payload::Payload,
     route::{Rejecter, RemoteCall, RemoteOutcome, RemoteResult},
 };
 
@@ -135,6 +136,14 @@ impl Member {
             Request { close: Some(CloseRequest::from(close)), ..Request::new(key, Mode::Close, self.expiry()) };
         let (_, response) = self.request(key, request, None).await?;
         response.closed.ok_or(Error::Disconnected { maybe_delivered: true })
+    }
+
+    /// Returns the recorded messages of a station that is connected to another node. `None` if that node records none.
+    pub(crate) async fn recorded(&self, key: &Arc<str>, query: Payload) -> Result<Option<Payload>, Error> {
+        let deadline = Instant::now() + TAKEN_TIMEOUT;
+        let request = Request { params: Some(query), ..Request::new(key, Mode::Recorded, self.expiry()) };
+        let (_, response) = self.request(key, request, Some(deadline)).await?;
+        Ok(response.recorded)
     }
 
     fn expiry(&self) -> SystemTime {

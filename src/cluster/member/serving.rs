@@ -99,6 +99,11 @@ impl Member {
             }
         }
         let running = Running { member: self.clone(), request: id, key };
+        if request.mode == Mode::Recorded {
+            let member = self.clone();
+            self.spawn(running.run(cancelled, async move { Ok(member.encode_recorded(&request)) }));
+            return;
+        }
         if let Some(close) = request.close {
             let close = Close::from(close);
             self.spawn(running.run(cancelled, async move {
@@ -153,6 +158,16 @@ impl Member {
             results.push_back(KeptResult { request: id, at, shared, id: result.id.detached(), action });
         }
         Ok(response)
+    }
+
+    /// Returns the response with the recorded messages of a station.
+    fn encode_recorded(&self, request: &Request) -> Bytes {
+        /// The bytes around the messages.
+        const REST: usize = r#"{"recorded":}"#.len();
+        let query = request.params.clone().unwrap_or_default();
+        let max_bytes = self.transport.max_message_size().saturating_sub(REST);
+        let recorded = self.home().and_then(|home| home.recorded(&request.key, &query, max_bytes));
+        wire::encode(&Response { recorded, ..Response::default() })
     }
 
     /// Sends the station the CALLRESULTERROR for a result that the caller cannot use.

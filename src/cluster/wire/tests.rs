@@ -102,6 +102,7 @@ fn kinds_of_calls_are_read_back() {
         (Mode::Send, Some(Kind::Send)),
         (Mode::Info, None),
         (Mode::Close, None),
+        (Mode::Recorded, None),
     ] {
         let request = Request::new("CP-1", mode, SystemTime::UNIX_EPOCH);
         assert_eq!(decode::<Request>(&encode(&request)).expect("readable").kind(), kind);
