@@ -35,6 +35,8 @@ mod info;
 mod io;
 mod mask;
 pub mod message;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(feature = "server")]
 mod openings;
 mod options;

@@ -3,6 +3,8 @@
 //! No metric label comes from the input of a peer, so the number of label values is bounded.
 
 #[cfg(feature = "metrics")]
+mod descriptions;
+#[cfg(feature = "metrics")]
 mod metrics;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -12,6 +12,7 @@ use crate::{
     error::Error,
     event::kind::{Direction, EventKind},
     response::Response,
+    telemetry::descriptions,
 };
 
 /// The metric handles of one server, or of one client.
@@ -57,8 +58,9 @@ const CALLS: &str = "ocpp_rpc_calls_total";
 const SECONDS: &str = "ocpp_rpc_call_seconds";
 
 impl Metrics {
-    /// Creates the handles in the recorder that is installed now.
+    /// Creates the handles in the recorder that is installed now, and describes all metrics to it.
     pub(super) fn new() -> Self {
+        descriptions::describe();
         let messages = |direction: &'static str| Messages {
             count: counter!(MESSAGES, "direction" => direction),
             bytes: counter!(BYTES, "direction" => direction),

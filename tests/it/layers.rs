@@ -83,8 +83,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "event/kind",
             "event/bus",
             "event",
+            "telemetry/descriptions",
             "telemetry/metrics",
             "telemetry",
+            "metrics",
         ],
     ),
     (

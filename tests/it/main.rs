@@ -25,6 +25,8 @@ mod compression;
 mod console;
 mod csms;
 mod cut;
+#[cfg(feature = "metrics")]
+mod dashboard;
 mod defaults;
 mod deviations;
 mod duplicates;

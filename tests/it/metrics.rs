@@ -1,6 +1,6 @@
 //! The metrics that a recorder receives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use ocpp_rpc::{Options, RpcRouter, RpcServer, cluster::Local};
@@ -9,26 +9,31 @@ use tokio::time::sleep;
 
 use crate::{
     compression,
+    dashboard::documented,
     support::{SECOND, Station, connected, echo, server_with},
     tcp::{Site, head},
 };
 
 /// Returns the recorded values by name and labels; for a histogram, the number of its samples.
+///
+/// Fails if a metric is not described, or has other labels than the guide says.
 fn counted(recorder: &DebuggingRecorder) -> BTreeMap<String, u64> {
     let metrics = recorder.snapshotter().snapshot().into_vec();
-    let line = |key: &metrics::Key| {
-        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
-        format!("{} {}", key.name(), labels.join(",")).trim().to_owned()
-    };
+    let documented = documented();
     metrics
         .into_iter()
-        .map(|(key, _, _, value)| {
+        .map(|(key, _, description, value)| {
+            let key = key.key();
+            let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+            let names: BTreeSet<_> = key.labels().map(|label| label.key().to_owned()).collect();
+            assert_eq!(documented.get(key.name()).map(|documented| &documented.labels), Some(&names), "{key}");
+            assert!(description.is_some(), "{key}");
             let value = match value {
                 DebugValue::Counter(count) => count,
                 DebugValue::Gauge(level) => level.into_inner() as u64,
                 DebugValue::Histogram(times) => times.len() as u64,
             };
-            (line(key.key()), value)
+            (format!("{} {}", key.name(), labels.join(",")).trim().to_owned(), value)
         })
         .collect()
 }
