@@ -99,6 +99,9 @@ impl Membership {
     pub(crate) async fn unsubscribe(&self, topic: Topic<'_>) -> Result<(), SendError> {
         let Ok(subject) = self.subject_of(topic) else { return Ok(()) };
         let Some(mut subscriber) = self.subscriptions.remove(&subject) else { return Ok(()) };
+        // The client drops the requests that NATS sends until it has handled this. Their callers notice that no node is
+        // subscribed. `Subscriber::drain` would not help: the client ends it when it is next woken, which can be before
+        // NATS has handled it, and restores it after a reconnect without reading it.
         // If the connection is away, the client does not restore a subscription that is dropped.
         let _ = self.link.run(subscriber.unsubscribe()).await;
         take_arrived(subscriber, |message| self.reader.receive(message));

@@ -12,6 +12,11 @@ use futures_core::Stream;
 use tokio::sync::mpsc;
 
 /// The messages that one subscription may pass on before it is another one's turn.
+///
+/// Messages of different subscriptions overtake each other, as [`Cluster`](ocpp_rpc::cluster::Cluster) permits. A message to
+/// all nodes can thus arrive before one that its node has sent to this one earlier. The nodes expect that: announcements
+/// say which ones come before them, a cancellation is remembered until its request arrives, a sign of life does not
+/// bring back a node that has left, and a response counts as lost at the second probe only.
 const BURST: usize = 64;
 
 /// The subscriptions by their subjects.

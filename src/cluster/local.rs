@@ -20,7 +20,7 @@ use crate::{
         node::{Node, Received},
         transport::{Cluster, ClusterFuture, Destination, JoinError, SendError, Topic},
     },
-    random::random,
+    random::{is_seeded, random},
 };
 
 /// A cluster within one process, for tests of applications.
@@ -131,7 +131,9 @@ impl Local {
 
     /// Returns the node of this name. Each name can join once.
     pub fn node(&self, name: &str) -> LocalNode {
-        let clock = Clock { start: SystemTime::now(), started_at: Instant::now() };
+        // All nodes of a test that repeats itself have the same time.
+        let start = if is_seeded() { SystemTime::UNIX_EPOCH } else { SystemTime::now() };
+        let clock = Clock { start, started_at: Instant::now() };
         LocalNode { name: name.into(), hub: self.hub.clone(), id: OnceLock::new(), clock }
     }
 

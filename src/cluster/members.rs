@@ -140,13 +140,14 @@ impl Members {
         let asked = self.nodes.values().filter(|known| known.is_asked(now)).count();
         let missing = |known: &Known| known.arrived < known.announced && known.is_listed(now) && !known.is_asked(now);
         let nodes = self.nodes.iter_mut().filter(|(_, known)| missing(known));
+        let nodes = nodes.take(MAX_ASKED.saturating_sub(asked)).map(|(node, known)| {
+            known.asked_at = Some(now);
+            (*node, known.arrived)
+        });
+        let mut nodes: Vec<_> = nodes.collect();
+        // So that a test that repeats itself sends the same messages in the same order.
+        nodes.sort_unstable();
         nodes
-            .take(MAX_ASKED.saturating_sub(asked))
-            .map(|(node, known)| {
-                known.asked_at = Some(now);
-                (*node, known.arrived)
-            })
-            .collect()
     }
 
     /// Records that the answers of the nodes that were asked may be lost.

@@ -24,6 +24,8 @@ pub(crate) struct Pending {
     pub(crate) addressee: Option<NodeId>,
     /// The node that carries it out, if known.
     pub(crate) owner: Option<NodeId>,
+    /// Set when that node has answered a probe that it does not carry it out.
+    pub(crate) is_unknown: bool,
 }
 
 #[derive(Debug)]

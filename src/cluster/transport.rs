@@ -19,7 +19,8 @@ pub type ClusterFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// - It delivers a message to [`Destination::Station`] to at most one node, of those that are subscribed to the station.
 ///   If no node is, or if the node of another destination is not there, it calls [`Node::not_delivered`].
 /// - It delivers each message at most once, also if the subscriptions of a node overlap.
-/// - Messages from one node to another arrive in order. Requests to stations may overtake others, but not each other.
+/// - Messages from one node to the same destination arrive in order. Those to different destinations may overtake each
+///   other.
 /// - After [`send`](Self::send) has failed, the message never arrives.
 /// - It may lose messages only if it then calls [`Node::disconnected`] and [`Node::reconnected`], or
 ///   [`Node::messages_lost`].

@@ -231,6 +231,31 @@ async fn b86_reply_that_is_lost_ends_its_call() {
     assert!(start.elapsed() < SECOND);
 }
 
+/// A broker drops a request if the node that it chose ends its subscription at that moment.
+#[tokio::test(start_paused = true)]
+async fn b86_request_that_is_dropped_while_the_station_disconnects_fails_early() {
+    let (cluster, requests) = (Local::new(), Arc::<AtomicUsize>::default());
+    let sent = requests.clone();
+    let tapped = Tapped::new(cluster.node("a")).on_send(move |_, to, _| {
+        let is_first = matches!(to, Destination::Station(_)) && sent.fetch_add(1, Ordering::Relaxed) == 0;
+        if is_first { Fate::Lost } else { Fate::Sent }
+    });
+    let a = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(tapped).build().expect("valid");
+    let b = node(&cluster, "b");
+    let mut peer = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    // Until the move of the station is forgotten.
+    tokio::spawn(async move {
+        sleep(31 * SECOND).await;
+        peer.close(1000, "").await;
+    });
+    sleep(31 * SECOND).await;
+    let start = Instant::now();
+    let call = reset(&a).await;
+    assert!(matches!(call, Err(Error::Disconnected { maybe_delivered: true })), "{call:?}");
+    assert!(start.elapsed() < SECOND / 2, "{:?}", start.elapsed());
+    assert_eq!(requests.load(Ordering::Relaxed), 2, "it is not sent again");
+}
+
 #[tokio::test(start_paused = true)]
 async fn b86_message_too_large_for_the_cluster_is_an_error() {
     let (cluster, a, _b, mut peer) = two_nodes("ocpp1.6").await;
@@ -896,14 +921,43 @@ async fn b88_session_whose_newer_one_fails_to_open_takes_part_in_the_cluster() {
 
 /// Messages that are late, lost and doubled, and stations that move: each call ends, none is carried out twice, and each
 /// station has one session at the end.
-#[tokio::test(start_paused = true)]
-async fn b93_calls_and_sessions_survive_a_bad_cluster() {
+///
+/// `CAMPAIGN_SEED` is the first seed, 0 by default, and `CAMPAIGN_SEEDS` their number, 8 by default.
+#[test]
+fn b93_calls_and_sessions_survive_a_bad_cluster() {
+    let setting = |name, default| std::env::var(name).map_or(default, |value| value.parse::<u64>().expect(name));
+    let first = setting("CAMPAIGN_SEED", 0);
+    for seed in first..first + setting("CAMPAIGN_SEEDS", 8) {
+        let outcome = std::panic::catch_unwind(|| bad_cluster(seed));
+        outcome.unwrap_or_else(|_| panic!("run this again by CAMPAIGN_SEED={seed} CAMPAIGN_SEEDS=1"));
+    }
+}
+
+#[cfg(feature = "unstable")]
+#[test]
+fn b93_bad_cluster_repeats_itself_for_a_seed() {
+    assert_eq!(bad_cluster(7), bad_cluster(7));
+    assert_ne!(bad_cluster(7), bad_cluster(8));
+}
+
+/// Returns the outcomes of all calls in the order of their ends, with the times at which they ended.
+fn bad_cluster(seed: u64) -> Vec<String> {
+    #[cfg(feature = "unstable")]
+    ocpp_rpc::unstable::seed(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let outcomes = runtime.expect("a runtime").block_on(run_bad_cluster(seed));
+    #[cfg(feature = "unstable")]
+    ocpp_rpc::unstable::seed(None);
+    outcomes
+}
+
+async fn run_bad_cluster(seed: u64) -> Vec<String> {
     const STATIONS: usize = 6;
-    let cluster = Local::new();
+    let (cluster, started_at) = (Local::new(), Instant::now());
     let nodes: Arc<[RpcServer]> = ["a", "b", "c"].map(|name| node(&cluster, name)).into();
-    cluster.set_delay(Duration::ZERO..=SECOND / 5);
-    cluster.set_loss(0.1);
-    cluster.set_duplication(0.1);
+    cluster.set_delay(Duration::ZERO..=SECOND / 20 * (1 + seed % 7) as u32);
+    cluster.set_loss(0.05 * (1 + seed % 4) as f64);
+    cluster.set_duplication(0.1 * (1 + seed % 3) as f64);
     let executed = Arc::new(std::sync::Mutex::new(std::collections::HashMap::<u64, usize>::new()));
     let stations: Vec<_> = (0..STATIONS)
         .map(|station| {
@@ -927,7 +981,7 @@ async fn b93_calls_and_sessions_survive_a_bad_cluster() {
             })
         })
         .collect();
-    let ended = Arc::new(AtomicUsize::new(0));
+    let ended = Arc::<std::sync::Mutex<Vec<String>>>::default();
     let callers: Vec<_> = (0..600u64)
         .map(|number| {
             let (nodes, executed, ended) = (nodes.clone(), executed.clone(), ended.clone());
@@ -942,6 +996,8 @@ async fn b93_calls_and_sessions_survive_a_bad_cluster() {
                     call.await
                 };
                 assert!(start.elapsed() < 4 * SECOND, "{result:?} after {:?}", start.elapsed());
+                let outcome = format!("{number} {result:?} at {:?}", started_at.elapsed());
+                ended.lock().expect("no panic").push(outcome);
                 let executions = || executed.lock().expect("no panic").get(&number).copied().unwrap_or_default();
                 match result {
                     Ok(response) => assert_eq!((&response["n"], executions()), (&json!(number), 1)),
@@ -951,12 +1007,12 @@ async fn b93_calls_and_sessions_survive_a_bad_cluster() {
                         assert_eq!(executions(), 0, "{number}: {error:?}");
                     }
                 }
-                ended.fetch_add(1, Ordering::Relaxed);
             })
         })
         .collect();
     futures_util::future::try_join_all(callers).await.expect("no panic");
-    assert_eq!(ended.load(Ordering::Relaxed), 600);
+    let ended = std::mem::take(&mut *ended.lock().expect("no panic"));
+    assert_eq!(ended.len(), 600);
     futures_util::future::join_all(stations).await;
     let executed = executed.lock().expect("no panic").clone();
     assert!(executed.values().all(|times| *times == 1), "{executed:?}");
@@ -977,4 +1033,5 @@ async fn b93_calls_and_sessions_survive_a_bad_cluster() {
         alive += usize::from(timeout(SECOND / 10, peer.closed()).await.is_err());
     }
     assert_eq!(alive, STATIONS, "counted at the stations");
+    ended
 }

@@ -145,3 +145,33 @@ async fn b86_sign_of_life_in_the_name_of_a_node_does_not_keep_its_calls_alive() 
     assert!(matches!(ended, Err(Error::Disconnected { maybe_delivered: true })), "{ended:?}");
     forging.abort();
 }
+
+/// A broker may deliver messages to different destinations in another order than they were sent.
+#[tokio::test(start_paused = true)]
+async fn b86_response_that_the_answer_to_a_probe_overtakes_is_the_result() {
+    let cluster = Local::new();
+    let (a, node) = start(&cluster);
+    let held = Arc::<std::sync::Mutex<Option<(u64, bytes::Bytes)>>>::default();
+    let tapped = {
+        let held = held.clone();
+        Tapped::new(cluster.node("b")).on_send(move |_, to, message| match to {
+            Destination::Response(_, number, _) if message.starts_with(b"{\"result\"") => {
+                *held.lock().expect("no panic") = Some((number, message.clone()));
+                Fate::Lost
+            }
+            _ => Fate::Sent,
+        })
+    };
+    let b = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(tapped).build().expect("valid");
+    let mut peer = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    sleep(SECOND).await;
+    let mut call = a.station("CP-1").call::<Value>("Reset", &()).timeout(None);
+    assert!(timeout(SECOND, &mut call).await.is_err(), "in flight, and probed for");
+    let (id, _) = peer.receive_call().await;
+    peer.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    // Until the next probe is answered.
+    assert!(timeout(SECOND / 4, &mut call).await.is_err(), "the response is on its way");
+    let (number, response) = held.lock().expect("no panic").take().expect("sent");
+    node.get().expect("joined").received(Received::Response(number), response);
+    assert_eq!(call.await.expect("a result"), json!({}));
+}

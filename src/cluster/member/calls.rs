@@ -1,7 +1,7 @@
 //! The requests of this node to other nodes.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     mem,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -31,6 +31,10 @@ use crate::{
 /// The time within which another node must respond, or begin to carry out the request.
 const TAKEN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The time after which this node looks if any node is subscribed to the station. A node reports before that it has begun
+/// to carry out a request.
+const LOOK_AFTER: Duration = Duration::from_millis(250);
+
 /// A request is not carried out after this time, by the clocks of both nodes. They may differ by some seconds.
 const EXPIRY: Duration = Duration::from_secs(12);
 
@@ -58,6 +62,7 @@ fn send_by(deadline: Option<Instant>) -> Instant {
 /// Cancels a request when dropped before its response.
 struct Guard<'a> {
     member: &'a Member,
+    key: &'a Arc<str>,
     number: u64,
     receiver: oneshot::Receiver<Ending>,
 }
@@ -72,18 +77,44 @@ impl Drop for Guard<'_> {
 }
 
 impl Guard<'_> {
+    /// Returns `true` if the request waits for its response, and the condition holds.
+    fn is_waiting(&self, condition: impl Fn(&Pending) -> bool) -> bool {
+        self.member.state().pending.get(&self.number).is_some_and(condition)
+    }
+
+    /// Returns `true` if no node is known to have the request.
+    fn is_unaddressed(&self) -> bool {
+        self.is_waiting(|pending| pending.owner.or(pending.addressee).is_none())
+    }
+
     /// Waits until the request ends.
     async fn end(&mut self, deadline: Option<Instant>) -> Result<Ending, Error> {
         let taken_by = Instant::now() + TAKEN_TIMEOUT;
         let first = deadline.map_or(taken_by, |deadline| deadline.min(taken_by));
         let lost = |_| Ending::Lost;
+        let look_at = first.min(Instant::now() + LOOK_AFTER);
+        if let Ok(ending) = timeout_at(look_at, &mut self.receiver).await {
+            return Ok(ending.unwrap_or_else(lost));
+        }
+        if look_at < first && self.is_unaddressed() {
+            // The broker may drop a request to a node that ends its subscription at that moment.
+            tokio::select! {
+                biased;
+                ending = &mut self.receiver => return Ok(ending.unwrap_or_else(lost)),
+                is_subscribed = self.member.is_subscribed(self.key, first) => {
+                    if !is_subscribed && self.is_unaddressed() {
+                        return Ok(Ending::Lost);
+                    }
+                }
+            }
+        }
         if let Ok(ending) = timeout_at(first, &mut self.receiver).await {
             return Ok(ending.unwrap_or_else(lost));
         }
         if first < taken_by {
             return Err(Error::Timeout);
         }
-        if self.member.state().pending.get(&self.number).is_some_and(|pending| pending.owner.is_none()) {
+        if self.is_waiting(|pending| pending.owner.is_none()) {
             return Err(Error::Disconnected { maybe_delivered: true });
         }
         let receiver = &mut self.receiver;
@@ -207,15 +238,26 @@ impl Member {
         }
     }
 
-    fn register(&self, key: &Arc<str>, addressee: Option<NodeId>) -> Result<Guard<'_>, Error> {
+    /// Returns `false` if the broker reports that no node is subscribed to a station.
+    async fn is_subscribed(&self, key: &Arc<str>, by: Instant) -> bool {
+        let looking = async {
+            let message = wire::encode(&Request::new(key, Mode::Info, self.expiry()));
+            let mut guard = self.register(key, None).ok()?;
+            self.transport.send(Destination::Station(key), Some(guard.number), message).await.ok()?;
+            (&mut guard.receiver).await.ok()
+        };
+        !matches!(timeout_at(by, looking).await, Ok(Some(Ending::NotDelivered)))
+    }
+
+    fn register<'a>(&'a self, key: &'a Arc<str>, addressee: Option<NodeId>) -> Result<Guard<'a>, Error> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         if state.has_left {
             return Err(Error::Unreachable);
         }
         let number = state.next_request();
-        state.pending.insert(number, Pending { sender, key: key.clone(), addressee, owner: None });
-        Ok(Guard { member: self, number, receiver })
+        state.pending.insert(number, Pending { sender, key: key.clone(), addressee, owner: None, is_unknown: false });
+        Ok(Guard { member: self, key, number, receiver })
     }
 
     /// Cancels a request at the node that carries it out.
@@ -285,7 +327,7 @@ impl Member {
             if state.owners.probe_due.is_none_or(|due| due > now) {
                 return;
             }
-            let mut requests: HashMap<NodeId, (Arc<str>, Vec<u64>)> = HashMap::new();
+            let mut requests: BTreeMap<NodeId, (Arc<str>, Vec<u64>)> = BTreeMap::new();
             for (number, pending) in &state.pending {
                 if let Some(owner) = pending.owner {
                     requests.entry(owner).or_insert_with(|| (pending.key.clone(), Vec::new())).1.push(*number);
@@ -326,10 +368,15 @@ impl Member {
         if !state.owners.answered(owner, probe) {
             return;
         }
-        let is_owned = |pending: &Pending| pending.owner == Some(owner);
-        let lost = unknown.iter().filter(|number| state.pending.get(number).is_some_and(is_owned)).copied();
-        let lost: Vec<_> = lost.collect();
-        let lost = lost.into_iter().filter_map(|number| Some((number, state.pending.remove(&number)?))).collect();
+        let mut lost = Vec::new();
+        for number in unknown {
+            match state.pending.get_mut(number) {
+                // The answer may have overtaken the response. The next one cannot: it was probed for after this one.
+                Some(pending) if pending.owner == Some(owner) && !pending.is_unknown => pending.is_unknown = true,
+                Some(pending) if pending.owner == Some(owner) => lost.extend(state.pending.remove_entry(number)),
+                _ => {}
+            }
+        }
         drop(state);
         self.fail(lost);
     }
@@ -353,7 +400,9 @@ impl Member {
     }
 
     /// Fails requests whose response is lost. Their nodes may be alive, and must not begin to carry them out any more.
-    fn fail(&self, lost: Vec<(u64, Pending)>) {
+    fn fail(&self, mut lost: Vec<(u64, Pending)>) {
+        // So that a test that repeats itself sends the same messages in the same order.
+        lost.sort_unstable_by_key(|(number, _)| *number);
         for (number, pending) in lost {
             tracing::debug!(key = &*pending.key, "the response to a request is lost");
             self.cancel(number, &pending);
