@@ -49,6 +49,8 @@ mod session;
 #[cfg(feature = "server")]
 mod station;
 mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod text;
 #[cfg(feature = "tls")]
 mod tls_error;

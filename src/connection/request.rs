@@ -68,7 +68,7 @@ pub(super) fn fingerprint(action: &str, payload: &Payload) -> u64 {
 const MAX_SHARED: usize = 1 << 10;
 
 impl IncomingRequest {
-    pub(super) fn new(
+    pub(crate) fn new(
         mut id: MessageId,
         mut action: ByteString,
         payload: Payload,

@@ -226,7 +226,11 @@ impl Run {
 impl Shared {
     /// Creates the state of a session that is closed until its first [run](Self::start_run).
     pub(crate) fn new(identity: Arc<str>, telemetry: Arc<Telemetry>) -> Arc<Self> {
-        let run = Run::new(identity);
+        Self::closed_after(Run::new(identity), telemetry)
+    }
+
+    /// Creates the state of a session that is closed, as if this had been its last run.
+    pub(crate) fn closed_after(run: Run, telemetry: Arc<Telemetry>) -> Arc<Self> {
         let _ = run.closed.set(CloseInfo::abnormal(CloseCause::Local));
         Arc::new(Self::with(next_session_id(), run, Mailbox::new(), telemetry))
     }

@@ -50,10 +50,15 @@ type ResponseFuture = Pin<Box<dyn Future<Output = Response> + Send>>;
 ///
 /// A call of an action without a handler goes to the [`fallback`](Self::fallback). If there is no fallback, it is
 /// rejected with [`ErrorCode::NOT_IMPLEMENTED`]. A router is cheap to clone.
-#[derive(Clone)]
 pub struct RpcRouter<S = ()> {
     state: Arc<S>,
     table: Arc<Table>,
+}
+
+impl<S> Clone for RpcRouter<S> {
+    fn clone(&self) -> Self {
+        Self { state: self.state.clone(), table: self.table.clone() }
+    }
 }
 
 #[derive(Clone, Default)]

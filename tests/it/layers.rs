@@ -242,6 +242,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "console",
         ],
     ),
+    ("tests", &["testing/link", "testing/received", "testing/request", "testing/station", "testing/csms", "testing"]),
     ("benches", &["unstable/websocket", "unstable"]),
     ("guide", &["guide"]),
 ];

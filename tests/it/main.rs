@@ -48,7 +48,6 @@ mod listening;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod middleware;
-
 mod mounting;
 #[cfg(feature = "ocpp-schemas")]
 mod ocpp_schemas;
@@ -70,6 +69,8 @@ mod strangers;
 mod support;
 mod tapped;
 mod tcp;
+#[cfg(feature = "testing")]
+mod testing;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(feature = "tls")]
