@@ -87,8 +87,12 @@ impl Telemetry {
         request: impl FnOnce() -> Option<RefusedRequest>,
     ) {
         let reason = cut(reason);
+        let identity = identity.map(|identity| match cut(identity) {
+            short if short.len() < identity.len() => Arc::from(short),
+            _ => identity.clone(),
+        });
         tracing::warn!(
-            identity = identity.map(|identity| cut(identity)),
+            identity = identity.as_deref(),
             remote_address = remote_address.map(tracing::field::display),
             status,
             reason,
@@ -96,7 +100,7 @@ impl Telemetry {
         );
         let request = if self.is_observed() { request().map(Box::new) } else { None };
         self.report(EventKind::HandshakeRefused { status, reason: reason.to_owned(), request }, || Origin {
-            identity: identity.cloned(),
+            identity,
             remote_address,
             ..Origin::default()
         });

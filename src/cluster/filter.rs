@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// use ocpp_rpc::cluster::EventFilter;
 ///
 /// // The messages of one station.
-/// let filter = EventFilter::all().key("CP-1").kinds(["call", "result", "error"]);
+/// let filter = EventFilter::all().key("CP-1").kinds(["call", "call_result", "call_error"]);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use]

@@ -11,6 +11,9 @@ pub(crate) trait Home: Send + Sync + 'static {
     /// the epoch of the session here that takes precedence.
     fn announced(&self, key: &str, epoch: Epoch) -> Option<Epoch>;
 
+    /// Returns the newest session of each key, in no particular order.
+    fn sessions(&self) -> Vec<Session>;
+
     /// Returns the newest session of each key behind `after`, at most `limit`, in the order of their keys.
     fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session>;
 

@@ -300,6 +300,37 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Returns the name of the kind, the `type` of the serialized event.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Opened { .. } => "opened",
+            Self::Disconnected(_) => "disconnected",
+            Self::Closing => "closing",
+            Self::Closed(_) => "closed",
+            Self::IdentityConflict => "identity_conflict",
+            Self::HandshakeRefused { .. } => "handshake_refused",
+            Self::Received(_) => "received",
+            Self::Sent(_) => "sent",
+            Self::Call { .. } => "call",
+            Self::CallResult { .. } => "call_result",
+            Self::CallError { .. } => "call_error",
+            Self::CallResultError { .. } => "call_result_error",
+            Self::Send { .. } => "send",
+            Self::CallEnded { .. } => "call_ended",
+            Self::ResponseWritten(_) => "response_written",
+            Self::BadMessage { .. } => "bad_message",
+            Self::LateResponse(_) => "late_response",
+            Self::UnmatchedResponse(_) => "unmatched_response",
+            Self::Deviation { .. } => "deviation",
+            Self::Pong(_) => "pong",
+            Self::UnhandledSend { .. } => "unhandled_send",
+            Self::ValidationFailed { .. } => "validation_failed",
+            Self::Activity(_) => "activity",
+            Self::Lagged(_) => "lagged",
+        }
+    }
+
     /// Hides tokens and secrets in the messages and payloads of the event.
     fn masked(mut self, mask: &Mask) -> Self {
         match &mut self {
@@ -532,6 +563,7 @@ mod tests {
             expected["key"] = json!("acme/CP-1");
             expected["identity"] = json!("CP-1");
             expected["remote_address"] = json!("192.0.2.1:50000");
+            assert_eq!(expected["type"], kind.name());
             let text = serde_json::to_string(&event(kind)).expect("JSON");
             assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), expected);
             let has_payload =

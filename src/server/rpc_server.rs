@@ -452,6 +452,10 @@ impl Home for ServerState {
         self.registry.announced(key, epoch, Instant::now().into_std())
     }
 
+    fn sessions(&self) -> Vec<Session> {
+        self.registry.newest_sessions()
+    }
+
     fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session> {
         self.registry.sessions_after(after, limit)
     }

@@ -133,6 +133,17 @@ async fn b17_event_of_a_nested_server_has_the_whole_path() {
 }
 
 #[tokio::test]
+async fn b76_identity_of_a_refused_handshake_is_cut() {
+    let server = builder().build().expect("valid settings");
+    let listener = server.listen("127.0.0.1:0").await.expect("a port");
+    let mut events = server.events();
+    let request = head(&format!("/ocpp/{}", "x".repeat(4000)));
+    assert_eq!(Client::dial(listener.local_addr()).await.ask(&request).await.status, 404);
+    let event = soon(events.next()).await.expect("an event");
+    assert_eq!(event.identity.as_deref(), Some(&*"x".repeat(512)));
+}
+
+#[tokio::test]
 async fn b15_plain_request_gets_404_at_listener_and_426_at_service() {
     let server = builder().build().expect("a valid configuration");
     let plain = server.listen("127.0.0.1:0").await.expect("a port");

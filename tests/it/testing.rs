@@ -1,7 +1,5 @@
 //! The test kit: stations, servers and single handlers in memory.
 
-use std::time::Duration;
-
 use futures_util::FutureExt;
 use ocpp_rpc::{
     Accept, CallError, Close, Error, ErrorCode, Handshake, Options, Reject, RpcClient, RpcRouter, RpcServer, Session,
@@ -11,7 +9,6 @@ use ocpp_rpc::{
     testing::{Csms, Request, Station},
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use crate::support::{SECOND, echo, server, server_with};
 
@@ -164,9 +161,7 @@ async fn csms_that_is_down_refuses_or_disconnects_makes_the_client_connect_again
     tokio::time::sleep(60 * SECOND).await;
     assert!(csms.next_session().now_or_never().is_none());
     csms.refuse_handshakes(None);
-    let start = Instant::now();
     csms.next_session().await;
-    assert!(start.elapsed() < Duration::from_secs(5));
     client.close(Close::normal()).await;
 }
 

@@ -1,9 +1,10 @@
 //! Lists of the stations of all nodes.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration, vec};
 
 use tokio::{
     sync::mpsc,
+    task::yield_now,
     time::{Instant, timeout_at},
 };
 
@@ -16,6 +17,7 @@ use crate::{
         wire::{self, Broadcast, Control, Page, Response},
     },
     info::StationInfo,
+    session::Session,
 };
 
 /// The stations of a page, at most.
@@ -46,13 +48,17 @@ const JOIN_TIME: Duration = Duration::from_millis(300);
 ///
 /// A station that moves to another node meanwhile may be listed twice, or not at all.
 pub struct Stations {
-    /// The server of this node, until all of its stations were listed.
-    own: Option<Arc<dyn Home>>,
-    /// The key that the next page of this node begins behind.
-    after: Option<Arc<str>>,
+    own: Own,
     node: Option<Arc<str>>,
     remote: Option<RemoteStations>,
     missing: Vec<(NodeId, Arc<str>)>,
+}
+
+/// The stations of this node.
+enum Own {
+    /// Not listed yet. `None` if this node has no server.
+    Unlisted(Option<Arc<dyn Home>>),
+    Listed(vec::IntoIter<Session>),
 }
 
 /// The stations of the other nodes.
@@ -69,8 +75,7 @@ impl Stations {
     /// Creates a list of the stations of this node, and of those of the other nodes of a cluster.
     pub(crate) fn new(own: Option<Arc<dyn Home>>, member: Option<&Arc<Member>>) -> Self {
         Self {
-            own,
-            after: None,
+            own: Own::Unlisted(own),
             node: member.map(|member| member.name().clone()),
             remote: member.cloned().map(RemoteStations::new),
             missing: Vec::new(),
@@ -82,6 +87,10 @@ impl Stations {
     /// # Cancel safety
     /// No station is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Vec<StationInfo>> {
+        if let Own::Listed(_) = self.own {
+            // A reader of many pages must not hold the thread.
+            yield_now().await;
+        }
         if let Some(page) = self.own_page() {
             return Some(page);
         }
@@ -89,11 +98,14 @@ impl Stations {
     }
 
     fn own_page(&mut self) -> Option<Vec<StationInfo>> {
-        let home = self.own.take()?;
-        let sessions = home.sessions_after(self.after.as_deref(), PAGE);
-        self.after = Some(sessions.last()?.key());
-        self.own = Some(home);
-        Some(sessions.iter().map(|session| session.station_info(self.node.as_ref())).collect())
+        if let Own::Unlisted(home) = &self.own {
+            let sessions = home.as_ref().map(|home| home.sessions()).unwrap_or_default();
+            self.own = Own::Listed(sessions.into_iter());
+        }
+        let Own::Listed(sessions) = &mut self.own else { return None };
+        let open = sessions.filter(Session::is_open).take(PAGE);
+        let page: Vec<_> = open.map(|session| session.station_info(self.node.as_ref())).collect();
+        (!page.is_empty()).then_some(page)
     }
 
     /// Returns the names of the nodes that have not answered so far. Their stations are not in the list, or not all of

@@ -167,22 +167,14 @@ impl Member {
     }
 
     async fn publish_if_watched(&self, event: &Event) {
-        let may_be_watched = {
-            let state = self.state();
-            let chooses = |lease: &Lease| lease.filter.only_key().is_none_or(|key| event.key.as_deref() == Some(key));
-            state.watching.leases.values().any(chooses)
-        };
-        if !may_be_watched {
-            return;
-        }
-        let Some(json) = encode_event(event) else { return };
-        let Ok(head) = serde_json::from_str::<Head<'_>>(&json) else { return };
-        let is_watched = {
-            let state = self.state();
-            state.watching.leases.values().any(|lease| lease.filter.matches(head.key.as_deref(), &head.kind))
-        };
-        if is_watched {
-            self.publish_json(&head, &json).await;
+        let (key, kind) = (event.key.as_deref(), event.kind.name());
+        // Most events are those of messages, and cost much to encode.
+        let is_watched = self.state().watching.leases.values().any(|lease| lease.filter.matches(key, kind));
+        if is_watched && let Some(json) = encode_event(event) {
+            let to = Destination::Event { key, kind };
+            if let Err(error) = self.send(to, None, self.published(&json)).await {
+                tracing::debug!(%error, "an event was not published");
+            }
         }
     }
 
@@ -190,17 +182,9 @@ impl Member {
     pub(crate) fn publish(&self, event: &Event) {
         if self.transport.is_connected()
             && let Some(json) = encode_event(event)
-            && let Ok(head) = serde_json::from_str::<Head<'_>>(&json)
         {
-            let target = Target::Event { key: head.key.as_deref().map(Into::into), kind: (*head.kind).into() };
+            let target = Target::Event { key: event.key.as_deref().map(Into::into), kind: event.kind.name().into() };
             self.post(target, None, self.published(&json));
-        }
-    }
-
-    async fn publish_json(&self, head: &Head<'_>, json: &str) {
-        let to = Destination::Event { key: head.key.as_deref(), kind: &head.kind };
-        if let Err(error) = self.send(to, None, self.published(json)).await {
-            tracing::debug!(%error, "an event was not published");
         }
     }
 

@@ -274,10 +274,14 @@ impl Registry {
         claim.filter(|own| *own != epoch)
     }
 
+    /// Returns the newest session of each key, in no particular order.
+    pub(crate) fn newest_sessions(&self) -> Vec<Session> {
+        self.state().entries.values().filter_map(|entries| newest(entries)).collect()
+    }
+
     /// Returns the newest session of each key behind `after`, at most `limit`, in the order of their keys.
     pub(crate) fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session> {
         let state = self.state();
-        let newest = |entries: &SmallVec<[Entry; 1]>| entries.iter().rev().find_map(|entry| entry.session.clone());
         let behind = state.entries.iter().filter(|(key, _)| after.is_none_or(|after| &***key > after));
         let open = behind.filter(|(_, entries)| entries.iter().any(|entry| entry.session.is_some()));
         let mut keys: Vec<_> = open.map(|(key, _)| key).collect();
@@ -307,6 +311,11 @@ impl Registry {
         // A panic under the lock cannot leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the newest session of a key.
+fn newest(entries: &[Entry]) -> Option<Session> {
+    entries.iter().rev().find_map(|entry| entry.session.clone())
 }
 
 impl State {
