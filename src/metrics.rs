@@ -8,7 +8,7 @@ use crate::event::activity::CallTimes;
 /// The recommended upper bounds of the buckets of all histograms, in seconds.
 ///
 /// The lowest are for handlers that read a map, those in the middle for stations on a mobile network. The highest are the
-/// default timeouts of calls, 30 s and 60 s. They are the same as those of [`CallTimes`](crate::event::CallTimes).
+/// default timeouts of calls, 30 s and 60 s. They are the same as those of [`CallTimes`].
 ///
 /// With the crate `metrics-exporter-prometheus`:
 ///

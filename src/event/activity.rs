@@ -20,9 +20,9 @@ pub struct Activity {
 /// The number of bounds of [`CallTimes`].
 const BOUNDS: usize = 18;
 
-/// The times that calls took, as the number of calls in each bucket.
+/// The times that calls took, as the number of calls in each of the [`BUCKETS`](Self::BUCKETS).
 ///
-/// The buckets are the same in all releases of this version of the crate. It serializes to an array of the counts.
+/// It serializes to an array of these numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CallTimes {
