@@ -188,8 +188,10 @@ async fn process_that_serves_an_api_calls_all_and_answers_for_none() {
     let mut stolen = spy.queue_subscribe("ocpp.v1.s.>", "s".to_owned()).await.expect("sent");
     spy.flush().await.expect("flushed");
     sleep(Duration::from_millis(100)).await;
+    // This process has not heard that the station has connected, and calls it at whichever node is subscribed.
+    let late = connect(&broker.url_of("node"), "late").await.station("acme/CP-1");
     for _ in 0..20 {
-        a.call("acme/CP-1", "Echo").await.expect("a result");
+        late.call::<Value>("Echo", &()).await.expect("a result");
     }
     assert!(stolen.next().now_or_never().is_none());
     assert_eq!((own.received(), other.received()), (21, 1));

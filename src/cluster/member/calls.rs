@@ -31,8 +31,8 @@ use crate::{
 /// The time within which another node must respond, or begin to carry out the request.
 const TAKEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The time after which this node looks if any node is subscribed to the station. A node reports before that it has begun
-/// to carry out a request.
+/// The time after which this node looks if the node that a request was sent to is there, or any node that is subscribed to
+/// the station. A node reports before that it has begun to carry out a request.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
 
 /// A request is not carried out after this time, by the clocks of both nodes. They may differ by some seconds.
@@ -82,6 +82,11 @@ impl Guard<'_> {
         self.member.state().pending.get(&self.number).is_some_and(condition)
     }
 
+    /// Returns the node that the request was sent to by name, if it is not known to have begun.
+    fn addressee(&self) -> Option<NodeId> {
+        self.member.state().pending.get(&self.number).filter(|pending| pending.owner.is_none())?.addressee
+    }
+
     /// Returns `true` if no node is known to have the request.
     fn is_unaddressed(&self) -> bool {
         self.is_waiting(|pending| pending.owner.or(pending.addressee).is_none())
@@ -96,8 +101,12 @@ impl Guard<'_> {
         if let Ok(ending) = timeout_at(look_at, &mut self.receiver).await {
             return Ok(ending.unwrap_or_else(lost));
         }
-        if look_at < first && self.is_unaddressed() {
-            // The broker may drop a request to a node that ends its subscription at that moment.
+        // The broker may drop a request to a node that ends its subscription, or leaves, at that moment.
+        if look_at < first
+            && let Some(addressee) = self.addressee()
+        {
+            self.member.look_for(addressee, self.key);
+        } else if look_at < first && self.is_unaddressed() {
             tokio::select! {
                 biased;
                 ending = &mut self.receiver => return Ok(ending.unwrap_or_else(lost)),
@@ -247,6 +256,17 @@ impl Member {
             (&mut guard.receiver).await.ok()
         };
         !matches!(timeout_at(by, looking).await, Ok(Some(Ending::NotDelivered)))
+    }
+
+    /// Probes a node, so that requests to it fail if it is gone.
+    fn look_for(&self, node: NodeId, key: &Arc<str>) {
+        let mut state = self.state();
+        let number = state.next_request();
+        if state.owners.watch(number, node, Instant::now()) {
+            drop(state);
+            let probe = Control::Probe { from: self.id, probe: number, requests: Vec::new() };
+            self.post(Target::Node(node, Some(key.clone())), Some(number), wire::encode(&probe));
+        }
     }
 
     fn register<'a>(&'a self, key: &'a Arc<str>, addressee: Option<NodeId>) -> Result<Guard<'a>, Error> {
