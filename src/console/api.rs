@@ -1,5 +1,7 @@
 //! The JSON of the console.
 
+mod actions;
+mod calls;
 pub(crate) mod error;
 mod handshakes;
 mod json;
@@ -11,11 +13,16 @@ mod stations;
 use std::sync::Arc;
 
 use axum::{
-    Router, middleware,
-    routing::{any, get},
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{any, get, post},
 };
 
 use crate::console::{guard, state::ConsoleState};
+
+/// The bytes of a request, at most.
+const MAX_BODY: usize = 64 * 1024;
 
 /// Returns the routes of the API.
 pub(crate) fn router() -> Router<Arc<ConsoleState>> {
@@ -26,8 +33,12 @@ pub(crate) fn router() -> Router<Arc<ConsoleState>> {
         .route("/stations/{key}", get(stations::station))
         .route("/stations/{key}/messages", get(messages::messages))
         .route("/stations/{key}/messages.jsonl", get(messages::file))
+        .route("/stations/{key}/calls/{action}", post(calls::call))
+        .route("/stations/{key}/close", post(calls::close))
         .route("/handshakes", get(handshakes::handshakes))
+        .route("/actions", get(actions::actions))
         // axum drops the fallback of a router that is nested twice.
         .route("/{*path}", any(async || error::ApiError::not_found("no such path")))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(guard::api))
 }

@@ -20,8 +20,7 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 pub(crate) struct ConsoleState {
     pub(crate) server: RpcServer,
     pub(crate) recording: Arc<Recording>,
-    pub(crate) calls_allowed: bool,
-    pub(crate) close_allowed: bool,
+    pub(crate) allowed: Allowed,
     /// One permit per live stream.
     pub(crate) streams: Arc<Semaphore>,
     /// A lock for tasks: readers that come while the list is made wait for it, and share it.
@@ -47,8 +46,7 @@ impl ConsoleState {
         Arc::new(Self {
             server,
             recording,
-            calls_allowed: allowed.calls,
-            close_allowed: allowed.close,
+            allowed,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             stations: Mutex::default(),
             _recorder: recorder,

@@ -590,3 +590,166 @@ async fn b98_tokens_never_appear() {
     }
     assert!(seen >= 8, "{seen}");
 }
+
+/// Sends a POST request as the page does.
+async fn post(router: &Router, path: &str, body: &str) -> (StatusCode, Value) {
+    let headers = [("content-type", "application/json"), ("sec-fetch-site", "same-origin")];
+    let mut request = request(Method::POST, path, &headers);
+    *request.body_mut() = Body::from(body.to_owned());
+    let response = send(router, request).await;
+    let status = response.status();
+    let text = text(response).await;
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+const RESET: &str = "/api/stations/CP-1/calls/Reset";
+
+#[tokio::test(start_paused = true)]
+async fn b99_console_only_reads_by_default() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    for (router, call, close) in [
+        (console(&server), StatusCode::FORBIDDEN, StatusCode::FORBIDDEN),
+        (Console::new(&server).allow_calls(true).router(), StatusCode::NOT_FOUND, StatusCode::FORBIDDEN),
+        (Console::new(&server).allow_close(true).router(), StatusCode::FORBIDDEN, StatusCode::NOT_FOUND),
+    ] {
+        let (status, body) = post(&router, "/api/stations/unknown/calls/Reset", r#"{"type":"Soft"}"#).await;
+        assert_eq!(status, call, "{body}");
+        let (status, body) = post(&router, "/api/stations/unknown/close", "{}").await;
+        assert_eq!(status, close, "{body}");
+    }
+    let router = console(&server);
+    let (status, body) = post(&router, RESET, r#"{"type":"Soft"}"#).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(body["error"].as_str().is_some_and(|error| error.contains("allow_calls")), "{body}");
+    assert_eq!(post(&router, "/api/stations/CP-1/close", "{}").await.0, StatusCode::FORBIDDEN);
+    assert!(session.is_open());
+    station.silent().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b99_call_of_the_page_has_its_result_error_or_failure() {
+    let server = server(RpcRouter::new());
+    let router = Console::new(&server).allow_calls(true).router();
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let call = async |station: &mut Station, response: &str| {
+        let respond = async {
+            let (id, call) = station.receive_call().await;
+            assert_eq!(call, json!(["Reset", {"type": "Soft"}]));
+            sleep(SECOND / 4).await;
+            station.send(response.replace("ID", &id)).await;
+        };
+        tokio::join!(post(&router, RESET, r#"{"type":"Soft"}"#), respond).0
+    };
+    let (status, body) = call(&mut station, r#"[3,"ID",{"status":"Accepted","idTag":"C0FFEE"}]"#).await;
+    let expected = json!({"outcome": "result", "result": {"status": "Accepted", "idTag": "***"}, "seconds": 0.25});
+    assert_eq!((status, without_fractions(body)), (StatusCode::OK, expected));
+    let (status, body) = call(&mut station, r#"[4,"ID","NotSupported","no relay",{"idTag":"C0FFEE"}]"#).await;
+    let expected = json!({
+        "outcome": "error", "code": "NotSupported", "description": "no relay", "details": {"idTag": "***"},
+        "seconds": 0.25,
+    });
+    assert_eq!((status, without_fractions(body)), (StatusCode::OK, expected));
+
+    // Without a response.
+    let (result, _) = tokio::join!(post(&router, RESET, r#"{"type":"Soft"}"#), station.receive_call());
+    assert_eq!((result.0, &result.1["maybe_delivered"]), (StatusCode::GATEWAY_TIMEOUT, &json!(true)));
+    let (status, body) = post(&router, "/api/stations/CP-2/calls/Reset", r#"{"type":"Soft"}"#).await;
+    assert_eq!((status, &body["maybe_delivered"]), (StatusCode::NOT_FOUND, &json!(false)), "{body}");
+
+    // A browser that goes away.
+    {
+        let mut leaving = Box::pin(post(&router, RESET, r#"{"type":"Soft"}"#));
+        assert!((&mut leaving).now_or_never().is_none());
+        let mut queued = Box::pin(post(&router, RESET, r#"{"type":"Hard"}"#));
+        assert!((&mut queued).now_or_never().is_none());
+        station.receive_call().await;
+        assert_eq!((session.in_flight(), session.queued()), (1, 1));
+    }
+    station.silent().await;
+    assert_eq!((session.in_flight(), session.queued()), (0, 0));
+}
+
+/// Rounds `seconds` to hundredths.
+fn without_fractions(mut body: Value) -> Value {
+    if let Some(seconds) = body["seconds"].as_f64() {
+        body["seconds"] = json!((seconds * 100.0).round() / 100.0);
+    }
+    body
+}
+
+#[tokio::test(start_paused = true)]
+async fn b99_invalid_calls_are_errors_and_nothing_is_sent() {
+    let server = server(RpcRouter::new());
+    let router = Console::new(&server).allow_calls(true).allow_close(true).router();
+    let (mut station, _) = connected(&server, "ocpp1.6").await;
+    for (body, status, error) in [
+        ("", StatusCode::BAD_REQUEST, "cannot read the body: "),
+        ("{", StatusCode::BAD_REQUEST, "cannot read the body: "),
+        ("[]", StatusCode::BAD_REQUEST, "not a JSON object"),
+        (&"x".repeat(65 << 10), StatusCode::PAYLOAD_TOO_LARGE, ""),
+    ] {
+        let (actual, body) = post(&router, RESET, body).await;
+        assert_eq!(actual, status, "{body}");
+        assert!(body["error"].as_str().is_some_and(|text| text.contains(error)), "{body}");
+    }
+    if cfg!(feature = "ocpp-schemas") {
+        for (path, body, pointer) in [
+            (RESET, r#"{"type":"Never"}"#, "/type"),
+            ("/api/stations/CP-1/calls/RemoteStartTransaction", r#"{"idTag":"A-TOKEN-THAT-IS-TOO-LONG"}"#, "/idTag"),
+        ] {
+            let (status, body) = post(&router, path, body).await;
+            assert_eq!((status, &body["pointer"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(pointer)), "{body}");
+            assert!(!body.to_string().contains("A-TOKEN"), "{body}");
+        }
+    }
+    for content_type in [&[][..], &[("content-type", "text/plain")], &[("content-type", "application/json5")]] {
+        for path in [RESET, "/api/stations/CP-1/close"] {
+            let mut request = request(Method::POST, path, content_type);
+            *request.body_mut() = Body::from(r#"{"type":"Soft"}"#);
+            assert_eq!(send(&router, request).await.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        }
+    }
+    for headers in [[("sec-fetch-site", "cross-site")], [("origin", "http://evil.example")]] {
+        let mut request = request(Method::POST, RESET, &headers);
+        request.headers_mut().insert("content-type", "application/json".parse().expect("a value"));
+        *request.body_mut() = Body::from(r#"{"type":"Soft"}"#);
+        assert_eq!(send(&router, request).await.status(), StatusCode::FORBIDDEN);
+    }
+    station.silent().await;
+    // Stations may have actions of their own.
+    let own = post(&router, "/api/stations/CP-1/calls/com.example%2FOwn", "{}");
+    let (response, ()) = tokio::join!(own, async {
+        let (id, call) = station.receive_call().await;
+        assert_eq!(call, json!(["com.example/Own", {}]));
+        station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    });
+    assert_eq!(response.0, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b99_page_closes_a_connection() {
+    let server = server(RpcRouter::new());
+    let router = Console::new(&server).allow_close(true).router();
+    let (mut station, _) = connected(&server, "ocpp1.6").await;
+    assert_eq!(post(&router, "/api/stations/CP-1/close", r#"{"reason":5}"#).await.0, StatusCode::BAD_REQUEST);
+    let close = post(&router, "/api/stations/CP-1/close", r#"{"reason":"maintenance"}"#);
+    let ((status, body), received) = tokio::join!(close, station.closed());
+    assert_eq!(received, (1000, "maintenance".to_owned()));
+    let expected = json!({"code": 1000, "reason": "maintenance", "cause": "local"});
+    assert_eq!((status, body), (StatusCode::OK, expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b99_page_has_templates_for_the_actions_of_a_protocol() {
+    let router = console(&server(RpcRouter::new()));
+    for (protocol, count) in [("ocpp1.6", 26), ("ocpp2.0.1", 40), ("ocpp2.1", 55), ("acme", 0)] {
+        let body = read(&router, &format!("/api/actions?protocol={protocol}")).await;
+        let actions = body["actions"].as_array().expect("a list");
+        assert_eq!(actions.len(), count, "{protocol}");
+        if count > 0 {
+            let reset = actions.iter().find(|template| template["action"] == "Reset").expect("a Reset");
+            assert!(reset["params"]["type"].is_string(), "{reset}");
+        }
+    }
+}

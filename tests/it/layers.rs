@@ -237,6 +237,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "console/api/stations",
             "console/api/messages",
             "console/api/handshakes",
+            "console/api/actions",
+            "console/api/calls",
             "console/api",
             "console/page",
             "console",

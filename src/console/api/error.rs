@@ -35,6 +35,15 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, error)
     }
 
+    /// Returns the response to a failed call or close. `mask` hides tokens in its text.
+    pub(crate) fn of_call(error: &Error, mask: impl Fn(&str) -> String) -> Self {
+        let pointer = if let Error::Invalid(violation) = error { Some(violation.pointer().to_owned()) } else { None };
+        // The path of the request names a station that is not there.
+        let status = if let Error::NotConnected = error { StatusCode::NOT_FOUND } else { error.http_status() };
+        let error_text = mask(&error.to_string());
+        Self { status, body: Body { error: error_text, pointer, maybe_delivered: Some(error.maybe_delivered()) } }
+    }
+
     pub(crate) fn internal(error: impl std::fmt::Display) -> Self {
         tracing::error!(%error, "the console failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
@@ -43,11 +52,7 @@ impl ApiError {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        let pointer = if let Error::Invalid(violation) = &error { Some(violation.pointer().to_owned()) } else { None };
-        // A station without a session is no station of the API.
-        let status = if let Error::NotConnected = error { StatusCode::NOT_FOUND } else { error.http_status() };
-        let body = Body { error: error.to_string(), pointer, maybe_delivered: Some(error.maybe_delivered()) };
-        Self { status, body }
+        Self::of_call(&error, str::to_owned)
     }
 }
 
