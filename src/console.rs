@@ -8,6 +8,7 @@
 mod api;
 mod guard;
 mod handshakes;
+mod history;
 mod page;
 mod record;
 mod recorder;

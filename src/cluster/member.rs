@@ -174,6 +174,13 @@ impl Member {
     }
 
     /// Returns the name of this node.
+    /// Returns the names of the other nodes that this node has heard of.
+    #[cfg(feature = "console")]
+    pub(crate) fn other_nodes(&self) -> Vec<Arc<str>> {
+        let state = self.state();
+        state.members.all(Instant::now().into_std()).map(|(_, name)| name).collect()
+    }
+
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.name
     }

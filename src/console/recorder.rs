@@ -1,7 +1,7 @@
 //! The task that records what events report.
 
 use std::{
-    collections::{HashMap, hash_map},
+    collections::{BTreeMap, HashMap, hash_map},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use crate::{
@@ -23,11 +23,16 @@ use crate::{
         store::{Limits, Store},
     },
     event::{
+        activity::Activity,
         bus::Events,
         kind::{CallOutcome, Event, EventKind},
     },
+    mask::Mask,
     message::payload::Payload,
-    server::rpc_server::{RpcServer, ServerState},
+    server::{
+        history::History,
+        rpc_server::{RpcServer, ServerState},
+    },
     unix_time,
 };
 
@@ -35,7 +40,7 @@ use crate::{
 const BATCH: usize = 128;
 
 /// The kinds of events of other nodes that are counted. There are few of them.
-const RARE: [&str; 6] = ["closed", "handshake_refused", "deviation", "validation_failed", "bad_message", "lagged"];
+const RARE: [&str; 6] = ["activity", "closed", "handshake_refused", "deviation", "validation_failed", "bad_message"];
 
 /// Everything that was recorded, and the readers that wait for more.
 #[derive(Debug)]
@@ -46,6 +51,7 @@ pub(crate) struct Recording {
     max_bytes: usize,
     /// The name of this node.
     pub(crate) node: Option<Arc<str>>,
+    pub(crate) mask: Mask,
 }
 
 /// The recorded facts.
@@ -58,8 +64,26 @@ pub(crate) struct Facts {
     watched: HashMap<Arc<str>, usize>,
     /// The connected stations of this node.
     stations: usize,
+    /// The other nodes of the cluster, in the order of their names.
+    others: BTreeMap<Arc<str>, OtherNode>,
     /// The latest point with the figures of its moment, as JSON, and its number.
     pub(crate) point: (u64, Arc<str>),
+}
+
+/// Another node of the cluster.
+#[derive(Debug, Default)]
+struct OtherNode {
+    /// The number of its stations, and the time at which it said so. `None` if it has no console.
+    stations: Option<(usize, Instant)>,
+}
+
+/// The time after which a node is missing that reports its activity once a second.
+const SILENCE: Duration = Duration::from_secs(3);
+
+impl OtherNode {
+    fn is_missing(&self, now: Instant) -> bool {
+        self.stations.is_some_and(|(_, heard_at)| now.duration_since(heard_at) > SILENCE)
+    }
 }
 
 impl Recording {
@@ -72,6 +96,7 @@ impl Recording {
             handshakes: Handshakes::default(),
             watched: HashMap::new(),
             stations: state.registry.count(),
+            others: BTreeMap::new(),
             point: (0, "".into()),
         };
         let recording = Arc::new(Self {
@@ -79,7 +104,10 @@ impl Recording {
             changed: watch::Sender::new(()),
             max_bytes: limits.max_bytes,
             node: state.cluster.as_ref().map(|cluster| cluster.name().clone()),
+            mask: state.telemetry.mask().clone(),
         });
+        let history: Weak<dyn History> = Arc::<Self>::downgrade(&recording);
+        server.add_history(history);
         let everywhere = server.events_everywhere(EventFilter::all().kinds(RARE));
         let task = recording.clone().run(Arc::downgrade(state), server.events(), everywhere);
         (recording, task)
@@ -111,8 +139,8 @@ impl Recording {
                 }
                 Some(event) = next(&mut everywhere) => self.record_remote(&event),
                 _ = ticks.tick() => {
-                    let Some(server) = server.upgrade() else { return };
-                    self.end_second(server.registry.count());
+                    let Some(state) = server.upgrade() else { return };
+                    self.end_second(&RpcServer { state });
                 }
             }
         }
@@ -140,31 +168,53 @@ impl Recording {
         }
     }
 
-    fn end_second(&self, stations: usize) {
+    /// Ends a second, and reports what happened in it at this node.
+    fn end_second(self: &Arc<Self>, server: &RpcServer) {
+        let stations = server.state.registry.count();
+        let others = server.state.cluster.as_ref().map(|cluster| cluster.other_nodes()).unwrap_or_default();
         let mut guard = self.facts();
         let facts = &mut *guard;
         facts.stations = stations;
+        facts.others.retain(|name, _| others.contains(name));
+        for name in others {
+            facts.others.entry(name).or_default();
+        }
         let at = unix_time::millis(SystemTime::now());
-        let point = facts.statistics.tick(at, stations);
+        let (point, activity) = facts.statistics.tick(at, facts.stations_everywhere());
         let (nodes, missing_nodes) = self.nodes(facts);
         let totals = self.totals(facts);
         let json = json!({"point": point, "totals": totals, "nodes": nodes, "missing_nodes": missing_nodes});
         facts.point = (facts.point.0 + 1, json.to_string().into());
         drop(guard);
         self.changed.send_replace(());
+        // Another console of this server would report the same.
+        let this: Weak<dyn History> = Arc::<Self>::downgrade(self);
+        if server.state.histories.is_latest(&this) {
+            server.report_activity(Activity { sessions: stations, ..activity });
+        }
     }
 
     /// Returns the figures since recording began.
     pub(crate) fn totals(&self, facts: &Facts) -> Value {
         let (stations, bytes) = facts.store.usage();
         let recorded = Recorded { stations, bytes, max_bytes: self.max_bytes };
-        serde_json::to_value(facts.statistics.totals(facts.stations, recorded)).unwrap_or_default()
+        serde_json::to_value(facts.statistics.totals(facts.stations_everywhere(), recorded)).unwrap_or_default()
     }
 
     /// Returns the nodes with their stations, and the names of those that are silent.
     pub(crate) fn nodes(&self, facts: &Facts) -> (Value, Value) {
-        let this = json!({"name": self.node, "is_this": true, "stations": facts.stations});
-        (json!([this]), json!([]))
+        let now = Instant::now();
+        let mut nodes = vec![json!({"name": self.node, "is_this": true, "stations": facts.stations})];
+        let mut missing = Vec::new();
+        for (name, node) in &facts.others {
+            if node.is_missing(now) {
+                missing.push(name);
+            } else {
+                let stations = node.stations.map(|(stations, _)| stations);
+                nodes.push(json!({"name": name, "is_this": false, "stations": stations}));
+            }
+        }
+        (nodes.into(), json!(missing))
     }
 
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -203,15 +253,23 @@ impl Drop for Watch {
 }
 
 impl Facts {
+    /// Returns the number of stations that are connected to nodes that are not missing.
+    fn stations_everywhere(&self) -> usize {
+        let now = Instant::now();
+        let heard = self.others.values().filter(|node| !node.is_missing(now));
+        let others = heard.filter_map(|node| Some(node.stations?.0));
+        others.fold(self.stations, usize::saturating_add)
+    }
+
     /// Records an event. Returns true if live readers look at it.
     fn record(&mut self, event: &Event, node: Option<&str>) -> bool {
         let statistics = &mut self.statistics;
         let mut is_read = false;
         match &event.kind {
             EventKind::CallEnded { direction, outcome, duration, .. } => {
-                statistics.call(*direction, duration.as_secs_f64());
+                statistics.call(*direction, *duration);
                 if let CallOutcome::Rejected(_) | CallOutcome::Failed(_) = outcome {
-                    statistics.errors += 1;
+                    statistics.error();
                 }
             }
             EventKind::Closed(info) => statistics.closes.add(name(&info.cause)),
@@ -259,6 +317,14 @@ impl Facts {
             events: Option<u64>,
         }
 
+        if &*event.kind == "activity" {
+            if let Ok(activity) = event.event.decode::<Activity>() {
+                self.statistics.others(&activity);
+                let node = self.others.entry(event.node.clone()).or_default();
+                node.stations = Some((activity.sessions, Instant::now()));
+            }
+            return false;
+        }
         let Ok(fields) = event.event.decode::<Fields>() else { return false };
         let statistics = &mut self.statistics;
         match &*event.kind {
@@ -279,7 +345,9 @@ impl Facts {
             "deviation" => statistics.deviations.add(fields.deviation.unwrap_or_default()),
             "validation_failed" => statistics.violations += 1,
             "bad_message" => statistics.bad_messages += 1,
-            "lagged" => statistics.lost_events += fields.events.unwrap_or_default(),
+            "lagged" => {
+                statistics.lost_events = statistics.lost_events.saturating_add(fields.events.unwrap_or_default())
+            }
             _ => {}
         }
         false

@@ -8,7 +8,16 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{console::recorder::Recording, info::StationInfo, server::rpc_server::RpcServer};
+use crate::{
+    console::{
+        history::{HistoryQuery, StationHistory},
+        recorder::Recording,
+    },
+    error::Error,
+    info::StationInfo,
+    message::payload::Payload,
+    server::rpc_server::RpcServer,
+};
 
 /// The streams that are served at once.
 const MAX_STREAMS: usize = 64;
@@ -53,6 +62,21 @@ impl ConsoleState {
         })
     }
 
+    /// Returns true if a station has no session at this node, but may have one at another node.
+    pub(crate) fn is_elsewhere(&self, key: &str) -> bool {
+        let state = &self.server.state;
+        state.cluster.is_some() && state.registry.find(key).is_none()
+    }
+
+    /// Returns recorded messages of a station, from its node. `None` if it is not recorded.
+    pub(crate) async fn history(&self, key: &Arc<str>, query: &HistoryQuery) -> Result<Option<StationHistory>, Error> {
+        if !self.is_elsewhere(key) {
+            return Ok(self.recording.history(key, query, usize::MAX));
+        }
+        let recorded = self.server.recorded(key, Payload::encode(query)?).await?;
+        Ok(recorded.map(|recorded| recorded.decode()).transpose()?)
+    }
+
     /// Returns the connected stations of all nodes. The list is at most a second old.
     pub(crate) async fn stations(&self) -> Arc<StationList> {
         let mut shared = self.stations.lock().await;
@@ -66,6 +90,8 @@ impl ConsoleState {
         let mut stations = Vec::new();
         while let Some(page) = pages.next().await {
             stations.extend(page);
+            // Thousands of stations of this node need no wait.
+            tokio::task::yield_now().await;
         }
         let list = Arc::new(StationList { stations, missing_nodes: pages.missing_nodes() });
         *shared = Some((made_at, list.clone()));

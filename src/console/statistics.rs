@@ -1,17 +1,19 @@
 //! The figures of the overview: calls per second, their times, and the number of rare facts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use serde::Serialize;
 
-use crate::event::kind::Direction;
+use crate::event::{
+    activity::{Activity, CallTimes},
+    kind::Direction,
+};
 
 /// The points that are kept: five minutes.
 pub(crate) const POINTS: usize = 300;
-
-/// The upper bounds of the buckets of a histogram, in seconds. A last bucket holds what is above.
-pub(crate) const BOUNDS: [f64; 15] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// The names of causes, deviations and the like that are counted one by one.
 const MAX_NAMES: usize = 64;
@@ -19,19 +21,22 @@ const MAX_NAMES: usize = 64;
 /// The figures of one server, or of all nodes of a cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Statistics {
-    /// The latest seconds, the oldest first.
-    seconds: VecDeque<Second>,
-    current: Second,
+    /// The calls of the latest seconds, the oldest first.
+    seconds: VecDeque<Both<CallTimes>>,
     points: VecDeque<Point>,
     /// The sum of `seconds`.
-    recent: Both<Histogram>,
+    recent: Both<CallTimes>,
+    /// The calls of this node in the current second, which other nodes do not know yet.
+    own: Activity,
+    /// The calls of other nodes in the current second.
+    others: Both<CallTimes>,
     calls: Both<u64>,
     pub(crate) closes: Counts<Box<str>>,
     pub(crate) refusals: Counts<Option<u16>>,
     pub(crate) deviations: Counts<Box<str>>,
     pub(crate) violations: u64,
     pub(crate) bad_messages: u64,
-    pub(crate) errors: u64,
+    errors: u64,
     pub(crate) lost_events: u64,
 }
 
@@ -40,21 +45,6 @@ pub(crate) struct Statistics {
 struct Both<T> {
     r#in: T,
     out: T,
-}
-
-impl<T> Both<T> {
-    fn of(&mut self, direction: Direction) -> &mut T {
-        match direction {
-            Direction::In => &mut self.r#in,
-            Direction::Out => &mut self.out,
-        }
-    }
-}
-
-#[derive(Debug, Default, Clone)]
-struct Second {
-    calls: Both<u64>,
-    times: Both<Histogram>,
 }
 
 /// The figures of one second.
@@ -121,29 +111,47 @@ pub(crate) struct Recorded {
 }
 
 impl Statistics {
-    /// Counts a call that ended.
-    pub(crate) fn call(&mut self, direction: Direction, seconds: f64) {
-        *self.current.calls.of(direction) += 1;
-        self.current.times.of(direction).add(seconds);
+    /// Counts a call of this node that ended.
+    pub(crate) fn call(&mut self, direction: Direction, time: Duration) {
+        match direction {
+            Direction::In => self.own.calls_in.add(time),
+            Direction::Out => self.own.calls_out.add(time),
+        }
     }
 
-    /// Ends a second. `at` is the Unix time in milliseconds.
-    pub(crate) fn tick(&mut self, at: u64, stations: usize) -> Point {
-        let second = std::mem::take(&mut self.current);
-        let times = &second.times;
-        self.calls.r#in += second.calls.r#in;
-        self.calls.out += second.calls.out;
+    /// Counts a call of this node that was rejected or failed.
+    pub(crate) fn error(&mut self) {
+        self.own.errors += 1;
+    }
+
+    /// Counts the calls of a second of another node.
+    pub(crate) fn others(&mut self, activity: &Activity) {
+        self.others.r#in.merge(&activity.calls_in);
+        self.others.out.merge(&activity.calls_out);
+        self.errors = self.errors.saturating_add(activity.errors);
+    }
+
+    /// Ends a second. `at` is the Unix time in milliseconds, `stations` the number of stations of all nodes. Returns the
+    /// point, and the activity of this node without its sessions.
+    pub(crate) fn tick(&mut self, at: u64, stations: usize) -> (Point, Activity) {
+        let own = std::mem::take(&mut self.own);
+        let mut times = std::mem::take(&mut self.others);
+        times.r#in.merge(&own.calls_in);
+        times.out.merge(&own.calls_out);
+        self.errors = self.errors.saturating_add(own.errors);
+        self.calls.r#in = self.calls.r#in.saturating_add(times.r#in.calls());
+        self.calls.out = self.calls.out.saturating_add(times.out.calls());
         self.recent.r#in.merge(&times.r#in);
         self.recent.out.merge(&times.out);
         let point = Point {
             at,
             stations,
-            calls_in: second.calls.r#in,
-            calls_out: second.calls.out,
-            p50_in: times.r#in.quantile(0.5),
-            p99_in: times.r#in.quantile(0.99),
-            p50_out: times.out.quantile(0.5),
-            p99_out: times.out.quantile(0.99),
+            calls_in: times.r#in.calls(),
+            calls_out: times.out.calls(),
+            p50_in: quantile(&times.r#in, 0.5),
+            p99_in: quantile(&times.r#in, 0.99),
+            p50_out: quantile(&times.out, 0.5),
+            p99_out: quantile(&times.out, 0.99),
         };
         if self.points.len() == POINTS {
             self.points.pop_front();
@@ -152,11 +160,11 @@ impl Statistics {
         if self.seconds.len() == POINTS
             && let Some(old) = self.seconds.pop_front()
         {
-            self.recent.r#in.subtract(&old.times.r#in);
-            self.recent.out.subtract(&old.times.out);
+            self.recent.r#in.subtract(&old.r#in);
+            self.recent.out.subtract(&old.out);
         }
-        self.seconds.push_back(second);
-        point
+        self.seconds.push_back(times);
+        (point, own)
     }
 
     /// Returns the latest points, the oldest first.
@@ -167,9 +175,9 @@ impl Statistics {
     pub(crate) fn totals(&self, stations: usize, recorded: Recorded) -> Totals<'_> {
         Totals {
             stations,
-            calls_in: self.calls.r#in + self.current.calls.r#in,
-            calls_out: self.calls.out + self.current.calls.out,
-            latency: Both { r#in: self.recent.r#in.latency(), out: self.recent.out.latency() },
+            calls_in: self.calls.r#in.saturating_add(self.own.calls_in.calls()),
+            calls_out: self.calls.out.saturating_add(self.own.calls_out.calls()),
+            latency: Both { r#in: latency(&self.recent.r#in), out: latency(&self.recent.out) },
             closes: self.closes.sorted().map(|(cause, count)| Cause { cause, count }).collect(),
             refusals: self.refusals.sorted().map(|(status, count)| Refusal { status: *status, count }).collect(),
             deviations: self
@@ -179,11 +187,20 @@ impl Statistics {
                 .collect(),
             violations: self.violations,
             bad_messages: self.bad_messages,
-            errors: self.errors,
+            errors: self.errors.saturating_add(self.own.errors),
             lost_events: self.lost_events,
             recorded,
         }
     }
+}
+
+fn latency(times: &CallTimes) -> Latency {
+    Latency { calls: times.calls(), p50: quantile(times, 0.5), p99: quantile(times, 0.99) }
+}
+
+/// Returns the time in seconds that this part of the calls did not exceed.
+fn quantile(times: &CallTimes, part: f64) -> Option<f64> {
+    times.quantile(part).map(|time| time.as_secs_f64())
 }
 
 /// The numbers of facts by name.
@@ -212,68 +229,11 @@ impl<K: Ord> Counts<K> {
     }
 }
 
-/// The times of calls, in buckets.
-#[derive(Debug, Default, Clone, Copy)]
-struct Histogram {
-    counts: [u64; BOUNDS.len() + 1],
-}
-
-impl Histogram {
-    fn add(&mut self, seconds: f64) {
-        self.counts[BOUNDS.partition_point(|bound| *bound < seconds)] += 1;
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.counts.iter_mut().zip(other.counts).for_each(|(count, other)| *count += other);
-    }
-
-    fn subtract(&mut self, other: &Self) {
-        self.counts.iter_mut().zip(other.counts).for_each(|(count, other)| *count -= other);
-    }
-
-    fn total(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    fn latency(&self) -> Latency {
-        Latency { calls: self.total(), p50: self.quantile(0.5), p99: self.quantile(0.99) }
-    }
-
-    /// Returns the time that this part of the calls did not exceed, as if the times of a bucket were spread evenly.
-    /// `None` without calls.
-    fn quantile(&self, part: f64) -> Option<f64> {
-        let rank = part * self.total() as f64;
-        let mut before = 0.0;
-        for (bucket, count) in self.counts.iter().enumerate() {
-            let count = *count as f64;
-            if count > 0.0 && before + count >= rank {
-                let low = bucket.checked_sub(1).map_or(0.0, |below| BOUNDS[below]);
-                // The last bucket has no upper bound.
-                let high = BOUNDS.get(bucket).copied().unwrap_or(low);
-                return Some(low + (high - low) * (rank - before) / count);
-            }
-            before += count;
-        }
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn quantiles_are_between_the_bounds_of_their_bucket() {
-        let mut histogram = Histogram::default();
-        assert_eq!(histogram.quantile(0.5), None);
-        (0..99).for_each(|_| histogram.add(0.003));
-        histogram.add(60.0);
-        let p50 = histogram.quantile(0.5).expect("calls");
-        assert!((0.0025..0.005).contains(&p50), "{p50}");
-        assert_eq!(histogram.quantile(1.0), Some(30.0));
-    }
 
     #[test]
     fn names_are_bounded() {
@@ -291,15 +251,18 @@ mod tests {
         fn recent_calls_are_those_of_the_latest_points(seconds in prop::collection::vec(0..4_u64, 0..700)) {
             let mut statistics = Statistics::default();
             for (at, calls) in seconds.iter().enumerate() {
-                (0..*calls).for_each(|call| statistics.call(Direction::Out, call as f64 / 10.0));
+                (0..*calls).for_each(|call| statistics.call(Direction::Out, Duration::from_secs(call)));
+                statistics.others(&Activity { calls_out: statistics.own.calls_out, errors: 1, ..Activity::default() });
                 statistics.tick(at as u64, 1);
             }
             let recent = seconds.len().saturating_sub(POINTS);
             let points = statistics.points();
-            prop_assert!(points.iter().map(|point| point.calls_out).eq(seconds[recent..].iter().copied()));
-            prop_assert_eq!(statistics.recent.out.total(), seconds[recent..].iter().sum::<u64>());
-            prop_assert_eq!(statistics.calls.out, seconds.iter().sum::<u64>());
-            prop_assert_eq!(statistics.recent.r#in.total(), 0);
+            // Another node has as many.
+            prop_assert!(points.iter().map(|point| point.calls_out).eq(seconds[recent..].iter().map(|calls| 2 * calls)));
+            prop_assert_eq!(statistics.recent.out.calls(), 2 * seconds[recent..].iter().sum::<u64>());
+            prop_assert_eq!(statistics.calls.out, 2 * seconds.iter().sum::<u64>());
+            prop_assert_eq!(statistics.recent.r#in.calls(), 0);
+            prop_assert_eq!(statistics.errors, seconds.len() as u64);
         }
     }
 }

@@ -50,6 +50,9 @@ struct Sequence {
 /// The memory of a station without records: its places in the two maps, the counts of its key, and what they waste.
 const STATION_SIZE: usize = 256;
 
+/// The bytes of a station below which nothing is recorded.
+const MIN_BYTES: usize = 16 * 1024;
+
 /// A part of the records of one station, the oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
@@ -67,9 +70,9 @@ impl Store {
     pub(crate) fn push(&mut self, key: &Arc<str>, mut content: Content<'_>, at: u64) {
         let empty = STATION_SIZE + allocated(key.len());
         let max_bytes = self.limits.max_bytes_per_station.min(self.limits.max_bytes);
-        // The room for one record with its texts but no body.
-        let fixed = empty + 2 * size_of::<Record>() + allocated(8 * 1024);
-        if self.limits.max_messages_per_station == 0 || max_bytes < fixed {
+        // The room for the first record with its texts but no body.
+        let fixed = empty + 8 * size_of::<Record>() + allocated(8 * 1024);
+        if self.limits.max_messages_per_station == 0 || max_bytes < MIN_BYTES.max(fixed) {
             return;
         }
         self.turn += 1;

@@ -15,6 +15,9 @@ pub struct Activity {
     pub calls_in: CallTimes,
     /// The calls to stations.
     pub calls_out: CallTimes,
+    /// The number of these calls that were rejected or failed.
+    #[serde(default)]
+    pub errors: u64,
 }
 
 /// The number of bounds of [`CallTimes`].
@@ -76,14 +79,14 @@ impl CallTimes {
     }
 
     /// Counts a call that took this long.
-    #[allow(dead_code, reason = "the console uses it")]
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "only the console uses it"))]
     pub(crate) fn add(&mut self, time: Duration) {
         let seconds = time.as_secs_f64();
         self.counts[Self::BUCKETS.partition_point(|bound| *bound < seconds)] += 1;
     }
 
     /// Adds the calls of `other`.
-    #[allow(dead_code, reason = "the console uses it")]
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "only the console uses it"))]
     pub(crate) fn merge(&mut self, other: &Self) {
         for (count, other) in self.counts.iter_mut().zip(&other.counts) {
             *count = count.saturating_add(*other);
@@ -91,7 +94,7 @@ impl CallTimes {
     }
 
     /// Removes the calls of `other`, which were added before.
-    #[allow(dead_code, reason = "the console uses it")]
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "only the console uses it"))]
     pub(crate) fn subtract(&mut self, other: &Self) {
         for (count, other) in self.counts.iter_mut().zip(&other.counts) {
             *count = count.saturating_sub(*other);
@@ -147,12 +150,14 @@ mod tests {
 
     #[test]
     fn activity_serializes_to_counts_per_bucket() {
-        let activity = Activity { sessions: 2, calls_in: of(&[Duration::ZERO]), calls_out: CallTimes::default() };
+        let activity =
+            Activity { sessions: 2, calls_in: of(&[Duration::ZERO]), calls_out: CallTimes::default(), errors: 3 };
         let written = serde_json::to_value(&activity).expect("JSON");
         let mut counts = vec![0; 19];
         assert_eq!(written["calls_out"], json!(counts));
         counts[0] = 1;
         assert_eq!((&written["sessions"], &written["calls_in"]), (&json!(2), &json!(counts)));
+        assert_eq!(written["errors"], 3);
         assert_eq!(serde_json::from_value::<Activity>(written).expect("readable"), activity);
     }
 }

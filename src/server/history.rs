@@ -22,11 +22,19 @@ pub(crate) struct Histories(Mutex<Vec<Weak<dyn History>>>);
 
 impl Histories {
     /// Adds a recording, which takes precedence over the earlier ones until it is dropped.
-    #[allow(dead_code, reason = "the console uses it")]
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "only the console uses it"))]
     pub(crate) fn add(&self, history: Weak<dyn History>) {
         let mut histories = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         histories.retain(|history| history.strong_count() > 0);
         histories.push(history);
+    }
+
+    /// Returns true if this recording takes precedence over all others.
+    #[cfg(feature = "console")]
+    pub(crate) fn is_latest(&self, history: &Weak<dyn History>) -> bool {
+        let histories = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = histories.iter().rev().find(|history| history.strong_count() > 0);
+        latest.is_some_and(|latest| latest.ptr_eq(history))
     }
 
     /// Returns the recorded messages of a station, see [`History::recorded`].

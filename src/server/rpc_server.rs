@@ -264,7 +264,7 @@ impl RpcServer {
     }
 
     /// Adds a recording of the messages of this server's stations.
-    #[allow(dead_code, reason = "the console uses it")]
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "only the console uses it"))]
     pub(crate) fn add_history(&self, history: Weak<dyn History>) {
         self.state.histories.add(history);
     }
@@ -274,7 +274,7 @@ impl RpcServer {
     ///
     /// # Errors
     /// Fails if the station's node cannot be asked, and this node has no messages either.
-    #[allow(dead_code, reason = "the console uses it")]
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "only the console uses it"))]
     pub(crate) async fn recorded(&self, key: &Arc<str>, query: Payload) -> Result<Option<Payload>, Error> {
         let state = &self.state;
         let own = || state.histories.recorded(key, &query, usize::MAX);
@@ -287,7 +287,7 @@ impl RpcServer {
     }
 
     /// Emits the event that reports the calls of the latest second.
-    #[allow(dead_code, reason = "the console uses it")]
+    #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "only the console uses it"))]
     pub(crate) fn report_activity(&self, activity: Activity) {
         self.state.telemetry.report(EventKind::Activity(Box::new(activity)), Origin::default);
     }

@@ -6,7 +6,7 @@ use axum::{Router, body::Body, response::Response};
 use futures_util::FutureExt;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use ocpp_rpc::{Close, Mask, RpcRouter, RpcServer, console::Console, extract::Params};
+use ocpp_rpc::{Close, Mask, RpcRouter, RpcServer, cluster::Local, console::Console, extract::Params};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
@@ -752,4 +752,110 @@ async fn b99_page_has_templates_for_the_actions_of_a_protocol() {
             assert!(reset["params"]["type"].is_string(), "{reset}");
         }
     }
+}
+
+fn node(cluster: &Local, name: &str) -> RpcServer {
+    let router = RpcRouter::new().on("Echo", echo);
+    let server = RpcServer::builder(router).protocols(["ocpp1.6"]).cluster(cluster.node(name));
+    server.build().expect("a valid configuration")
+}
+
+#[tokio::test(start_paused = true)]
+async fn b100_console_of_any_node_has_the_figures_of_all_nodes() {
+    let cluster = Local::new();
+    let (a, b, _without_console) = (node(&cluster, "a"), node(&cluster, "b"), node(&cluster, "c"));
+    let (console_a, console_b) = (console(&a), console(&b));
+    // A second console of a node counts nothing twice.
+    let _second = console(&b);
+    let mut live = Live::open(&console_a, "").await;
+    sleep(2 * SECOND).await;
+    let mut station = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    let _other = Station::connect(&a, "CP-2", "ocpp1.6").await;
+    station.ask(r#"[2,"1","Echo",{}]"#).await;
+    station.ask(r#"[2,"2","Unknown",{}]"#).await;
+    station.send("").await;
+    let refused = b.clone().oneshot(request(Method::GET, "/ocpp/CP-3", &[])).await.expect("infallible");
+    sleep(2 * SECOND).await;
+
+    for (router, this) in [(&console_a, "a"), (&console_b, "b")] {
+        let overview = read(router, "/api/overview").await;
+        let nodes = overview["nodes"].as_array().expect("a list");
+        let of = |name: &str| nodes.iter().find(|node| node["name"] == name).unwrap_or_else(|| panic!("{overview}"));
+        assert_eq!(overview["node"], this);
+        for (name, stations) in [("a", json!(1)), ("b", json!(1)), ("c", Value::Null)] {
+            assert_eq!(*of(name), json!({"name": name, "is_this": name == this, "stations": stations}));
+        }
+        let totals = &overview["totals"];
+        assert_eq!((&totals["stations"], &totals["calls_in"], &totals["errors"]), (&json!(2), &json!(2), &json!(1)));
+        assert_eq!(totals["latency"]["in"]["calls"], 2);
+        assert_eq!(totals["deviations"], json!([{"deviation": "empty_message", "count": 1}]));
+        assert_eq!(totals["refusals"], json!([{"status": refused.status().as_u16(), "count": 1}]));
+        let handshake = &read(router, "/api/handshakes").await["handshakes"][0];
+        assert_eq!((&handshake["node"], &handshake["request"]["path"]), (&json!("b"), &json!("/ocpp/CP-3")));
+    }
+    assert_eq!(live.find("handshake").await["node"], "b");
+    let listed = read(&console_a, "/api/stations?sort=node&search=cp-").await;
+    let nodes: Vec<_> = listed["stations"].as_array().expect("a list").iter().map(|s| s["node"].clone()).collect();
+    assert_eq!((nodes, &listed["missing_nodes"]), (vec![json!("a"), json!("b")], &json!([])));
+
+    station.close(1000, "").await;
+    station.closed().await;
+    sleep(2 * SECOND).await;
+    let overview = read(&console_a, "/api/overview").await;
+    assert_eq!(overview["totals"]["closes"], json!([{"cause": "remote", "count": 1}]));
+    assert_eq!(overview["totals"]["stations"], 1);
+
+    cluster.disconnect("b");
+    sleep(6 * SECOND).await;
+    let overview = read(&console_a, "/api/overview").await;
+    assert_eq!(overview["missing_nodes"], json!(["b"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b100_messages_of_a_station_come_from_its_node() {
+    let cluster = Local::new();
+    let (a, b) = (node(&cluster, "a"), node(&cluster, "b"));
+    let router = Console::new(&a).allow_calls(true).allow_close(true).router();
+    let console_b = console(&b);
+    let mut station = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    station.ask(r#"[2,"1","Echo",{"idTag":"C0FFEE"}]"#).await;
+    sleep(SECOND).await;
+    let path = "/api/stations/CP-1/messages";
+    let history = read(&router, path).await;
+    assert_eq!((&history["node"], history["messages"].as_array().map(Vec::len)), (&json!("b"), Some(3)));
+    assert_eq!(history["messages"][1]["payload"], json!({"idTag": "***"}));
+    assert_eq!(history, read(&console_b, path).await);
+    let found = read(&router, "/api/stations/CP-1").await;
+    assert_eq!((&found["station"]["node"], &found["messages"]), (&json!("b"), &json!(3)));
+
+    // New messages, and those of a call that the page makes.
+    let mut live = Live::open(&router, &format!("?station=CP-1&after={}", history["messages"][1]["seq"])).await;
+    assert_eq!(live.find("message").await["type"], "result");
+    let call = post(&router, RESET, r#"{"type":"Soft"}"#);
+    let ((status, body), ()) = tokio::join!(call, async {
+        let (id, _) = station.receive_call().await;
+        station.send(format!(r#"[3,"{id}",{{"status":"Accepted"}}]"#)).await;
+    });
+    assert_eq!((status, &body["result"]), (StatusCode::OK, &json!({"status": "Accepted"})));
+    assert_eq!(live.find("message").await["action"], "Reset");
+    assert_eq!(live.find("message").await["payload"], json!({"status": "Accepted"}));
+    let mut from_now = Live::open(&router, "?station=CP-1").await;
+    assert_eq!(from_now.find("station").await["node"], "b");
+
+    // The station moves to this node.
+    let mut moved = Station::connect(&a, "CP-1", "ocpp1.6").await;
+    assert_eq!(station.closed().await.0, 1008);
+    moved.ask(r#"[2,"2","Echo",{"moved":true}]"#).await;
+    for live in [&mut live, &mut from_now] {
+        let moved = async { while live.find("message").await["payload"] != json!({"moved": true}) {} };
+        timeout(10 * SECOND, moved).await.expect("the message of the other session");
+    }
+    let history = read(&router, path).await;
+    assert_eq!(history["node"], "a");
+
+    let close = post(&console(&b), "/api/stations/CP-1/close", "{}").await;
+    assert_eq!(close.0, StatusCode::FORBIDDEN);
+    let console_b = Console::new(&b).allow_close(true).router();
+    let (closed, received) = tokio::join!(post(&console_b, "/api/stations/CP-1/close", "{}"), moved.closed());
+    assert_eq!((closed.0, received.0), (StatusCode::OK, 1000));
 }

@@ -228,6 +228,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "console/statistics",
             "console/handshakes",
             "console/recorder",
+            "console/history",
             "console/state",
             "console/api/json",
             "console/api/error",

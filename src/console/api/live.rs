@@ -9,12 +9,24 @@ use axum::{
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::{Instant, sleep_until},
+};
 
-use crate::console::{api::error::ApiError, recorder::Watch, state::ConsoleState};
+use crate::console::{
+    api::error::ApiError,
+    history::{HistoryQuery, StationHistory},
+    recorder::Watch,
+    state::ConsoleState,
+};
 
 /// The messages that are read at once. More wait until these are sent.
 const BATCH: usize = 100;
+
+/// The time between the requests for the messages of a station at another node.
+const POLL: Duration = Duration::from_millis(500);
 
 /// The time between the comments that keep an idle stream alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -65,10 +77,12 @@ struct Stream {
 /// The part of a stream about one station.
 struct StationReader {
     key: Arc<str>,
-    /// The number of the latest message.
-    after: u64,
+    /// The number of the latest message. `None` until it was asked for.
+    after: Option<u64>,
     /// The latest information on the station, as JSON.
     info: Option<String>,
+    /// The time at which to ask another node again.
+    poll_at: Instant,
     _watch: Watch,
 }
 
@@ -84,9 +98,18 @@ impl Stream {
         changed.mark_changed();
         let station = selection.station.map(|key| {
             let watch = console.recording.watch(&key);
-            let last_seq = || console.recording.facts().store.last_seq(&key).unwrap_or_default();
-            let after = last_id.or(selection.after).unwrap_or_else(last_seq);
-            StationReader { after, info: None, _watch: watch, key }
+            // Other nodes are asked later.
+            let own_end = || {
+                let is_here = !console.is_elsewhere(&key);
+                is_here.then(|| console.recording.facts().store.last_seq(&key).unwrap_or_default())
+            };
+            StationReader {
+                after: last_id.or(selection.after).or_else(own_end),
+                info: None,
+                poll_at: Instant::now(),
+                _watch: watch,
+                key,
+            }
         });
         let handshakes = console.recording.facts().handshakes.total();
         Self { console, _permit: permit, changed, ready: VecDeque::new(), point: 0, handshakes, station }
@@ -102,53 +125,79 @@ impl Stream {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
+            let elsewhere = self.station.as_ref().filter(|station| self.console.is_elsewhere(&station.key));
+            let poll_at = elsewhere.map(|station| station.poll_at);
             tokio::select! {
                 () = closing.cancelled() => return None,
                 changed = self.changed.changed() => changed.ok()?,
+                () = sleep_until(poll_at.unwrap_or_else(Instant::now)), if poll_at.is_some() => {}
             }
-            self.read().await;
+            tokio::select! {
+                () = closing.cancelled() => return None,
+                () = self.read() => {}
+            }
         }
     }
 
     /// Reads what is new.
     async fn read(&mut self) {
-        let recording = self.console.recording.clone();
-        let mask = self.console.server.state.telemetry.mask().clone();
-        let (point, refused, records) = {
-            let facts = recording.facts();
+        let (point, (refused, lost)) = {
+            let facts = self.console.recording.facts();
             let refused = facts.handshakes.after(self.handshakes);
             self.handshakes = facts.handshakes.total();
-            let records = self.station.as_ref().map(|station| facts.store.after(&station.key, station.after, BATCH));
-            (facts.point.clone(), refused, records)
+            (facts.point.clone(), refused)
         };
         let is_new_second = point.0 > self.point;
         if is_new_second {
             self.point = point.0;
             self.push("point", &point.1);
         }
-        let (refused, lost) = refused;
         self.lost(lost);
         refused.iter().for_each(|json| self.push("handshake", json));
-        if let Some(records) = records {
-            self.lost(records.forgotten);
-            if records.records.len() == BATCH {
-                self.changed.mark_changed();
+        self.read_messages().await;
+        self.read_station(is_new_second).await;
+    }
+
+    /// Reads the new messages of the station.
+    async fn read_messages(&mut self) {
+        let Some(station) = &mut self.station else { return };
+        let is_elsewhere = self.console.is_elsewhere(&station.key);
+        if is_elsewhere {
+            let now = Instant::now();
+            if now < station.poll_at {
+                return;
             }
-            for record in &records.records {
-                match record.to_json(&mask) {
-                    Ok(json) => {
-                        let id = record.seq.to_string();
-                        self.ready.push_back(sse::Event::default().event("message").id(id).data(json));
-                    }
-                    Err(error) => tracing::error!(%error, "the console failed"),
-                }
-            }
-            if let (Some(station), Some(last)) = (&mut self.station, records.records.last()) {
-                station.after = last.seq;
-            }
+            station.poll_at = now + POLL;
         }
-        if let Some(station) = &mut self.station
-            && (is_new_second || station.info.is_none())
+        let limit = if station.after.is_some() { BATCH } else { 1 };
+        let query = HistoryQuery { action: None, after: station.after, limit };
+        // Another node may not answer now. Its messages are read later.
+        let Ok(history) = self.console.history(&station.key, &query).await else { return };
+        let Some(StationHistory { messages, forgotten, .. }) = history else {
+            // Everything from now on is new.
+            station.after.get_or_insert_default();
+            return;
+        };
+        let Some(last) = messages.last().and_then(|message| seq(message)) else { return };
+        if station.after.replace(last).is_none() {
+            // A stream without a beginning begins here.
+            return;
+        }
+        if messages.len() == BATCH {
+            station.poll_at = Instant::now();
+            self.changed.mark_changed();
+        }
+        self.lost(forgotten);
+        for message in messages {
+            let id = seq(&message).unwrap_or_default().to_string();
+            self.ready.push_back(sse::Event::default().event("message").id(id).data(message.get()));
+        }
+    }
+
+    /// Reads the information on the station, once a second.
+    async fn read_station(&mut self, is_new_second: bool) {
+        let Some(station) = &mut self.station else { return };
+        if (is_new_second || station.info.is_none())
             && let Ok(info) = self.console.server.station(station.key.clone()).info().await
         {
             let json = serde_json::to_string(&info).unwrap_or_default();
@@ -169,4 +218,13 @@ impl Stream {
             self.push("lost", &format!("{{\"events\":{events}}}"));
         }
     }
+}
+
+/// Returns the number of a message.
+fn seq(message: &RawValue) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        seq: u64,
+    }
+    serde_json::from_str::<Numbered>(message.get()).ok().map(|message| message.seq)
 }

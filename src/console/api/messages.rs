@@ -1,25 +1,24 @@
 //! `GET api/stations/{key}/messages`: the recorded messages of a station.
 
-use std::{fmt::Write, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::{Path, Query, State, rejection::QueryRejection},
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, header};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Deserialize;
 
 use crate::console::{
     api::{error::ApiError, json::Json},
+    history::{HistoryQuery, StationHistory},
     state::ConsoleState,
-    store::Records,
 };
 
 #[derive(Deserialize)]
 #[serde(default)]
 pub(super) struct Selection {
-    action: Option<String>,
+    action: Option<Box<str>>,
     limit: usize,
 }
 
@@ -29,37 +28,24 @@ impl Default for Selection {
     }
 }
 
-#[derive(Serialize)]
-pub(super) struct Messages {
-    messages: Vec<Box<RawValue>>,
-    node: Option<Arc<str>>,
-    forgotten: u64,
-}
-
 pub(super) async fn messages(
-    Path(key): Path<String>,
+    Path(key): Path<Arc<str>>,
     selection: Result<Query<Selection>, QueryRejection>,
     State(console): State<Arc<ConsoleState>>,
-) -> Result<Json<Messages>, ApiError> {
-    let Query(selection) = selection?;
-    let records = read(&console, &key, &selection);
-    let lines = lines(&console, &records)?;
-    let messages = lines.into_iter().map(RawValue::from_string).collect::<Result<_, _>>();
-    let messages = messages.map_err(ApiError::internal)?;
-    Ok(Json(Messages { messages, node: console.recording.node.clone(), forgotten: records.forgotten }))
+) -> Result<Json<StationHistory>, ApiError> {
+    read(&console, &key, selection?.0).await.map(Json)
 }
 
-/// `GET api/stations/{key}/messages.jsonl`: the same as a file of JSON Lines.
+/// `GET api/stations/{key}/messages.jsonl`: all of them as a file of JSON Lines.
 pub(super) async fn file(
-    Path(key): Path<String>,
+    Path(key): Path<Arc<str>>,
     selection: Result<Query<Selection>, QueryRejection>,
     State(console): State<Arc<ConsoleState>>,
 ) -> Result<Response, ApiError> {
-    let Query(selection) = selection?;
-    let records = read(&console, &key, &Selection { limit: usize::MAX, ..selection });
+    let history = read(&console, &key, Selection { limit: usize::MAX, ..selection?.0 }).await?;
     let mut text = String::new();
-    for line in lines(&console, &records)? {
-        text.push_str(&line);
+    for message in history.messages {
+        text.push_str(message.get());
         text.push('\n');
     }
     let name = HeaderValue::try_from(format!("attachment; filename=\"{}.jsonl\"", file_name(&key)));
@@ -70,26 +56,18 @@ pub(super) async fn file(
     Ok((headers, text).into_response())
 }
 
-fn read(console: &ConsoleState, key: &str, selection: &Selection) -> Records {
-    let facts = console.recording.facts();
-    facts.store.latest(key, selection.action.as_deref(), selection.limit).unwrap_or_default()
-}
-
-/// Returns the records as JSON, without tokens and secrets.
-fn lines(console: &ConsoleState, records: &Records) -> Result<Vec<String>, ApiError> {
-    let mask = console.server.state.telemetry.mask();
-    records.records.iter().map(|record| record.to_json(mask).map_err(ApiError::internal)).collect()
+async fn read(console: &ConsoleState, key: &Arc<str>, selection: Selection) -> Result<StationHistory, ApiError> {
+    let query = HistoryQuery { action: selection.action, limit: selection.limit, after: None };
+    let history = console.history(key, &query).await?;
+    let node = console.recording.node.clone();
+    Ok(history.unwrap_or(StationHistory { messages: Vec::new(), node, forgotten: 0, count: 0 }))
 }
 
 /// Returns a key as the name of a file, with the characters that all systems allow.
 fn file_name(key: &str) -> String {
-    let mut name = String::new();
-    for character in key.chars().take(100) {
-        if character.is_ascii_alphanumeric() || "-_.".contains(character) && !name.is_empty() {
-            name.push(character);
-        } else {
-            let _ = write!(name, "_");
-        }
-    }
-    name
+    let is_allowed = |place, character: char| {
+        character.is_ascii_alphanumeric() || "-_".contains(character) || (character == '.' && place > 0)
+    };
+    let characters = key.chars().take(100).enumerate();
+    characters.map(|(place, character)| if is_allowed(place, character) { character } else { '_' }).collect()
 }

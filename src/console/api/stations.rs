@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     console::{
         api::{error::ApiError, json::Json},
+        history::HistoryQuery,
         state::{ConsoleState, StationList},
     },
     info::StationInfo,
@@ -135,11 +136,12 @@ pub(super) struct StationPage {
 }
 
 pub(super) async fn station(
-    Path(key): Path<String>,
+    Path(key): Path<Arc<str>>,
     State(console): State<Arc<ConsoleState>>,
 ) -> Result<Json<StationPage>, ApiError> {
-    let count = console.recording.facts().store.count(&key);
-    let station = console.server.station(&*key).info().await?;
+    let nothing = HistoryQuery { limit: 0, ..HistoryQuery::default() };
+    let count = console.history(&key, &nothing).await?.map(|history| history.count);
+    let station = console.server.station(key.clone()).info().await?;
     if station.is_none() && count.is_none() {
         return Err(ApiError::not_found(format!("the station is neither connected nor recorded: {key}")));
     }
