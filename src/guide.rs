@@ -45,6 +45,12 @@ pub mod security {}
 #[doc = include_str!("docs/guide/observability.md")]
 pub mod observability {}
 
+/// The console: a page that shows stations and their messages.
+#[cfg(feature = "console")]
+#[doc = ""]
+#[doc = include_str!("docs/guide/console.md")]
+pub mod console {}
+
 /// Measuring a server under load.
 #[doc = ""]
 #[doc = include_str!("docs/guide/measuring.md")]

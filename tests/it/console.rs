@@ -263,14 +263,18 @@ async fn b95_lost_events_are_counted() {
 #[tokio::test(start_paused = true)]
 async fn b95_recording_ends_with_the_router_and_with_the_server() {
     let server = server(RpcRouter::new().on("Echo", echo));
-    let router = console(&server);
     let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let without_console = tasks();
+    let router = console(&server);
     let clone = router.clone();
     drop(router);
     station.ask(r#"[2,"1","Echo",{}]"#).await;
-    assert_eq!(messages(&clone, "/api/stations/CP-1/messages").await.len(), 3);
+    assert_eq!(messages(&clone, "/api/stations/CP-1/messages").await.len(), 2);
+    assert_eq!(tasks(), without_console + 1);
     drop(clone);
     sleep(RECORDED).await;
+    assert_eq!(tasks(), without_console);
 
     let router = console(&server);
     let (closed, _) = tokio::join!(server.close(Close::going_away()), station.closed());
