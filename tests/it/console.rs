@@ -8,7 +8,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use ocpp_rpc::{Close, Mask, RpcRouter, RpcServer, cluster::Local, console::Console, extract::Params};
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
 use crate::support::{SECOND, Station, connected, echo, server};
@@ -344,6 +344,8 @@ async fn b96_live_stream_has_points_refusals_and_the_messages_of_one_station() {
     assert_eq!((&point["point"]["stations"], &point["nodes"][0]["stations"]), (&json!(2), &json!(2)));
     assert_eq!(point["totals"]["stations"], 2);
 
+    // Messages and refusals come at once, not with the next point.
+    let start = Instant::now();
     other.ask(r#"[2,"other","Echo",{}]"#).await;
     station.ask(r#"[2,"1","Echo",{"a":1}]"#).await;
     let (call, id) = live.find_with_id("message").await;
@@ -355,6 +357,7 @@ async fn b96_live_stream_has_points_refusals_and_the_messages_of_one_station() {
     let refused = request(Method::GET, "/ocpp/CP-3?token=secret", &headers);
     let refused = server.clone().oneshot(refused).await.expect("infallible");
     let handshake = live.find("handshake").await;
+    assert!(start.elapsed() < SECOND / 2, "{:?}", start.elapsed());
     assert_eq!(handshake["status"], refused.status().as_u16());
     assert_eq!(handshake["request"]["authorization"], "Basic");
     assert_eq!((&handshake["request"]["path"], &handshake["node"]), (&json!("/ocpp/CP-3"), &Value::Null));
