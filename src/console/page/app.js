@@ -63,7 +63,7 @@ function showState({ state, error }) {
   setText(element, { live: 'live', connecting: 'connecting', asleep: 'asleep' }[state] ?? 'reconnecting');
   const texts = {
     cut: 'The connection to the server is cut. The page shows old data, and connects again.',
-    refused: `The server refuses the stream${error ? `: ${error.message}` : ', perhaps because too many pages are open'}. The page tries again.`,
+    refused: `The server refuses the stream${error ? `: ${error.message}` : ', perhaps because it stops, or too many pages are open'}. The page tries again.`,
   };
   banner('cut', texts[state] ?? null);
 }

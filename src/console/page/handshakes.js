@@ -27,11 +27,11 @@ function details({ at, node, request }) {
 }
 
 function item(handshake) {
-  const { at, identity, remote_address: address, status, reason } = handshake;
+  const { at, identity, remote_address: address, status, reason, request } = handshake;
   const button = h('button', { type: 'button', class: 'summary', tabindex: '-1', 'aria-expanded': 'false' },
     h('span', { class: 'time', title: dateTime(at) }, clock(at)),
     h('span', { class: 'status bad' }, status === null ? NONE : String(status)),
-    h('span', { class: 'identity' }, identity ?? NONE),
+    h('span', { class: 'identity' }, identity ?? request?.path ?? NONE),
     h('span', { class: 'address muted' }, address ?? NONE),
     h('span', { class: 'reason' }, reason));
   const element = h('li', {}, button);
@@ -56,40 +56,47 @@ export function showHandshakes(main, { live, signal }) {
   const scroller = h('div', { class: 'scroller' }, names, list);
   main.append(h('div', { class: 'tools' }, h('h1', {}, 'Refused handshakes'), summary), failure, empty, scroller);
   rove(list, '.summary');
+  // The rows by the text of their handshake, because the list and the stream may have the same one.
+  const rows = new Map();
+  const add = (handshake) => {
+    const text = JSON.stringify(handshake);
+    if (rows.has(text)) return;
+    const row = item(handshake);
+    rows.set(text, row);
+    row.entry = { at: handshake.at, text };
+    // Rows that the user reads stay where they are.
+    const height = scroller.scrollHeight;
+    list.insertBefore(row, [...list.children].find((other) => other.entry.at <= handshake.at) ?? null);
+    if (scroller.scrollTop > 0) scroller.scrollTop += scroller.scrollHeight - height;
+  };
   const changed = () => {
-    while (list.children.length > MAX) list.lastChild.remove();
+    while (list.children.length > MAX) {
+      rows.delete(list.lastChild.entry.text);
+      list.lastChild.remove();
+    }
     const length = list.children.length;
     setText(summary, length >= MAX ? `the latest ${count(MAX)}` : '');
     empty.hidden = length > 0;
     scroller.hidden = length === 0;
     keepTabStop(list, '.summary');
   };
-  let latest = null;
   live.addEventListener('handshake', ({ detail }) => {
-    latest = JSON.stringify(detail);
-    // Rows that the user reads stay where they are.
-    const height = scroller.scrollHeight;
-    list.prepend(item(detail));
+    add(detail);
     changed();
-    if (scroller.scrollTop > 0) scroller.scrollTop += scroller.scrollHeight - height;
   }, { signal });
-  return {
-    title: 'Handshakes',
-    prepare: async () => {
-      try {
-        const { handshakes } = await api.handshakes(signal);
-        failure.hidden = true;
-        const text = handshakes.length > 0 ? JSON.stringify(handshakes[0]) : null;
-        // Open rows survive a short cut of the stream.
-        if (text === null || text !== latest) list.replaceChildren(...handshakes.slice(0, MAX).map(item));
-        latest = text;
-        changed();
-      } catch (error) {
-        if (error.name === 'AbortError') throw error;
-        setText(failure, `The handshakes could not be fetched: ${error.message}`);
-        failure.hidden = false;
-        throw error;
-      }
-    },
-  };
+  // The list is fetched when the stream is open, so that no refusal is between them.
+  live.addEventListener('state', async ({ detail: { state } }) => {
+    if (state !== 'live') return;
+    try {
+      const { handshakes } = await api.handshakes(signal);
+      failure.hidden = true;
+      handshakes.reverse().forEach(add);
+      changed();
+    } catch (error) {
+      if (error.name === 'AbortError') return;
+      setText(failure, `The handshakes could not be fetched: ${error.message}`);
+      failure.hidden = false;
+    }
+  }, { signal });
+  return { title: 'Handshakes' };
 }

@@ -50,8 +50,8 @@ const NUMBERS = [
   ['Stations', ({ totals }) => count(totals.stations), 'Stations that are connected now'],
   ['Calls by stations', ({ totals }) => count(totals.calls_in), 'Since the recording began'],
   ['Calls by the server', ({ totals }) => count(totals.calls_out), 'Since the recording began'],
-  ['p50 / p99 by stations', ({ totals }) => pair(totals.latency.in), 'Until the response, in the last five minutes'],
-  ['p50 / p99 by the server', ({ totals }) => pair(totals.latency.out), 'Until the response, in the last five minutes'],
+  ['p50 / p99, stations', ({ totals }) => pair(totals.latency.in), 'Until the response, in the last five minutes'],
+  ['p50 / p99, server', ({ totals }) => pair(totals.latency.out), 'Until the response, in the last five minutes'],
   ['Errors', ({ totals }) => count(totals.errors), 'CALLERRORs and failed calls', ({ totals }) => totals.errors > 0],
   ['Violations', ({ totals }) => count(totals.violations), 'Payloads that failed the validation', ({ totals }) => totals.violations > 0],
   ['Bad messages', ({ totals }) => count(totals.bad_messages), 'Messages that were not readable', ({ totals }) => totals.bad_messages > 0],
@@ -82,7 +82,7 @@ class Counts {
   }
 }
 
-export function showOverview(main, { live, signal }) {
+export function showOverview(main, { live, signal, overview }) {
   main.className = 'overview';
   const values = NUMBERS.map(() => h('dd'));
   const numbers = h('dl', { class: 'numbers' },
@@ -116,10 +116,13 @@ export function showOverview(main, { live, signal }) {
     const { stations, bytes: size, max_bytes: max } = totals.recorded;
     setText(recorded, `Messages of ${count(stations)} stations are recorded: ${bytes(size)} of at most ${bytes(max)}.`);
   };
-  live.addEventListener('overview', ({ detail }) => {
-    points = detail.points.slice(-MAX_POINTS);
-    update(detail);
-  }, { signal });
+  const begin = (data) => {
+    points = data.points.slice(-MAX_POINTS);
+    update(data);
+  };
+  // The data of the last view, until the stream begins again.
+  if (overview) begin(overview);
+  live.addEventListener('overview', ({ detail }) => begin(detail), { signal });
   live.addEventListener('point', ({ detail }) => {
     // The stream may begin with a point that the overview had already.
     if (points.length > 0 && detail.point.at <= points.at(-1).at) points.pop();

@@ -287,7 +287,7 @@ export function showStations(main, { live, signal, settings, overview }) {
   main.className = 'stations';
   const query = { search: settings.get('search') ?? '', sort: settings.get('sort') ?? 'key', order: settings.get('order') ?? 'asc' };
   let rows = null;
-  let requests = new AbortController();
+  let requests = null;
   const failure = h('p', { class: 'alert', role: 'alert', hidden: true });
   const summary = h('span', { class: 'muted', role: 'status' });
   const search = h('input', {
@@ -299,6 +299,8 @@ export function showStations(main, { live, signal, settings, overview }) {
     query.sort = sort;
     start();
   } });
+  const empty = h('p', { class: 'empty', hidden: true });
+  table.element.append(empty);
   main.append(h('h1', { class: 'hidden' }, 'Stations'), h('div', { class: 'tools' }, search, summary), failure, table.element);
 
   const changed = () => {
@@ -306,7 +308,8 @@ export function showStations(main, { live, signal, settings, overview }) {
     const { matched, total } = rows;
     const shown = matched > MAX_ROWS ? `, the first ${count(MAX_ROWS)} are shown` : '';
     setText(summary, matched === total ? `${count(total)} stations` : `${count(matched)} of ${count(total)} stations${shown}`);
-    table.element.classList.toggle('is-empty', matched === 0);
+    empty.hidden = matched > 0;
+    setText(empty, total === 0 ? 'No station is connected.' : 'No station matches the search.');
     table.draw();
     if (place.restore && matched > 0) {
       place.restore = false;
@@ -317,9 +320,19 @@ export function showStations(main, { live, signal, settings, overview }) {
     setText(failure, `The stations could not be fetched: ${error.message}`);
     failure.hidden = false;
   };
+  /** Keeps the search and the order for the way back, at the top of the list if they are others. */
+  const remember = () => {
+    const set = Object.entries(query).filter(([name, value]) => value !== { search: '', sort: 'key', order: 'asc' }[name]);
+    const text = new URLSearchParams(set).toString();
+    if (place.query !== text) place.top = 0;
+    place.query = text;
+  };
   /** Begins with another search or order. */
   const start = () => {
-    requests.abort();
+    remember();
+    // The first list is the one that the user left.
+    place.restore = requests === null && place.top > 0;
+    requests?.abort();
     requests = new AbortController();
     rows = new Rows({ ...query }, changed, failed, requests.signal);
     table.rows = rows;
@@ -327,11 +340,6 @@ export function showStations(main, { live, signal, settings, overview }) {
     table.selectedKey = null;
     table.element.scrollTop = 0;
     table.showOrder(query.sort, query.order);
-    const set = Object.entries(query).filter(([name, value]) => value !== { search: '', sort: 'key', order: 'asc' }[name]);
-    const text = new URLSearchParams(set).toString();
-    place.restore = place.query === text && place.top > 0;
-    if (!place.restore) place.top = 0;
-    place.query = text;
     history.replaceState(null, '', listLink());
     table.schedule();
   };
@@ -341,11 +349,10 @@ export function showStations(main, { live, signal, settings, overview }) {
 
   let delay = null;
   search.addEventListener('input', () => {
+    query.search = search.value.trim();
+    remember();
     clearTimeout(delay);
-    delay = setTimeout(() => {
-      query.search = search.value.trim();
-      start();
-    }, SEARCH_DELAY);
+    delay = setTimeout(start, SEARCH_DELAY);
   });
   search.addEventListener('keydown', (event) => {
     if (event.key !== 'ArrowDown' && event.key !== 'Enter') return;
