@@ -316,8 +316,7 @@ impl Member {
         sent.unwrap_or(Err(SendError::Disconnected))
     }
 
-    /// Sends a sign of life, and asks for announcements that have not arrived. An observer does neither: no list lacks its
-    /// stations if it does not answer.
+    /// Sends a sign of life. An observer sends none: no list lacks its stations if it does not answer.
     fn beat(&self, now: Instant) {
         let is_due = {
             let mut state = self.state();
@@ -328,7 +327,6 @@ impl Member {
             is_due
         };
         if is_due && self.home().is_some() {
-            self.ask_for_announcements();
             self.post(Target::All(None), None, wire::encode(&Broadcast::Here(self.introduction())));
         }
     }

@@ -48,6 +48,9 @@ pub(crate) struct Request {
     pub(crate) total_timeout: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) close: Option<CloseRequest>,
+    /// The request that the caller looks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +61,8 @@ pub(crate) enum Mode {
     FireAndForget,
     Send,
     Info,
+    /// Asks if an earlier request has arrived. If not, the response is that the station is not connected.
+    Look,
     Close,
     /// Asks for the recorded messages of the station. The query is in `params`.
     Recorded,
@@ -267,7 +272,13 @@ impl Request {
             timeout: None,
             total_timeout: None,
             close: None,
+            request: None,
         }
+    }
+
+    /// Creates the request that looks for an earlier one.
+    pub(crate) fn look(key: &str, request: u64, expires: SystemTime) -> Self {
+        Self { request: Some(request), ..Self::new(key, Mode::Look, expires) }
     }
 
     /// Creates the request of a call.
@@ -299,7 +310,7 @@ impl Request {
             Mode::BypassQueue => Kind::Immediate,
             Mode::FireAndForget => Kind::FireAndForget,
             Mode::Send => Kind::Send,
-            Mode::Info | Mode::Close | Mode::Recorded => return None,
+            Mode::Info | Mode::Look | Mode::Close | Mode::Recorded => return None,
         })
     }
 }

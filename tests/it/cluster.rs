@@ -236,11 +236,12 @@ async fn b86_reply_that_is_lost_ends_its_call() {
 async fn b86_request_that_is_dropped_while_its_station_disconnects_fails_early() {
     type IsTo = fn(Destination<'_>) -> bool;
     // Until the move of the station is forgotten, it is called at its node.
-    let cases: [(Duration, IsTo); 2] = [
-        (SETTLED, |to| matches!(to, Destination::StationAt(..))),
-        (31 * SECOND, |to| matches!(to, Destination::Station(_))),
+    let cases: [(Duration, IsTo, bool); 3] = [
+        (SETTLED, |to| matches!(to, Destination::StationAt(..)), false),
+        (31 * SECOND, |to| matches!(to, Destination::Station(_)), false),
+        (31 * SECOND, |to| matches!(to, Destination::Station(_)), true),
     ];
-    for (age, is_to) in cases {
+    for (age, is_to, comes_back) in cases {
         let (cluster, requests) = (Local::new(), Arc::<AtomicUsize>::default());
         let sent = requests.clone();
         let tapped = Tapped::new(cluster.node("a")).on_send(move |_, to, message| {
@@ -249,12 +250,16 @@ async fn b86_request_that_is_dropped_while_its_station_disconnects_fails_early()
             if is_call { Fate::Lost } else { Fate::Sent }
         });
         let a = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(tapped).build().expect("valid");
-        let b = node(&cluster, "b");
+        let [b, c] = ["b", "c"].map(|name| node(&cluster, name));
         let mut peer = Station::connect(&b, "CP-1", "ocpp1.6").await;
         tokio::spawn(async move { peer.closed().await });
         sleep(age).await;
+        let moving = async {
+            b.close(Close::normal()).await;
+            if comes_back { Some(Station::connect(&c, "CP-1", "ocpp1.6").await) } else { None }
+        };
         let start = Instant::now();
-        let (call, _) = tokio::join!(reset(&a), b.close(Close::normal()));
+        let (call, _peer) = tokio::join!(reset(&a), moving);
         assert!(matches!(call, Err(Error::Disconnected { maybe_delivered: true })), "{call:?}");
         assert!(start.elapsed() < SECOND / 2, "{:?}", start.elapsed());
         assert_eq!(requests.load(Ordering::Relaxed), 1, "it is not sent again");
@@ -750,6 +755,11 @@ async fn b91_node_publishes_messages_only_while_they_are_read() {
     assert!(published(&mut peer).await > 0);
     sleep(11 * SECOND).await;
     assert_eq!(published(&mut peer).await, 0);
+    // Nor does it publish for a reader of other kinds.
+    let other = a.events_everywhere(EventFilter::all().kinds(["closed"])).expect("a cluster");
+    sleep(SETTLED).await;
+    assert_eq!(published(&mut peer).await, 0);
+    drop(other);
     drop(peer);
     sleep(SETTLED).await;
     let count = events.load(Ordering::Relaxed);
@@ -861,6 +871,22 @@ async fn b93_lost_announcement_is_made_up_for() {
     assert!(is_idle(&mut old), "the announcement is lost");
     assert_eq!(timeout(6 * SECOND, old.closed()).await.expect("replaced").0, 1008);
     drop((a, b));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b93_announcement_before_another_one_is_asked_for_at_once() {
+    let cluster = Local::new();
+    let (a, b) = (node(&cluster, "a"), node(&cluster, "b"));
+    let mut old = Station::connect(&b, "CP-1", "ocpp1.6").await;
+    // The signs of life come every 5 s.
+    sleep(6 * SECOND).await;
+    cluster.set_loss(1.0);
+    let _new = Station::connect(&a, "CP-1", "ocpp1.6").await;
+    sleep(SETTLED).await;
+    cluster.set_loss(0.0);
+    let _next = Station::connect(&a, "CP-2", "ocpp1.6").await;
+    assert_eq!(timeout(SECOND, old.closed()).await.expect("replaced").0, 1008);
+    drop(b);
 }
 
 #[tokio::test(start_paused = true)]

@@ -232,7 +232,9 @@ async fn messages_of_others_on_the_subjects_do_no_harm() {
         &format!(r#"{{"key":"CP-2","mode":"call","expires":{far},"action":"Echo","params":{{}}}}"#),
     ];
     for subject in subjects.iter().filter(|subject| !subject.ends_with(".do")) {
-        for body in bodies {
+        // Any node may announce a session to all nodes.
+        let is_harmful = |body: &&str| subject == "ocpp.v1.all" && body.contains("epoch");
+        for body in bodies.into_iter().filter(|body| !is_harmful(body)) {
             let replies = ["_INBOX.x".to_owned(), "ocpp.v1.n.0123456789abcdef.re.1".to_owned()];
             client.publish(subject.clone(), body.to_owned().into()).await.expect("published");
             for reply in replies {

@@ -31,8 +31,7 @@ use crate::{
 /// The time within which another node must respond, or begin to carry out the request.
 const TAKEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The time after which this node looks if the node that a request was sent to is there, or any node that is subscribed to
-/// the station. A node reports before that it has begun to carry out a request.
+/// The time after which this node looks if a request has arrived. A node reports before that it has begun to carry it out.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
 
 /// A request is not carried out after this time, by the clocks of both nodes. They may differ by some seconds.
@@ -59,6 +58,14 @@ fn send_by(deadline: Option<Instant>) -> Instant {
     deadline.map_or(latest, |deadline| deadline.min(latest))
 }
 
+/// Returns the destination of a request to a station, at the node that it is addressed to by name.
+fn destination(key: &str, addressee: Option<NodeId>) -> Destination<'_> {
+    match addressee {
+        Some(node) => Destination::StationAt(node, key),
+        None => Destination::Station(key),
+    }
+}
+
 /// Cancels a request when dropped before its response.
 struct Guard<'a> {
     member: &'a Member,
@@ -82,16 +89,6 @@ impl Guard<'_> {
         self.member.state().pending.get(&self.number).is_some_and(condition)
     }
 
-    /// Returns the node that the request was sent to by name, if it is not known to have begun.
-    fn addressee(&self) -> Option<NodeId> {
-        self.member.state().pending.get(&self.number).filter(|pending| pending.owner.is_none())?.addressee
-    }
-
-    /// Returns `true` if no node is known to have the request.
-    fn is_unaddressed(&self) -> bool {
-        self.is_waiting(|pending| pending.owner.or(pending.addressee).is_none())
-    }
-
     /// Waits until the request ends.
     async fn end(&mut self, deadline: Option<Instant>) -> Result<Ending, Error> {
         let taken_by = Instant::now() + TAKEN_TIMEOUT;
@@ -102,16 +99,12 @@ impl Guard<'_> {
             return Ok(ending.unwrap_or_else(lost));
         }
         // The broker may drop a request to a node that ends its subscription, or leaves, at that moment.
-        if look_at < first
-            && let Some(addressee) = self.addressee()
-        {
-            self.member.look_for(addressee, self.key);
-        } else if look_at < first && self.is_unaddressed() {
+        if look_at < first && self.is_waiting(|pending| pending.owner.is_none()) {
             tokio::select! {
                 biased;
                 ending = &mut self.receiver => return Ok(ending.unwrap_or_else(lost)),
-                is_subscribed = self.member.is_subscribed(self.key, first) => {
-                    if !is_subscribed && self.is_unaddressed() {
+                is_lost = self.member.is_lost(self.key, self.number, first) => {
+                    if is_lost && self.is_waiting(|pending| pending.owner.is_none()) {
                         return Ok(Ending::Lost);
                     }
                 }
@@ -206,10 +199,7 @@ impl Member {
                 return Err(Error::Unreachable);
             }
             let mut guard = self.register(key, moved_to)?;
-            let to = match moved_to {
-                Some(node) => Destination::StationAt(node, key),
-                None => Destination::Station(key),
-            };
+            let to = destination(key, moved_to);
             let sent =
                 timeout_at(send_by(deadline), self.transport.send(to, Some(guard.number), message.clone())).await;
             match sent {
@@ -247,25 +237,22 @@ impl Member {
         }
     }
 
-    /// Returns `false` if the broker reports that no node is subscribed to a station.
-    async fn is_subscribed(&self, key: &Arc<str>, by: Instant) -> bool {
-        let looking = async {
-            let message = wire::encode(&Request::new(key, Mode::Info, self.expiry()));
-            let mut guard = self.register(key, None).ok()?;
-            self.transport.send(Destination::Station(key), Some(guard.number), message).await.ok()?;
+    /// Asks the node that a request should have arrived at. Returns `true` if there is none, or if it does not have the
+    /// request. Requests arrive in order, so that the node would have received it before.
+    async fn is_lost(&self, key: &Arc<str>, number: u64, by: Instant) -> bool {
+        let asking = async {
+            let message = wire::encode(&Request::look(key, number, self.expiry()));
+            let addressee = self.state().pending.get(&number)?.addressee;
+            let mut guard = self.register(key, addressee).ok()?;
+            self.transport.send(destination(key, addressee), Some(guard.number), message).await.ok()?;
             (&mut guard.receiver).await.ok()
         };
-        !matches!(timeout_at(by, looking).await, Ok(Some(Ending::NotDelivered)))
-    }
-
-    /// Probes a node, so that requests to it fail if it is gone.
-    fn look_for(&self, node: NodeId, key: &Arc<str>) {
-        let mut state = self.state();
-        let number = state.next_request();
-        if state.owners.watch(number, node, Instant::now()) {
-            drop(state);
-            let probe = Control::Probe { from: self.id, probe: number, requests: Vec::new() };
-            self.post(Target::Node(node, Some(key.clone())), Some(number), wire::encode(&probe));
+        match timeout_at(by, asking).await {
+            Ok(Some(Ending::NotDelivered)) => true,
+            Ok(Some(Ending::Response(response))) => {
+                response.error.is_some_and(|error| matches!(Error::from(error), Error::NotConnected))
+            }
+            _ => false,
         }
     }
 

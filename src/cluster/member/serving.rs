@@ -74,6 +74,9 @@ impl Member {
             tracing::warn!(key = &*request.key, "a request of another node has expired");
             return self.respond_error(id, &request.key, &Error::Disconnected { maybe_delivered: false });
         }
+        if let Some(earlier) = request.request {
+            return self.on_look(id, &request.key, (from, earlier));
+        }
         let Some(session) = self.home().and_then(|home| home.find(&request.key)) else {
             return self.respond_error(id, &request.key, &Error::NotConnected);
         };
@@ -125,6 +128,19 @@ impl Member {
                 let call = async move { member.encode_outcome(id, session.shared(), call.await) };
                 self.spawn(running.run(cancelled, call));
             }
+        }
+    }
+
+    /// Responds to a caller that looks for an earlier request.
+    fn on_look(&self, id: RequestId, key: &str, earlier: RequestId) {
+        let has_arrived = {
+            let serving = &self.state().serving;
+            serving.running.contains_key(&earlier) || serving.ended.contains(earlier)
+        };
+        if has_arrived {
+            self.respond(id, key, wire::encode(&Response::default()));
+        } else {
+            self.respond_error(id, key, &Error::NotConnected);
         }
     }
 

@@ -101,6 +101,7 @@ fn kinds_of_calls_are_read_back() {
         (Mode::FireAndForget, Some(Kind::FireAndForget)),
         (Mode::Send, Some(Kind::Send)),
         (Mode::Info, None),
+        (Mode::Look, None),
         (Mode::Close, None),
         (Mode::Recorded, None),
     ] {
