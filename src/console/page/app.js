@@ -119,6 +119,8 @@ function navigate() {
   main.replaceChildren();
   main.className = '';
   main.scrollTop = 0;
+  // The keys that scroll, and screen readers, are in the new view.
+  main.focus({ preventScroll: true });
   view = route.show(main, { live, signal, key: route.key, settings: route.settings, overview });
   document.title = view.title === null ? 'OCPP console' : `${view.title} · OCPP console`;
   const prepare = async () => {

@@ -12,6 +12,7 @@ await run(async (browser) => {
   const page = await open(browser, url, { acceptDownloads: true });
   await untilLive(page);
   await showsOverview(page);
+  await scrollsByKeys(page);
   await findsStation(page);
   await followsMessages(page);
   await callsStation(page);
@@ -40,6 +41,13 @@ async function showsOverview(page) {
     const before = await curve.getAttribute('d');
     await until(`the curve of ${name} moves`, async () => (await curve.getAttribute('d')) !== before);
   }
+}
+
+async function scrollsByKeys(page) {
+  await page.setViewportSize({ width: 1400, height: 400 });
+  await page.keyboard.press('PageDown');
+  await until('the overview scrolls', () => page.locator('main').evaluate((main) => main.scrollTop > 0));
+  await page.setViewportSize({ width: 1400, height: 900 });
 }
 
 async function findsStation(page) {
