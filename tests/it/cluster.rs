@@ -320,6 +320,18 @@ async fn b87_call_that_is_dropped_is_cancelled_at_its_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b87_cancellation_that_arrives_before_its_call_is_remembered() {
+    let (cluster, a, _b, mut peer) = two_nodes("ocpp1.6").await;
+    cluster.set_delay(SECOND..=SECOND);
+    let mut call = reset(&a);
+    assert!((&mut call).now_or_never().is_none(), "on its way");
+    cluster.set_delay(Duration::ZERO..=Duration::ZERO);
+    drop(call);
+    sleep(2 * SECOND).await;
+    assert!(is_idle(&mut peer), "the call is not written");
+}
+
+#[tokio::test(start_paused = true)]
 async fn b87_calls_that_count_as_lost_are_cancelled_at_their_node() {
     type Cut = fn(&Local);
     let cuts: [(Cut, Cut); 3] = [
