@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     console::{
+        guard::Hosts,
         recorder::Recording,
         state::{Allowed, ConsoleState},
         store::Limits,
@@ -71,9 +72,13 @@ use crate::{
 /// something. It refuses requests that another site causes in the browser of a visitor. The server's
 /// [`mask`](crate::server::RpcServerBuilder::mask) hides tokens and secrets in everything that it shows.
 ///
+/// A site can let its own name point to the address of your server (DNS rebinding). For a browser, the console then
+/// belongs to that site, which can read it and use it. An address that only you can reach, such as `127.0.0.1`, is no
+/// protection. A login is one, and so is [`hosts`](Self::hosts). Set it if the console has no login.
+///
 /// # Memory
 ///
-/// Until [`router`](Self::router) is called, nothing is recorded and nothing costs. After that, the console records the
+/// Until [`router`](Self::router) is called, the console records nothing and costs nothing. After that, it records the
 /// latest messages of each station, up to the bounds that are set here. If events come faster than the console records
 /// them, the page shows how many were lost. Connections never wait for it.
 #[derive(Debug, Clone)]
@@ -81,6 +86,7 @@ use crate::{
 pub struct Console {
     server: RpcServer,
     allowed: Allowed,
+    hosts: Hosts,
     limits: Limits,
 }
 
@@ -89,7 +95,7 @@ impl Console {
     pub fn new(server: &RpcServer) -> Self {
         let limits =
             Limits { max_messages_per_station: 200, max_bytes_per_station: 64 * 1024, max_bytes: 64 * 1024 * 1024 };
-        Self { server: server.clone(), allowed: Allowed::default(), limits }
+        Self { server: server.clone(), allowed: Allowed::default(), hosts: None, limits }
     }
 
     /// Sets if the page may call stations. Default `false`.
@@ -104,25 +110,42 @@ impl Console {
         self
     }
 
-    /// Sets the most messages that are recorded for a station; the oldest are dropped. Default 200. With zero, none are
-    /// recorded.
+    /// Sets the hosts that requests may name in their `Host` header, without ports, such as `console.example` or `::1`.
+    /// Requests that name another one are refused with 421. By default, every host is accepted.
+    ///
+    /// This protects a console without a login from DNS rebinding, as described under *Safety*. Behind a proxy, these are
+    /// the hosts that the proxy passes on.
+    ///
+    /// ```
+    /// # fn example(server: &ocpp_rpc::RpcServer) -> axum::Router {
+    /// use ocpp_rpc::console::Console;
+    ///
+    /// Console::new(server).hosts(["console.example", "localhost"]).router()
+    /// # }
+    /// ```
+    pub fn hosts(mut self, hosts: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.hosts = Some(hosts.into_iter().map(|host| guard::normalize(host.as_ref())).collect());
+        self
+    }
+
+    /// Sets a bound on the messages of a station. At most this number are recorded; the oldest are dropped. Default 200.
+    /// With zero, none are recorded.
     pub fn max_messages_per_station(mut self, messages: usize) -> Self {
         self.limits.max_messages_per_station = messages;
         self
     }
 
-    /// Sets the most bytes that the messages of a station take in memory; the oldest are dropped. Default 64 KiB. With
-    /// less than 16 KiB, none are recorded.
+    /// Sets a bound on the memory of a station's messages. They take at most this number of bytes; the oldest are dropped.
+    /// Default 64 KiB. With less than 16 KiB, none are recorded.
     ///
-    /// Of a message that is larger, the console records the head alone.
+    /// If a single message is larger, the console records it without its payload.
     pub fn max_bytes_per_station(mut self, bytes: usize) -> Self {
         self.limits.max_bytes_per_station = bytes;
         self
     }
 
-    /// Sets the most bytes that the messages of all stations take in memory. Default 64 MiB.
-    ///
-    /// Above that, the station that has been silent for the longest time loses its messages.
+    /// Sets a bound on the memory of all messages. They take at most this number of bytes; the station that has been silent
+    /// for the longest time loses its messages. Default 64 MiB. With less than 16 KiB, none are recorded.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.limits.max_bytes = bytes;
         self
@@ -141,6 +164,7 @@ impl Console {
         let (recording, recorder) = Recording::begin(&self.server, self.limits);
         let recorder = AbortOnDropHandle::new(tokio::spawn(recorder));
         let state = ConsoleState::new(self.server, recording, recorder, self.allowed);
-        page::router().nest("/api", api::router()).layer(middleware::from_fn(guard::headers)).with_state(state)
+        let guard = middleware::from_fn_with_state(self.hosts, guard::all);
+        page::router().nest("/api", api::router()).layer(guard).with_state(state)
     }
 }

@@ -41,7 +41,10 @@ const INDEX: &str = include_str!("page/index.html");
 
 /// Returns the routes of the page.
 pub(crate) fn router() -> Router<Arc<ConsoleState>> {
-    let router = Router::new().route("/", get(index)).route("/index.html", get(async || file(HTML, INDEX)));
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/index.html", get(async || file(HTML, INDEX)))
+        .route("/{console_mount}/index.html", get(async || redirect(HeaderValue::from_static("../index.html"))));
     FILES.into_iter().fold(router, |router, (name, media_type, text)| {
         router.route(&format!("/{name}"), get(async move || file(media_type, text)))
     })
@@ -49,16 +52,20 @@ pub(crate) fn router() -> Router<Arc<ConsoleState>> {
 
 /// Returns the page, or redirects to it if the path has no slash at the end: the page has relative links.
 ///
-/// axum's `Router::nest` does not pass on the path with a slash, so the target is another one.
+/// axum's `Router::nest` does not pass on the path with a slash, so the target is another one. If a layer has removed the
+/// slash that the browser sent, the target is one level too deep, and a second redirect leads back up.
 async fn index(OriginalUri(uri): OriginalUri) -> Response {
     match uri.path().rsplit_once('/') {
         Some((_, last)) if !last.is_empty() => {
             let location = HeaderValue::try_from(format!("./{last}/index.html"));
-            let location = location.unwrap_or_else(|_| HeaderValue::from_static("/"));
-            (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response()
+            redirect(location.unwrap_or_else(|_| HeaderValue::from_static("/")))
         }
         _ => file(HTML, INDEX),
     }
+}
+
+fn redirect(location: HeaderValue) -> Response {
+    (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response()
 }
 
 fn file(media_type: &'static str, text: &'static str) -> Response {

@@ -1,11 +1,15 @@
 //! The state that the handlers of a console share.
 
-use std::{sync::Arc, time::Duration};
-
-use tokio::{
-    sync::{Mutex, Semaphore},
-    time::Instant,
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -32,15 +36,19 @@ pub(crate) struct ConsoleState {
     pub(crate) allowed: Allowed,
     /// One permit per live stream.
     pub(crate) streams: Arc<Semaphore>,
-    /// A lock for tasks: readers that come while the list is made wait for it, and share it.
-    stations: Mutex<Option<(Instant, Arc<StationList>)>>,
+    /// The latest list, which may still be in the making.
+    stations: Mutex<Option<SharedList>>,
     /// Ends the recording with the last clone of the router.
     _recorder: AbortOnDropHandle<()>,
 }
 
+/// A list that is made for all readers that wait for it. `None` if the task that makes it has panicked.
+type SharedList = Shared<BoxFuture<'static, Option<Arc<StationList>>>>;
+
 /// The connected stations of all nodes.
 #[derive(Debug)]
 pub(crate) struct StationList {
+    made_at: Instant,
     pub(crate) stations: Vec<StationInfo>,
     pub(crate) missing_nodes: Vec<Arc<str>>,
 }
@@ -77,25 +85,39 @@ impl ConsoleState {
         Ok(recorded.map(|recorded| recorded.decode()).transpose()?)
     }
 
-    /// Returns the connected stations of all nodes. The list is at most a second old.
-    pub(crate) async fn stations(&self) -> Arc<StationList> {
-        let mut shared = self.stations.lock().await;
-        if let Some((made_at, list)) = &*shared
-            && made_at.elapsed() < MAX_AGE
-        {
-            return list.clone();
-        }
-        let made_at = Instant::now();
-        let mut pages = self.server.stations();
-        let mut stations = Vec::new();
-        while let Some(page) = pages.next().await {
-            stations.extend(page);
-            // Thousands of stations of this node need no wait.
-            tokio::task::yield_now().await;
-        }
-        let list = Arc::new(StationList { stations, missing_nodes: pages.missing_nodes() });
-        *shared = Some((made_at, list.clone()));
-        list
+    /// Returns the connected stations of all nodes. The list was made within the last second.
+    pub(crate) async fn stations(&self) -> Option<Arc<StationList>> {
+        let list = {
+            let mut latest = self.stations.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*latest {
+                Some(list) if list.peek().is_none_or(|list| list.as_ref().is_some_and(|list| list.is_new())) => {
+                    list.clone()
+                }
+                _ => latest.insert(StationList::make(self.server.clone())).clone(),
+            }
+        };
+        list.await
+    }
+}
+
+impl StationList {
+    /// Makes a list in a task of its own, which goes on if the readers go away.
+    fn make(server: RpcServer) -> SharedList {
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut pages = server.stations();
+            let mut stations = Vec::new();
+            while let Some(page) = pages.next().await {
+                stations.extend(page);
+                // Thousands of stations of this node need no wait.
+                tokio::task::yield_now().await;
+            }
+            Arc::new(Self { made_at: Instant::now(), stations, missing_nodes: pages.missing_nodes() })
+        }));
+        task.map(Result::ok).boxed().shared()
+    }
+
+    fn is_new(&self) -> bool {
+        self.made_at.elapsed() < MAX_AGE
     }
 }
 

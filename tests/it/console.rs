@@ -137,6 +137,8 @@ async fn b94_console_is_found_at_every_prefix() {
         ("/admin/tools", Some("./tools/index.html")),
         ("/admin/tools/index.html", None),
         ("/slash/", None),
+        // The target of the redirect, if a layer has removed the slash of `/console/`.
+        ("/console/console/index.html", Some("../index.html")),
     ] {
         let response = send(&app, request(Method::GET, path, &[])).await;
         match target {
@@ -178,6 +180,26 @@ async fn b94_every_response_restricts_what_the_page_may_do() {
         assert_eq!(response.headers()["referrer-policy"], "no-referrer", "{path}");
         let is_stored = response.headers().get(header::CACHE_CONTROL).is_none_or(|value| value != "no-store");
         assert_eq!(is_stored, !path.starts_with("/api/"), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b94_errors_of_the_api_are_json() {
+    let server = server(RpcRouter::new());
+    let router = console(&server);
+    let json_type = ("content-type", "application/json");
+    for (method, path, status) in [
+        (Method::POST, "/api/overview", StatusCode::METHOD_NOT_ALLOWED),
+        (Method::DELETE, "/api/stations/CP-1", StatusCode::METHOD_NOT_ALLOWED),
+        (Method::GET, "/api/stations/%FF", StatusCode::BAD_REQUEST),
+        (Method::GET, "/api/stations?limit=x", StatusCode::BAD_REQUEST),
+    ] {
+        let response = send(&router, request(method, path, &[json_type])).await;
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(response.headers()["content-type"], "application/json", "{path}");
+        assert_eq!(response.headers().contains_key("allow"), status == StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        let body: Value = serde_json::from_str(&text(response).await).expect("JSON");
+        assert!(body["error"].as_str().is_some_and(|error| !error.is_empty()), "{path}: {body}");
     }
 }
 
@@ -229,7 +251,28 @@ async fn b95_messages_beyond_the_bounds_are_dropped_and_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b95_message_over_the_bound_of_a_station_is_recorded_without_its_payload() {
+async fn b95_bounds_below_16_kib_record_nothing() {
+    let server = server(RpcRouter::new());
+    let bounded = |per_station: usize, all: usize| {
+        Console::new(&server).max_bytes_per_station(per_station).max_bytes(all).router()
+    };
+    let (least, most) = (16 * 1024, 1 << 20);
+    let routers = [
+        (bounded(least, most), 3),
+        (bounded(most, least), 3),
+        (bounded(least - 1, most), 0),
+        (bounded(most, least - 1), 0),
+    ];
+    let (mut station, _) = connected(&server, "ocpp1.6").await;
+    station.ask(r#"[2,"1","Unknown",{}]"#).await;
+    for (place, (router, count)) in routers.iter().enumerate() {
+        let recorded = messages(router, "/api/stations/CP-1/messages").await;
+        assert_eq!(recorded.len(), *count, "{place}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b95_message_over_the_bound_has_no_payload() {
     let server = server(RpcRouter::new());
     let router = Console::new(&server).max_bytes_per_station(32 * 1024).router();
     let (mut station, _) = connected(&server, "ocpp1.6").await;
@@ -334,7 +377,7 @@ async fn b96_overview_counts_what_happens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b96_live_stream_has_points_refusals_and_the_messages_of_one_station() {
+async fn b96_stream_has_points_refusals_and_messages() {
     let server = server(RpcRouter::new().on("Echo", echo));
     let router = console(&server);
     let (mut station, _) = connected(&server, "ocpp1.6").await;
@@ -359,7 +402,7 @@ async fn b96_live_stream_has_points_refusals_and_the_messages_of_one_station() {
     let handshake = live.find("handshake").await;
     assert!(start.elapsed() < SECOND / 2, "{:?}", start.elapsed());
     assert_eq!(handshake["status"], refused.status().as_u16());
-    assert_eq!(handshake["request"]["authorization"], "Basic");
+    assert_eq!((&handshake["request"]["authorization"], &handshake["seq"]), (&json!("Basic"), &json!(1)));
     assert_eq!((&handshake["request"]["path"], &handshake["node"]), (&json!("/ocpp/CP-3"), &Value::Null));
     let listed = read(&router, "/api/handshakes").await;
     assert_eq!(listed["handshakes"], json!([handshake]));
@@ -382,7 +425,7 @@ async fn b96_live_stream_has_points_refusals_and_the_messages_of_one_station() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b96_slow_reader_of_a_stream_learns_how_many_messages_it_lost() {
+async fn b96_slow_reader_of_a_stream_learns_what_it_lost() {
     let server = server(RpcRouter::new().on("Echo", echo));
     let router = Console::new(&server).max_messages_per_station(10).router();
     let (mut station, _) = connected(&server, "ocpp1.6").await;
@@ -413,8 +456,13 @@ async fn b96_streams_end_when_the_server_closes_and_are_limited() {
     let call = session.call::<Value>("Reset", &());
     let mut closing = Box::pin(server.close(Close::going_away().drain(10 * SECOND)));
     let ended = async { while live.next().await.is_some() {} };
-    let (_, ended, _) = tokio::join!(call, timeout(SECOND, ended), &mut closing);
-    ended.expect("the stream ends");
+    let newcomer = async {
+        ended.await;
+        get(&router, "/api/live").await
+    };
+    let (_, newcomer, _) = tokio::join!(call, timeout(SECOND, newcomer), &mut closing);
+    let closes = (StatusCode::SERVICE_UNAVAILABLE, json!({"error": "the server closes"}));
+    assert_eq!(newcomer.expect("the stream ends"), closes);
 }
 
 #[tokio::test(start_paused = true)]
@@ -556,9 +604,48 @@ async fn b98_requests_of_other_sites_are_refused() {
     ] {
         assert_eq!(get(headers).await.status(), status, "{headers:?}");
     }
+    // A proxy that does not pass on the port is known by both.
+    let error = text(get(&[("origin", "http://test:8080")]).await).await;
+    assert!(error.contains("http://test:8080") && error.contains(r#"host is \"test\""#), "{error}");
     // The page itself may be opened by a link.
     let response = send(&router, request(Method::GET, "/", &[("sec-fetch-site", "cross-site")])).await;
     assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b98_requests_to_other_hosts_are_refused() {
+    let server = server(RpcRouter::new());
+    let router = Console::new(&server).hosts(["Console.example", "[::1]", "127.0.0.1"]).router();
+    for (host, uri, status) in [
+        (Some("console.example"), "/api/overview", 200),
+        (Some("CONSOLE.example.:8080"), "/", 200),
+        (Some("[::1]:9220"), "/", 200),
+        (Some("127.0.0.1"), "/console.css", 200),
+        (None, "http://console.example/api/overview", 200),
+        (Some("evil.example"), "/api/overview", 421),
+        (Some("evil.example:9220"), "/", 421),
+        (Some("console.example.evil.example"), "/console.css", 421),
+        (Some("127.0.0.2"), "/api/nothing", 421),
+        (Some("console.example"), "http://evil.example/api/overview", 421),
+        (Some("evil.example"), "http://console.example/api/overview", 421),
+        (Some(""), "/api/overview", 421),
+        (None, "/api/overview", 421),
+    ] {
+        let request = Request::builder().uri(uri);
+        let request = host.into_iter().fold(request, |request, host| request.header("host", host));
+        let response = send(&router, request.body(Body::empty()).expect("a request")).await;
+        assert_eq!(response.status(), status, "{host:?} {uri}");
+        assert!(response.headers().contains_key("content-security-policy"));
+        if status == 421 {
+            let body: Value = serde_json::from_str(&text(response).await).expect("JSON");
+            let error = body["error"].as_str().expect("a text");
+            assert!(error.contains(host.unwrap_or("Host header")) || uri.contains("evil"), "{error}");
+        }
+    }
+    // A page that another site has loaded by its own name is of the same site for the browser.
+    let headers = [("sec-fetch-site", "same-origin"), ("content-type", "application/json")];
+    let response = send(&router, request(Method::POST, RESET, &headers)).await;
+    assert_eq!(response.status(), StatusCode::MISDIRECTED_REQUEST);
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ struct Body {
     /// The place of an invalid parameter, as a JSON pointer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pointer: Option<String>,
-    /// Set if the request was about to reach a station.
+    /// Set by calls and closes. False if the station cannot have received the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     maybe_delivered: Option<bool>,
 }
@@ -38,21 +38,21 @@ impl ApiError {
     /// Returns the response to a failed call or close. `mask` hides tokens in its text.
     pub(crate) fn of_call(error: &Error, mask: impl Fn(&str) -> String) -> Self {
         let pointer = if let Error::Invalid(violation) = error { Some(violation.pointer().to_owned()) } else { None };
-        // The path of the request names a station that is not there.
+        // For the page, a station that is not connected does not exist.
         let status = if let Error::NotConnected = error { StatusCode::NOT_FOUND } else { error.http_status() };
         let error_text = mask(&error.to_string());
         Self { status, body: Body { error: error_text, pointer, maybe_delivered: Some(error.maybe_delivered()) } }
     }
 
     pub(crate) fn internal(error: impl std::fmt::Display) -> Self {
-        tracing::error!(%error, "the console failed");
+        tracing::error!(%error, "cannot make a response of the console");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
     }
 }
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        Self::of_call(&error, str::to_owned)
+        Self::new(error.http_status(), error.to_string())
     }
 }
 

@@ -15,7 +15,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
                 ([(header::CONTENT_TYPE, json)], body).into_response()
             }
             Err(error) => {
-                tracing::error!(%error, "the console failed");
+                tracing::error!(%error, "cannot make a response of the console");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
         }

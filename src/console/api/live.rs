@@ -6,7 +6,11 @@ use axum::{
     extract::{Query, State, rejection::QueryRejection},
     response::{IntoResponse, Response, Sse, sse},
 };
-use futures_util::stream;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, pending},
+    stream,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,11 +19,15 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::console::{
-    api::error::ApiError,
-    history::{HistoryQuery, StationHistory},
-    recorder::Watch,
-    state::ConsoleState,
+use crate::{
+    console::{
+        api::error::ApiError,
+        history::{HistoryQuery, StationHistory},
+        recorder::Watch,
+        state::ConsoleState,
+    },
+    error::Error,
+    info::StationInfo,
 };
 
 /// The messages that are read at once. More wait until these are sent.
@@ -48,6 +56,10 @@ pub(super) async fn live(
         let error = "too many live streams are open: close another page of the console";
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error));
     };
+    // An empty stream would let the browser connect again at once.
+    if console.server.state.closing.is_cancelled() {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server closes"));
+    }
     // A browser that connects again tells what it has received.
     let last_id = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let stream = Stream::new(console, permit, selection, last_id);
@@ -81,7 +93,11 @@ struct StationReader {
     after: Option<u64>,
     /// The latest information on the station, as JSON.
     info: Option<String>,
-    /// The time at which to ask another node again.
+    /// The request for messages that is under way. Another node may take seconds.
+    messages_request: Option<BoxFuture<'static, Result<Option<StationHistory>, Error>>>,
+    /// The request for information that is under way.
+    info_request: Option<BoxFuture<'static, Result<Option<StationInfo>, Error>>>,
+    /// The time at which to ask another node for messages again.
     poll_at: Instant,
     _watch: Watch,
 }
@@ -93,9 +109,7 @@ impl Stream {
         selection: Selection,
         last_id: Option<u64>,
     ) -> Self {
-        let mut changed = console.recording.changed();
-        // The first read waits for nothing.
-        changed.mark_changed();
+        let changed = console.recording.changed();
         let station = selection.station.map(|key| {
             let watch = console.recording.watch(&key);
             // Other nodes are asked later.
@@ -106,13 +120,19 @@ impl Stream {
             StationReader {
                 after: last_id.or(selection.after).or_else(own_end),
                 info: None,
+                messages_request: None,
+                info_request: Some(request_info(&console, &key)),
                 poll_at: Instant::now(),
                 _watch: watch,
                 key,
             }
         });
         let handshakes = console.recording.facts().handshakes.total();
-        Self { console, _permit: permit, changed, ready: VecDeque::new(), point: 0, handshakes, station }
+        let mut stream =
+            Self { console, _permit: permit, changed, ready: VecDeque::new(), point: 0, handshakes, station };
+        // The first read waits for nothing.
+        stream.read();
+        stream
     }
 
     /// Waits for the next event. `None` if the server closes.
@@ -125,22 +145,29 @@ impl Stream {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            let elsewhere = self.station.as_ref().filter(|station| self.console.is_elsewhere(&station.key));
-            let poll_at = elsewhere.map(|station| station.poll_at);
+            let idle = self.station.as_ref().filter(|station| station.messages_request.is_none());
+            let poll_at = idle.filter(|station| self.console.is_elsewhere(&station.key)).map(|station| station.poll_at);
+            let (messages_request, info_request) = match &mut self.station {
+                Some(station) => (&mut station.messages_request, &mut station.info_request),
+                None => (&mut None, &mut None),
+            };
+            // Messages come before the information on the station that has sent them.
             tokio::select! {
+                biased;
                 () = closing.cancelled() => return None,
-                changed = self.changed.changed() => changed.ok()?,
-                () = sleep_until(poll_at.unwrap_or_else(Instant::now)), if poll_at.is_some() => {}
-            }
-            tokio::select! {
-                () = closing.cancelled() => return None,
-                () = self.read() => {}
+                history = complete(messages_request) => self.read_messages(history),
+                info = complete(info_request) => self.read_info(info),
+                changed = self.changed.changed() => {
+                    changed.ok()?;
+                    self.read();
+                }
+                () = sleep_until(poll_at.unwrap_or_else(Instant::now)), if poll_at.is_some() => self.request_messages(),
             }
         }
     }
 
-    /// Reads what is new.
-    async fn read(&mut self) {
+    /// Reads what is new, and requests what may come from another node.
+    fn read(&mut self) {
         let (point, (refused, lost)) = {
             let facts = self.console.recording.facts();
             let refused = facts.handshakes.after(self.handshakes);
@@ -154,15 +181,22 @@ impl Stream {
         }
         self.lost(lost);
         refused.iter().for_each(|json| self.push("handshake", json));
-        self.read_messages().await;
-        self.read_station(is_new_second).await;
+        self.request_messages();
+        if is_new_second
+            && let Some(station) = &mut self.station
+            && station.info_request.is_none()
+        {
+            station.info_request = Some(request_info(&self.console, &station.key));
+        }
     }
 
-    /// Reads the new messages of the station.
-    async fn read_messages(&mut self) {
+    /// Requests the new messages of the station, unless such a request is under way.
+    fn request_messages(&mut self) {
         let Some(station) = &mut self.station else { return };
-        let is_elsewhere = self.console.is_elsewhere(&station.key);
-        if is_elsewhere {
+        if station.messages_request.is_some() {
+            return;
+        }
+        if self.console.is_elsewhere(&station.key) {
             let now = Instant::now();
             if now < station.poll_at {
                 return;
@@ -171,8 +205,16 @@ impl Stream {
         }
         let limit = if station.after.is_some() { BATCH } else { 1 };
         let query = HistoryQuery { action: None, after: station.after, limit };
-        // Another node may not answer now. Its messages are read later.
-        let Ok(history) = self.console.history(&station.key, &query).await else { return };
+        let (console, key) = (self.console.clone(), station.key.clone());
+        let request = async move { console.history(&key, &query).await };
+        station.messages_request = Some(request.boxed());
+    }
+
+    /// Reads the new messages of the station.
+    fn read_messages(&mut self, history: Result<Option<StationHistory>, Error>) {
+        let Some(station) = &mut self.station else { return };
+        // Another node may not respond now. Its messages are read later.
+        let Ok(history) = history else { return };
         let Some(StationHistory { messages, forgotten, .. }) = history else {
             // Everything from now on is new.
             station.after.get_or_insert_default();
@@ -194,17 +236,13 @@ impl Stream {
         }
     }
 
-    /// Reads the information on the station, once a second.
-    async fn read_station(&mut self, is_new_second: bool) {
-        let Some(station) = &mut self.station else { return };
-        if (is_new_second || station.info.is_none())
-            && let Ok(info) = self.console.server.station(station.key.clone()).info().await
-        {
-            let json = serde_json::to_string(&info).unwrap_or_default();
-            if station.info.as_ref() != Some(&json) {
-                self.ready.push_back(sse::Event::default().event("station").data(&json));
-                station.info = Some(json);
-            }
+    /// Reads the information on the station.
+    fn read_info(&mut self, info: Result<Option<StationInfo>, Error>) {
+        let (Some(station), Ok(info)) = (&mut self.station, info) else { return };
+        let json = serde_json::to_string(&info).unwrap_or_default();
+        if station.info.as_ref() != Some(&json) {
+            self.ready.push_back(sse::Event::default().event("station").data(&json));
+            station.info = Some(json);
         }
     }
 
@@ -212,12 +250,27 @@ impl Stream {
         self.ready.push_back(sse::Event::default().event(event).data(json));
     }
 
-    /// Tells how many events this reader was too slow for.
+    /// Sends the number of events that this reader has lost, if there are any.
     fn lost(&mut self, events: u64) {
         if events > 0 {
             self.push("lost", &format!("{{\"events\":{events}}}"));
         }
     }
+}
+
+fn request_info(console: &ConsoleState, key: &Arc<str>) -> BoxFuture<'static, Result<Option<StationInfo>, Error>> {
+    let station = console.server.station(key.clone());
+    async move { station.info().await }.boxed()
+}
+
+/// Waits for a request, and takes it away. Never completes if there is none.
+async fn complete<T>(request: &mut Option<BoxFuture<'static, T>>) -> T {
+    let result = match request {
+        Some(request) => request.await,
+        None => pending().await,
+    };
+    *request = None;
+    result
 }
 
 /// Returns the number of a message.

@@ -69,7 +69,7 @@ pub(super) async fn stations(
     State(console): State<Arc<ConsoleState>>,
 ) -> Result<Json<Page>, ApiError> {
     let Query(selection) = selection?;
-    let list = console.stations().await;
+    let list = console.stations().await.ok_or_else(|| ApiError::internal("the list of stations was not made"))?;
     // Tens of thousands of stations take milliseconds.
     let page = tokio::task::spawn_blocking(move || select(&list, &selection)).await;
     page.map(Json).map_err(ApiError::internal)

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use http_body_util::Full;
+use hyper::Request;
 use serde_json::{Value, json};
 
 use crate::support::{Backend, deadline, directory};
@@ -39,6 +41,11 @@ async fn demo_prints_the_console_first_and_starts_five_stations() {
     let listed = backend.get("/console/api/stations").await;
     assert_eq!((&listed["total"], &listed["stations"][0]["key"]), (&json!(5), &json!("DEMO-1")));
     assert!(backend.get("/console/").await.as_str().is_some_and(|page| page.contains("<!doctype html>")));
+    // Another site may let its own name point to the backend.
+    for (host, status) in [("localhost", 200), ("[::1]:9220", 200), ("evil.example", 421)] {
+        let request = Request::builder().uri("/console/api/overview").header("host", host).body(Full::default());
+        assert_eq!(backend.send(request.expect("a request")).await.status(), status, "{host}");
+    }
     // The database is in memory.
     assert_eq!(directory.read_dir().expect("a directory").count(), 0);
 }
