@@ -19,6 +19,7 @@ pub(crate) struct Tapped<C> {
 type OnSend = dyn Fn(&Node, Destination<'_>, &Bytes) -> Fate + Send + Sync;
 
 /// The fate of a message.
+#[allow(dead_code, reason = "another test uses it")]
 pub(crate) enum Fate {
     Sent,
     Lost,
