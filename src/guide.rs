@@ -35,6 +35,12 @@ pub mod client {}
 #[doc = include_str!("docs/guide/compression.md")]
 pub mod compression {}
 
+/// Testing handlers, backends and stations in memory.
+#[doc = ""]
+#[doc = include_str!("docs/guide/testing.md")]
+#[cfg(feature = "testing")]
+pub mod testing {}
+
 /// OCPP's security profiles, each as two commands.
 #[doc = ""]
 #[doc = include_str!("docs/guide/security.md")]
