@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = server(&settings, &database, &stopping).await?;
     let (journal, journal_task) = Journal::start(&server, database.clone(), settings.journal_days);
     let api = Api { server: server.clone(), database: database.clone(), journal, stopping: stopping.clone() };
-    let app = router(api, &settings.listen).merge(metrics);
+    let app = router(api, settings.known_host()).merge(metrics);
 
     let mut listener = server.bind(&*settings.listen).app(app);
     if !settings.proxy_protocol.is_empty() {
@@ -110,8 +110,8 @@ async fn server(
 }
 
 /// Builds the router of the HTTP server: REST, the console, and the endpoint of stations.
-#[cfg_attr(not(feature = "console"), expect(unused_variables, reason = "only the console needs the address"))]
-fn router(api: Api, listen: &str) -> Router {
+#[cfg_attr(not(feature = "console"), expect(unused_variables, reason = "only the console needs the host"))]
+fn router(api: Api, known_host: Option<&str>) -> Router {
     let server = api.server.clone();
     let router = api::router(api);
     // The page may do what the REST API may.
@@ -119,22 +119,12 @@ fn router(api: Api, listen: &str) -> Router {
     let router = {
         let mut console = ocpp_rpc::console::Console::new(&server).allow_calls(true).allow_close(true);
         // Without a login, another site could reach it by a name that points to this address.
-        if let Some(host) = host_of(listen) {
+        if let Some(host) = known_host {
             console = console.hosts(["localhost", "127.0.0.1", "::1", host]);
         }
         router.nest_service("/console", console.router())
     };
     router.route_service("/ocpp/{*identity}", server)
-}
-
-/// Returns the host of an address to listen on. `None` if that means all addresses of the machine, whose names the backend
-/// does not know.
-#[cfg(feature = "console")]
-fn host_of(listen: &str) -> Option<&str> {
-    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let is_unspecified = host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_unspecified());
-    (!is_unspecified).then_some(host)
 }
 
 /// Starts stations in this process. They stop when the returned set is dropped.

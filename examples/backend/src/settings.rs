@@ -1,6 +1,6 @@
 //! The settings: flags, and a file that may hold all of them.
 
-use std::{error::Error, ffi::OsString, fs, path::PathBuf};
+use std::{error::Error, ffi::OsString, fs, net::IpAddr, path::PathBuf};
 
 use clap::{ArgMatches, CommandFactory, Parser, parser::ValueSource};
 
@@ -59,6 +59,16 @@ impl Settings {
         let from_file = to_flags(&text, &flags).map_err(in_file)?;
         let mut given = given.into_iter();
         Ok(Self::parse_from(given.next().into_iter().chain(from_file).chain(given)))
+    }
+
+    /// Returns the host that browsers know this backend by. `None` if the backend does not know it: behind a proxy, or
+    /// if it listens on all addresses of the machine.
+    pub(crate) fn known_host(&self) -> Option<&str> {
+        let host = self.listen.rsplit_once(':').map_or(&*self.listen, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_unspecified = host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
+        let has_proxy = !self.trusted_proxy.is_empty() || !self.proxy_protocol.is_empty();
+        (!is_unspecified && !has_proxy).then_some(host)
     }
 
     /// Returns the URL of the database.
