@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
+    error::Error,
     event::kind::{CallOutcome, Direction, EventKind},
     mask::Mask,
 };
@@ -44,6 +45,8 @@ pub(crate) struct Content<'a> {
     pub(crate) description: Option<Cow<'a, str>>,
     /// The time that a call took, or a response.
     pub(crate) seconds: Option<f64>,
+    /// Set if the description may repeat a value of a message.
+    pub(crate) is_quoting: bool,
 }
 
 /// The long text of a record.
@@ -67,6 +70,27 @@ impl<'a> Content<'a> {
             code: None,
             description: None,
             seconds: None,
+            is_quoting: false,
+        }
+    }
+
+    /// Returns the direction of the call that this content is about, if it responds to one or reports a fault of one.
+    pub(crate) fn call_direction(&self) -> Option<Direction> {
+        let direction = self.direction?;
+        match (self.kind, direction) {
+            (RecordKind::ResultError | RecordKind::Failed | RecordKind::Violation, _) => Some(direction),
+            (RecordKind::Result | RecordKind::Error, Direction::In) => Some(Direction::Out),
+            (RecordKind::Result | RecordKind::Error, Direction::Out) => Some(Direction::In),
+            _ => None,
+        }
+    }
+
+    /// Returns true if the description of this content may be about a record of this kind.
+    pub(crate) fn is_about(&self, kind: RecordKind) -> bool {
+        match self.kind {
+            RecordKind::Error => matches!(kind, RecordKind::Call | RecordKind::Bad),
+            RecordKind::ResultError | RecordKind::Failed => matches!(kind, RecordKind::Result | RecordKind::Violation),
+            _ => false,
         }
     }
 
@@ -97,6 +121,7 @@ impl<'a> Content<'a> {
                 Self {
                     code: Some(error.code().as_str().into()),
                     description: Some(error.description().into()),
+                    is_quoting: true,
                     ..of(kind, *direction, id, action.as_deref(), details)
                 }
             }
@@ -111,12 +136,14 @@ impl<'a> Content<'a> {
             EventKind::Deviation { deviation, text } => Self {
                 direction: text.as_ref().map(|_| Direction::In),
                 body: text.as_deref().map_or(Body::None, Body::Text),
+                code: Some(name(deviation).into()),
                 description: Some(deviation.to_string().into()),
                 ..Self::new(RecordKind::Deviation)
             },
             EventKind::ValidationFailed { direction, action, id, payload, violation, .. } => Self {
                 code: Some(violation.code().as_str().into()),
                 description: Some(violation.to_string().into()),
+                is_quoting: true,
                 ..of(RecordKind::Violation, *direction, id, Some(action), Body::Payload(payload.as_str()))
             },
             EventKind::Opened { protocol } => {
@@ -125,8 +152,8 @@ impl<'a> Content<'a> {
             EventKind::Closed(info) => Self {
                 code: Some(info.code.to_string().into()),
                 description: Some(match &*info.reason {
-                    "" => info.cause.to_string().into(),
-                    reason => format!("{}: {reason}", info.cause).into(),
+                    "" => name(&info.cause).into(),
+                    reason => format!("{}: {reason}", name(&info.cause)).into(),
                 }),
                 ..Self::new(RecordKind::Closed)
             },
@@ -139,6 +166,7 @@ impl<'a> Content<'a> {
                 duration,
             } => Self {
                 description: Some(error.to_string().into()),
+                is_quoting: matches!(error, Error::Decode(_) | Error::Invalid(_) | Error::Encode(_)),
                 seconds: Some(duration.as_secs_f64()),
                 ..of(RecordKind::Failed, Direction::Out, id, Some(action), Body::None)
             },
@@ -169,6 +197,8 @@ enum BodyKind {
     None,
     Payload,
     Text,
+    /// The body is too large to record.
+    LeftOut,
 }
 
 const TEXTS: usize = 5;
@@ -195,7 +225,7 @@ impl Record {
                 None => note.into(),
             });
         }
-        let (body_kind, body) = if is_too_large { (BodyKind::None, None) } else { (body_kind, body) };
+        let (body_kind, body) = if is_too_large { (BodyKind::LeftOut, None) } else { (body_kind, body) };
         let all: [Option<&str>; TEXTS] = [
             content.id.map(cut),
             content.action.map(cut),
@@ -229,9 +259,18 @@ impl Record {
         self.text(BODY)
     }
 
-    /// Returns true if this is the call with this id, in this direction.
-    pub(crate) fn is_call(&self, id: &str, direction: Direction) -> bool {
-        self.kind == RecordKind::Call && self.direction == Some(direction) && self.text(ID) == Some(id)
+    /// Returns true if the record has had a body that was too large.
+    pub(crate) fn is_body_left_out(&self) -> bool {
+        self.body_kind == BodyKind::LeftOut
+    }
+
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.text(ID)
+    }
+
+    /// Returns true if this is a record of this kind, and of a message in this direction.
+    pub(crate) fn is(&self, kind: RecordKind, direction: Direction) -> bool {
+        self.kind == kind && self.direction == Some(direction)
     }
 
     fn text(&self, place: usize) -> Option<&str> {
@@ -291,7 +330,32 @@ pub(crate) fn allocated(len: usize) -> usize {
     if len == 0 { 0 } else { (len + 8).next_multiple_of(16).max(32) }
 }
 
+/// Returns the name that a value serializes to.
+pub(crate) fn name(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}
+
 fn cut(text: &str) -> &str {
     let end = (0..=text.len().min(MAX_TEXT)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::close::info::{CloseCause, CloseInfo};
+
+    #[test]
+    fn causes_of_closes_have_the_names_of_the_api() {
+        let closed =
+            EventKind::Closed(CloseInfo { reason: "bye".into(), ..CloseInfo::abnormal(CloseCause::PingTimeout) });
+        let content = Content::of(&closed).expect("a record");
+        assert_eq!(
+            (content.code.as_deref(), content.description.as_deref()),
+            (Some("1006"), Some("ping_timeout: bye"))
+        );
+    }
 }

@@ -18,14 +18,14 @@ use crate::{
     cluster::{filter::EventFilter, member::watching::ClusterEvents, watching::NodeEvent},
     console::{
         handshakes::Handshakes,
-        record::Content,
+        record::{Content, name},
         statistics::{Recorded, Statistics},
         store::{Limits, Store},
     },
     event::{
         activity::Activity,
         bus::Events,
-        kind::{CallOutcome, Event, EventKind},
+        kind::{Event, EventKind},
     },
     mask::Mask,
     message::payload::Payload,
@@ -123,6 +123,7 @@ impl Recording {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();
+        let mut ticked_at = Instant::now();
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
@@ -140,7 +141,8 @@ impl Recording {
                 Some(event) = next(&mut everywhere) => self.record_remote(&event),
                 _ = ticks.tick() => {
                     let Some(state) = server.upgrade() else { return };
-                    self.end_second(&RpcServer { state });
+                    let now = Instant::now();
+                    self.end_second(&RpcServer { state }, now - std::mem::replace(&mut ticked_at, now));
                 }
             }
         }
@@ -169,7 +171,7 @@ impl Recording {
     }
 
     /// Ends a second, and reports what happened in it at this node.
-    fn end_second(self: &Arc<Self>, server: &RpcServer) {
+    fn end_second(self: &Arc<Self>, server: &RpcServer, length: Duration) {
         let stations = server.state.registry.count();
         let others = server.state.cluster.as_ref().map(|cluster| cluster.other_nodes()).unwrap_or_default();
         let mut guard = self.facts();
@@ -180,7 +182,7 @@ impl Recording {
             facts.others.entry(name).or_default();
         }
         let at = unix_time::millis(SystemTime::now());
-        let (point, activity) = facts.statistics.tick(at, facts.stations_everywhere());
+        let (point, activity) = facts.statistics.tick(at, facts.stations_everywhere(), length);
         let (nodes, missing_nodes) = self.nodes(facts);
         let totals = self.totals(facts);
         let json = json!({"point": point, "totals": totals, "nodes": nodes, "missing_nodes": missing_nodes});
@@ -267,12 +269,9 @@ impl Facts {
         let mut is_read = false;
         match &event.kind {
             EventKind::CallEnded { direction, outcome, duration, .. } => {
-                statistics.call(*direction, *duration);
-                if let CallOutcome::Rejected(_) | CallOutcome::Failed(_) = outcome {
-                    statistics.error();
-                }
+                statistics.call(*direction, outcome, *duration);
             }
-            EventKind::Closed(info) => statistics.closes.add(name(&info.cause)),
+            EventKind::Closed(info) => statistics.closes.add(name(&info.cause).into()),
             EventKind::HandshakeRefused { status, reason, request } => {
                 statistics.refusals.add(*status);
                 self.handshakes.push(handshake(&HandshakeInfo {
@@ -286,10 +285,13 @@ impl Facts {
                 }));
                 is_read = true;
             }
-            EventKind::Deviation { deviation, .. } => statistics.deviations.add(name(deviation)),
+            EventKind::Deviation { deviation, .. } => statistics.deviations.add(name(deviation).into()),
             EventKind::ValidationFailed { .. } => statistics.violations += 1,
             EventKind::BadMessage { .. } => statistics.bad_messages += 1,
-            EventKind::Lagged(events) => statistics.lost_events += events,
+            EventKind::Lagged(events) => {
+                statistics.lost_events += events;
+                self.store.lose();
+            }
             _ => {}
         }
         if let Some(key) = &event.key
@@ -367,11 +369,6 @@ struct HandshakeInfo<'a, R> {
 
 fn handshake(info: &HandshakeInfo<'_, impl Serialize>) -> String {
     serde_json::to_string(info).unwrap_or_default()
-}
-
-/// Returns the name that a value serializes to.
-fn name(value: &impl Serialize) -> Box<str> {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(Into::into)).unwrap_or_default()
 }
 
 /// Waits for the next event of all nodes. Never completes without a cluster, or when its events have ended.

@@ -7,9 +7,12 @@ use std::{
 
 use serde::Serialize;
 
-use crate::event::{
-    activity::{Activity, CallTimes},
-    kind::Direction,
+use crate::{
+    error::Error,
+    event::{
+        activity::{Activity, CallTimes},
+        kind::{CallOutcome, Direction},
+    },
 };
 
 /// The points that are kept: five minutes.
@@ -21,15 +24,14 @@ const MAX_NAMES: usize = 64;
 /// The figures of one server, or of all nodes of a cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Statistics {
-    /// The calls of the latest seconds, the oldest first.
-    seconds: VecDeque<Both<CallTimes>>,
-    points: VecDeque<Point>,
-    /// The sum of `seconds`.
+    /// The latest seconds with the times of their calls, the oldest first.
+    seconds: VecDeque<(Point, Both<CallTimes>)>,
+    /// The sum of these times.
     recent: Both<CallTimes>,
     /// The calls of this node in the current second, which other nodes do not know yet.
     own: Activity,
     /// The calls of other nodes in the current second.
-    others: Both<CallTimes>,
+    others: Both<Calls>,
     calls: Both<u64>,
     pub(crate) closes: Counts<Box<str>>,
     pub(crate) refusals: Counts<Option<u16>>,
@@ -45,6 +47,24 @@ pub(crate) struct Statistics {
 struct Both<T> {
     r#in: T,
     out: T,
+}
+
+/// Calls in one direction: the times of those that have one, and the number of others.
+#[derive(Debug, Default, Clone, Copy)]
+struct Calls {
+    times: CallTimes,
+    untimed: u64,
+}
+
+impl Calls {
+    fn add(&mut self, times: &CallTimes, untimed: u64) {
+        self.times.merge(times);
+        self.untimed = self.untimed.saturating_add(untimed);
+    }
+
+    fn count(&self) -> u64 {
+        self.times.calls().saturating_add(self.untimed)
+    }
 }
 
 /// The figures of one second.
@@ -112,71 +132,75 @@ pub(crate) struct Recorded {
 
 impl Statistics {
     /// Counts a call of this node that ended.
-    pub(crate) fn call(&mut self, direction: Direction, time: Duration) {
-        match direction {
-            Direction::In => self.own.calls_in.add(time),
-            Direction::Out => self.own.calls_out.add(time),
+    pub(crate) fn call(&mut self, direction: Direction, outcome: &CallOutcome, time: Duration) {
+        let (is_error, has_time, is_sent) = match outcome {
+            CallOutcome::Result | CallOutcome::RespondedEarly => (false, true, true),
+            // Without a handler, a rejection takes no time.
+            CallOutcome::Rejected(_) => (true, direction == Direction::Out || !time.is_zero(), true),
+            CallOutcome::NoResponse => (false, false, true),
+            CallOutcome::Failed(error) => (true, false, direction == Direction::In || is_sent(error)),
+        };
+        self.own.errors += u64::from(is_error);
+        let own = &mut self.own;
+        match (direction, has_time) {
+            (Direction::In, true) => own.calls_in.add(time),
+            (Direction::In, false) => own.untimed_in += 1,
+            (Direction::Out, true) => own.calls_out.add(time),
+            (Direction::Out, false) => own.untimed_out += u64::from(is_sent),
         }
-    }
-
-    /// Counts a call of this node that was rejected or failed.
-    pub(crate) fn error(&mut self) {
-        self.own.errors += 1;
     }
 
     /// Counts the calls of a second of another node.
     pub(crate) fn others(&mut self, activity: &Activity) {
-        self.others.r#in.merge(&activity.calls_in);
-        self.others.out.merge(&activity.calls_out);
+        self.others.r#in.add(&activity.calls_in, activity.untimed_in);
+        self.others.out.add(&activity.calls_out, activity.untimed_out);
         self.errors = self.errors.saturating_add(activity.errors);
     }
 
-    /// Ends a second. `at` is the Unix time in milliseconds, `stations` the number of stations of all nodes. Returns the
-    /// point, and the activity of this node without its sessions.
-    pub(crate) fn tick(&mut self, at: u64, stations: usize) -> (Point, Activity) {
+    /// Ends a second. `at` is the Unix time in milliseconds, `stations` the number of stations of all nodes. `length` is
+    /// the real length of the second: a busy server may end it late. Returns the point, and the activity of this node
+    /// without its sessions.
+    pub(crate) fn tick(&mut self, at: u64, stations: usize, length: Duration) -> (Point, Activity) {
         let own = std::mem::take(&mut self.own);
-        let mut times = std::mem::take(&mut self.others);
-        times.r#in.merge(&own.calls_in);
-        times.out.merge(&own.calls_out);
+        let mut calls = std::mem::take(&mut self.others);
+        calls.r#in.add(&own.calls_in, own.untimed_in);
+        calls.out.add(&own.calls_out, own.untimed_out);
         self.errors = self.errors.saturating_add(own.errors);
-        self.calls.r#in = self.calls.r#in.saturating_add(times.r#in.calls());
-        self.calls.out = self.calls.out.saturating_add(times.out.calls());
+        self.calls.r#in = self.calls.r#in.saturating_add(calls.r#in.count());
+        self.calls.out = self.calls.out.saturating_add(calls.out.count());
+        let times = Both { r#in: calls.r#in.times, out: calls.out.times };
         self.recent.r#in.merge(&times.r#in);
         self.recent.out.merge(&times.out);
         let point = Point {
             at,
             stations,
-            calls_in: times.r#in.calls(),
-            calls_out: times.out.calls(),
+            calls_in: per_second(calls.r#in.count(), length),
+            calls_out: per_second(calls.out.count(), length),
             p50_in: quantile(&times.r#in, 0.5),
             p99_in: quantile(&times.r#in, 0.99),
             p50_out: quantile(&times.out, 0.5),
             p99_out: quantile(&times.out, 0.99),
         };
-        if self.points.len() == POINTS {
-            self.points.pop_front();
-        }
-        self.points.push_back(point.clone());
         if self.seconds.len() == POINTS
-            && let Some(old) = self.seconds.pop_front()
+            && let Some((_, old)) = self.seconds.pop_front()
         {
             self.recent.r#in.subtract(&old.r#in);
             self.recent.out.subtract(&old.out);
         }
-        self.seconds.push_back(times);
+        self.seconds.push_back((point.clone(), times));
         (point, own)
     }
 
     /// Returns the latest points, the oldest first.
     pub(crate) fn points(&self) -> Vec<Point> {
-        self.points.iter().cloned().collect()
+        self.seconds.iter().map(|(point, _)| point.clone()).collect()
     }
 
     pub(crate) fn totals(&self, stations: usize, recorded: Recorded) -> Totals<'_> {
         Totals {
             stations,
-            calls_in: self.calls.r#in.saturating_add(self.own.calls_in.calls()),
-            calls_out: self.calls.out.saturating_add(self.own.calls_out.calls()),
+            calls_in: self.calls.r#in.saturating_add(self.own.calls_in.calls()).saturating_add(self.own.untimed_in),
+            calls_out: self.calls.out.saturating_add(self.own.calls_out.calls()).saturating_add(self.own.untimed_out),
             latency: Both { r#in: latency(&self.recent.r#in), out: latency(&self.recent.out) },
             closes: self.closes.sorted().map(|(cause, count)| Cause { cause, count }).collect(),
             refusals: self.refusals.sorted().map(|(status, count)| Refusal { status: *status, count }).collect(),
@@ -194,6 +218,16 @@ impl Statistics {
     }
 }
 
+/// Returns false if a call failed before it was sent.
+fn is_sent(error: &Error) -> bool {
+    error.maybe_delivered() || matches!(error, Error::Rejected(_) | Error::Decode(_) | Error::Invalid(_))
+}
+
+/// Returns the calls of a time per second.
+fn per_second(calls: u64, time: Duration) -> u64 {
+    (calls as f64 / time.as_secs_f64().max(1.0)).round() as u64
+}
+
 fn latency(times: &CallTimes) -> Latency {
     Latency { calls: times.calls(), p50: quantile(times, 0.5), p99: quantile(times, 0.99) }
 }
@@ -204,14 +238,8 @@ fn quantile(times: &CallTimes, part: f64) -> Option<f64> {
 }
 
 /// The numbers of facts by name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Counts<K>(BTreeMap<K, u64>);
-
-impl<K> Default for Counts<K> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
 
 impl<K: Ord> Counts<K> {
     /// Counts a fact. Names beyond [`MAX_NAMES`] are not counted: other nodes of a cluster choose them.
@@ -246,14 +274,55 @@ mod tests {
         assert_eq!(counts.sorted().count(), MAX_NAMES);
     }
 
+    #[test]
+    fn calls_of_a_late_second_are_spread_over_its_length() {
+        let mut statistics = Statistics::default();
+        let times = [(9, 3.0, 3), (9, 1.0, 9), (9, 0.98, 9), (0, 2.0, 0)];
+        for (calls, seconds, expected) in times {
+            (0..calls).for_each(|_| statistics.call(Direction::In, &CallOutcome::Result, Duration::ZERO));
+            assert_eq!(statistics.tick(0, 0, Duration::from_secs_f64(seconds)).0.calls_in, expected, "{seconds} s");
+        }
+        assert_eq!(statistics.calls.r#in, 27);
+    }
+
+    #[test]
+    fn calls_without_a_response_have_no_time() {
+        let rejected = || CallOutcome::Rejected(crate::error::ErrorCode::NOT_SUPPORTED);
+        let never_sent = [Error::NeverSent, Error::QueueFull, Error::Disconnected { maybe_delivered: false }];
+        let sent = [Error::Timeout, Error::Cancelled, Error::Disconnected { maybe_delivered: true }];
+        let never_sent = never_sent.map(|error| (CallOutcome::Failed(error), 1, [0, 0]));
+        let sent = sent.map(|error| (CallOutcome::Failed(error), 1, [1, 0]));
+        let timed = [CallOutcome::Result, CallOutcome::RespondedEarly].map(|outcome| (outcome, 1, [1, 1]));
+        let others = [(CallOutcome::NoResponse, 1, [1, 0]), (rejected(), 1, [1, 1])];
+        for (outcome, seconds, out) in never_sent.into_iter().chain(sent).chain(timed).chain(others) {
+            for (direction, expected) in [(Direction::Out, out), (Direction::In, [1, out[1]])] {
+                let mut statistics = Statistics::default();
+                statistics.call(direction, &outcome, Duration::from_secs(seconds));
+                let activity = statistics.tick(0, 0, Duration::from_secs(1)).1;
+                let (times, untimed) = match direction {
+                    Direction::In => (activity.calls_in, activity.untimed_in),
+                    Direction::Out => (activity.calls_out, activity.untimed_out),
+                };
+                assert_eq!([times.calls() + untimed, times.calls()], expected, "{direction:?} {outcome:?}");
+                let is_error = matches!(outcome, CallOutcome::Rejected(_) | CallOutcome::Failed(_));
+                assert_eq!(activity.errors, u64::from(is_error), "{outcome:?}");
+            }
+        }
+        let mut statistics = Statistics::default();
+        statistics.call(Direction::In, &rejected(), Duration::ZERO);
+        assert_eq!((statistics.own.calls_in.calls(), statistics.own.untimed_in), (0, 1), "without a handler");
+    }
+
     proptest! {
         #[test]
         fn recent_calls_are_those_of_the_latest_points(seconds in prop::collection::vec(0..4_u64, 0..700)) {
             let mut statistics = Statistics::default();
             for (at, calls) in seconds.iter().enumerate() {
-                (0..*calls).for_each(|call| statistics.call(Direction::Out, Duration::from_secs(call)));
+                for call in 0..*calls {
+                    statistics.call(Direction::Out, &CallOutcome::Result, Duration::from_secs(call));
+                }
                 statistics.others(&Activity { calls_out: statistics.own.calls_out, errors: 1, ..Activity::default() });
-                statistics.tick(at as u64, 1);
+                statistics.tick(at as u64, 1, Duration::from_secs(1));
             }
             let recent = seconds.len().saturating_sub(POINTS);
             let points = statistics.points();

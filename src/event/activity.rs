@@ -11,11 +11,17 @@ use serde::{Deserialize, Serialize};
 pub struct Activity {
     /// The number of sessions at the end of the second.
     pub sessions: usize,
-    /// The calls of stations.
+    /// The times of the calls of stations that a handler took.
     pub calls_in: CallTimes,
-    /// The calls to stations.
+    /// The times of the calls to stations that had a response.
     pub calls_out: CallTimes,
-    /// The number of these calls that were rejected or failed.
+    /// The number of other calls of stations, such as those that no handler took, and SENDs.
+    #[serde(default)]
+    pub untimed_in: u64,
+    /// The number of other calls that were sent to stations, such as those that timed out, and SENDs.
+    #[serde(default)]
+    pub untimed_out: u64,
+    /// The number of calls that were rejected or failed, with those that were never sent.
     #[serde(default)]
     pub errors: u64,
 }
@@ -151,13 +157,16 @@ mod tests {
     #[test]
     fn activity_serializes_to_counts_per_bucket() {
         let activity =
-            Activity { sessions: 2, calls_in: of(&[Duration::ZERO]), calls_out: CallTimes::default(), errors: 3 };
+            Activity { sessions: 2, calls_in: of(&[Duration::ZERO]), untimed_in: 1, errors: 3, ..Activity::default() };
         let written = serde_json::to_value(&activity).expect("JSON");
         let mut counts = vec![0; 19];
         assert_eq!(written["calls_out"], json!(counts));
         counts[0] = 1;
         assert_eq!((&written["sessions"], &written["calls_in"]), (&json!(2), &json!(counts)));
-        assert_eq!(written["errors"], 3);
+        assert_eq!(
+            (&written["errors"], &written["untimed_in"], &written["untimed_out"]),
+            (&json!(3), &json!(1), &json!(0))
+        );
         assert_eq!(serde_json::from_value::<Activity>(written).expect("readable"), activity);
     }
 }

@@ -553,7 +553,10 @@ mod tests {
             ),
             (
                 EventKind::Activity(Box::default()),
-                json!({"type": "activity", "sessions": 0, "calls_in": vec![0; 19], "calls_out": vec![0; 19], "errors": 0}),
+                json!({
+                    "type": "activity", "sessions": 0, "calls_in": vec![0; 19], "calls_out": vec![0; 19],
+                    "untimed_in": 0, "untimed_out": 0, "errors": 0,
+                }),
             ),
             (EventKind::Lagged(3), json!({"type": "lagged", "events": 3})),
         ] {

@@ -14,11 +14,11 @@ use tokio::time::Instant;
 use crate::{
     close::{info::CloseInfo, intent::Close},
     console::{
-        api::{error::ApiError, json::Json},
+        api::{error::ApiError, json::Json, stations::StationPath},
         state::ConsoleState,
     },
     error::Error,
-    mask::Mask,
+    mask::{Mask, Secrets},
     message::payload::Payload,
 };
 
@@ -39,9 +39,17 @@ pub(super) enum Outcome {
     },
 }
 
+/// The action of a path.
+#[derive(Deserialize)]
+pub(super) struct ActionPath {
+    #[serde(rename = "console_action")]
+    action: Box<str>,
+}
+
 /// Calls a station. The call is cancelled if the browser goes away.
 pub(super) async fn call(
-    Path((key, action)): Path<(String, String)>,
+    Path(StationPath { key }): Path<StationPath>,
+    Path(ActionPath { action }): Path<ActionPath>,
     State(console): State<Arc<ConsoleState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Outcome>, ApiError> {
@@ -58,12 +66,21 @@ pub(super) async fn call(
     let seconds = start.elapsed().as_secs_f64();
     match result {
         Ok(result) => Ok(Json(Outcome::Result { result: masked(&result, mask)?, seconds })),
-        Err(Error::Rejected(error)) => Ok(Json(Outcome::Error {
-            code: error.code().to_string(),
-            description: mask.apply_to_text(error.description(), params.as_str()).into_owned(),
-            details: error.details().map(|details| masked(details, mask)).transpose()?,
-            seconds,
-        })),
+        Err(Error::Rejected(error)) => {
+            // The error may repeat a parameter.
+            let mut secrets = Secrets::default();
+            secrets.find(mask, params.as_str());
+            let details = error.details().map(|details| {
+                let details = mask.apply(details.as_str());
+                RawValue::from_string(secrets.hide_in_json(&details).into_owned()).map_err(ApiError::internal)
+            });
+            Ok(Json(Outcome::Error {
+                code: error.code().to_string(),
+                description: secrets.hide_in_text(error.description()).into_owned(),
+                details: details.transpose()?,
+                seconds,
+            }))
+        }
         // The text of an error may repeat a parameter.
         Err(error) => Err(ApiError::of_call(&error, |text| mask.apply_to_text(text, params.as_str()).into_owned())),
     }
@@ -107,7 +124,7 @@ struct CloseRequest {
 
 /// Closes the connection of a station.
 pub(super) async fn close(
-    Path(key): Path<String>,
+    Path(StationPath { key }): Path<StationPath>,
     State(console): State<Arc<ConsoleState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<CloseInfo>, ApiError> {
@@ -117,7 +134,7 @@ pub(super) async fn close(
     }
     let CloseRequest { reason } = read(body)?;
     let close = Close::normal().reason(reason);
-    let closed = console.server.station(&*key).close(close).await;
+    let closed = console.server.station(key).close(close).await;
     closed.map(Json).map_err(|error| ApiError::of_call(&error, str::to_owned))
 }
 

@@ -10,39 +10,36 @@ use http::{HeaderValue, header};
 use serde::Deserialize;
 
 use crate::console::{
-    api::{error::ApiError, json::Json},
+    api::{error::ApiError, json::Json, stations::StationPath},
     history::{HistoryQuery, StationHistory},
     state::ConsoleState,
 };
 
-#[derive(Deserialize)]
+/// The messages of a page, unless it says otherwise.
+const DEFAULT_LIMIT: usize = 200;
+
+#[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Selection {
     action: Option<Box<str>>,
-    limit: usize,
-}
-
-impl Default for Selection {
-    fn default() -> Self {
-        Self { action: None, limit: 200 }
-    }
+    limit: Option<usize>,
 }
 
 pub(super) async fn messages(
-    Path(key): Path<Arc<str>>,
+    Path(StationPath { key }): Path<StationPath>,
     selection: Result<Query<Selection>, QueryRejection>,
     State(console): State<Arc<ConsoleState>>,
 ) -> Result<Json<StationHistory>, ApiError> {
-    read(&console, &key, selection?.0).await.map(Json)
+    read(&console, &key, selection?.0, DEFAULT_LIMIT).await.map(Json)
 }
 
 /// `GET api/stations/{key}/messages.jsonl`: all of them as a file of JSON Lines.
 pub(super) async fn file(
-    Path(key): Path<Arc<str>>,
+    Path(StationPath { key }): Path<StationPath>,
     selection: Result<Query<Selection>, QueryRejection>,
     State(console): State<Arc<ConsoleState>>,
 ) -> Result<Response, ApiError> {
-    let history = read(&console, &key, Selection { limit: usize::MAX, ..selection?.0 }).await?;
+    let history = read(&console, &key, selection?.0, usize::MAX).await?;
     let mut text = String::new();
     for message in history.messages {
         text.push_str(message.get());
@@ -56,8 +53,14 @@ pub(super) async fn file(
     Ok((headers, text).into_response())
 }
 
-async fn read(console: &ConsoleState, key: &Arc<str>, selection: Selection) -> Result<StationHistory, ApiError> {
-    let query = HistoryQuery { action: selection.action, limit: selection.limit, after: None };
+async fn read(
+    console: &ConsoleState,
+    key: &Arc<str>,
+    selection: Selection,
+    default_limit: usize,
+) -> Result<StationHistory, ApiError> {
+    let limit = selection.limit.unwrap_or(default_limit);
+    let query = HistoryQuery { action: selection.action, limit, after: None };
     let history = console.history(key, &query).await?;
     let node = console.recording.node.clone();
     Ok(history.unwrap_or(StationHistory { messages: Vec::new(), node, forgotten: 0, count: 0 }))

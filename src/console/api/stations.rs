@@ -135,8 +135,17 @@ pub(super) struct StationPage {
     messages: usize,
 }
 
+/// The station of a path.
+///
+/// The application may mount the console below parameters of its own, which must have other names.
+#[derive(Deserialize)]
+pub(super) struct StationPath {
+    #[serde(rename = "console_station")]
+    pub(super) key: Arc<str>,
+}
+
 pub(super) async fn station(
-    Path(key): Path<Arc<str>>,
+    Path(StationPath { key }): Path<StationPath>,
     State(console): State<Arc<ConsoleState>>,
 ) -> Result<Json<StationPage>, ApiError> {
     let nothing = HistoryQuery { limit: 0, ..HistoryQuery::default() };
