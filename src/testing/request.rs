@@ -39,7 +39,7 @@ use crate::{
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn main() -> Result<(), CallError> {
 /// let router = RpcRouter::new().on("Authorize", authorize);
 /// let response: Value = router.oneshot(Request::new("Authorize", &json!({"idTag": "C0FFEE"}))).await?;
 /// assert_eq!(response["idTagInfo"]["status"], "Accepted");
