@@ -192,7 +192,10 @@ impl Attack {
             Self::GarbageLater => {
                 upgrade(&mut stream, &format!("garbage-{number}"), "").await?;
                 arrive();
-                stream.write_all(&garbage(4096)).await?;
+                let mut garbage = garbage(4096);
+                // Reserved bits, because a head of a longer frame would be no garbage: the server would wait for the rest.
+                garbage[0] |= 0x70;
+                stream.write_all(&garbage).await?;
                 until_closed(&mut stream).await
             }
             Self::Reconnects => {
