@@ -108,8 +108,6 @@ impl StationList {
             let mut stations = Vec::new();
             while let Some(page) = pages.next().await {
                 stations.extend(page);
-                // Thousands of stations of this node need no wait.
-                tokio::task::yield_now().await;
             }
             Arc::new(Self { made_at: Instant::now(), stations, missing_nodes: pages.missing_nodes() })
         }));

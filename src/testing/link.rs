@@ -59,7 +59,7 @@ impl Link {
         Arc::strong_count(&self.0) == 1
     }
 
-    /// Stops the client from reading, or lets it go on.
+    /// Stops the client from reading, or lets it read again.
     pub(super) fn pause(&self, is_paused: bool) {
         self.change(|state| state.is_paused = is_paused);
     }

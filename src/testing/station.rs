@@ -115,7 +115,7 @@ impl Station {
         .await
     }
 
-    /// Stops to read. The connection stays open; the server finds out by its limits and timeouts.
+    /// Stops reading. The connection stays open until a limit or a timeout of the server ends it.
     pub fn stop_reading(&self) {
         self.link.pause(true);
     }
