@@ -7,7 +7,35 @@ pub(crate) mod table;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-#[doc = include_str!("docs/types.md")]
+/// An action as a type, which binds a request to its name and to the type of its response.
+///
+/// Calls and handlers that use it cannot mix up names and types. The macro [`action!`](crate::action!) implements it for
+/// a request type. [`Session::request`](crate::Session::request) sends a request, and
+/// [`RpcRouter::on_action`](crate::RpcRouter::on_action) adds its handler. A reference to a request is a request as
+/// well. The guide's page [types](crate::guide::types) has more, such as the types of OCPP.
+///
+/// ```
+/// use ocpp_rpc::Action;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Reset {
+///     r#type: String,
+/// }
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct ResetResponse {
+///     status: String,
+/// }
+///
+/// ocpp_rpc::action!("Reset": Reset => ResetResponse);
+///
+/// assert_eq!(Reset::NAME, "Reset");
+///
+/// async fn reset(station: &ocpp_rpc::Session) -> Result<ResetResponse, ocpp_rpc::Error> {
+///     station.request(Reset { r#type: "Soft".to_owned() }).await
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not the request of an action with a response",
     note = "`ocpp_rpc::action!` binds a request to its action and its response",

@@ -1,73 +1,84 @@
-#![doc = include_str!("docs/guide/index.md")]
+#![doc = include_str!("docs/index.md")]
 
 /// First steps: a server, a station, and programs to run.
 #[doc = ""]
-#[doc = include_str!("docs/guide/getting_started.md")]
-pub mod getting_started {}
-
-/// Serving stations: in axum, on a port of its own, or on another HTTP stack.
-#[doc = ""]
-#[doc = include_str!("docs/guide/serving.md")]
-pub mod serving {}
+#[doc = include_str!("docs/first-steps.md")]
+pub mod first_steps {}
 
 /// Handling calls: extractors, errors, layers and types.
 #[doc = ""]
-#[doc = include_str!("docs/guide/handlers.md")]
+#[doc = include_str!("docs/handlers.md")]
 pub mod handlers {}
 
 /// Calling a station: order, timeouts and errors.
 #[doc = ""]
-#[doc = include_str!("docs/guide/calls.md")]
+#[doc = include_str!("docs/calls.md")]
 pub mod calls {}
 
-/// Several servers as one cluster: calls, moves, lists and events.
+/// Stations and sessions: in axum, on a port of its own, or on another HTTP stack.
 #[doc = ""]
-#[doc = include_str!("docs/guide/cluster.md")]
-pub mod cluster {}
-
-/// Writing a charging station: connecting, reconnecting and closing.
-#[doc = ""]
-#[doc = include_str!("docs/guide/client.md")]
-pub mod client {}
-
-/// Compressing messages: settings, savings, costs and risks.
-#[doc = ""]
-#[doc = include_str!("docs/guide/compression.md")]
-pub mod compression {}
-
-/// Testing handlers, backends and stations in memory.
-#[doc = ""]
-#[doc = include_str!("docs/guide/testing.md")]
-#[cfg(feature = "testing")]
-pub mod testing {}
+#[doc = include_str!("docs/sessions.md")]
+pub mod sessions {}
 
 /// OCPP's security profiles, each as two commands.
 #[doc = ""]
-#[doc = include_str!("docs/guide/security.md")]
-pub mod security {}
+#[doc = include_str!("docs/authentication.md")]
+pub mod authentication {}
+
+/// TLS: certificates, old stations and failed handshakes.
+#[cfg(feature = "tls")]
+#[doc = ""]
+#[doc = include_str!("docs/tls.md")]
+pub mod tls {}
+
+/// Validation of payloads: validators, codes and costs.
+#[doc = ""]
+#[doc = include_str!("docs/validation.md")]
+pub mod validation {}
+
+/// Requests and responses as types.
+#[doc = ""]
+#[doc = include_str!("docs/types.md")]
+pub mod types {}
+
+/// Testing handlers, backends and stations in memory.
+#[cfg(feature = "testing")]
+#[doc = ""]
+#[doc = include_str!("docs/testing.md")]
+pub mod testing {}
+
+/// Writing a charging station: connecting, reconnecting and closing.
+#[doc = ""]
+#[doc = include_str!("docs/client.md")]
+pub mod client {}
 
 /// Events, logs and metrics.
 #[doc = ""]
-#[doc = include_str!("docs/guide/observability.md")]
-pub mod observability {}
+#[doc = include_str!("docs/observing.md")]
+pub mod observing {}
 
 /// The console: a page that shows stations and their messages.
 #[cfg(feature = "console")]
 #[doc = ""]
-#[doc = include_str!("docs/guide/console.md")]
+#[doc = include_str!("docs/console.md")]
 pub mod console {}
 
-/// Measuring a server under load.
+/// Several servers as one cluster: calls, moves, lists and events.
 #[doc = ""]
-#[doc = include_str!("docs/guide/measuring.md")]
-pub mod measuring {}
+#[doc = include_str!("docs/cluster.md")]
+pub mod cluster {}
 
-/// Memory of a connection, and settings for tens of thousands of stations.
+/// Compressing messages: settings, savings, costs and risks.
+#[doc = ""]
+#[doc = include_str!("docs/compression.md")]
+pub mod compression {}
+
+/// Memory of a connection, settings for tens of thousands of stations, and measuring.
 #[doc = ""]
 #[doc = include_str!("docs/scale.md")]
-pub mod many_stations {}
+pub mod scale {}
 
 /// Coming from the npm module `ocpp-rpc`.
 #[doc = ""]
-#[doc = include_str!("docs/guide/migration.md")]
+#[doc = include_str!("docs/migration.md")]
 pub mod migration {}

@@ -73,10 +73,10 @@ pub mod extract {
     };
 }
 
-#[cfg_attr(all(feature = "tls", feature = "client", feature = "server"), doc = include_str!("docs/tls.md"))]
+/// TLS settings by rustls, and information on the TLS of a connection (OCPP security profiles 2 and 3).
 #[cfg_attr(
-    not(all(feature = "tls", feature = "client", feature = "server")),
-    doc = "TLS settings by rustls, and information on the TLS of a connection."
+    all(feature = "tls", feature = "client", feature = "axum"),
+    doc = "\n\nThe guide's page [TLS](crate::guide::tls) shows how to use them."
 )]
 pub mod tls {
     #[cfg(feature = "tls")]

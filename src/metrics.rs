@@ -1,7 +1,7 @@
 //! Settings for recorders of metrics.
 //!
 //! The crate reports to the recorder of the [`metrics`](https://docs.rs/metrics) facade. The guide's page
-//! [observability](crate::guide::observability) lists all metrics with their labels.
+//! [observability](crate::guide::observing) lists all metrics with their labels.
 
 use crate::event::activity::CallTimes;
 

@@ -7,7 +7,20 @@ use crate::{
     validate::validator::Validator,
 };
 
-#[doc = include_str!("../docs/validation.md")]
+/// Validation of payloads: a validator, and the protocols that it checks.
+///
+/// Each payload is checked: the parameters and the result of a call, in both directions. The guide's page
+/// [validation](crate::guide::validation) has the outcome of each violation, the validators and the codes.
+/// [`Options::validation`](crate::Options::validation) sets it.
+///
+/// ```
+/// # #[cfg(feature = "ocpp-schemas")] {
+/// use ocpp_rpc::{Options, validate::{OcppSchemas, Validation}};
+///
+/// let validation = Validation::new(OcppSchemas).only(["ocpp1.6", "ocpp2.0.1"]);
+/// let options = Options::server().validation(validation);
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Validation {
     pub(crate) validator: Arc<dyn Validator>,

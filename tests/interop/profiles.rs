@@ -12,7 +12,7 @@ use crate::harness::{Backend, Fleet, Kind, Library, Station};
 
 /// Returns the commands of a section of the page.
 fn commands(section: &str) -> Vec<String> {
-    let page = include_str!("../../src/docs/guide/security.md");
+    let page = include_str!("../../src/docs/authentication.md");
     let (_, rest) = page.split_once(&format!("# {section}")).unwrap_or_else(|| panic!("no section {section}"));
     let block = rest.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("commands");
     block.lines().map(str::to_owned).collect()

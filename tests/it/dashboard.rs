@@ -24,7 +24,7 @@ pub struct Documented {
 
 /// Returns the metrics of the table in the guide.
 pub fn documented() -> BTreeMap<String, Documented> {
-    let page = include_str!("../../src/docs/guide/observability.md");
+    let page = include_str!("../../src/docs/observing.md");
     let rows = page.lines().filter(|line| line.starts_with("| `ocpp_rpc_"));
     let metrics = rows.flat_map(|row| {
         let [names, kind, labels] = row.trim_matches('|').splitn(3, '|').collect::<Vec<_>>()[..] else {

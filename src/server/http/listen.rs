@@ -36,7 +36,7 @@ impl RpcServer {
     /// let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).build()?;
     /// let listener = server.listen("0.0.0.0:9220").await?;
     /// println!("listening on {}", listener.local_addr());
-    /// // Ctrl-C or SIGTERM. The guide's page "Getting started" has the function.
+    /// // Ctrl-C or SIGTERM. The guide's page "First steps" has the function.
     /// listener.run_until(shutdown_signal()).await;
     /// # async fn shutdown_signal() {}
     /// # Ok(())

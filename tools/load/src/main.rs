@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    // Keeps latencies even with thousands of busy stations: see the guide's page `many_stations`.
+    // Keeps latencies even with thousands of busy stations: see the guide's page `scale`.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1024).build()?;
     if args.serve { runtime.block_on(server::serve()) } else { runtime.block_on(load(args)) }
 }
