@@ -5,6 +5,7 @@
 //! - [`Csms`] is the other end, for makers of charging stations: a [connector](crate::client::Connector) leads your client
 //!   to it.
 //! - [`Request`] runs one handler of a router, without a connection.
+//! - [`Events::expect`](crate::event::Events::expect) waits for an event of a server or a client.
 //!
 //! Both ends are those of this crate, so that a test sees what stations and servers see. Streams are in memory: tests can
 //! pause the clock of tokio. The feature `testing` belongs in the `dev-dependencies`.
@@ -40,6 +41,7 @@
 //! ```
 
 mod csms;
+mod events;
 mod link;
 mod received;
 mod request;

@@ -3,6 +3,7 @@
 use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use http::StatusCode;
@@ -23,6 +24,7 @@ use crate::{
     },
     session::Session,
     testing::{
+        events::expect_silence,
         link::{Link, LinkStream},
         received::{ReceivedCall, ReceivedCalls, receive_of_session, wait_for},
     },
@@ -69,6 +71,8 @@ pub struct CsmsSession {
     session: Session,
     handshake: Handshake,
     calls: ReceivedCalls,
+    /// The events of the server, from the moment at which the test took the session.
+    events: Events,
 }
 
 /// The parts of a [`CsmsSession`] until the test takes them from the session.
@@ -118,22 +122,17 @@ impl Csms {
     ///
     /// Panics if none opens within 60 s.
     pub async fn next_session(&mut self) -> CsmsSession {
-        let events = &mut self.events;
-        wait_for("a session of a station", async {
-            loop {
-                let Some(event) = events.next().await else { panic!("the server of the test has closed") };
-                let EventKind::Opened { .. } = event.kind else { continue };
-                let parts = event.session().and_then(|session| {
-                    let (handshake, calls) = lock(&*session.extension::<Parts>()?).take()?;
-                    Some(CsmsSession { session, handshake, calls })
-                });
+        let (session, handshake, calls) = self
+            .events
+            .expect(|event| {
+                let EventKind::Opened { .. } = event.kind else { return None };
                 // It may have ended already.
-                if let Some(session) = parts {
-                    return session;
-                }
-            }
-        })
-        .await
+                let session = event.session()?;
+                let (handshake, calls) = lock(&*session.extension::<Parts>()?).take()?;
+                Some((session, handshake, calls))
+            })
+            .await;
+        CsmsSession { session, handshake, calls, events: self.server.events() }
     }
 
     /// Refuses handshakes with this status from now on; `None` accepts them again.
@@ -190,6 +189,18 @@ impl CsmsSession {
     /// Panics if another call comes, if none comes within 60 s, or if the connection ends.
     pub async fn expect_call(&mut self, action: &str) -> ReceivedCall {
         self.calls.expect(&self.session, action).await
+    }
+
+    /// Asserts that the station sends no message within `time`, and that the connection stays open. Pings may come.
+    ///
+    /// A call that has come before counts if [`next_call`](Self::next_call) has not returned it. A response to a
+    /// [`call`](Self::call) counts if it comes within `time`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a message comes, or if the connection ends.
+    pub async fn expect_silence(&mut self, time: Duration) {
+        expect_silence(&mut self.events, &mut self.calls, &self.session, time).await;
     }
 
     /// Sends a text as it is, such as an invalid message.

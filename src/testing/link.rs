@@ -4,11 +4,15 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf},
+    time::{Sleep, sleep},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::server::rpc_server::RpcServer;
@@ -23,15 +27,30 @@ pub(super) struct Link(Arc<Mutex<LinkState>>);
 #[derive(Debug, Default)]
 struct LinkState {
     is_cut: bool,
-    is_paused: bool,
+    reading: Reading,
     /// The reader, if it waits for the link.
     reader: Option<Waker>,
+}
+
+/// The speed at which the client reads.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum Reading {
+    #[default]
+    Unlimited,
+    /// At most this many bytes after each interval.
+    Limited {
+        bytes: usize,
+        interval: Duration,
+    },
+    Stopped,
 }
 
 /// The end of a stream that its link controls.
 pub(super) struct LinkStream {
     stream: DuplexStream,
     link: Link,
+    /// The wait for the next bytes, if reading is limited.
+    interval: Option<Pin<Box<Sleep>>>,
 }
 
 impl Link {
@@ -46,7 +65,7 @@ impl Link {
             let _ = connection.await;
         });
         let link = Self::default();
-        (LinkStream { stream: near, link: link.clone() }, link, AbortOnDropHandle::new(serving))
+        (LinkStream { stream: near, link: link.clone(), interval: None }, link, AbortOnDropHandle::new(serving))
     }
 
     /// Ends the stream without a close frame.
@@ -59,9 +78,9 @@ impl Link {
         Arc::strong_count(&self.0) == 1
     }
 
-    /// Stops the client from reading, or lets it read again.
-    pub(super) fn pause(&self, is_paused: bool) {
-        self.change(|state| state.is_paused = is_paused);
+    /// Sets the speed at which the client reads.
+    pub(super) fn set_reading(&self, reading: Reading) {
+        self.change(|state| state.reading = reading);
     }
 
     fn change(&self, change: impl FnOnce(&mut LinkState)) {
@@ -88,15 +107,26 @@ impl LinkStream {
 
 impl AsyncRead for LinkStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        {
-            let mut state = self.link.state();
+        let this = &mut *self;
+        let reading = {
+            let mut state = this.link.state();
             state.reader = Some(cx.waker().clone());
-            if state.is_paused && !state.is_cut {
-                return Poll::Pending;
+            state.reading
+        };
+        this.check_cut()?;
+        match reading {
+            Reading::Unlimited => {
+                this.interval = None;
+                Pin::new(&mut this.stream).poll_read(cx, buf)
             }
+            Reading::Limited { bytes, interval } => {
+                ready!(this.interval.get_or_insert_with(|| Box::pin(sleep(interval))).as_mut().poll(cx));
+                ready!(Pin::new(&mut (&mut this.stream).take(bytes as u64)).poll_read(cx, buf))?;
+                this.interval = None;
+                Poll::Ready(Ok(()))
+            }
+            Reading::Stopped => Poll::Pending,
         }
-        self.check_cut()?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 

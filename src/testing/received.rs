@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The time after which a test that waits for the peer fails.
-const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A call of the peer, which the test responds to.
 ///
@@ -124,6 +124,11 @@ impl ReceivedCalls {
         let call = self.next(session).await;
         assert_eq!(call.action(), action, "a call of another action: {}", call.payload().as_str());
         call
+    }
+
+    /// Returns a call that has come already.
+    pub(super) fn next_now(&mut self) -> Option<ReceivedCall> {
+        self.0.try_recv().ok()
     }
 }
 

@@ -1,5 +1,7 @@
 //! A charging station in memory.
 
+use std::time::Duration;
+
 use http::{HeaderName, HeaderValue};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::task::AbortOnDropHandle;
@@ -15,7 +17,8 @@ use crate::{
     server::rpc_server::RpcServer,
     session::Session,
     testing::{
-        link::Link,
+        events::expect_silence,
+        link::{Link, Reading},
         received::{CallSender, ReceivedCall, ReceivedCalls, receive, wait_for},
     },
 };
@@ -115,14 +118,37 @@ impl Station {
         .await
     }
 
-    /// Stops reading. The connection stays open until a limit or a timeout of the server ends it.
-    pub fn stop_reading(&self) {
-        self.link.pause(true);
+    /// Asserts that the server sends no message within `time`, and that the connection stays open. Pings may come.
+    ///
+    /// A message that has come before counts if the test has not received it: a call by
+    /// [`next_call`](Self::next_call), another text by [`next_text`](Self::next_text). A response to a
+    /// [`call`](Self::call) counts if it comes within `time`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a message comes, or if the connection ends.
+    pub async fn expect_silence(&mut self, time: Duration) {
+        expect_silence(&mut self.events, &mut self.calls, &self.client.session(), time).await;
     }
 
-    /// Reads again after [`stop_reading`](Self::stop_reading).
+    /// Stops reading. The connection stays open until a limit or a timeout of the server ends it.
+    pub fn stop_reading(&self) {
+        self.link.set_reading(Reading::Stopped);
+    }
+
+    /// Reads at most `bytes` bytes after each `interval` from now on, as on a slow link.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `bytes` is zero.
+    pub fn read_slowly(&self, bytes: usize, interval: Duration) {
+        assert!(bytes > 0, "a station that reads slowly reads at least one byte");
+        self.link.set_reading(Reading::Limited { bytes, interval });
+    }
+
+    /// Reads without a limit again, after [`stop_reading`](Self::stop_reading) or [`read_slowly`](Self::read_slowly).
     pub fn resume_reading(&self) {
-        self.link.pause(false);
+        self.link.set_reading(Reading::Unlimited);
     }
 
     /// Loses the connection, without a close frame.

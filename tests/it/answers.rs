@@ -4,21 +4,17 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ocpp_rpc::{
     CallError, Close, Error, ErrorCode, RpcRouter, RpcServer, Session,
-    event::EventKind,
     extract::{CancellationToken, Responder, State},
     handler::NoResponse,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::support::{Station, echo};
+use crate::support::{self, Station, echo, server};
 
 async fn connected<S: Send + Sync + 'static>(router: RpcRouter<S>, protocol: &str) -> (RpcServer, Station, Session) {
-    let server = RpcServer::builder(router).protocols(["ocpp2.1", "ocpp1.6"]).build().expect("valid settings");
-    let mut events = server.events();
-    let station = Station::connect(&server, "CP-1", protocol).await;
-    while !matches!(events.next().await.expect("another event").kind, EventKind::Opened { .. }) {}
-    let session = server.session("CP-1").expect("registered");
+    let server = server(router);
+    let (station, session) = support::connected(&server, protocol).await;
     (server, station, session)
 }
 

@@ -46,15 +46,12 @@ async fn b38_malformed_message_gets_the_dialects_error_and_an_event() {
                 r#"[3,"9",{}]"#,
                 "{protocol} {text}: the connection stays open"
             );
-            loop {
-                if let EventKind::BadMessage { text: seen, error: seen_error, response, .. } =
-                    events.next().await.expect("another event").kind
-                {
-                    assert_eq!((seen.as_str(), seen_error), (text, fault));
-                    assert_eq!(response, expected.map(|(_, code)| ErrorCode::new(code)), "{protocol} {text}");
-                    break;
-                }
-            }
+            let bad = events.expect(|event| match event.kind {
+                EventKind::BadMessage { text, error, response, .. } => Some((text.to_string(), error, response)),
+                _ => None,
+            });
+            let response = expected.map(|(_, code)| ErrorCode::new(code));
+            assert_eq!(bad.await, (text.to_owned(), fault, response), "{protocol}");
         }
     }
 }
@@ -68,14 +65,13 @@ async fn b40_response_to_unknown_id_is_an_event_and_no_bad_message() {
             let mut events = server.events();
             for _ in 0..3 {
                 station.send(text).await;
-                let event = loop {
-                    match events.next().await.expect("another event").kind {
-                        EventKind::UnmatchedResponse(id) => break id,
-                        EventKind::BadMessage { error, .. } => panic!("{text}: {error}"),
-                        _ => {}
-                    }
-                };
-                assert!(text.contains(&format!("\"{event}\"")), "{text}: {event}");
+                let unmatched = events.expect(|event| match event.kind {
+                    EventKind::UnmatchedResponse(id) => Some(id),
+                    EventKind::BadMessage { error, .. } => panic!("{text}: {error}"),
+                    _ => None,
+                });
+                let id = unmatched.await;
+                assert!(text.contains(&format!("\"{id}\"")), "{text}: {id}");
             }
             station.silent().await;
             assert!(session.is_open());
@@ -246,10 +242,9 @@ async fn result_that_the_peer_cannot_read_is_an_event() {
     let mut events = server.events();
     station.ask(r#"[2,"1","Echo",{}]"#).await;
     station.send(r#"[5,"1","FormatViolation","no status",{}]"#).await;
-    loop {
-        if let EventKind::CallResultError { id, error, .. } = events.next().await.expect("another event").kind {
-            assert_eq!((id.as_str(), error.code()), ("1", &ErrorCode::FORMAT_VIOLATION));
-            return;
-        }
-    }
+    let reported = events.expect(|event| match event.kind {
+        EventKind::CallResultError { id, error, .. } => Some((id.to_string(), error.code().clone())),
+        _ => None,
+    });
+    assert_eq!(reported.await, ("1".to_owned(), ErrorCode::FORMAT_VIOLATION));
 }

@@ -140,11 +140,11 @@ async fn send_is_handled_without_a_response() {
     station.send(r#"[6,"1","Echo",{}]"#).await;
     station.send(r#"[6,"2","Unknown",{}]"#).await;
     assert_eq!(station.ask(r#"[2,"3","Echo",{}]"#).await, r#"[3,"3",{}]"#);
-    loop {
-        if let EventKind::UnhandledSend { action, .. } = events.next().await.expect("another event").kind {
-            return assert_eq!(action.as_str(), "Unknown");
-        }
-    }
+    let unhandled = events.expect(|event| match event.kind {
+        EventKind::UnhandledSend { action, .. } => Some(action),
+        _ => None,
+    });
+    assert_eq!(unhandled.await.as_str(), "Unknown");
 }
 
 #[tokio::test]

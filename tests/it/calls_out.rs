@@ -80,9 +80,8 @@ async fn b25_timeout_runs_from_the_write_total_timeout_from_the_call() {
     assert!(matches!(outcomes[2], (Err(Error::NeverSent), 12)), "{:?}", outcomes[2]);
     let mut events = server.events();
     station.send(format!(r#"[3,"{late}",{{}}]"#)).await;
-    while !matches!(events.next().await.expect("another event").kind, EventKind::LateResponse(ref id) if id.as_str() == late)
-    {
-    }
+    let is_late = |kind| matches!(kind, EventKind::LateResponse(id) if id.as_str() == late);
+    events.expect(|event| is_late(event.kind).then_some(())).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -73,7 +73,7 @@ async fn b62_dropped_call_or_send_is_cancelled_at_every_stage() {
     drop(written);
     let mut events = server.events();
     station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
-    while !matches!(events.next().await.expect("another event").kind, EventKind::LateResponse(_)) {}
+    events.expect(|event| matches!(event.kind, EventKind::LateResponse(_)).then_some(())).await;
     let _next = tokio::spawn(session.call::<Value>("Next", &()));
     assert_eq!(station.receive_call().await.1[0], "Next");
 }

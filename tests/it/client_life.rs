@@ -39,12 +39,12 @@ async fn b59_client_reconnects_after_a_close_of_the_server() {
     let call = tokio::spawn(client.call::<Value>("Hello", &()));
     csms.answer("Hello").await;
     call.await.expect("no panic").expect("a response");
-    loop {
-        if let EventKind::Disconnected(closed) = events.next().await.expect("another event").kind {
-            assert_eq!((closed.code, &*closed.reason, closed.cause), (1012, "update", CloseCause::Remote));
-            break;
-        }
-    }
+    let disconnected = events.expect(|event| match event.kind {
+        EventKind::Disconnected(closed) => Some(closed),
+        _ => None,
+    });
+    let closed = disconnected.await;
+    assert_eq!((closed.code, &*closed.reason, closed.cause), (1012, "update", CloseCause::Remote));
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    support::{NextNow, SECOND, Station},
+    support::{NextNow, SECOND, Station, closed},
     tapped::{Fate, Tapped},
 };
 
@@ -380,12 +380,7 @@ async fn b88_station_that_moves_replaces_its_session_at_the_other_node() {
     let mut events = b.events();
     let mut new = Station::connect(&a, "CP-1", "ocpp1.6").await;
     assert_eq!(old.closed().await, (1008, "replaced by a newer connection".to_owned()));
-    let cause = loop {
-        if let EventKind::Closed(closed) = events.next().await.expect("an event").kind {
-            break closed.cause;
-        }
-    };
-    assert_eq!(cause, CloseCause::Replaced);
+    assert_eq!(closed(&mut events).await.cause, CloseCause::Replaced);
     let (result, ()) = tokio::join!(reset(&b), async {
         let (id, _) = new.receive_call().await;
         new.send(format!(r#"[3,"{id}",{{}}]"#)).await;

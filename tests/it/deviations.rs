@@ -93,13 +93,13 @@ async fn b67_repaired_calls_are_served_if_permissive() {
             station.silent().await;
             if tolerance == Permissive {
                 assert_eq!(response, format!(r#"[3,"1",{payload}]"#), "{text}");
-                let reported = loop {
-                    if let EventKind::Deviation { deviation, text, .. } = events.next().await.expect("more").kind {
-                        break (deviation, text);
+                let reported = events.expect(|event| match event.kind {
+                    EventKind::Deviation { deviation, text, .. } => {
+                        Some((deviation, text.map(|text| text.to_string())))
                     }
-                };
-                assert_eq!(reported.0, deviation, "{text}");
-                assert_eq!(reported.1.expect("a message").as_str(), text);
+                    _ => None,
+                });
+                assert_eq!(reported.await, (deviation, Some(text.to_owned())));
             } else {
                 let code = if protocol == "ocpp1.6" { "FormationViolation" } else { "RpcFrameworkError" };
                 assert!(response.starts_with(&format!(r#"[4,"1","{code}","#)), "{text}: {response}");
@@ -427,13 +427,11 @@ async fn b20_deviating_handshakes_are_reported_or_refused_if_strict() {
             Some(r#"[4,"1","FormationViolati"#)
         );
         assert_eq!(site.server.session("CP-1").expect("there").protocol().as_deref(), Some("ocpp1.6"));
-        let reported = loop {
-            let event = tcp::soon(site.events.next()).await.expect("more");
-            if let EventKind::Deviation { deviation, text: None, .. } = event.kind {
-                break (deviation, event.identity);
-            }
-        };
-        assert_eq!(reported, (deviation, Some("CP-1".into())), "{path} {offer}");
+        let reported = site.events.expect(|event| match event.kind {
+            EventKind::Deviation { deviation, text: None, .. } => Some((deviation, event.identity)),
+            _ => None,
+        });
+        assert_eq!(reported.await, (deviation, Some("CP-1".into())), "{path} {offer}");
 
         let mut site = tcp::Site::of(builder(Strict)).await;
         assert_eq!(site.ask(&head).await.status, 400, "{path} {offer}");

@@ -112,17 +112,16 @@ async fn b60_raw_messages_have_time_identity_and_direction() {
     station.ask(" [2, \"1\", \"Echo\", {}]\n").await;
     station.send("garbage").await;
     for expected in ["in  [2, \"1\", \"Echo\", {}]\n", "out [3,\"1\",{}]", "in garbage"] {
-        let text = loop {
-            let event = events.next().await.expect("more");
+        let text = events.expect(|event| {
             assert_eq!(event.identity.as_deref(), Some("CP-1"));
             assert!(event.at >= before && event.at <= std::time::SystemTime::now());
             match event.kind {
-                EventKind::Received(text) => break format!("in {text}"),
-                EventKind::Sent(text) => break format!("out {text}"),
-                _ => {}
+                EventKind::Received(text) => Some(format!("in {text}")),
+                EventKind::Sent(text) => Some(format!("out {text}")),
+                _ => None,
             }
-        };
-        assert_eq!(text, expected);
+        });
+        assert_eq!(text.await, expected);
     }
 }
 

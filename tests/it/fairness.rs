@@ -15,7 +15,6 @@ use ocpp_rpc::{
     CallError, Close, Options, RpcRouter, RpcServer, Session,
     client::ClientState,
     close::CloseCause,
-    event::EventKind,
     extract::{Params, Responder, State},
     handler::NoResponse,
 };
@@ -29,7 +28,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     csms::{becomes, client, connected as client_connected, reconnect},
-    support::{NextNow, SECOND, Station, dial_with_buffer, echo},
+    support::{NextNow, SECOND, Station, dial_with_buffer, echo, opened},
 };
 
 /// Counts its calls, and lets them wait for the gate.
@@ -108,8 +107,7 @@ fn server(work: &Work, options: Options) -> RpcServer {
 async fn connected(server: &RpcServer, identity: &str, bytes: usize) -> (Station, Session) {
     let mut events = server.events();
     let station = Station::open(dial_with_buffer(server, bytes), identity, "ocpp1.6").await;
-    while !matches!(events.next().await.expect("an event").kind, EventKind::Opened { .. }) {}
-    (station, server.session(identity).expect("registered"))
+    (station, opened(&mut events).await)
 }
 
 // Time

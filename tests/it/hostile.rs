@@ -12,7 +12,10 @@ use tokio::{
     time::interval,
 };
 
-use crate::tcp::{Client, Site, frame, head, soon, with};
+use crate::{
+    support::{closed, opened},
+    tcp::{Client, Site, frame, head, soon, with},
+};
 
 const PING: &str = r#"[2,"1","Ping",{}]"#;
 
@@ -110,14 +113,7 @@ async fn requests_with_smuggling_headers_are_refused_and_open_nothing() {
         assert!(site.server.sessions().is_empty(), "{line}");
     }
     serves(&site).await;
-    let mut opened = Vec::new();
-    while opened.is_empty() {
-        let event = soon(site.events.next()).await.expect("an event");
-        if let EventKind::Opened { .. } = event.kind {
-            opened.push(event.identity.expect("known"));
-        }
-    }
-    assert_eq!(&*opened[0], "good");
+    assert_eq!(&*opened(&mut site.events).await.identity(), "good");
 }
 
 #[tokio::test]
@@ -254,11 +250,7 @@ async fn b51_invalid_frames_end_session_with_code() {
         let mut seen = Vec::new();
         soon(stream.read_to_end(&mut seen)).await.expect("the stream must end without a reset");
         assert_eq!(close_code(&seen), Some(code), "{shown}: {seen:x?}");
-        let closed = loop {
-            if let EventKind::Closed(closed) = soon(site.events.next()).await.expect("an event").kind {
-                break closed;
-            }
-        };
+        let closed = closed(&mut site.events).await;
         assert_eq!((closed.code, closed.cause), (code, cause), "{shown}");
     }
     serves(&site).await;

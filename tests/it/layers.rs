@@ -245,7 +245,18 @@ const LAYERS: &[(&str, &[&str])] = &[
             "console",
         ],
     ),
-    ("tests", &["testing/link", "testing/received", "testing/request", "testing/station", "testing/csms", "testing"]),
+    (
+        "tests",
+        &[
+            "testing/link",
+            "testing/received",
+            "testing/events",
+            "testing/request",
+            "testing/station",
+            "testing/csms",
+            "testing",
+        ],
+    ),
     ("benches", &["unstable/websocket", "unstable"]),
     ("guide", &["guide"]),
 ];

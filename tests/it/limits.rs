@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use crate::support::{Station, dial_with_buffer, echo};
+use crate::support::{Station, dial_with_buffer, echo, opened};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -29,14 +29,13 @@ fn server<S: Send + Sync + 'static>(router: RpcRouter<S>, options: Options) -> R
 async fn connected(server: &RpcServer, protocol: &str, bytes: usize) -> (Station, Session) {
     let mut events = server.events();
     let station = Station::open(dial_with_buffer(server, bytes), "CP-1", protocol).await;
-    while !matches!(events.next().await.expect("an event").kind, EventKind::Opened { .. }) {}
-    (station, server.session("CP-1").expect("registered"))
+    (station, opened(&mut events).await)
 }
 
 /// Waits until `count` messages were received or sent.
 async fn messages(events: &mut Events, count: usize) {
     for _ in 0..count {
-        while !matches!(events.next().await.expect("an event").kind, EventKind::Received(_) | EventKind::Sent(_)) {}
+        events.expect(|event| matches!(event.kind, EventKind::Received(_) | EventKind::Sent(_)).then_some(())).await;
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::{io::AsyncWriteExt, net::TcpSocket};
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    support::{Log, log_to},
+    support::{Log, closed, log_to},
     tcp::{Site, head, soon},
 };
 
@@ -69,7 +69,7 @@ async fn b71_address_in_proxy_header_is_the_clients() {
         station.close(1000, "").await;
         drop(station);
         soon(session.closed()).await;
-        while !matches!(soon(site.events.next()).await.expect("an event").kind, EventKind::Closed(_)) {}
+        closed(&mut site.events).await;
     }
 }
 
@@ -85,7 +85,7 @@ async fn b71_header_may_arrive_byte_by_byte() {
         let opened = soon(site.events.next()).await.expect("an event");
         assert_eq!(opened.remote_address.map(|address| address.port()), Some(4711));
         drop(client);
-        while !matches!(soon(site.events.next()).await.expect("an event").kind, EventKind::Closed(_)) {}
+        closed(&mut site.events).await;
     }
 }
 
@@ -215,7 +215,7 @@ async fn b71_tls_follows_proxy_header() {
         let opened = soon(site.events.next()).await.expect("an event");
         assert_eq!(opened.remote_address.map(|address| address.port()), Some(4711), "{opened:?}");
         drop(client);
-        while !matches!(soon(site.events.next()).await.expect("an event").kind, EventKind::Closed(_)) {}
+        closed(&mut site.events).await;
     }
     // A failed TLS handshake names the client, not the proxy.
     let mut client = site.dial().await;

@@ -4,8 +4,8 @@ use std::{convert::Infallible, future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use ocpp_rpc::{
-    Accept, Close, Handshake, Options, Reject, RpcRouter, RpcServer, Session, close::CloseCause, event::EventKind,
-    extract::State, server::RpcServerBuilder,
+    Accept, Close, Handshake, Options, Reject, RpcRouter, RpcServer, Session, close::CloseCause, extract::State,
+    server::RpcServerBuilder,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    support::{dial, dial_with_buffer},
+    support::{self, dial, dial_with_buffer},
     tcp::{Client, Site, TcpStation, head, offering, soon},
 };
 
@@ -86,15 +86,7 @@ async fn b51_closed_session_is_not_registered_after_close() {
     assert!(site.server.session("CP").is_none() && site.server.sessions().is_empty());
     assert_eq!((closed.code, &*closed.reason, closed.cause), (3000, "enough", CloseCause::Local));
     assert_eq!(seen, (3000, "enough".to_owned()));
-    let closed_event = async {
-        while let Some(event) = site.events.next().await {
-            if let EventKind::Closed(closed) = event.kind {
-                return closed;
-            }
-        }
-        panic!("no `Closed` event")
-    };
-    assert_eq!(soon(closed_event).await, closed);
+    assert_eq!(support::closed(&mut site.events).await, closed);
 }
 
 #[tokio::test]

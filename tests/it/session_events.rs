@@ -17,29 +17,21 @@ use serde_json::{Value, json};
 
 use crate::{
     csms::{client, connected as client_connected},
-    support::{SECOND, Station, connected, echo, gated, server_with},
+    support::{SECOND, Station, connected, echo, gated, opened, server_with},
 };
-
-/// Returns the next event that `pick` takes.
-async fn next<T>(events: &mut Events, pick: impl Fn(&Event) -> Option<T>) -> T {
-    loop {
-        if let Some(picked) = pick(&events.next().await.expect("more events")) {
-            return picked;
-        }
-    }
-}
 
 /// Returns direction, id, action, outcome and milliseconds of the next call that ends.
 async fn ended(events: &mut Events) -> (&'static str, String, String, String, u128) {
-    next(events, |event| match &event.kind {
-        EventKind::CallEnded { direction, id, action, outcome, duration, .. } => {
-            let direction = if *direction == Direction::In { "in" } else { "out" };
-            let (id, action) = (id.to_string(), action.to_string());
-            Some((direction, id, action, outcome.to_string(), duration.as_millis()))
-        }
-        _ => None,
-    })
-    .await
+    events
+        .expect(|event| match event.kind {
+            EventKind::CallEnded { direction, id, action, outcome, duration, .. } => {
+                let direction = if direction == Direction::In { "in" } else { "out" };
+                let (id, action) = (id.to_string(), action.to_string());
+                Some((direction, id, action, outcome.to_string(), duration.as_millis()))
+            }
+            _ => None,
+        })
+        .await
 }
 
 fn options() -> Options {
@@ -84,8 +76,7 @@ async fn b75_opened_event_carries_the_session() {
     let server = server_with(RpcRouter::new(), options());
     let mut events = server.events();
     let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
-    let is_opened = |event: &Event| matches!(event.kind, EventKind::Opened { .. }).then(|| event.session());
-    let session = next(&mut events, is_opened).await.expect("a session");
+    let session = opened(&mut events).await;
     let call = tokio::spawn(session.call::<Value>("Reset", &()));
     let (id, _) = station.receive_call().await;
     station.send(format!(r#"[3,"{id}",{{"status":"Accepted"}}]"#)).await;
@@ -95,10 +86,9 @@ async fn b75_opened_event_carries_the_session() {
     assert!(refused.is_none());
     let mut late = crate::tcp::Client::over(crate::support::dial(&server));
     assert_eq!(late.ask(&crate::tcp::head("/CP-2")).await.status, 503);
-    let is_refused = |event: &Event| {
-        matches!(event.kind, EventKind::HandshakeRefused { .. }).then(|| (event.session(), event.session_id))
-    };
-    assert!(matches!(next(&mut events, is_refused).await, (None, None)));
+    let is_refused = |event: &Event| matches!(event.kind, EventKind::HandshakeRefused { .. });
+    let refused = events.expect(|event| is_refused(&event).then_some(event)).await;
+    assert!(refused.session().is_none() && refused.session_id.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +122,8 @@ async fn b75_unread_events_keep_no_session() {
     drop((station, session));
     tokio::time::sleep(SECOND).await;
     assert!(weak.upgrade().is_none(), "the session is gone although its events are not read");
-    let opened = next(&mut events, |event| matches!(event.kind, EventKind::Opened { .. }).then(|| event.clone())).await;
+    let is_opened = |event: &Event| matches!(event.kind, EventKind::Opened { .. });
+    let opened = events.expect(|event| is_opened(&event).then_some(event)).await;
     assert!(opened.session().is_none() && opened.session_id.is_some());
 }
 
@@ -385,8 +376,8 @@ async fn b75_each_call_to_a_station_that_ended_is_an_event() {
     station.close(1000, "").await;
     futures_util::future::join_all(queued).await;
     assert_eq!(ended(&mut events).await.2, "First");
-    let outcome = next(&mut events, |event| match &event.kind {
-        EventKind::CallEnded { outcome, .. } => Some(outcome.clone()),
+    let outcome = events.expect(|event| match event.kind {
+        EventKind::CallEnded { outcome, .. } => Some(outcome),
         _ => None,
     });
     let outcome = outcome.await;
@@ -408,13 +399,14 @@ async fn b75_responses_in_both_directions_name_their_action() {
     let (mut station, session) = connected(&server, "ocpp2.1").await;
     let mut events = server.events();
     let mut seen = async || {
-        next(&mut events, |event| match &event.kind {
-            EventKind::CallResult { action, .. }
-            | EventKind::CallError { action, .. }
-            | EventKind::CallResultError { action, .. } => Some(action.as_deref().map(str::to_owned)),
-            _ => None,
-        })
-        .await
+        events
+            .expect(|event| match event.kind {
+                EventKind::CallResult { action, .. }
+                | EventKind::CallError { action, .. }
+                | EventKind::CallResultError { action, .. } => Some(action.as_deref().map(str::to_owned)),
+                _ => None,
+            })
+            .await
     };
     station.ask(r#"[2,"1","Echo",{}]"#).await;
     assert_eq!(seen().await.as_deref(), Some("Echo"));
@@ -446,7 +438,7 @@ async fn b75_events_about_bad_messages_carry_their_id() {
     let mut events = server.events();
     for (text, id) in [(r#"[2,"1",7,{}]"#, Some("1")), (r#"[7,"2",{}]"#, Some("2")), ("garbage", None)] {
         station.send(text).await;
-        let bad = next(&mut events, |event| match &event.kind {
+        let bad = events.expect(|event| match event.kind {
             EventKind::BadMessage { text, id, .. } => Some((text.to_string(), id.as_deref().map(str::to_owned))),
             _ => None,
         });

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use ocpp_rpc::{Close, Error, Options, RpcRouter};
+use ocpp_rpc::{Close, Error, Options, RpcRouter, testing::Station};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::support::{SECOND, Station, connected, server, server_with};
+use crate::support::{SECOND, server, server_with};
 
 #[tokio::test(start_paused = true)]
 async fn b83_call_to_a_station_goes_to_its_session_of_the_moment() {
@@ -17,21 +17,22 @@ async fn b83_call_to_a_station_goes_to_its_session_of_the_moment() {
     let unmade = call();
     assert!(matches!(call().await, Err(Error::NotConnected)));
 
-    let (mut first, _) = connected(&server, "ocpp1.6").await;
+    let mut first = Station::connect(&server, "CP-1", "ocpp1.6").await;
     let respond = async |peer: &mut Station| {
-        let (id, request) = peer.receive_call().await;
-        assert_eq!(request, json!(["Reset", {"type": "Soft"}]));
-        peer.send(format!(r#"[3,"{id}",{{"status":"Accepted"}}]"#)).await;
+        let reset = peer.expect_call("Reset").await;
+        assert_eq!(reset.params::<Value>().expect("JSON"), json!({"type": "Soft"}));
+        reset.respond(&json!({"status": "Accepted"})).await;
     };
     // A call that was created while the station was away.
     let (response, ()) = tokio::join!(unmade, respond(&mut first));
     assert_eq!(response.expect("a response"), json!({"status": "Accepted"}));
 
-    let (mut second, session) = connected(&server, "ocpp1.6").await;
-    assert_eq!(first.closed().await.0, 1008);
+    let first_session = station.session().expect("connected");
+    let mut second = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    assert_eq!(first.closed().await.code, 1008);
     let (response, ()) = tokio::join!(call(), respond(&mut second));
     assert!(response.is_ok());
-    assert_eq!(station.session().expect("connected").id(), session.id());
+    assert_ne!(station.session().expect("connected").id(), first_session.id());
 
     assert_eq!(station.close(Close::normal()).await.expect("connected").code, 1000);
     assert!(matches!(call().await, Err(Error::NotConnected)));
@@ -41,7 +42,7 @@ async fn b83_call_to_a_station_goes_to_its_session_of_the_moment() {
 #[tokio::test(start_paused = true)]
 async fn b83_call_to_a_station_has_the_options_and_errors_of_a_session() {
     let server = server_with(RpcRouter::new(), Options::server().call_timeout(10 * SECOND));
-    let (mut peer, _) = connected(&server, "ocpp1.6").await;
+    let mut peer = Station::connect(&server, "CP-1", "ocpp1.6").await;
     let station = server.station("CP-1");
     let start = Instant::now();
     assert!(matches!(station.call::<Value>("Reset", &()).await, Err(Error::Timeout)));
@@ -55,10 +56,11 @@ async fn b83_call_to_a_station_has_the_options_and_errors_of_a_session() {
     // A dropped call makes room for the next.
     drop(in_flight);
     for _ in 0..2 {
-        peer.receive_call().await;
+        peer.expect_call("Reset").await;
     }
     station.call::<Value>("Last", &()).fire_and_forget().await.expect("written");
-    assert_eq!(peer.receive_call().await.1, json!(["Last", {}]));
+    peer.expect_call("Last").await;
+    peer.expect_silence(SECOND).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,7 +78,8 @@ async fn b83_station_waits_for_its_connection() {
     drop(second);
     let _other = Station::connect(&server, "CP-2", "ocpp1.6").await;
     assert!(first.as_mut().now_or_never().is_none(), "another station connected");
-    let (_peer, session) = connected(&server, "ocpp1.6").await;
+    let _peer = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let session = server.session("CP-1").expect("registered");
     let info = first.await.expect("connected");
     assert_eq!((&*info.key, info.node, info.protocol.as_deref()), ("CP-1", None, Some("ocpp1.6")));
     assert_eq!(station.session().expect("connected").id(), session.id());
@@ -94,10 +97,12 @@ async fn b83_station_prefers_a_session_that_accepts_calls() {
 
     let server = RpcServer::builder(RpcRouter::new()).duplicate_identity(DuplicateIdentity::AllowBoth);
     let server = server.protocols(["ocpp1.6"]).build().expect("valid");
-    let (_older_peer, older) = connected(&server, "ocpp1.6").await;
-    let (_newer_peer, newer) = connected(&server, "ocpp1.6").await;
     let station = server.station("CP-1");
-    assert_eq!(station.session().expect("connected").id(), newer.id());
+    let _older = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let older = station.session().expect("connected");
+    let _newer = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let newer = station.session().expect("connected");
+    assert!(newer.id() > older.id());
     let close = newer.close(Close::normal().drain(SECOND));
     let mut close = Box::pin(close);
     assert!(close.as_mut().now_or_never().is_none());

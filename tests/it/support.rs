@@ -13,7 +13,8 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use ocpp_rpc::{
     CallError, Options, RpcRouter, RpcServer, Session,
-    event::EventKind,
+    close::CloseInfo,
+    event::{EventKind, Events},
     extract::{Params, State},
 };
 use serde_json::Value;
@@ -49,8 +50,27 @@ pub fn server_with<S: Send + Sync + 'static>(router: RpcRouter<S>, options: Opti
 pub async fn connected(server: &RpcServer, protocol: &str) -> (Station, Session) {
     let mut events = server.events();
     let station = Station::connect(server, "CP-1", protocol).await;
-    while !matches!(events.next().await.expect("an event").kind, EventKind::Opened { .. }) {}
-    (station, server.session("CP-1").expect("registered"))
+    (station, opened(&mut events).await)
+}
+
+/// Waits for the next session that opens.
+pub async fn opened(events: &mut Events) -> Session {
+    events
+        .expect(|event| match event.kind {
+            EventKind::Opened { .. } => event.session(),
+            _ => None,
+        })
+        .await
+}
+
+/// Waits for the next session that closes.
+pub async fn closed(events: &mut Events) -> CloseInfo {
+    events
+        .expect(|event| match event.kind {
+            EventKind::Closed(closed) => Some(closed),
+            _ => None,
+        })
+        .await
 }
 
 /// A handler that returns its params.

@@ -180,11 +180,13 @@ impl Site {
 
     /// Returns identity, status and reason of the next refused handshake.
     pub async fn refused(&mut self) -> (Option<String>, Option<u16>, String) {
-        loop {
-            let event = soon(self.events.next()).await.expect("an event");
-            if let EventKind::HandshakeRefused { status, reason, .. } = event.kind {
-                return (event.identity.as_deref().map(str::to_owned), status, reason);
-            }
-        }
+        self.events
+            .expect(|event| match event.kind {
+                EventKind::HandshakeRefused { status, reason, .. } => {
+                    Some((event.identity.as_deref().map(str::to_owned), status, reason))
+                }
+                _ => None,
+            })
+            .await
     }
 }

@@ -1,16 +1,20 @@
 //! The test kit: stations, servers and single handlers in memory.
 
+use std::panic::AssertUnwindSafe;
+
 use futures_util::FutureExt;
 use ocpp_rpc::{
     Accept, CallError, Close, Error, ErrorCode, Handshake, Options, Reject, RpcClient, RpcRouter, RpcServer, Session,
     client::{Backoff, Reconnect},
     close::CloseCause,
+    event::EventKind,
     extract::{Extension, State},
     testing::{Csms, Request, Station},
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::support::{SECOND, echo, server, server_with};
+use crate::support::{SECOND, echo, opened, server, server_with};
 
 #[tokio::test(start_paused = true)]
 async fn station_makes_and_receives_calls() {
@@ -49,6 +53,117 @@ async fn station_sends_and_receives_texts_unchanged() {
     assert_eq!(station.next_text().await, r#"[3,"a",{"x":1.5}]"#);
     station.send_text("no message").await.expect("written");
     assert!(station.next_text().await.starts_with(r#"[4,"-1","#));
+}
+
+/// Returns the message of a panic of `future`.
+async fn panics(future: impl Future<Output = ()>) -> String {
+    let panic = AssertUnwindSafe(future).catch_unwind().await.expect_err("a panic");
+    match panic.downcast::<String>() {
+        Ok(message) => *message,
+        Err(panic) => panic.downcast_ref::<&str>().map(|message| (*message).to_owned()).expect("a message"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn station_that_expects_silence_gets_only_pings() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let mut station = Station::connect(&server, "CP-1", "ocpp2.1").await;
+    let of_server = server.station("CP-1");
+    let call = |action| tokio::spawn(of_server.call::<Value>(action, &json!({"a": 1})));
+    // These messages have been received. More than the budget of a task, and then pings for an hour.
+    for _ in 0..200 {
+        station.call::<Value>("Echo", &json!({})).await.expect("a response");
+    }
+    let reset = call("Reset");
+    station.expect_call("Reset").await.respond(&json!({})).await;
+    reset.await.expect("no panic").expect("a response");
+    station.expect_silence(3600 * SECOND).await;
+
+    let late = async {
+        tokio::time::sleep(SECOND).await;
+        drop(call("Late"));
+    };
+    let silence = panics(station.expect_silence(2 * SECOND));
+    assert!(tokio::join!(silence, late).0.contains(r#""Late",{"a":1}]"#));
+    station.expect_call("Late").await.respond(&json!({})).await;
+
+    // These have come before.
+    drop(call("Early"));
+    tokio::time::sleep(SECOND).await;
+    assert!(panics(station.expect_silence(SECOND)).await.contains(r#"Early has come before: {"a":1}"#));
+    station.expect_silence(SECOND).await;
+    station.send_text(r#"[2,"mine","Echo",{}]"#).await.expect("written");
+    tokio::time::sleep(SECOND).await;
+    assert!(panics(station.expect_silence(SECOND)).await.contains(r#"has come before: [3,"mine",{}]"#));
+
+    let pending = station.call::<Value>("Echo", &json!({}));
+    assert!(tokio::join!(panics(station.expect_silence(SECOND)), pending).0.starts_with("not silent: [3,"));
+    station.disconnect();
+    assert_eq!(panics(station.expect_silence(SECOND)).await, "not silent: the connection has ended");
+    station.closed().await;
+    assert_eq!(panics(station.expect_silence(SECOND)).await, "not silent: the connection has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn station_that_reads_slowly_gets_its_response_late() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let large = json!({"text": "x".repeat(2000)});
+    let seconds = async || {
+        let started = Instant::now();
+        assert_eq!(station.call::<Value>("Echo", &large).await.expect("a response"), large);
+        started.elapsed().as_secs()
+    };
+    station.read_slowly(100, SECOND);
+    assert_eq!(seconds().await, 21);
+    let resume = async {
+        tokio::time::sleep(SECOND / 2).await;
+        station.resume_reading();
+    };
+    assert_eq!(tokio::join!(seconds(), resume).0, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn station_that_does_not_read_reaches_the_limit_of_the_server() {
+    let server = server_with(RpcRouter::new(), Options::server().max_unsent(100_000));
+    let station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let session = server.session("CP-1").expect("registered");
+    station.stop_reading();
+    let large = json!({"text": "x".repeat(60_000)});
+    while session.is_open() {
+        session.call::<Value>("DataTransfer", &large).timeout(SECOND).await.expect_err("no response");
+    }
+    assert_eq!(session.closed().await.cause, CloseCause::NotReading);
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_that_is_expected_is_found_or_shown_what_came_instead() {
+    let server = server(RpcRouter::new().on("Echo", echo));
+    let (mut events, mut others) = (server.events(), server.events());
+    let station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    station.call::<Value>("Echo", &json!({"a": 1})).await.expect("a response");
+    assert_eq!(&*opened(&mut events).await.identity(), "CP-1");
+    let id = events.expect(|event| if let EventKind::Call { id, .. } = event.kind { Some(id) } else { None }).await;
+    let is_written = |kind| matches!(kind, EventKind::ResponseWritten(written) if written == id);
+    events.expect(|event| is_written(event.kind).then_some(())).await;
+
+    let started = Instant::now();
+    let message = panics(others.expect(|event| matches!(event.kind, EventKind::IdentityConflict).then_some(()))).await;
+    assert_eq!(started.elapsed(), 60 * SECOND);
+    let expected = "the expected event did not come within 60 s, after these events:
+  CP-1: Opened { protocol: ";
+    assert!(message.starts_with(expected), "{message}");
+    assert!(
+        message.contains(
+            "
+  CP-1: Received([2,"
+        ) && message.contains(r#"params: {"a":1}"#),
+        "{message}"
+    );
+    assert_eq!(panics(others.expect(|_| None)).await.lines().count(), 1 + 2, "two pings");
+    server.close(Close::forced()).await;
+    let message = panics(events.expect(|_| None)).await;
+    assert!(message.starts_with("the events have ended without the expected one, after"), "{message}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,8 +241,8 @@ async fn station_is_authenticated_by_password_path_and_header() {
 
 #[tokio::test(start_paused = true)]
 async fn csms_receives_and_makes_calls() {
-    let mut csms = Csms::new("ocpp1.6");
-    let client = RpcClient::builder("ws://csms.test/ocpp", "CP-1").protocols(["ocpp1.6"]).password("secret");
+    let mut csms = Csms::new("ocpp2.1");
+    let client = RpcClient::builder("ws://csms.test/ocpp", "CP-1").protocols(["ocpp2.1"]).password("secret");
     let client = client.router(RpcRouter::new().on("Echo", echo)).connector(csms.connector());
     let client = client.connect().await.expect("a connection");
     let mut session = csms.next_session().await;
@@ -139,8 +254,17 @@ async fn csms_receives_and_makes_calls() {
     };
     assert_eq!(tokio::join!(boot, respond).0.expect("a response"), json!({"status": "Pending"}));
     assert_eq!(session.call::<Value>("Echo", &json!({"a": 1})).await.expect("a response"), json!({"a": 1}));
+    session.expect_silence(3600 * SECOND).await;
+    let notify = async {
+        tokio::time::sleep(SECOND).await;
+        client.session().send("NotifyEvent", &json!({})).await.expect("written");
+    };
+    let (message, ()) = tokio::join!(panics(session.expect_silence(2 * SECOND)), notify);
+    assert!(message.starts_with("not silent: [6,"), "{message}");
+    assert!(panics(session.expect_silence(SECOND)).await.contains("NotifyEvent has come before"));
     session.close(Close::normal()).await;
     assert_eq!(session.closed().await.code, 1000);
+    assert_eq!(panics(session.expect_silence(SECOND)).await, "not silent: the connection has ended");
 }
 
 #[tokio::test(start_paused = true)]

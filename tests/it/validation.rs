@@ -69,13 +69,15 @@ fn server(validation: Validation) -> (RpcServer, Arc<AtomicUsize>) {
 
 /// Returns the next violation: direction, kind, action, id, pointer, and `true` if it was enforced.
 async fn violation(events: &mut Events) -> (Direction, PayloadKind, String, String, String, bool) {
-    loop {
-        let event = events.next().await.expect("an event").kind;
-        if let EventKind::ValidationFailed { direction, kind, action, id, violation, enforced, .. } = event {
-            let (action, id, pointer) = (action.to_string(), id.to_string(), violation.pointer().to_owned());
-            return (direction, kind, action, id, pointer, enforced);
-        }
-    }
+    events
+        .expect(|event| match event.kind {
+            EventKind::ValidationFailed { direction, kind, action, id, violation, enforced, .. } => {
+                let (action, id, pointer) = (action.to_string(), id.to_string(), violation.pointer().to_owned());
+                Some((direction, kind, action, id, pointer, enforced))
+            }
+            _ => None,
+        })
+        .await
 }
 
 #[tokio::test(start_paused = true)]
@@ -390,11 +392,13 @@ async fn b75_events_about_invalid_payloads_carry_the_payload() {
     let (server, _calls) = server(Validation::new(Acme).only(["acme1"]));
     let (mut station, session) = connected(&server, "acme1").await;
     let mut events = server.events();
-    let mut seen = async || loop {
-        let event = events.next().await.expect("an event").kind;
-        if let EventKind::ValidationFailed { id, payload, .. } = event {
-            return (id.to_string(), payload.as_str().to_owned());
-        }
+    let mut seen = async || {
+        events
+            .expect(|event| match event.kind {
+                EventKind::ValidationFailed { id, payload, .. } => Some((id.to_string(), payload.as_str().to_owned())),
+                _ => None,
+            })
+            .await
     };
     station.ask(r#"[2,"1","Do",{"m": 1}]"#).await;
     assert_eq!(seen().await, ("1".to_owned(), r#"{"m": 1}"#.to_owned()));

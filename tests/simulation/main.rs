@@ -16,8 +16,6 @@ mod history;
 mod link;
 mod seeds;
 mod sockets;
-mod stations;
-mod testing;
 mod wire;
 mod world;
 
