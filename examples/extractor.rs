@@ -18,19 +18,19 @@ use ocpp_rpc::{Accept, Close, RpcClient, RpcRouter, RpcServer, RpcUpgrade, extra
 use serde_json::{Value, json};
 
 #[derive(Clone)]
-struct Tenant(String);
+struct Site(String);
 
 async fn connect(upgrade: RpcUpgrade, State(server): State<RpcServer>) -> Response {
-    let Some((tenant, _)) = upgrade.handshake().identity().split_once('-') else {
+    let Some((site, _)) = upgrade.handshake().identity().split_once('-') else {
         return StatusCode::FORBIDDEN.into_response();
     };
-    // The handlers of the session can take the tenant as an argument.
-    let accept = Accept::new().extension(Tenant(tenant.to_owned()));
+    // The handlers of the session can take the site as an argument.
+    let accept = Accept::new().extension(Site(site.to_owned()));
     server.accept(upgrade, accept)
 }
 
-async fn authorize(Extension(Tenant(tenant)): Extension<Tenant>) -> Result<Value, Infallible> {
-    Ok(json!({"idTagInfo": {"status": "Accepted", "parentIdTag": tenant}}))
+async fn authorize(Extension(Site(site)): Extension<Site>) -> Result<Value, Infallible> {
+    Ok(json!({"idTagInfo": {"status": "Accepted", "parentIdTag": site}}))
 }
 
 #[tokio::main]

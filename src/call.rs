@@ -91,11 +91,19 @@ enum Target {
 }
 
 impl Target {
-    /// Returns the identity for the span of the call, which is the key of a station.
-    fn identity(&self) -> Arc<str> {
+    /// Returns the identity for the span of the call, if it is known.
+    fn identity(&self) -> Option<Arc<str>> {
         match self {
-            Self::Session(shared) => shared.run().identity.clone(),
-            Self::Station(_, key) => key.clone(),
+            Self::Session(shared) => Some(shared.run().identity.clone()),
+            Self::Station(..) => None,
+        }
+    }
+
+    /// Returns the key for the span of the call, unless the identity is the key.
+    fn key(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Session(shared) => shared.run().own_key().cloned(),
+            Self::Station(_, key) => Some(key.clone()),
         }
     }
 }
@@ -131,7 +139,8 @@ impl<R> Call<R> {
         let span = tracing::debug_span!(
             "call",
             direction = "out",
-            identity = &*target.identity(),
+            identity = target.identity().as_deref(),
+            key = target.key().as_deref(),
             action,
             id = field::Empty,
             outcome = field::Empty,

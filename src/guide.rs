@@ -25,6 +25,14 @@ pub mod sessions {}
 #[doc = include_str!("docs/authentication.md")]
 pub mod authentication {}
 
+/// Tenants: stations of several operators that share identities.
+#[doc = ""]
+#[doc = include_str!("docs/tenants.md")]
+#[doc = "```no_run"]
+#[doc = include_str!("../examples/tenants.rs")]
+#[doc = "```"]
+pub mod tenants {}
+
 /// TLS: certificates, old stations and failed handshakes.
 #[cfg(feature = "tls")]
 #[doc = ""]

@@ -14,8 +14,9 @@ pub(crate) trait Home: Send + Sync + 'static {
     /// Returns the newest session of each key, in no particular order.
     fn sessions(&self) -> Vec<Session>;
 
-    /// Returns the newest session of each key behind `after`, at most `limit`, in the order of their keys.
-    fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session>;
+    /// Returns the newest session of each key behind `after` that begins with `prefix`, at most `limit`, in the order of
+    /// their keys.
+    fn sessions_after(&self, after: Option<&str>, prefix: &str, limit: usize) -> Vec<Session>;
 
     /// Returns the recorded messages of a station, the newest that fit into `max_bytes` bytes of JSON. `None` if this node
     /// records none.

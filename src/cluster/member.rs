@@ -390,7 +390,7 @@ impl Member {
                 self.state().members.left(from, Instant::now().into_std());
                 self.end_list_of(from);
             }
-            Broadcast::List { from, request } => self.on_list(from, request, None),
+            Broadcast::List { from, request, prefix } => self.on_list(from, request, None, &prefix),
         }
     }
 
@@ -400,7 +400,7 @@ impl Member {
             Control::Probe { from, probe, requests } => self.on_probe(key, from, probe, requests),
             Control::Alive { from, probe, unknown } => self.on_alive(from, probe, &unknown),
             Control::CallResultError { from, request, error } => self.on_call_result_error(key, from, request, error),
-            Control::List { from, request, after } => self.on_list(from, request, Some(&after)),
+            Control::List { from, request, after, prefix } => self.on_list(from, request, Some(&after), &prefix),
             Control::Here(introduction) => self.on_here(&introduction),
             Control::Announce { from, after } => self.on_announce(from, after),
             Control::Open(announcement) => self.on_part(announcement),

@@ -127,8 +127,14 @@ pub(crate) enum Control {
     Alive { from: NodeId, probe: u64, unknown: Vec<u64> },
     /// The CALLRESULTERROR for the result of this request, which the caller cannot use.
     CallResultError { from: NodeId, request: u64, error: WireError },
-    /// Asks for the stations behind this key.
-    List { from: NodeId, request: u64, after: Box<str> },
+    /// Asks for the stations behind this key whose keys begin with `prefix`.
+    List {
+        from: NodeId,
+        request: u64,
+        after: Box<str>,
+        #[serde(default, skip_serializing_if = "str::is_empty")]
+        prefix: Box<str>,
+    },
     /// The answer to [`Introduce`](Broadcast::Introduce).
     Here(Introduction),
     /// Asks for the sessions behind this number, because an announcement is missing.
@@ -152,10 +158,12 @@ pub(crate) enum Broadcast {
     Leaving {
         from: NodeId,
     },
-    /// Asks each node for the first page of its stations.
+    /// Asks each node for the first page of its stations whose keys begin with `prefix`.
     List {
         from: NodeId,
         request: u64,
+        #[serde(default, skip_serializing_if = "str::is_empty")]
+        prefix: Box<str>,
     },
     /// Asks for events for this many milliseconds.
     Watch {

@@ -209,7 +209,12 @@ impl Run {
 
     /// Returns the key of the session in the registry of its server.
     pub(crate) fn key(&self) -> &Arc<str> {
-        self.extensions.get().map_or(&self.identity, |OwnKey(key)| key)
+        self.own_key().unwrap_or(&self.identity)
+    }
+
+    /// Returns the key of the session if it is not the identity.
+    pub(crate) fn own_key(&self) -> Option<&Arc<str>> {
+        self.extensions.get().map(|OwnKey(key)| key)
     }
 
     /// Returns the outcome of the latest handshake.

@@ -456,8 +456,8 @@ impl Home for ServerState {
         self.registry.newest_sessions()
     }
 
-    fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session> {
-        self.registry.sessions_after(after, limit)
+    fn sessions_after(&self, after: Option<&str>, prefix: &str, limit: usize) -> Vec<Session> {
+        self.registry.sessions_after(after, prefix, limit)
     }
 
     fn recorded(&self, key: &str, query: &Payload, max_bytes: usize) -> Option<Payload> {

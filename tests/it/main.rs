@@ -70,6 +70,8 @@ mod support;
 mod tapped;
 mod tcp;
 #[cfg(feature = "testing")]
+mod tenants;
+#[cfg(feature = "testing")]
 mod testing;
 #[cfg(feature = "tls")]
 mod tls;

@@ -49,6 +49,8 @@ const JOIN_TIME: Duration = Duration::from_millis(300);
 /// A station that moves to another node meanwhile may be listed twice, or not at all.
 pub struct Stations {
     own: Own,
+    /// The text with which all keys of the list begin.
+    prefix: Box<str>,
     node: Option<Arc<str>>,
     remote: Option<RemoteStations>,
     missing: Vec<(NodeId, Arc<str>)>,
@@ -76,10 +78,20 @@ impl Stations {
     pub(crate) fn new(own: Option<Arc<dyn Home>>, member: Option<&Arc<Member>>) -> Self {
         Self {
             own: Own::Unlisted(own),
+            prefix: Box::default(),
             node: member.map(|member| member.name().clone()),
             remote: member.cloned().map(RemoteStations::new),
             missing: Vec::new(),
         }
+    }
+
+    /// Limits the list to the stations whose keys begin with this text, such as `acme/` for a tenant. The other nodes send
+    /// no others.
+    ///
+    /// Call it before [`next`](Self::next).
+    #[must_use]
+    pub fn key_prefix(self, prefix: &str) -> Self {
+        Self { prefix: prefix.into(), ..self }
     }
 
     /// Returns the next stations, at most 500, in no particular order. `None` if there are no more.
@@ -94,7 +106,7 @@ impl Stations {
         if let Some(page) = self.own_page() {
             return Some(page);
         }
-        self.remote.as_mut()?.next(&mut self.missing).await
+        self.remote.as_mut()?.next(&self.prefix, &mut self.missing).await
     }
 
     fn own_page(&mut self) -> Option<Vec<StationInfo>> {
@@ -103,8 +115,9 @@ impl Stations {
             self.own = Own::Listed(sessions.into_iter());
         }
         let Own::Listed(sessions) = &mut self.own else { return None };
-        let open = sessions.filter(Session::is_open).take(PAGE);
-        let page: Vec<_> = open.map(|session| session.station_info(self.node.as_ref())).collect();
+        let prefix = &*self.prefix;
+        let listed = sessions.filter(|session| session.is_open() && session.key().starts_with(prefix)).take(PAGE);
+        let page: Vec<_> = listed.map(|session| session.station_info(self.node.as_ref())).collect();
         (!page.is_empty()).then_some(page)
     }
 
@@ -130,7 +143,7 @@ impl RemoteStations {
     }
 
     /// Asks all nodes for their first page.
-    fn begin(&mut self) {
+    fn begin(&mut self, prefix: &str) {
         let now = Instant::now();
         let deadline = now + PAGE_TIMEOUT;
         let (from, request) = (self.member.id, self.request);
@@ -147,17 +160,18 @@ impl RemoteStations {
                 }
             }
         }
-        self.member.post(Target::All(None), None, wire::encode(&Broadcast::List { from, request }));
+        let list = Broadcast::List { from, request, prefix: prefix.into() };
+        self.member.post(Target::All(None), None, wire::encode(&list));
         for (node, number) in probes {
             let probe = Control::Probe { from, probe: number, requests: Vec::new() };
             self.member.post(Target::Node(node, None), Some(number), wire::encode(&probe));
         }
     }
 
-    async fn next(&mut self, missing: &mut Vec<(NodeId, Arc<str>)>) -> Option<Vec<StationInfo>> {
+    async fn next(&mut self, prefix: &str, missing: &mut Vec<(NodeId, Arc<str>)>) -> Option<Vec<StationInfo>> {
         if !self.is_begun {
             self.is_begun = true;
-            self.begin();
+            self.begin(prefix);
         }
         // A node that has just joined may not have heard of all others.
         let known_by = self.member.joined_at + JOIN_TIME;
@@ -169,15 +183,18 @@ impl RemoteStations {
                 None => return None,
             };
             match timeout_at(deadline, self.receiver.recv()).await {
-                Ok(Some(ListUpdate::Page(page))) => {
+                Ok(Some(ListUpdate::Page(mut page))) => {
                     self.awaited.remove(&page.node);
                     missing.retain(|(node, _)| *node != page.node);
                     if let Some(last) = page.stations.last().filter(|_| page.more) {
                         let deadline = Instant::now() + PAGE_TIMEOUT;
                         self.awaited.insert(page.node, ((*page.name).into(), deadline));
                         let (from, request) = (self.member.id, self.request);
-                        self.member.control(page.node, &Control::List { from, request, after: last.key.clone() });
+                        let (after, prefix) = (last.key.clone(), prefix.into());
+                        self.member.control(page.node, &Control::List { from, request, after, prefix });
                     }
+                    // A node of an older release sends all of its stations.
+                    page.stations.retain(|station| station.key.starts_with(prefix));
                     if !page.stations.is_empty() {
                         return Some(page.stations);
                     }
@@ -202,9 +219,9 @@ impl Drop for RemoteStations {
 
 impl Member {
     /// Sends a page of the stations of this node.
-    pub(super) fn on_list(&self, from: NodeId, request: u64, after: Option<&str>) {
+    pub(super) fn on_list(&self, from: NodeId, request: u64, after: Option<&str>, prefix: &str) {
         let home = self.home();
-        let mut sessions = home.map(|home| home.sessions_after(after, PAGE + 1)).unwrap_or_default();
+        let mut sessions = home.map(|home| home.sessions_after(after, prefix, PAGE + 1)).unwrap_or_default();
         let mut more = sessions.len() > PAGE;
         sessions.truncate(PAGE);
         let mut stations: Vec<_> = sessions.iter().map(|session| session.station_info(Some(&self.name))).collect();

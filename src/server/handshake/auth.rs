@@ -311,7 +311,7 @@ impl Accept {
     /// Sets the key by which the server finds the session and recognizes its successor. Default: the identity.
     ///
     /// Use it if an identity is unique only within a tenant: two sessions with different keys never replace each
-    /// other.
+    /// other. The guide's page [tenants](crate::guide::tenants) has a whole program.
     ///
     /// ```
     /// use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer};

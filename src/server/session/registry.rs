@@ -279,10 +279,12 @@ impl Registry {
         self.state().entries.values().filter_map(|entries| newest(entries)).collect()
     }
 
-    /// Returns the newest session of each key behind `after`, at most `limit`, in the order of their keys.
-    pub(crate) fn sessions_after(&self, after: Option<&str>, limit: usize) -> Vec<Session> {
+    /// Returns the newest session of each key behind `after` that begins with `prefix`, at most `limit`, in the order of
+    /// their keys.
+    pub(crate) fn sessions_after(&self, after: Option<&str>, prefix: &str, limit: usize) -> Vec<Session> {
         let state = self.state();
-        let behind = state.entries.iter().filter(|(key, _)| after.is_none_or(|after| &***key > after));
+        let is_behind = |key: &str| after.is_none_or(|after| key > after) && key.starts_with(prefix);
+        let behind = state.entries.iter().filter(|(key, _)| is_behind(key));
         let open = behind.filter(|(_, entries)| entries.iter().any(|entry| entry.session.is_some()));
         let mut keys: Vec<_> = open.map(|(key, _)| key).collect();
         if keys.len() > limit {

@@ -124,6 +124,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
     let span = tracing::info_span!(
         "connection",
         identity = &*run.identity,
+        key = run.own_key().map(|key| &**key),
         protocol = protocol.as_deref(),
         remote_address = run.remote_address.map(tracing::field::display),
     );
