@@ -9,29 +9,33 @@ use std::{
 };
 
 use bytestring::ByteString;
+use http::Extensions;
 use serde::de::DeserializeOwned;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tower::service_fn;
 use tracing::{Span, field};
 
 use crate::{
     connection::{
         call_result::{CallResult, ResponseSender},
-        calls_out::{CallKey, Kind, Outgoing, Timeout},
+        calls_out::{CallKey, Kind, Outgoing},
         shared::{Command, Shared},
     },
     error::{CallError, Error},
     event::kind::{CallOutcome, Direction, EventKind, Text},
     message::payload::{EncodeError, MessageId, Payload},
     options,
-    route::{Rejecter, RemoteCall, RemoteOutcome, RemoteResult, Route},
-    telemetry::{CallTimer, Telemetry},
+    outgoing::{CallResponse, CallService, OutgoingCall, Reject, Target, deadline::Deadline},
+    route::{RemoteCall, RemoteOutcome, RemoteResult, Route},
+    telemetry::CallTimer,
     validate::decode_error::explain_decode_error,
 };
 
 /// The future of a call, returned by [`Session::call`](crate::Session::call) and [`Station::call`](crate::Station::call).
 ///
-/// The call is made when the future is first polled. If the future is dropped, the call is cancelled.
+/// The call is made when the future is first polled. If the future is dropped, the call is cancelled. The application can
+/// wrap [layers](crate::outgoing) around all calls.
 #[must_use = "a call is not made until its future is awaited"]
 pub struct Call<R> {
     state: State,
@@ -55,13 +59,7 @@ struct DescribedCall {
 /// The most characters of a message id (OCPP 2.0.1 part 4 §4.1.4).
 const MAX_ID: usize = 36;
 
-type Read<R> = fn(CallResult, Reject<'_>) -> Result<R, Error>;
-
-/// Informs the peer that its result cannot be used.
-enum Reject<'a> {
-    Session(&'a Shared),
-    Node(Option<Rejecter>),
-}
+type Read<R> = fn(CallResult, Reject) -> Result<R, Error>;
 
 enum State {
     Draft {
@@ -69,6 +67,7 @@ enum State {
         call: Box<Outgoing<ResponseSender>>,
         receiver: Receiver,
         total_timeout: Option<Duration>,
+        layers: Option<Box<Layers>>,
     },
     Submitted {
         shared: Arc<Shared>,
@@ -77,42 +76,24 @@ enum State {
     },
     /// The call goes to another node. It is cancelled when dropped.
     Remote(Pin<Box<dyn Future<Output = RemoteOutcome> + Send>>),
+    /// The call passes the layers of the application, inside of which each attempt is a call of its own.
+    Layered(Pin<Box<dyn Future<Output = Result<CallResponse, Error>> + Send>>),
     Failed(Error),
     Done,
 }
 
 type Receiver = oneshot::Receiver<Result<CallResult, Error>>;
 
-/// The session that a call goes to.
-enum Target {
-    Session(Arc<Shared>),
-    /// The session that the station with this key has when the call is made.
-    Station(Arc<dyn Route>, Arc<str>),
-}
-
-impl Target {
-    /// Returns the identity for the span of the call, if it is known.
-    fn identity(&self) -> Option<Arc<str>> {
-        match self {
-            Self::Session(shared) => Some(shared.run().identity.clone()),
-            Self::Station(..) => None,
-        }
-    }
-
-    /// Returns the key for the span of the call, unless the identity is the key.
-    fn key(&self) -> Option<Arc<str>> {
-        match self {
-            Self::Session(shared) => shared.run().own_key().cloned(),
-            Self::Station(_, key) => Some(key.clone()),
-        }
-    }
+/// The layers around a call, and what the caller attached for them.
+struct Layers {
+    service: CallService,
+    extensions: Extensions,
 }
 
 impl<R: DeserializeOwned + 'static> Call<R> {
     /// Creates a call to the peer of a session.
     pub(crate) fn new(shared: &Arc<Shared>, kind: Kind, action: &str, params: Result<Payload, EncodeError>) -> Self {
-        let target = Target::Session(shared.clone());
-        Self::to(target, &shared.telemetry, kind, action, params, read)
+        Self::layered(Target::Session(shared.clone()), kind, action, params)
     }
 
     /// Creates a call to the station with this key.
@@ -123,47 +104,84 @@ impl<R: DeserializeOwned + 'static> Call<R> {
         action: &str,
         params: Result<Payload, EncodeError>,
     ) -> Self {
-        Self::to(Target::Station(route.clone(), key.clone()), route.telemetry(), kind, action, params, read)
+        Self::layered(Target::Station(route.clone(), key.clone()), kind, action, params)
+    }
+
+    /// Creates a call that passes the layers of the application, if there are any.
+    fn layered(target: Target, kind: Kind, action: &str, params: Result<Payload, EncodeError>) -> Self {
+        let service = target.telemetry().call_layers::<CallService>().filter(|_| params.is_ok());
+        let layers = service.map(|service| Layers { service: service.clone(), extensions: Extensions::new() });
+        Self::to(target, layers.map(Box::new), kind, action, params, read)
     }
 }
 
 impl<R> Call<R> {
     fn to(
         target: Target,
-        telemetry: &Arc<Telemetry>,
+        layers: Option<Box<Layers>>,
         kind: Kind,
-        action: &str,
+        action: impl Into<ByteString>,
         params: Result<Payload, EncodeError>,
         read: Read<R>,
     ) -> Self {
-        let span = tracing::debug_span!(
-            "call",
-            direction = "out",
-            identity = target.identity().as_deref(),
-            key = target.key().as_deref(),
-            action,
-            id = field::Empty,
-            outcome = field::Empty,
-        );
+        let action = action.into();
+        // With layers, each attempt has a span.
+        let span = if layers.is_some() {
+            Span::none()
+        } else {
+            tracing::debug_span!(
+                "call",
+                direction = "out",
+                identity = target.identity().as_deref(),
+                key = target.key().as_deref(),
+                action = &*action,
+                id = field::Empty,
+                outcome = field::Empty,
+            )
+        };
+        let timer = target.telemetry().call();
         let state = match params {
             Err(error) => State::Failed(error.into()),
             Ok(params) => {
                 let (sender, receiver) = oneshot::channel();
-                let call = Box::new(Outgoing::new(kind, action.into(), params, sender));
-                State::Draft { target, call, receiver, total_timeout: None }
+                let call = Box::new(Outgoing::new(kind, action, params, sender));
+                State::Draft { target, call, receiver, total_timeout: None, layers }
             }
         };
-        Self { state, cancelled: None, read, span, timer: telemetry.call(), described: None }
+        Self { state, cancelled: None, read, span, timer, described: None }
     }
 }
 
 impl Call<CallResult> {
     /// Creates a call that another node makes. Its result is not read.
     pub(crate) fn remote(shared: &Arc<Shared>, kind: Kind, action: &str, params: Payload) -> Self {
-        let target = Target::Session(shared.clone());
-        let params = if params.is_object() { Ok(params) } else { Err(EncodeError::NotAnObject) };
-        Self::to(target, &shared.telemetry, kind, action, params, |result, _| Ok(result))
+        Self::to(Target::Session(shared.clone()), None, kind, action, object(params), |result, _| Ok(result))
     }
+}
+
+/// Returns the service that makes calls, which layers wrap.
+pub(crate) fn service() -> CallService {
+    CallService::new(service_fn(attempt))
+}
+
+/// Makes a call that has passed the layers.
+async fn attempt(call: OutgoingCall) -> Result<CallResponse, Error> {
+    let OutgoingCall { target, action, params, kind, id, timeout, deadline, .. } = call;
+    let mut call =
+        Call::to(target, None, kind, action, object(params), |result, reject| Ok(CallResponse { result, reject }));
+    if let State::Draft { call, .. } = &mut call.state {
+        call.timeout = timeout;
+        call.has_own_id = id.is_some();
+        call.id = id.unwrap_or_default();
+    }
+    match deadline {
+        Some(deadline) => deadline.attempt(|left| call.total_timeout(left)).await,
+        None => call.await,
+    }
+}
+
+fn object(params: Payload) -> Result<Payload, EncodeError> {
+    if params.is_object() { Ok(params) } else { Err(EncodeError::NotAnObject) }
 }
 
 impl<R> Call<R> {
@@ -173,8 +191,7 @@ impl<R> Call<R> {
     /// A call that takes longer fails with [`Error::Timeout`]. With a timeout of zero it fails as soon as it is written.
     pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         if let State::Draft { call, .. } = &mut self.state {
-            let timeout = timeout.into().map(options::finite);
-            call.timeout = timeout.map_or(Timeout::Never, Timeout::After);
+            call.timeout = timeout.into().into();
         }
         self
     }
@@ -247,6 +264,38 @@ impl<R> Call<R> {
         self.ignore_result()
     }
 
+    /// Attaches a value for the [layers](crate::outgoing) around the call, which find it in
+    /// [`OutgoingCall::extensions`]. Without layers, this has no effect.
+    ///
+    /// ```
+    /// use ocpp_rpc::{Error, RpcRouter, RpcServer, outgoing::{self, CallResponse, Next, OutgoingCall}};
+    /// use serde_json::{Value, json};
+    ///
+    /// /// The user of a REST API who makes a call.
+    /// #[derive(Clone, Debug)]
+    /// struct User(String);
+    ///
+    /// async fn audit(call: OutgoingCall, next: Next) -> Result<CallResponse, Error> {
+    ///     println!("{:?}: {} to {}", call.extensions().get::<User>(), call.action(), call.key());
+    ///     next.run(call).await
+    /// }
+    ///
+    /// async fn reset(server: &RpcServer, key: &str, user: User) -> Result<Value, Error> {
+    ///     server.station(key).call("Reset", &json!({"type": "Soft"})).extension(user).await
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = RpcServer::builder(RpcRouter::new()).call_layer(outgoing::from_fn(audit)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn extension<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        if let State::Draft { layers: Some(layers), .. } = &mut self.state {
+            layers.extensions.insert(value);
+        }
+        self
+    }
+
     /// Replaces the call by one that fails.
     fn fail(mut self, error: Error) -> Self {
         self.state = State::Failed(error);
@@ -270,7 +319,7 @@ impl<R> Call<R> {
     fn cancel(&mut self) {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Submitted { shared, key, .. } => shared.send(Command::Cancel(key)),
-            State::Remote(..) => {}
+            State::Remote(..) | State::Layered(..) => {}
             State::Draft { .. } | State::Failed(_) | State::Done => return,
         }
         self.record(&Err(Error::Cancelled));
@@ -311,17 +360,23 @@ impl State {
         &mut self,
         read: Read<R>,
         span: &Span,
+        timer: &mut CallTimer,
         described: &mut Option<Box<DescribedCall>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<R, Error>> {
         if let Self::Draft { .. } = self {
-            *self = std::mem::replace(self, Self::Done).submit(span, described);
+            *self = std::mem::replace(self, Self::Done).submit(span, timer, described);
+        }
+        if let Self::Layered(response) = self {
+            let response = ready!(response.as_mut().poll(cx));
+            *self = Self::Done;
+            return Poll::Ready(response.and_then(|CallResponse { result, reject }| read(result, reject)));
         }
         if let Self::Remote(outcome) = self {
             let outcome = ready!(outcome.as_mut().poll(cx));
             *self = Self::Done;
             return Poll::Ready(outcome.and_then(|RemoteResult { payload, rejecter }| {
-                read(CallResult { payload, ..CallResult::default() }, Reject::Node(rejecter))
+                read(CallResult { payload, ..CallResult::default() }, rejecter.map_or(Reject::None, Reject::Node))
             }));
         }
         let received = match self {
@@ -331,19 +386,24 @@ impl State {
         // The call has ended before the type of the caller reads the response, which may panic.
         Poll::Ready(match (std::mem::replace(self, Self::Done), received) {
             (Self::Submitted { shared, .. }, Some(Ok(outcome))) => {
-                outcome.and_then(|result| read(result, Reject::Session(&shared)))
+                outcome.and_then(|result| read(result, Reject::Session(shared)))
             }
             // The task of the connection was dropped while the call was pending.
             (Self::Submitted { .. }, _) => Err(Error::Disconnected { maybe_delivered: true }),
             (Self::Failed(error), _) => Err(error),
-            (Self::Remote(..), _) => unreachable!("polled above"),
+            (Self::Remote(..) | Self::Layered(..), _) => unreachable!("polled above"),
             (Self::Draft { .. } | Self::Done, _) => panic!("a call was polled after it had ended"),
         })
     }
 
     /// Submits a draft.
-    fn submit(self, span: &Span, described: &mut Option<Box<DescribedCall>>) -> Self {
-        let Self::Draft { target, mut call, receiver, total_timeout } = self else { return self };
+    fn submit(self, span: &Span, timer: &mut CallTimer, described: &mut Option<Box<DescribedCall>>) -> Self {
+        let Self::Draft { target, mut call, receiver, total_timeout, layers } = self else { return self };
+        if let Some(layers) = layers {
+            // Each attempt is counted.
+            timer.disarm();
+            return Self::submit_layered(target, *call, total_timeout, *layers);
+        }
         let shared = match target {
             Target::Session(shared) => shared,
             Target::Station(route, key) => match route.find(&key) {
@@ -373,6 +433,19 @@ impl State {
 }
 
 impl State {
+    /// Passes a draft to the layers around it.
+    fn submit_layered(
+        target: Target,
+        call: Outgoing<ResponseSender>,
+        total_timeout: Option<Duration>,
+        Layers { service, extensions }: Layers,
+    ) -> Self {
+        let Outgoing { action, params, kind, timeout, id, has_own_id, .. } = call;
+        let (id, deadline) = (has_own_id.then_some(id), total_timeout.map(Deadline::after));
+        let call = OutgoingCall { target, action, params, kind, id, timeout, deadline, extensions };
+        Self::Layered(Box::pin(service.run(call)))
+    }
+
     /// Submits a draft to another node.
     fn submit_elsewhere(
         route: Arc<dyn Route>,
@@ -423,7 +496,7 @@ impl Drop for CancelOnDrop<'_> {
 }
 
 /// Decodes a result. If that fails and the protocol is OCPP 2.1, a CALLRESULTERROR informs the peer.
-fn read<R: DeserializeOwned + 'static>(result: CallResult, reject: Reject<'_>) -> Result<R, Error> {
+fn read<R: DeserializeOwned + 'static>(result: CallResult, reject: Reject) -> Result<R, Error> {
     let CallResult { id, action, payload, valid } = result;
     if let Some(value) = valid.take() {
         return Ok(value);
@@ -431,12 +504,11 @@ fn read<R: DeserializeOwned + 'static>(result: CallResult, reject: Reject<'_>) -
     payload.decode().map_err(|error| {
         let reason = || CallError::from(explain_decode_error::<R>(&payload, &error));
         match reject {
-            Reject::Session(shared) if can_reject(shared) => {
+            Reject::Session(shared) if can_reject(&shared) => {
                 shared.send(Command::SendResultError(Box::new((id, action, reason()))));
             }
-            Reject::Session(_) => {}
-            Reject::Node(Some(reject)) => reject(reason()),
-            Reject::Node(None) => {}
+            Reject::Session(_) | Reject::None => {}
+            Reject::Node(reject) => reject(reason()),
         }
         error.into()
     })
@@ -457,8 +529,8 @@ impl<R> Future for Call<R> {
             self.cancel();
             return Poll::Ready(Err(Error::Cancelled));
         }
-        let Self { state, read, span, described, .. } = &mut *self;
-        let polled = span.in_scope(|| state.poll(*read, span, described, cx));
+        let Self { state, read, span, timer, described, .. } = &mut *self;
+        let polled = span.in_scope(|| state.poll(*read, span, timer, described, cx));
         if let State::Remote(..) = self.state {
             // The other node counts the call.
             self.timer.disarm();

@@ -99,6 +99,9 @@ pub enum Error {
     /// Parameters or response did not pass [validation](crate::validate::Validation).
     #[error("invalid payload: {0}")]
     Invalid(Arc<Violation>),
+    /// A [layer](crate::outgoing) around the call failed, with an error of its own.
+    #[error("a layer around the call failed: {0}")]
+    Layer(Arc<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
@@ -122,12 +125,14 @@ impl Error {
         )
     }
 
-    /// Returns true if the peer may have carried out the call although no response says so.
+    /// Returns true if the peer may have carried out the call although no response says so. This includes
+    /// [`Layer`](Self::Layer), because the layer may have made the call.
     pub fn maybe_delivered(&self) -> bool {
         matches!(
             self,
             Self::Timeout
                 | Self::Cancelled
+                | Self::Layer(_)
                 | Self::Disconnected { maybe_delivered: true }
                 | Self::TooLarge { maybe_delivered: true }
         )
@@ -140,6 +145,7 @@ impl Error {
     /// | [`Encode`](Self::Encode), [`InvalidMessageId`](Self::InvalidMessageId) | 400 Bad Request |
     /// | [`TooLarge`](Self::TooLarge) | 413 Content Too Large; 502 Bad Gateway if it is the response |
     /// | [`Invalid`](Self::Invalid) | 422 Unprocessable Content |
+    /// | [`Layer`](Self::Layer) | 500 Internal Server Error |
     /// | [`SendNotSupported`](Self::SendNotSupported) | 501 Not Implemented |
     /// | [`Rejected`](Self::Rejected), [`Decode`](Self::Decode) | 502 Bad Gateway |
     /// | [`Disconnected`](Self::Disconnected), [`NotConnected`](Self::NotConnected), [`Unreachable`](Self::Unreachable), [`Closing`](Self::Closing), [`Closed`](Self::Closed), [`Cancelled`](Self::Cancelled), [`QueueFull`](Self::QueueFull) | 503 Service Unavailable |
@@ -154,6 +160,7 @@ impl Error {
             Self::Encode(_) | Self::InvalidMessageId { .. } => StatusCode::BAD_REQUEST,
             Self::TooLarge { maybe_delivered: false } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Layer(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::SendNotSupported => StatusCode::NOT_IMPLEMENTED,
             Self::Rejected(_) | Self::Decode(_) | Self::TooLarge { maybe_delivered: true } => StatusCode::BAD_GATEWAY,
             Self::Disconnected { .. }
@@ -194,6 +201,7 @@ impl Error {
             Self::Encode(_) => "not encodable",
             Self::Decode(_) => "not decodable",
             Self::Invalid(_) => "invalid",
+            Self::Layer(_) => "layer",
         }
     }
 }

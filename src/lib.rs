@@ -40,6 +40,7 @@ pub mod metrics;
 #[cfg(feature = "server")]
 mod openings;
 mod options;
+pub mod outgoing;
 mod random;
 mod response;
 mod route;

@@ -24,6 +24,7 @@ use crate::{
     info::{StationInfo, TlsInfo},
     message::payload::Payload,
     options::Options,
+    outgoing::{OutgoingCall, Target},
     websocket::compression::CompressionInfo,
 };
 
@@ -285,6 +286,19 @@ impl Session {
         let run = self.shared.run();
         let protocol = run.negotiated().and_then(|negotiated| negotiated.protocol);
         SessionInfo { protocol, compression: run.compression(), run }
+    }
+}
+
+impl OutgoingCall {
+    /// Returns the session that the call goes to. `None` if the station has no session at this node.
+    ///
+    /// A call to a [`Station`](crate::Station) goes to the session that the station has when the call is made.
+    pub fn session(&self) -> Option<Session> {
+        match &self.target {
+            Target::Session(shared) => Some(shared.clone()),
+            Target::Station(route, key) => route.find(key),
+        }
+        .map(Session::new)
     }
 }
 

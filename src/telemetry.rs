@@ -7,7 +7,7 @@ mod descriptions;
 #[cfg(feature = "metrics")]
 mod metrics;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{any::Any, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -28,6 +28,9 @@ use crate::{
 pub(crate) struct Telemetry {
     events: Arc<EventBus>,
     mask: Mask,
+    /// The layers around calls to the peer, of a type that the handles know. They are here because every session and
+    /// station has its telemetry at hand.
+    call_layers: Option<Box<dyn Any + Send + Sync>>,
     #[cfg(feature = "metrics")]
     metrics: metrics::Metrics,
 }
@@ -35,9 +38,15 @@ pub(crate) struct Telemetry {
 impl Telemetry {
     /// Creates the telemetry of a server or client. Metrics go to the recorder that is installed by now.
     pub(crate) fn new(mask: Mask) -> Arc<Self> {
+        Self::with_call_layers::<()>(mask, None)
+    }
+
+    /// Does the same for a server or client that may have layers around its calls.
+    pub(crate) fn with_call_layers<L: Any + Send + Sync>(mask: Mask, layers: Option<L>) -> Arc<Self> {
         Arc::new(Self {
             events: Arc::default(),
             mask,
+            call_layers: layers.map(|layers| Box::new(layers) as _),
             #[cfg(feature = "metrics")]
             metrics: metrics::Metrics::new(),
         })
@@ -46,6 +55,11 @@ impl Telemetry {
     /// Returns the mask of tokens and secrets.
     pub(crate) fn mask(&self) -> &Mask {
         &self.mask
+    }
+
+    /// Returns the layers around calls to the peer.
+    pub(crate) fn call_layers<L: Any>(&self) -> Option<&L> {
+        self.call_layers.as_ref()?.downcast_ref()
     }
 
     /// Returns a reader of all events from now on.

@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tower::{BoxError, Layer, Service};
 
 #[cfg(feature = "tls")]
 use crate::client::tls::ClientTls;
 use crate::{
+    call,
     client::{
         connector::Connector,
         error::ConnectError,
@@ -20,6 +22,7 @@ use crate::{
     mask::Mask,
     message::dialect::Dialect,
     options::Options,
+    outgoing::{CallResponse, CallService, OutgoingCall},
 };
 
 /// Configures an [`RpcClient`], then creates or connects it. [`RpcClient::update`] changes the same settings later.
@@ -29,6 +32,7 @@ use crate::{
 /// | [`protocols`](Self::protocols) | none: the client offers no protocol |
 /// | [`password`](Self::password) | none: the client sends no credentials |
 /// | [`options`](Self::options) | [`Options::client`] |
+/// | [`call_layer`](Self::call_layer) | none: calls to the server pass no layers |
 /// | [`mask`](Self::mask) | [`Mask::new`] |
 /// | [`router`](Self::router) | every call is rejected with `NotImplemented` |
 /// | [`reconnect`](Self::reconnect) | [`Reconnect::always`] |
@@ -161,6 +165,37 @@ impl RpcClientBuilder {
     /// Sets the options of all connections. Default [`Options::client`].
     pub fn options(mut self, options: Options) -> Self {
         self.settings.options = options;
+        self
+    }
+
+    /// Wraps a tower layer around all calls to the server, those in handlers included.
+    ///
+    /// The layer that was added last runs first. An error of its service is the error of the call. See the module
+    /// [`outgoing`](crate::outgoing), which also has layers of async functions and retries.
+    ///
+    /// [`RpcClient::update`] does not change the layers.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ocpp_rpc::RpcClient;
+    /// use tower::timeout::TimeoutLayer;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // No call takes longer than this, the wait for a connection included.
+    /// let limit = TimeoutLayer::new(Duration::from_secs(300));
+    /// let client = RpcClient::builder("ws://csms.example/ocpp", "CP-0001").call_layer(limit).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call_layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<CallService>,
+        L::Service: Service<OutgoingCall, Response = CallResponse> + Clone + Send + Sync + 'static,
+        <L::Service as Service<OutgoingCall>>::Error: Into<BoxError>,
+        <L::Service as Service<OutgoingCall>>::Future: Send + 'static,
+    {
+        let service = self.settings.call_service.take().unwrap_or_else(call::service);
+        self.settings.call_service = Some(service.layered(&layer));
         self
     }
 

@@ -79,7 +79,7 @@ struct Current {
 
 impl RpcClient {
     pub(super) fn new(settings: ClientSettings) -> Self {
-        let telemetry = Telemetry::new(settings.mask.clone());
+        let telemetry = Telemetry::with_call_layers(settings.mask.clone(), settings.call_service.clone());
         let session = Shared::new(settings.identity.as_str().into(), telemetry.clone());
         let state = watch::Sender::new(ClientState::Closed);
         let shared = Arc::new(ClientShared { state, session, telemetry, outliving: Outliving::new(usize::MAX) });

@@ -23,6 +23,7 @@ use crate::{
     mask::Mask,
     message::dialect::Dialect,
     options::{self, Options},
+    outgoing::CallService,
 };
 
 /// The settings of a client, unchecked.
@@ -39,6 +40,7 @@ pub(super) struct ClientSettings {
     pub(super) protocols: Arc<[Arc<str>]>,
     pub(super) dialects: Vec<(Arc<str>, Dialect)>,
     pub(super) options: Options,
+    pub(super) call_service: Option<CallService>,
     pub(super) mask: Mask,
     pub(super) dispatch: Arc<dyn Dispatch>,
     pub(super) reconnect: Reconnect,
@@ -78,6 +80,7 @@ impl ClientSettings {
             protocols: Arc::default(),
             dialects: Vec::new(),
             options: Options::client(),
+            call_service: None,
             mask: Mask::new(),
             dispatch: RpcRouter::new().into_dispatch(),
             reconnect: Reconnect::always(),

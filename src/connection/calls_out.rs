@@ -15,7 +15,7 @@ use crate::{
         payload::{MessageId, Payload},
         write,
     },
-    options::Options,
+    options::{self, Options},
 };
 
 /// Identifies a call among all calls of a session. Later calls have higher keys.
@@ -68,6 +68,13 @@ pub(crate) enum Timeout {
     Default,
     After(Duration),
     Never,
+}
+
+/// Converts the timeout that a caller sets, of which `None` waits for ever.
+impl From<Option<Duration>> for Timeout {
+    fn from(timeout: Option<Duration>) -> Self {
+        timeout.map(options::finite).map_or(Self::Never, Self::After)
+    }
 }
 
 /// A call that is written and waits for its response.

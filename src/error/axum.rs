@@ -14,7 +14,7 @@ use crate::{error::Error, message::payload::Payload};
 ///
 /// | Member | Value |
 /// |---|---|
-/// | `error` | the name of the variant: `rejected`, `timeout`, `never_sent`, `disconnected`, `not_connected`, `closing`, `closed`, `cancelled`, `queue_full`, `send_not_supported`, `invalid_message_id`, `encode`, `decode` or `invalid` |
+/// | `error` | the name of the variant: `rejected`, `timeout`, `never_sent`, `disconnected`, `not_connected`, `closing`, `closed`, `cancelled`, `queue_full`, `send_not_supported`, `invalid_message_id`, `encode`, `decode`, `invalid` or `layer` |
 /// | `message` | the text of the error |
 /// | `maybe_delivered` | [`Error::maybe_delivered`] |
 /// | `code`, `description`, `details` | of `rejected`: the CALLERROR |
@@ -95,6 +95,7 @@ fn name(error: &Error) -> &'static str {
         Error::Encode(_) => "encode",
         Error::Decode(_) => "decode",
         Error::Invalid(_) => "invalid",
+        Error::Layer(_) => "layer",
     }
 }
 

@@ -11,8 +11,10 @@ use tokio::{
     sync::{Semaphore, SetOnce},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{BoxError, Layer, Service};
 
 use crate::{
+    call,
     cluster::{home::Home, member::Member, transport::Cluster},
     connection::{outliving::Outliving, shared::Dispatch},
     error::BuildError,
@@ -22,6 +24,7 @@ use crate::{
     message::dialect::Dialect,
     openings::Openings,
     options::{self, Options},
+    outgoing::{CallResponse, CallService, OutgoingCall},
     server::{
         handshake::{
             auth::{Authenticate, DynAuthenticate},
@@ -51,6 +54,7 @@ use crate::{
 /// | [`duplicate_identity`](Self::duplicate_identity) | [`DuplicateIdentity::ReplaceOld`] |
 /// | [`replacement_delay`](Self::replacement_delay) | none: a newcomer replaces the old session at once |
 /// | [`options`](Self::options) | [`Options::server`] |
+/// | [`call_layer`](Self::call_layer) | none: calls to stations pass no layers |
 /// | [`mask`](Self::mask) | [`Mask::new`] |
 /// | [`handshake_timeout`](Self::handshake_timeout) | 10 s |
 /// | [`max_pending_handshakes`](Self::max_pending_handshakes) | 1024 |
@@ -74,6 +78,7 @@ pub struct RpcServerBuilder {
     proxies: Option<TrustedProxies>,
     cluster: Option<Arc<dyn Cluster>>,
     options: Options,
+    call_service: Option<CallService>,
     mask: Mask,
     limits: Limits,
     max_pending_handshakes: usize,
@@ -112,6 +117,7 @@ impl RpcServerBuilder {
             proxies: None,
             cluster: None,
             options: Options::server(),
+            call_service: None,
             mask: Mask::new(),
             limits: Limits::default(),
             max_pending_handshakes: 1024,
@@ -213,6 +219,38 @@ impl RpcServerBuilder {
     /// one session.
     pub fn options(self, options: Options) -> Self {
         Self { options, ..self }
+    }
+
+    /// Wraps a tower layer around all calls to stations, those in handlers included.
+    ///
+    /// The layer that was added last runs first. All calls share the resulting service. An error of the service is the
+    /// error of the call: see the module [`outgoing`](crate::outgoing), which also has layers of async functions and
+    /// retries.
+    ///
+    /// The service must be `Clone`. tower's rate limit is not, and needs a buffer around it:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ocpp_rpc::{RpcRouter, RpcServer};
+    /// use tower::ServiceBuilder;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // At most 50 calls a second, to all stations together. The buffer needs a tokio runtime here.
+    /// let limit = ServiceBuilder::new().buffer(1000).rate_limit(50, Duration::from_secs(1));
+    /// let server = RpcServer::builder(RpcRouter::new()).call_layer(limit).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call_layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<CallService>,
+        L::Service: Service<OutgoingCall, Response = CallResponse> + Clone + Send + Sync + 'static,
+        <L::Service as Service<OutgoingCall>>::Error: Into<BoxError>,
+        <L::Service as Service<OutgoingCall>>::Future: Send + 'static,
+    {
+        self.call_service = Some(self.call_service.unwrap_or_else(call::service).layered(&layer));
+        self
     }
 
     /// Sets the tokens and secrets that are hidden in the TRACE log and in serialized events. Default [`Mask::new`].
@@ -435,7 +473,7 @@ impl RpcServerBuilder {
             registry: Arc::new(Registry::new(limits, openings, cluster.clone())),
             cluster: cluster.clone(),
             outliving: Outliving::new(self.max_outliving_handlers),
-            telemetry: Telemetry::new(self.mask),
+            telemetry: Telemetry::with_call_layers(self.mask, self.call_service),
             histories: crate::server::history::Histories::default(),
             tasks: TaskTracker::new(),
             session_tasks: SessionTasks::default(),

@@ -119,7 +119,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "calls to other nodes",
         &["cluster/epoch", "cluster/filter", "cluster/moves", "cluster/members", "cluster/recent", "cluster/wire"],
     ),
-    ("handles", &["route", "call", "session", "station"]),
+    ("handles", &["route", "outgoing/deadline", "outgoing", "outgoing/function", "call", "session", "station"]),
     (
         "cluster",
         &[

@@ -6,6 +6,7 @@ mod auth;
 mod bad_messages;
 mod behaviour;
 mod call_back;
+mod call_layers;
 mod calls_in;
 mod calls_out;
 mod cancel_safety;

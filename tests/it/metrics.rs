@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use ocpp_rpc::{Options, RpcRouter, RpcServer, cluster::Local};
+use ocpp_rpc::{
+    Error, Options, Payload, RpcRouter, RpcServer,
+    cluster::Local,
+    outgoing::{self, CallResponse, Next, OutgoingCall},
+};
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -85,6 +89,29 @@ async fn b61_connections_calls_and_deviations_are_counted() {
     assert!(counted["ocpp_rpc_message_bytes_total direction=in"] > 100, "{counted:#?}");
     assert!(counted.contains_key("ocpp_rpc_ping_seconds"), "{counted:#?}");
     drop(other);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b101_each_attempt_of_a_layer_is_counted_and_the_call_is_not() {
+    async fn twice(call: OutgoingCall, next: Next) -> Result<CallResponse, Error> {
+        if call.action() == "Local" {
+            return Ok(Payload::default().into());
+        }
+        next.clone().run(call.clone()).await.expect_err("no response");
+        next.run(call).await
+    }
+    let recorder = DebuggingRecorder::new();
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    let router = RpcRouter::new();
+    let server = RpcServer::builder(router).protocols(["ocpp1.6"]).call_layer(outgoing::from_fn(twice));
+    let server = server.build().expect("valid settings");
+    let (_station, session) = connected(&server, "ocpp1.6").await;
+    session.call::<Value>("Local", &()).await.expect("a result");
+    session.call::<Value>("Slow", &()).timeout(SECOND).await.expect_err("no response");
+    let counted = counted(&recorder);
+    assert_eq!(counted["ocpp_rpc_calls_total direction=out,outcome=timeout"], 2);
+    assert_eq!(counted["ocpp_rpc_calls_total direction=out,outcome=result"], 0);
+    assert_eq!(counted["ocpp_rpc_call_seconds direction=out"], 2);
 }
 
 #[tokio::test]
