@@ -3,11 +3,10 @@
 //!
 //!     cargo run --example typed --features ocpp-kit
 
-use std::error::Error;
+use std::{convert::Infallible, error::Error};
 
-use jiff::{Timestamp, Unit};
 use ocpp_rpc::{
-    CallError, Close, RpcClient, RpcRouter, RpcServer, Session,
+    Close, RpcClient, RpcRouter, RpcServer, Session, date,
     extract::Params,
     ocpp_kit::{v1_6, v2_0_1},
 };
@@ -15,17 +14,17 @@ use ocpp_rpc::{
 async fn boot_1_6(
     Params(boot): Params<v1_6::BootNotificationRequest>,
     session: Session,
-) -> Result<v1_6::BootNotificationResponse, CallError> {
+) -> Result<v1_6::BootNotificationResponse, Infallible> {
     println!("{}, a {}, boots with OCPP 1.6", session.identity(), boot.charge_point_model);
-    Ok(v1_6::BootNotificationResponse::new(v1_6::RegistrationStatus::Accepted, now()?, 300))
+    Ok(v1_6::BootNotificationResponse::new(v1_6::RegistrationStatus::Accepted, date::now(), 300))
 }
 
 async fn boot_2_0_1(
     Params(boot): Params<v2_0_1::BootNotificationRequest>,
     session: Session,
-) -> Result<v2_0_1::BootNotificationResponse, CallError> {
+) -> Result<v2_0_1::BootNotificationResponse, Infallible> {
     println!("{}, a {}, boots with OCPP 2.0.1", session.identity(), boot.charging_station.model);
-    Ok(v2_0_1::BootNotificationResponse::new(now()?, 60, v2_0_1::RegistrationStatus::Accepted))
+    Ok(v2_0_1::BootNotificationResponse::new(date::now(), 60, v2_0_1::RegistrationStatus::Accepted))
 }
 
 #[tokio::main]
@@ -50,9 +49,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let report = listener.close(Close::going_away()).await;
     println!("{} stations closed, {} dropped", report.clean, report.forced);
     Ok(())
-}
-
-/// Returns the current time in milliseconds, because some stations cannot parse more digits.
-fn now() -> Result<Timestamp, jiff::Error> {
-    Timestamp::now().round(Unit::Millisecond)
 }

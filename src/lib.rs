@@ -20,6 +20,8 @@ pub mod cluster;
 mod connection;
 #[cfg(feature = "console")]
 pub mod console;
+#[cfg(feature = "ocpp-kit")]
+pub mod date;
 mod der;
 mod error;
 pub mod event;

@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "action",
             "action/table",
             "action/kit",
+            "date",
         ],
     ),
     (
