@@ -1,8 +1,6 @@
 //! Reads the same bytes by the codec and by tungstenite. Both must return the same messages and end for the same reason.
 #![no_main]
 
-use std::io::{self, ErrorKind, Read, Write};
-
 use arbitrary::Unstructured;
 use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
@@ -10,7 +8,7 @@ use ocpp_rpc::{
     Tolerance,
     unstable::websocket::{Codec, Message},
 };
-use ocpp_rpc_fuzz::Frame;
+use ocpp_rpc_fuzz::{Frame, Input};
 use tungstenite::{
     error::ProtocolError,
     protocol::{Role, WebSocketConfig, WebSocketContext},
@@ -150,26 +148,4 @@ fn compare((own, own_end): Reading, (oracle, oracle_end): Reading) {
     };
     assert!(has_same_end, "{own_end:?} instead of {oracle_end:?}, after {own:?}");
     assert_eq!(own, oracle);
-}
-
-/// A stream with bytes to read, and without end. It accepts all writes.
-struct Input<'a>(&'a [u8]);
-
-impl Read for Input<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.0.read(buffer)? {
-            0 => Err(ErrorKind::WouldBlock.into()),
-            read => Ok(read),
-        }
-    }
-}
-
-impl Write for Input<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

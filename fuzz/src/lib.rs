@@ -1,6 +1,18 @@
-//! Frames that the fuzz targets build out of the fuzzer's bytes.
+//! What the fuzz targets share: frames that they build out of the fuzzer's bytes, and connections to a server.
+
+use std::io::{self, ErrorKind, Read, Write};
 
 use arbitrary::{Result, Unstructured};
+use ocpp_rpc::{RpcServer, server::ConnectionInfo};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    runtime::Builder,
+};
+use tungstenite::{
+    Error, Message,
+    protocol::{Role, WebSocketContext},
+};
 
 /// A frame, which may be invalid.
 #[derive(Debug)]
@@ -124,4 +136,97 @@ fn close_payload(bytes: &mut Unstructured<'_>) -> Result<Vec<u8>> {
         _ => 1000,
     };
     Ok([&code.to_be_bytes(), &*pieces(bytes)?].concat())
+}
+
+/// Runs a future with a clock that is paused. Its seed and the input decide everything that happens.
+pub fn in_runtime<T>(future: impl Future<Output = T>) -> T {
+    ocpp_rpc::unstable::seed(1);
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    runtime.block_on(future)
+}
+
+/// A client's end of a connection to a server, over a stream in memory.
+#[derive(Debug)]
+pub struct Connection {
+    stream: DuplexStream,
+}
+
+impl Connection {
+    /// Opens a connection, which the server serves in a task of its own.
+    pub fn open(server: &RpcServer) -> Self {
+        let (stream, far) = tokio::io::duplex(1 << 20);
+        let server = server.clone();
+        tokio::spawn(async move { server.serve_connection(far, ConnectionInfo::new()).await });
+        Self { stream }
+    }
+
+    /// Sends bytes. The server may have closed the connection.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        _ = self.stream.write_all(bytes).await;
+        tokio::task::yield_now().await;
+    }
+
+    pub async fn send_frame(&mut self, frame: &Frame) {
+        let mut bytes = Vec::new();
+        frame.write(&mut bytes);
+        self.send(&bytes).await;
+    }
+
+    /// Reads the head of the response.
+    pub async fn receive_head(&mut self) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.stream.read_u8().await.expect("a response"));
+        }
+    }
+
+    /// Sends no more, and returns everything that the server sends until it ends the connection.
+    pub async fn end(mut self) -> Vec<u8> {
+        _ = self.stream.shutdown().await;
+        let mut received = Vec::new();
+        _ = self.stream.read_to_end(&mut received).await;
+        received
+    }
+}
+
+/// Returns the messages in the frames of a server.
+///
+/// # Panics
+/// Panics if the server has broken the WebSocket protocol, or if a message is not JSON.
+pub fn messages(frames: &[u8]) -> Vec<Value> {
+    let mut input = Input(frames);
+    let mut context = WebSocketContext::new(Role::Client, None);
+    let mut messages = Vec::new();
+    loop {
+        match context.read(&mut input) {
+            Ok(Message::Text(text)) => messages.push(serde_json::from_str(&text).expect("JSON")),
+            Ok(Message::Binary(_)) => panic!("binary data"),
+            Ok(_) => {}
+            Err(Error::ConnectionClosed | Error::Io(_)) => return messages,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A stream with bytes to read, and without end. It accepts all writes.
+#[derive(Debug)]
+pub struct Input<'a>(pub &'a [u8]);
+
+impl Read for Input<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match Read::read(&mut self.0, buffer)? {
+            0 => Err(ErrorKind::WouldBlock.into()),
+            read => Ok(read),
+        }
+    }
+}
+
+impl Write for Input<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
