@@ -40,10 +40,11 @@ pub fn now() -> DateTime {
 /// ```
 /// use ocpp_rpc::{date, ocpp_kit::types::DateTime};
 ///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let text = |date: &str| DateTime::parse(date).map(|date| date::with_millis(date).to_string());
-/// assert_eq!(text("2026-01-31T12:00:00.123456789Z")?, "2026-01-31T12:00:00.123Z");
-/// assert_eq!(text("2026-01-31T12:00:00Z")?, "2026-01-31T12:00:00.001Z");
+/// # fn main() -> Result<(), ocpp_rpc::ocpp_kit::types::DateTimeError> {
+/// let date = date::with_millis(DateTime::parse("2026-01-31T12:00:00.123456789Z")?);
+/// assert_eq!(date.to_string(), "2026-01-31T12:00:00.123Z");
+/// let date = date::with_millis(DateTime::parse("2026-01-31T12:00:00Z")?);
+/// assert_eq!(date.to_string(), "2026-01-31T12:00:00.001Z");
 /// # Ok(())
 /// # }
 /// ```

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use bytestring::ByteString;
 
+pub use crate::random::seed::seed;
 #[cfg(feature = "server")]
 use crate::server::http::proxy_protocol::{self, Header};
 use crate::{
@@ -19,7 +20,6 @@ use crate::{
         write,
     },
 };
-pub use crate::random::seed::seed;
 
 /// The result of reading a message, opaque but for `Debug`.
 #[derive(Debug)]
