@@ -77,7 +77,7 @@ impl Serving {
     /// Cancels the requests of a node that is gone. The caller must drop the returned ones.
     pub(crate) fn cancel_all_of(&mut self, node: NodeId) -> Vec<Carried> {
         self.callers.remove(&node);
-        self.running.extract_if(|(from, _), _| *from == node).map(|(_, carried)| carried).collect()
+        in_order(self.running.extract_if(|(from, _), _| *from == node))
     }
 
     /// Cancels the requests that no caller has probed for long. The caller must drop the returned ones.
@@ -91,8 +91,15 @@ impl Serving {
             now - carried.started_at >= CALLER_TIMEOUT && !callers.contains_key(from)
         };
         let lost = self.running.extract_if(|(from, _), carried| is_lost(from, carried));
-        let lost = lost.map(|(_, carried)| carried).collect();
+        let lost = in_order(lost);
         self.check_due = (!self.running.is_empty()).then(|| now + CHECK_INTERVAL);
         lost
     }
+}
+
+/// Returns requests in an order that a test that repeats itself has again.
+fn in_order(requests: impl Iterator<Item = (RequestId, Carried)>) -> Vec<Carried> {
+    let mut requests: Vec<_> = requests.collect();
+    requests.sort_unstable_by_key(|(request, _)| *request);
+    requests.into_iter().map(|(_, carried)| carried).collect()
 }

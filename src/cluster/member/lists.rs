@@ -150,7 +150,9 @@ impl RemoteStations {
         let mut probes = Vec::new();
         {
             let mut state = self.member.state();
-            let nodes: Vec<_> = state.members.all(now.into_std()).collect();
+            let mut nodes: Vec<_> = state.members.all(now.into_std()).collect();
+            // So that a test that repeats itself sends the same messages in the same order.
+            nodes.sort_unstable();
             for (node, name) in nodes {
                 self.awaited.insert(node, (name, deadline));
                 // Tells at once if the node is gone.
