@@ -3,17 +3,34 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
+    time::Duration,
 };
 
 use ocpp_rpc::Error;
 
-use crate::link::FaultKind;
+use crate::{link::FaultKind, world::Limits};
 
 /// One of the two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     Client,
     Server,
+}
+
+/// An end that makes calls: a client, or a node by the number of its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Caller {
+    Client(usize),
+    Node(usize),
+}
+
+impl Caller {
+    pub fn side(self) -> Side {
+        match self {
+            Self::Client(_) => Side::Client,
+            Self::Node(_) => Side::Server,
+        }
+    }
 }
 
 /// The kind of a call.
@@ -51,26 +68,44 @@ pub enum Outcome {
 pub enum Fact {
     /// A step of the script.
     Step(String),
-    /// A client dialled; the link has this number.
+    /// A client dialled a node; the link has this number.
     Dialled {
         client: usize,
         link: u16,
+        node: usize,
     },
     Fault {
         link: u16,
         from: Side,
         kind: FaultKind,
     },
-    /// An end has limits: calls in flight, and running handlers of a connection.
+    /// An end has limits: calls in flight, running handlers of a connection, and the timeout of calls.
     Limits {
         end: End,
         in_flight: usize,
         handlers: usize,
+        timeout: Duration,
     },
     Made {
         call: u64,
-        from: Side,
+        from: Caller,
         kind: Kind,
+        /// Whether the call is to a station that may be connected to another node.
+        is_to_station: bool,
+    },
+    /// The future of a call was polled first.
+    Called {
+        call: u64,
+        limits: Limits,
+    },
+    /// A node sent a request for a call to another node.
+    Requested {
+        call: u64,
+        node: usize,
+    },
+    /// A call ended at the server that made it on its own connection.
+    EndedAtServer {
+        call: u64,
     },
     Ended {
         call: u64,
@@ -150,8 +185,16 @@ pub struct History {
 /// The facts about one call.
 #[derive(Default)]
 struct Call {
-    from: Option<Side>,
+    from: Option<Caller>,
     kind: Option<Kind>,
+    is_to_station: bool,
+    /// The time of its first poll, and its place in the order of all facts.
+    called: Option<(u64, usize)>,
+    limits: Limits,
+    /// The requests for it to other nodes.
+    requests: usize,
+    /// The time of its end at the server that made it on its own connection.
+    ended_at_server: Option<u64>,
     ends: Vec<(u64, Outcome)>,
     executed: Vec<Side>,
     /// The links of its responses.
@@ -179,6 +222,25 @@ impl Corrupted {
 }
 
 impl History {
+    /// Returns the number of responses to calls from one node to another.
+    pub fn remote_responses(&self) -> usize {
+        let is_response = |call: &Call| matches!(&*call.ends, [(_, Outcome::Response)]);
+        self.calls().values().filter(|call| call.requests > 0 && is_response(call)).count()
+    }
+
+    /// Returns the last link of a client, and the time of its dial.
+    pub fn last_link(&self, client: usize) -> Option<(u64, u16)> {
+        self.facts.iter().rev().find_map(|(at, fact)| match fact {
+            Fact::Dialled { client: dialling, link, .. } if *dialling == client => Some((*at, *link)),
+            _ => None,
+        })
+    }
+
+    /// Returns whether a link had no fault.
+    pub fn is_sound(&self, link: u16) -> bool {
+        !self.facts.iter().any(|(_, fact)| matches!(fact, Fact::Fault { link: faulty, .. } if *faulty == link))
+    }
+
     /// Returns the facts in order. Tasks that a server aborts end in one moment, in no order; their facts are sorted.
     pub fn sorted(&self) -> Vec<(u64, String)> {
         let mut facts: Vec<_> = self.facts.iter().map(|(at, fact)| (*at, format!("{fact:?}"))).collect();
@@ -197,6 +259,9 @@ impl History {
         for (number, call) in &calls {
             call.check(*number, self.slack, &corrupted, &mut found);
         }
+        self.check_order(&calls, &mut found);
+        self.check_deadlines(&calls, &mut found);
+        self.check_cancelled(&calls, &mut found);
         self.check_content(&corrupted, &mut found);
         self.check_in_flight(&calls, &mut found);
         self.check_handlers(&mut found);
@@ -212,12 +277,18 @@ impl History {
 
     fn calls(&self) -> BTreeMap<u64, Call> {
         let mut calls = BTreeMap::<u64, Call>::new();
-        for (at, fact) in &self.facts {
+        for (place, (at, fact)) in self.facts.iter().enumerate() {
             match fact {
-                Fact::Made { call, from, kind } => {
+                Fact::Made { call, from, kind, is_to_station } => {
                     let call = calls.entry(*call).or_default();
-                    (call.from, call.kind) = (Some(*from), Some(*kind));
+                    (call.from, call.kind, call.is_to_station) = (Some(*from), Some(*kind), *is_to_station);
                 }
+                Fact::Called { call, limits } => {
+                    let call = calls.entry(*call).or_default();
+                    (call.called, call.limits) = (Some((*at, place)), *limits);
+                }
+                Fact::Requested { call, .. } => calls.entry(*call).or_default().requests += 1,
+                Fact::EndedAtServer { call } => calls.entry(*call).or_default().ended_at_server = Some(*at),
                 Fact::Ended { call, outcome } => calls.entry(*call).or_default().ends.push((*at, outcome.clone())),
                 Fact::Executed { call, end } => calls.entry(*call).or_default().executed.push(end.side()),
                 Fact::Responded { call, link } => calls.entry(*call).or_default().responses.push(*link),
@@ -233,7 +304,7 @@ impl History {
         let mut links = HashMap::<usize, Vec<u16>>::new();
         for (at, fact) in &self.facts {
             match fact {
-                Fact::Dialled { client, link } => links.entry(*client).or_default().push(*link),
+                Fact::Dialled { client, link, .. } => links.entry(*client).or_default().push(*link),
                 Fact::AlteredCall { end } => {
                     let is_corrupted = match end {
                         End::Server(link) => corrupted.any(&[*link], Side::Client),
@@ -254,14 +325,15 @@ impl History {
     /// Checks the calls in flight of each end of each link, at the moment at which the proxy reads a call.
     ///
     /// The proxy may read a call late, and a caller sees the end of its call in the same moment. A call thus counts if
-    /// the proxy has read it and it ends at a later time.
+    /// the proxy has read it and it ends at a later time. A call to a station ends later at its caller: that of the
+    /// server on the link counts, if it is known.
     fn check_in_flight(&self, calls: &BTreeMap<u64, Call>, found: &mut Vec<String>) {
         let mut limits = HashMap::<End, usize>::new();
         let mut clients = HashMap::<u16, usize>::new();
         let mut written = HashMap::<(u16, Side), Vec<u64>>::new();
         for (at, fact) in &self.facts {
             match fact {
-                Fact::Dialled { client, link } => drop(clients.insert(*link, *client)),
+                Fact::Dialled { client, link, .. } => drop(clients.insert(*link, *client)),
                 // Calls in flight stay so when the limit falls. The highest limit of the past counts.
                 Fact::Limits { end, in_flight, .. } => {
                     let limit = limits.entry(*end).or_default();
@@ -270,7 +342,15 @@ impl History {
                 Fact::Wrote { call, link, from } if calls[call].kind == Some(Kind::Queued) => {
                     let all = written.entry((*link, *from)).or_default();
                     all.push(*call);
-                    let is_in_flight = |call: &&u64| calls[call].ends.iter().all(|(end, _)| *end > at + self.slack);
+                    let is_in_flight = |call: &&u64| {
+                        let call = &calls[call];
+                        let is_later = |end: &u64| *end > at + self.slack;
+                        if call.is_to_station {
+                            call.ended_at_server.as_ref().is_some_and(is_later)
+                        } else {
+                            call.ends.iter().all(|(end, _)| is_later(end))
+                        }
+                    };
                     let in_flight = all.iter().filter(is_in_flight).count();
                     let end = match from {
                         Side::Server => End::Server(*link),
@@ -285,12 +365,12 @@ impl History {
         }
     }
 
-    /// Checks the running handlers of each connection of a server, of all connections of a client at the server, and of
+    /// Checks the running handlers of each connection of a server, of all connections of a client at each server, and of
     /// each client.
     fn check_handlers(&self, found: &mut Vec<String>) {
         let mut limits = HashMap::<End, usize>::new();
         let mut running = HashMap::<End, usize>::new();
-        let mut clients = HashMap::<u16, usize>::new();
+        let mut clients = HashMap::<u16, (usize, usize)>::new();
         for (at, fact) in &self.facts {
             match fact {
                 Fact::Limits { end, handlers, .. } => {
@@ -312,11 +392,11 @@ impl History {
                         let all: usize = running.iter().filter(|(end, _)| is_same(end)).map(|(_, count)| count).sum();
                         let limit = limits.iter().filter(|(end, _)| is_same(end)).map(|(_, limit)| limit).max();
                         if limit.is_some_and(|limit| all > 2 * limit) {
-                            found.push(format!("{all} handlers of client {client:?} run at {at} ms at the server"));
+                            found.push(format!("{all} handlers of (client, server) {client:?} run at {at} ms"));
                         }
                     }
                 }
-                Fact::Dialled { client, link } => drop(clients.insert(*link, *client)),
+                Fact::Dialled { client, link, node } => drop(clients.insert(*link, (*client, *node))),
                 Fact::Finished { end, .. } => *running.entry(*end).or_default() -= 1,
                 _ => {}
             }
@@ -325,19 +405,123 @@ impl History {
             found.push(format!("{running} handlers of {end:?} never ended"));
         }
     }
+
+    /// Checks that queued calls are written in the order in which they were made: those of a client over all of its
+    /// links, and those of a node on each link. A call that was requested again, because the station had moved, may come
+    /// later.
+    fn check_order(&self, calls: &BTreeMap<u64, Call>, found: &mut Vec<String>) {
+        let mut dials = HashMap::new();
+        let mut written = BTreeMap::<_, Vec<_>>::new();
+        for (place, (_, fact)) in self.facts.iter().enumerate() {
+            match fact {
+                Fact::Dialled { link, node, .. } => drop(dials.insert(*link, (place, *node))),
+                Fact::Wrote { call: number, link, .. } => {
+                    let call = &calls[number];
+                    let (Some(from), Some((_, called)), (dialled, node)) = (call.from, call.called, dials[link]) else {
+                        continue;
+                    };
+                    let (group, requests) = match from {
+                        Caller::Client(_) => (None, 0),
+                        Caller::Node(own) => (Some(*link), usize::from(own != node)),
+                    };
+                    if matches!(call.kind, Some(Kind::Queued | Kind::FireAndForget)) && call.requests == requests {
+                        written.entry((from, group)).or_default().push((dialled, place, called, *number));
+                    }
+                }
+                _ => {}
+            }
+        }
+        for ((from, _), mut written) in written {
+            // The proxy may read the end of an old link late.
+            written.sort_unstable();
+            for ((_, _, before, first), (_, _, after, second)) in written.iter().zip(written.iter().skip(1)) {
+                if before > after {
+                    found.push(format!("{from:?} made call {second} before call {first}, and it was written later"));
+                }
+            }
+        }
+    }
+
+    /// Checks that no call is written after its end, as far as links without faults show.
+    fn check_cancelled(&self, calls: &BTreeMap<u64, Call>, found: &mut Vec<String>) {
+        /// The proxy is late by its latency, and a node can miss the cancellation of another one for 4 s, as b87 says.
+        const LATE: u64 = 6000;
+        let faulty = self.facts.iter().filter_map(|(_, fact)| match fact {
+            Fact::Fault { link, .. } => Some(*link),
+            _ => None,
+        });
+        let faulty: HashSet<_> = faulty.collect();
+        for (at, fact) in &self.facts {
+            if let Fact::Wrote { call, link, .. } = fact
+                && let [(ended, outcome)] = &*calls[call].ends
+                && *at > ended + LATE
+                && !faulty.contains(link)
+            {
+                found.push(format!("call {call} is written at {at} ms, and ended at {ended} ms: {outcome:?}"));
+            }
+        }
+    }
+
+    /// Checks that each call ended within its timeouts. The timeout for the response counts from the moment at which the
+    /// proxy read the call.
+    fn check_deadlines(&self, calls: &BTreeMap<u64, Call>, found: &mut Vec<String>) {
+        /// A call to another node ends this much later at most, as b86 says.
+        const REMOTE: u64 = 250;
+        /// The loss of a response from another node is noticed within this time, in milliseconds.
+        const LOSS: u64 = 10_000;
+        let mut timeouts = HashMap::<End, u64>::new();
+        let mut links = HashMap::new();
+        for (_, fact) in &self.facts {
+            match fact {
+                Fact::Limits { end, timeout, .. } => {
+                    let longest = timeouts.entry(*end).or_default();
+                    *longest = (*longest).max(timeout.as_millis() as u64);
+                }
+                Fact::Wrote { call, link, .. } => _ = links.entry(*call).or_insert(*link),
+                _ => {}
+            }
+        }
+        // The clock has a resolution of a millisecond.
+        let slack = 2 + 10 * self.slack;
+        for (number, call) in calls {
+            let (Some((called, _)), [(ended, outcome)]) = (call.called, &*call.ends) else { continue };
+            if let Some(total) = call.limits.total {
+                let latest = called + total.as_millis() as u64 + if call.is_to_station { REMOTE } else { 0 };
+                if *ended > latest + slack {
+                    found.push(format!("call {number} ended at {ended} ms, after its deadline at {latest} ms"));
+                }
+            }
+            let (Some(from), Some(written), Some(Kind::Queued | Kind::BypassesQueue)) =
+                (call.from, call.written, call.kind)
+            else {
+                continue;
+            };
+            let end = match from {
+                Caller::Client(client) => End::Client(client),
+                Caller::Node(_) => End::Server(links[number]),
+            };
+            let timeout = call.limits.timeout.map(|timeout| timeout.as_millis() as u64);
+            let Some(timeout) = timeout.or_else(|| timeouts.get(&end).copied()) else { continue };
+            let latest = written + timeout + if call.is_to_station { LOSS } else { 0 };
+            if *ended > latest + slack {
+                found.push(format!("call {number} ended at {ended} ms, its timeout at {latest} ms: {outcome:?}"));
+            }
+        }
+    }
 }
 
 impl Call {
     fn check(&self, number: u64, slack: u64, corrupted: &Corrupted, found: &mut Vec<String>) {
         let Self { from, ends, executed, responses, written, .. } = self;
         let Some(from) = from else { return found.push(format!("call {number} was never made")) };
+        let from = from.side();
         let [(ended, outcome)] = &**ends else {
             return found.push(format!("call {number} has ended {} times", ends.len()));
         };
         if executed.len() > 1 {
             found.push(format!("call {number} was executed {} times", executed.len()));
         }
-        if executed.contains(from) {
+        if executed.contains(&from) {
             found.push(format!("call {number} was executed by its own side"));
         }
         if !executed.is_empty() && written.is_none() {

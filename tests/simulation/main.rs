@@ -1,5 +1,5 @@
-//! A campaign of faults against both ends: simulations in memory by the thousand, the same over sockets, attacks on a
-//! server, and servers that misbehave.
+//! A campaign of faults against both ends and against clusters: simulations in memory by the thousand, the same over
+//! sockets, attacks on a server, and servers that misbehave.
 //!
 //! `tests/run` runs the sizes of CI, `tests/campaign` runs it for as long as you want. These variables set its size:
 //!
@@ -14,6 +14,7 @@
 mod attacks;
 mod history;
 mod link;
+mod nodes;
 mod seeds;
 mod sockets;
 mod wire;
@@ -67,6 +68,8 @@ struct Figures {
     seeds: u64,
     calls: usize,
     responses: usize,
+    /// The responses to calls from one node to another.
+    remote: usize,
     links: usize,
     faults: usize,
     failed: Vec<u64>,
@@ -77,6 +80,7 @@ impl Figures {
         self.seeds += 1;
         self.calls += history.count(|fact| matches!(fact, Fact::Made { .. }));
         self.responses += history.count(|fact| matches!(fact, Fact::Responded { .. }));
+        self.remote += history.remote_responses();
         self.links += history.count(|fact| matches!(fact, Fact::Dialled { .. }));
         self.faults += history.count(|fact| matches!(fact, Fact::Fault { .. }));
         let violations = history.violations();
@@ -94,11 +98,11 @@ impl Figures {
 impl Figures {
     /// Prints the figures, and panics if a seed failed.
     fn report(&self, what: &str, started: Instant) {
-        let Self { seeds, calls, responses, links, faults, failed } = self;
+        let Self { seeds, calls, responses, remote, links, faults, failed } = self;
         let seconds = started.elapsed().as_secs_f64();
         println!(
-            "{seeds} {what} with {calls} calls, {responses} responses, {links} links and {faults} faults in \
-             {seconds:.1} s, {:.1} a second",
+            "{seeds} {what} with {calls} calls, {responses} responses, {remote} of them over a cluster, {links} links and \
+             {faults} faults in {seconds:.1} s, {:.1} a second",
             *seeds as f64 / seconds
         );
         assert!(failed.is_empty(), "these seeds failed: {failed:?}. Run one by CAMPAIGN_SEED=… CAMPAIGN_SEEDS=1");
@@ -158,6 +162,7 @@ fn simulations_keep_the_rules() {
     figures.report("simulations", started);
     if figures.seeds >= 100 {
         figures.assert_much(1);
+        assert!(figures.remote as u64 > figures.seeds / 2, "only {} responses over a cluster", figures.remote);
     }
 }
 

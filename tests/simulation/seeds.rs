@@ -1,21 +1,20 @@
-//! Simulations in memory: both ends are this crate's, the link between them has faults, and the seed decides all of it.
+//! Simulations in memory: all ends are this crate's, the links between them and the cluster of servers have faults, and
+//! the seed decides all of it.
 
 use std::{
     cell::Cell,
     io,
     net::SocketAddr,
-    panic::panic_any,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use http::{HeaderValue, header};
 use ocpp_rpc::{
-    Accept, Close, Handshake, Options, Reject, RpcClient, RpcServer, Session, Tolerance,
-    client::{Backoff, Reconnect, Target},
+    Close, Options, RpcClient, Session, Tolerance,
+    client::{Backoff, ClientState, Reconnect, Target},
     compression::Compression,
-    event::EventKind,
-    server::{ConnectionInfo, DuplicateIdentity, Listener},
+    server::{ConnectionInfo, Listener},
     unstable::seed as seed_library,
 };
 use tokio::{
@@ -26,9 +25,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    history::{End, Fact, History, Side},
+    history::{Caller, End, Fact, History},
     link::{Fault, FaultKind, LinkEnd, Plan, link, link_over_tcp},
-    world::{Medium, Planned, World, lock, router},
+    nodes::{Key, Node, Nodes},
+    world::{Medium, Peer, World, lock, router},
 };
 
 /// Runs the simulation of a seed to its end, and returns its history.
@@ -68,7 +68,7 @@ thread_local! {
 
 struct Simulation {
     world: Arc<World>,
-    server: RpcServer,
+    nodes: Arc<Nodes>,
     /// Set if the medium is sockets.
     listener: Option<Listener>,
     clients: Vec<RpcClient>,
@@ -77,28 +77,35 @@ struct Simulation {
     links: Arc<Mutex<Links>>,
     /// The calls and other tasks of the script. All of them end in the end.
     tasks: Vec<JoinHandle<()>>,
+    /// The tasks that make up for the faults of a cluster.
+    repairs: Vec<JoinHandle<()>>,
 }
 
-/// The key of a session, as the authenticator has set it.
-#[derive(Clone, PartialEq)]
-struct Key(String);
+/// The time after which a cluster without faults has one session of each station.
+const SETTLED: Duration = Duration::from_secs(15);
 
 /// The links that were made, and what cuts each.
 type Links = Vec<(u16, CancellationToken)>;
 
 /// The choices that hold for a whole simulation.
 #[derive(Clone, Copy)]
-struct Habits {
+pub struct Habits {
+    /// The number of servers. Several are the nodes of a cluster.
+    pub nodes: usize,
     /// The percentage of links with faults.
     faults: usize,
     is_corrupting: bool,
-    is_compressed: bool,
+    pub is_compressed: bool,
     has_tenants: bool,
+    /// Whether two clients may have the same identity.
+    has_twins: bool,
+    /// Whether the events of the servers are read.
+    pub is_watched: bool,
 }
 
 impl Habits {
     /// Returns the key of a client's sessions. Clients of two tenants may have the same identity.
-    fn key(self, client: usize, identity: &str) -> String {
+    pub fn key(self, client: usize, identity: &str) -> String {
         if self.has_tenants { format!("{}/{identity}", client % 2) } else { identity.to_owned() }
     }
 }
@@ -106,69 +113,75 @@ impl Habits {
 impl Simulation {
     async fn new(world: &Arc<World>) -> Self {
         let habits = Habits {
+            nodes: if world.medium == Medium::Memory { world.pick(&[1, 1, 2, 3]) } else { 1 },
             faults: world.pick(&[0, 30, 70]),
             is_corrupting: world.chance(30),
             is_compressed: world.chance(20),
             has_tenants: world.chance(30),
+            has_twins: world.chance(15),
+            is_watched: world.chance(30),
         };
         let links = Arc::<Mutex<Links>>::default();
-        let server = server(world, habits);
-        let listener = match world.medium {
-            Medium::Memory => None,
-            Medium::Sockets => Some(server.listen("127.0.0.1:0").await.expect("a socket")),
+        let nodes = Nodes::start(world, habits);
+        let listener = match (world.medium, nodes.any()) {
+            (Medium::Sockets, Some(node)) => Some(node.server.listen("127.0.0.1:0").await.expect("a socket")),
+            _ => None,
         };
         let address = listener.as_ref().map(Listener::local_addr);
         let count = world.roll(1..4);
-        let same_identity = world.chance(15);
         let identities: Vec<_> =
-            (0..count).map(|client| format!("CP-{}", if same_identity { 0 } else { client })).collect();
+            (0..count).map(|client| format!("CP-{}", if habits.has_twins { 0 } else { client })).collect();
         let clients = identities.iter().enumerate().map(|(at, identity)| {
-            let (world, server, links) = (world.clone(), server.clone(), links.clone());
-            Dial { world, server, address, links, client: at, habits }.client(identity)
+            let (world, nodes, links) = (world.clone(), nodes.clone(), links.clone());
+            Dial { world, nodes, address, links, client: at, habits }.client(identity)
         });
         let clients = clients.collect();
         let keys = identities.iter().enumerate().map(|(client, identity)| habits.key(client, identity)).collect();
-        Self { world: world.clone(), server, listener, clients, keys, links, tasks: Vec::new() }
+        Self { world: world.clone(), nodes, listener, clients, keys, links, tasks: Vec::new(), repairs: Vec::new() }
     }
 
     async fn run(mut self) {
-        let world = self.world.clone();
-        let events = world.chance(30).then(|| self.watch_events());
+        let (world, nodes) = (self.world.clone(), self.nodes.clone());
         for client in 0..self.clients.len() {
             self.connect(client);
         }
+        let longest = if nodes.is_cluster() { world.pick(&[300, 1500]) } else { 300 };
         for _ in 0..world.roll(5..40) {
-            sleep(world.milliseconds(0..300)).await;
+            sleep(world.milliseconds(0..longest)).await;
             self.step();
         }
-        self.end().await;
-        if let Some(events) = events {
-            let _ = events.await;
+        if nodes.is_cluster() {
+            self.settle().await;
         }
+        self.end().await;
+        nodes.watched().await;
     }
 
     /// Does something at random.
     fn step(&mut self) {
         let world = self.world.clone();
         let client = world.roll(0..self.clients.len());
-        match world.roll(0..106) {
+        match world.roll(0..if self.nodes.is_cluster() { 170 } else { 110 }) {
             0..40 => {
-                let session = self.clients[client].session();
+                let session = Peer::Session(self.clients[client].session());
                 for _ in 0..world.pick(&[1, 1, 2, 5]) {
-                    self.tasks.push(world.spawn_call(&session, Side::Client));
+                    self.tasks.push(world.spawn_call(&session, Caller::Client(client)));
                 }
             }
             40..70 => {
-                if let Some(session) = self.session(client) {
+                if let Some((node, session)) = self.session(client) {
+                    let session = Peer::Session(session);
                     for _ in 0..world.pick(&[1, 1, 2, 5]) {
-                        self.tasks.push(world.spawn_call(&session, Side::Server));
+                        self.tasks.push(world.spawn_call(&session, Caller::Node(node)));
                     }
                 }
             }
             70..76 => {
                 if !self.tasks.is_empty() {
                     world.step("a caller drops its call");
-                    self.tasks[world.roll(0..self.tasks.len())].abort();
+                    // Most of the latest have not ended.
+                    let first = if world.chance(50) { self.tasks.len().saturating_sub(8) } else { 0 };
+                    self.tasks[world.roll(first..self.tasks.len())].abort();
                 }
             }
             76..79 => {
@@ -177,14 +190,14 @@ impl Simulation {
                 let _ = self.clients[client].update(|settings| settings.options(options));
             }
             79..82 => {
-                if let Some(session) = self.session(client) {
+                if let Some((_, session)) = self.session(client) {
                     world.step(format!("the server sets options of {}", session.identity()));
                     let end = session.remote_address().map_or(0, |address| address.port());
                     let _ = session.set_options(options(&world, Options::server(), &[End::Server(end)]));
                 }
             }
             82..86 => {
-                if let Some(session) = self.session(client) {
+                if let Some((_, session)) = self.session(client) {
                     let close = close(&world);
                     world.step(format!("the server closes {}: {close:?}", session.identity()));
                     self.tasks.push(tokio::spawn(async move { drop(session.close(close).await) }));
@@ -207,15 +220,32 @@ impl Simulation {
             }
             98..100 => {
                 world.step(format!("client {client} sets its router"));
-                let router = router(&world, Some(client));
+                let router = router(&world, Caller::Client(client));
                 self.clients[client].update(|settings| settings.router(router)).expect("valid settings");
             }
             100..103 => self.update(client),
-            _ => {
+            103..106 => {
                 world.step(format!("client {client} reconnects"));
                 let client = self.clients[client].clone();
                 self.tasks.push(tokio::spawn(async move { drop(client.reconnect().await) }));
             }
+            106..110 | 130..170 => {
+                if let Some(Node { number, server }) = self.nodes.any() {
+                    let station = Peer::Station(server.station(&*self.keys[client]));
+                    for _ in 0..world.pick(&[1, 1, 2, 5]) {
+                        self.tasks.push(world.spawn_call(&station, Caller::Node(number)));
+                    }
+                }
+            }
+            110..112 => {
+                if let Some(Node { number, server }) = self.nodes.any() {
+                    let close = close(&world);
+                    world.step(format!("node {number} closes the station of client {client}: {close:?}"));
+                    let station = server.station(&*self.keys[client]);
+                    self.tasks.push(tokio::spawn(async move { drop(station.close(close).await) }));
+                }
+            }
+            _ => self.repairs.extend(self.nodes.harm()),
         }
     }
 
@@ -236,19 +266,25 @@ impl Simulation {
         updated.expect("valid settings");
     }
 
-    fn session(&self, client: usize) -> Option<Session> {
-        let key = Key(self.keys[client].clone());
-        let session = self.server.session(&key.0);
-        let all = self.server.sessions();
-        let mut own = all.iter().filter(|session| session.extension().as_ref() == Some(&key));
-        let is_right = match &session {
-            None => own.next().is_none(),
-            Some(found) => own.any(|session| session.id() == found.id()),
-        };
-        if !is_right {
-            self.world.record(Fact::Broken(format!("the key of client {client} finds {session:?} of {all:?}")));
+    /// Returns the session of a client at one of the servers, with the number of the server.
+    fn session(&self, client: usize) -> Option<(usize, Session)> {
+        let (key, mut nodes) = (Key(self.keys[client].clone()), self.nodes.running());
+        if nodes.len() > 1 {
+            let first = self.world.roll(0..nodes.len());
+            nodes.rotate_left(first);
         }
-        session
+        nodes.into_iter().find_map(|Node { number, server }| {
+            let (session, all) = (server.session(&key.0), server.sessions());
+            let mut own = all.iter().filter(|session| session.extension().as_ref() == Some(&key));
+            let is_right = match &session {
+                None => own.next().is_none(),
+                Some(found) => own.any(|session| session.id() == found.id()),
+            };
+            if !is_right {
+                self.world.record(Fact::Broken(format!("the key of client {client} finds {session:?} of {all:?}")));
+            }
+            Some((number, session?))
+        })
     }
 
     fn connect(&mut self, client: usize) {
@@ -261,41 +297,131 @@ impl Simulation {
         }));
     }
 
-    /// Counts the sessions that open and close, as far as no event is lost.
-    fn watch_events(&self) -> JoinHandle<()> {
-        let (mut events, world) = (self.server.events(), self.world.clone());
-        tokio::spawn(async move {
-            let (mut open, mut is_complete) = (0_usize, true);
-            while let Some(event) = events.next().await {
-                match event.kind {
-                    EventKind::Opened { .. } => open += 1,
-                    EventKind::Closed(_) => match open.checked_sub(1) {
-                        Some(left) => open = left,
-                        None if is_complete => world.record(Fact::Broken("a session closed and never opened".into())),
-                        None => {}
-                    },
-                    EventKind::Lagged(_) => is_complete = false,
-                    _ => {}
+    /// Ends the faults of the cluster, and checks that all nodes agree on where the stations are.
+    async fn settle(&mut self) {
+        for repair in self.repairs.drain(..) {
+            let _ = repair.await;
+        }
+        self.nodes.heal();
+        sleep(SETTLED).await;
+        if !self.nodes.allows_duplicates() {
+            self.check_duplicates().await;
+        }
+        let connected = self.connected();
+        for (client, link) in &connected {
+            self.check_reach(*client, *link).await;
+        }
+        self.check_lists(&connected).await;
+    }
+
+    /// Returns the open sessions of a key at all nodes, by their links.
+    fn open_links(&self, key: &str) -> Vec<u16> {
+        let key = Key(key.to_owned());
+        let sessions = self.nodes.running().into_iter().flat_map(|node| node.server.sessions());
+        let open = sessions.filter(|session| session.is_open() && session.extension().as_ref() == Some(&key));
+        open.filter_map(|session| session.remote_address().map(|address| address.port())).collect()
+    }
+
+    /// Checks that each key has at most one session. Twins replace each other all the time: then a moment counts.
+    async fn check_duplicates(&self) {
+        for key in &self.keys {
+            let mut open = Vec::new();
+            for _ in 0..100 {
+                open = self.open_links(key);
+                if open.len() <= 1 {
+                    break;
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+            if open.len() > 1 {
+                self.world.record(Fact::Broken(format!("{key} has several sessions in the end: links {open:?}")));
+            }
+        }
+    }
+
+    /// Returns the clients that are connected over a link without a fault, and that have no twin, with their links.
+    fn connected(&self) -> Vec<(usize, u16)> {
+        let world = &self.world;
+        let mut connected = Vec::new();
+        for (client, handle) in self.clients.iter().enumerate() {
+            let Some(link) = self.sound_link(client) else { continue };
+            if self.keys.iter().filter(|key| **key == self.keys[client]).count() > 1
+                || handle.state() != ClientState::Open
+            {
+                continue;
+            }
+            if self.open_links(&self.keys[client]).contains(&link) {
+                connected.push((client, link));
+            } else {
+                world.record(Fact::Broken(format!("client {client} is connected over link {link}, at no server")));
+            }
+        }
+        connected
+    }
+
+    /// Returns the latest link of a client, if it is some seconds old and has no fault.
+    fn sound_link(&self, client: usize) -> Option<u16> {
+        let (_, link) = self.world.so_far(|history| history.last_link(client))?;
+        let is_cut = lock(&self.links).iter().any(|(other, cut)| *other == link && cut.is_cancelled());
+        let is_sound = self.world.so_far(|history| history.is_sound(link));
+        (is_sound && !is_cut).then_some(link)
+    }
+
+    /// Checks that each node reaches a station.
+    async fn check_reach(&self, client: usize, link: u16) {
+        for Node { number, server } in self.nodes.running() {
+            let key = &self.keys[client];
+            let error = self.world.reach(server.station(&**key), Caller::Node(number)).await;
+            if let Some(error) = error
+                && self.open_links(key).contains(&link)
+                && self.sound_link(client) == Some(link)
+            {
+                self.world.record(Fact::Broken(format!("node {number} does not reach client {client}: {error}")));
+            }
+        }
+    }
+
+    /// Checks that each node lists each station once.
+    async fn check_lists(&self, connected: &[(usize, u16)]) {
+        for Node { number, server } in self.nodes.running() {
+            let mut stations = server.stations();
+            let mut listed = Vec::new();
+            while let Some(page) = stations.next().await {
+                listed.extend(page.into_iter().map(|station| station.key.to_string()));
+            }
+            let missing = stations.missing_nodes();
+            if !missing.is_empty() {
+                self.world.record(Fact::Broken(format!("node {number} lists no stations of {missing:?}")));
+            }
+            for (client, link) in connected {
+                let key = &self.keys[*client];
+                let is_connected = || self.open_links(key) == [*link] && self.sound_link(*client) == Some(*link);
+                let times = listed.iter().filter(|listed| *listed == key).count();
+                if times != 1 && is_connected() {
+                    self.world.record(Fact::Broken(format!("node {number} lists {key} {times} times")));
                 }
             }
-            if is_complete {
-                world.record(Fact::Left { what: "opened sessions without the event of their end", number: open });
-            }
-        })
+        }
     }
 
     /// Closes both ends, and records what does not end.
     async fn end(self) {
-        let Self { world, server, clients, tasks, listener, .. } = self;
+        let Self { world, nodes, clients, tasks, listener, .. } = self;
         // A client that is closed before its last `connect` is polled would connect again.
         sleep(Duration::from_millis(1)).await;
         world.step("the end");
-        let close_server = async {
-            let close = close(&world);
-            world.step(format!("the server closes: {close:?}"));
-            let closed = timeout(world.medium.long(), server.close(close)).await;
-            world.record(Fact::Left { what: "closes of the server that never ended", number: closed.is_err().into() });
-            world.record(Fact::Left { what: "sessions", number: server.sessions().len() });
+        let close_servers = async {
+            let closing = nodes.running().into_iter().map(|Node { number, server }| {
+                let (close, world) = (close(&world), &world);
+                world.step(format!("node {number} closes: {close:?}"));
+                async move {
+                    let closed = timeout(world.medium.long(), server.close(close)).await;
+                    let never = usize::from(closed.is_err());
+                    world.record(Fact::Left { what: "closes of a server that never ended", number: never });
+                    world.record(Fact::Left { what: "sessions", number: server.sessions().len() });
+                }
+            });
+            futures_util::future::join_all(closing).await;
         };
         let close_clients = async {
             for client in &clients {
@@ -307,10 +433,10 @@ impl Simulation {
             }
         };
         if world.chance(50) {
-            close_server.await;
+            close_servers.await;
             close_clients.await;
         } else {
-            tokio::join!(close_server, close_clients);
+            tokio::join!(close_servers, close_clients);
         }
         let mut left = 0;
         for task in tasks {
@@ -323,64 +449,24 @@ impl Simulation {
     }
 }
 
-fn server(world: &Arc<World>, habits: Habits) -> RpcServer {
-    let duplicates = [DuplicateIdentity::ReplaceOld, DuplicateIdentity::RejectNew, DuplicateIdentity::AllowBoth];
-    let mut options = options(world, Options::server(), &[]);
-    if !habits.is_compressed {
-        options = options.compression(None);
-    }
-    let authenticate = {
-        let world = world.clone();
-        move |handshake: Handshake| {
-            let world = world.clone();
-            async move {
-                let link = handshake.remote_address().map_or(0, |address| address.port());
-                match world.roll(0..20) {
-                    0 => sleep(world.milliseconds(1..500)).await,
-                    1 => std::future::pending().await,
-                    2 => return Err(Reject::unauthorized()),
-                    3 => panic_any(Planned),
-                    _ => {}
-                }
-                let client = handshake.query().and_then(|query| query.strip_prefix("client=")?.parse().ok());
-                let Some(client) = client else { return Err(Reject::not_found()) };
-                if !handshake.password().is_some_and(|password| world.knows_password(client, &password)) {
-                    world.record(Fact::UnknownPassword { link });
-                    return Err(Reject::unauthorized());
-                }
-                let key = habits.key(client, handshake.identity());
-                let options = session_options(&world, habits, link);
-                Ok(Accept::new().key(key.clone()).extension(Key(key)).options(options))
-            }
-        }
-    };
-    RpcServer::builder(router(world, None))
-        .protocols(["ocpp2.1", "ocpp1.6"])
-        .options(options)
-        .duplicate_identity(world.pick(&duplicates))
-        .handshake_timeout(Duration::from_secs(5))
-        .auth(authenticate)
-        .build()
-        .expect("valid settings")
-}
-
-fn session_options(world: &World, habits: Habits, link: u16) -> Options {
+pub fn session_options(world: &World, habits: Habits, link: u16) -> Options {
     let options = options(world, Options::server(), &[End::Server(link)]);
     if habits.is_compressed { options } else { options.compression(None) }
 }
 
 /// Returns random options, and records their limits for the ends that use them.
-fn options(world: &World, options: Options, ends: &[End]) -> Options {
+pub fn options(world: &World, options: Options, ends: &[End]) -> Options {
     let in_flight = world.pick(&[1, 1, 1, 2, 4]);
     let handlers = world.pick(if world.is_stuck { &[1, 2] } else { &[1, 2, 8, 64] });
+    let timeout = world.milliseconds(500..5000);
     for end in ends {
-        world.record(Fact::Limits { end: *end, in_flight, handlers });
+        world.record(Fact::Limits { end: *end, in_flight, handlers, timeout });
     }
     let tolerances = [Tolerance::Strict, Tolerance::Lenient, Tolerance::Permissive];
     options
         .call_concurrency(in_flight)
         .handler_concurrency(handlers)
-        .call_timeout(world.milliseconds(500..5000))
+        .call_timeout(timeout)
         .call_queue(world.pick(&[2, 1000]))
         .handler_queue(world.pick(&[0, 2, 256]))
         .ping_interval(world.pick(&[None, Some(Duration::from_millis(700)), Some(Duration::from_secs(3))]))
@@ -391,7 +477,7 @@ fn options(world: &World, options: Options, ends: &[End]) -> Options {
         .tolerance(world.pick(&tolerances))
 }
 
-fn close(world: &World) -> Close {
+pub fn close(world: &World) -> Close {
     match world.roll(0..4) {
         0 => Close::forced(),
         1 => Close::restart().reason("a restart"),
@@ -417,7 +503,7 @@ fn reconnect(world: &World) -> Reconnect {
 #[derive(Clone)]
 struct Dial {
     world: Arc<World>,
-    server: RpcServer,
+    nodes: Arc<Nodes>,
     /// The address of the server if the medium is sockets.
     address: Option<SocketAddr>,
     links: Arc<Mutex<Links>>,
@@ -439,7 +525,7 @@ impl Dial {
             .password(world.next_password(client))
             .reconnect(reconnect(&world))
             .connect_timeout(Duration::from_secs(4))
-            .router(router(&world, Some(client)))
+            .router(router(&world, Caller::Client(client)))
             .connector(move |_: Target| {
                 let dial = self.clone();
                 async move { dial.dial().await }
@@ -449,12 +535,15 @@ impl Dial {
     }
 
     async fn dial(&self) -> io::Result<LinkEnd> {
-        let Self { world, server, address, links, client, habits } = self;
+        let Self { world, nodes, address, links, client, habits } = self;
         match world.roll(0..100) {
             0..6 => return Err(io::ErrorKind::ConnectionRefused.into()),
             6..8 => std::future::pending().await,
             _ => {}
         }
+        let Some(Node { number: node, server }) = nodes.any() else {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        };
         let cut = world.stop.child_token();
         let plan = plan(world, *habits);
         let (number, near) = if let Some(address) = address {
@@ -462,14 +551,13 @@ impl Dial {
         } else {
             let number = lock(links).len() as u16;
             let (near, far) = link(world, number, plan, &cut);
-            let server = server.clone();
             // The port of the address is the number of the link.
             let info = ConnectionInfo::new().remote_address(([192, 0, 2, 1], number).into());
             tokio::spawn(async move { server.serve_connection(far, info).await });
             (number, near)
         };
         lock(links).push((number, cut));
-        world.record(Fact::Dialled { client: *client, link: number });
+        world.record(Fact::Dialled { client: *client, link: number, node });
         Ok(near)
     }
 }

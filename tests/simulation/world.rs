@@ -12,7 +12,7 @@ use std::{
 };
 
 use ocpp_rpc::{
-    Call, CallError, Error, ErrorCode, RpcRouter, Session,
+    Call, CallError, Error, ErrorCode, RpcRouter, Session, Station,
     extract::{Params, Responder, State},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::history::{End, Fact, History, Kind, Outcome, Side};
+use crate::history::{Caller, End, Fact, History, Kind, Outcome, Side};
 
 /// The medium of a simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +107,16 @@ impl World {
         std::mem::take(&mut lock(&self.history))
     }
 
+    /// Returns what `read` finds in the history so far.
+    pub fn so_far<T>(&self, read: impl FnOnce(&History) -> T) -> T {
+        read(&lock(&self.history))
+    }
+
+    /// Returns the number of the call that was written with this message id.
+    pub fn call_of_id(&self, id: &str) -> Option<u64> {
+        lock(&self.calls).get(id).copied()
+    }
+
     /// Returns another password of a client.
     pub fn next_password(&self, client: usize) -> String {
         let mut passwords = lock(&self.passwords);
@@ -147,19 +157,39 @@ impl World {
     }
 
     /// Makes a call in a task of its own.
-    pub fn spawn_call(self: &Arc<Self>, session: &Session, from: Side) -> JoinHandle<()> {
-        let call = self.call(session, from);
+    pub fn spawn_call(self: &Arc<Self>, peer: &Peer, from: Caller) -> JoinHandle<()> {
+        let call = self.call(peer, from);
         tokio::spawn(call)
     }
 
+    /// Makes a call that the peer responds to at once. Returns the error if it did not reach the peer.
+    pub async fn reach(self: &Arc<Self>, station: Station, from: Caller) -> Option<Error> {
+        let number = self.calls_made.fetch_add(1, Ordering::Relaxed);
+        let guard = CallGuard { world: self.clone(), number, outcome: Some(Outcome::Dropped) };
+        self.record(Fact::Made { call: number, from, kind: Kind::BypassesQueue, is_to_station: true });
+        let limits = Limits { timeout: None, total: Some(REACH_TIMEOUT) };
+        self.record(Fact::Called { call: number, limits });
+        let params = json!({"n": number, "s": sum(number), "do": "now"});
+        let call = station.call::<Value>("Work", &params).bypass_queue().total_timeout(REACH_TIMEOUT);
+        let outcome = call.await;
+        let is_lost = matches!(outcome, Err(Error::NotConnected | Error::Unreachable | Error::Disconnected { .. }));
+        let error = outcome.as_ref().err().filter(|_| is_lost).cloned();
+        guard.ended(outcome.map(|response| read_response(number, &response)));
+        error
+    }
+
     /// Makes a call of a random kind, with a random behaviour of its handler.
-    fn call(self: &Arc<Self>, session: &Session, from: Side) -> impl Future<Output = ()> + Send + use<> {
+    fn call(self: &Arc<Self>, peer: &Peer, from: Caller) -> impl Future<Output = ()> + Send + use<> {
         const BEHAVIOURS: &[&str] = &[
             "now", "now", "now", "now", "yield", "soon", "soon", "soon", "late", "never", "error", "panic", "early",
             "large", "invalid", "back",
         ];
         let number = self.calls_made.fetch_add(1, Ordering::Relaxed);
-        let speaks_21 = session.protocol().as_deref() == Some("ocpp2.1");
+        let speaks_21 = match peer {
+            Peer::Session(session) => session.protocol().as_deref() == Some("ocpp2.1"),
+            Peer::Station(_) => true,
+        };
+        let is_to_station = matches!(peer, Peer::Station(_));
         let kind = match self.roll(0..20) {
             0 => Kind::BypassesQueue,
             1 => Kind::FireAndForget,
@@ -172,7 +202,7 @@ impl World {
             pad(&mut params, self.roll(1..20_000));
         }
         let guard = CallGuard { world: self.clone(), number, outcome: Some(Outcome::Dropped) };
-        self.record(Fact::Made { call: number, from, kind });
+        self.record(Fact::Made { call: number, from, kind, is_to_station });
         let action = self.pick(&["Work", "Work", "Work", "Work", "Unknown"]);
         let id = match self.roll(0..20) {
             0 | 1 => Some(format!("own-{number}")),
@@ -180,31 +210,74 @@ impl World {
             _ => None,
         };
         let is_invalid = id.as_ref().is_some_and(|id| !(1..=36).contains(&id.len()));
-        let call = with_id(self.with_timeouts(session.call::<Value>(action, &params)), &id);
+        let mut limits = match self.roll(0..10) {
+            0 => Limits { timeout: Some(self.milliseconds(0..1000)), total: None },
+            1 => Limits { timeout: None, total: Some(self.milliseconds(1..2000)) },
+            _ => Limits::default(),
+        };
+        let call = with_id(limits.set(peer.call::<Value>(action, &params)), &id);
         let written = match kind {
-            Kind::Send => Some(with_id(session.send("Work", &params), &id)),
-            Kind::FireAndForget => Some(with_id(session.call::<Value>(action, &params), &id).fire_and_forget()),
+            Kind::Send => Some(with_id(peer.send("Work", &params), &id)),
+            Kind::FireAndForget => Some(with_id(peer.call::<Value>(action, &params), &id).fire_and_forget()),
             Kind::BypassesQueue | Kind::Queued => None,
         };
+        if written.is_some() {
+            limits = Limits::default();
+        }
         let call = if kind == Kind::BypassesQueue { call.bypass_queue() } else { call };
         let world = self.clone();
         async move {
+            world.record(Fact::Called { call: number, limits });
             let outcome = match written {
                 Some(written) => written.await.map(|()| Outcome::Written),
                 None => call.await.map(|response| read_response(number, &response)),
             };
-            if is_invalid != matches!(outcome, Err(Error::InvalidMessageId { .. })) {
+            let is_refused = matches!(outcome, Err(Error::InvalidMessageId { .. }));
+            // A call to a station can fail before its id matters.
+            let may_fail = is_to_station && outcome.is_err();
+            if is_invalid != is_refused && !may_fail {
                 world.record(Fact::Broken(format!("call {number} with the id {id:?} ended with {outcome:?}")));
             }
             guard.ended(outcome);
         }
     }
+}
 
-    fn with_timeouts<R>(&self, call: Call<R>) -> Call<R> {
-        match self.roll(0..10) {
-            0 => call.timeout(self.milliseconds(0..1000)),
-            1 => call.total_timeout(self.milliseconds(1..2000)),
-            _ => call,
+/// The time that a call has to reach a station in the end.
+const REACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The timeouts of a call.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    pub timeout: Option<Duration>,
+    pub total: Option<Duration>,
+}
+
+impl Limits {
+    fn set<R>(self, call: Call<R>) -> Call<R> {
+        let call = if let Some(timeout) = self.timeout { call.timeout(timeout) } else { call };
+        if let Some(total) = self.total { call.total_timeout(total) } else { call }
+    }
+}
+
+/// The handle that makes a call.
+pub enum Peer {
+    Session(Session),
+    Station(Station),
+}
+
+impl Peer {
+    fn call<R: serde::de::DeserializeOwned + 'static>(&self, action: &str, params: &Value) -> Call<R> {
+        match self {
+            Self::Session(session) => session.call(action, params),
+            Self::Station(station) => station.call(action, params),
+        }
+    }
+
+    fn send(&self, action: &str, params: &Value) -> Call<()> {
+        match self {
+            Self::Session(session) => session.send(action, params),
+            Self::Station(station) => station.send(action, params),
         }
     }
 }
@@ -277,16 +350,16 @@ impl Drop for HandlerGuard<'_> {
     }
 }
 
-/// The place of a router: that of the server, or that of a client.
+/// The place of a router.
 #[derive(Clone)]
 pub struct Place {
-    pub world: Arc<World>,
-    /// `None` is the server.
-    pub client: Option<usize>,
+    world: Arc<World>,
+    /// The end of the router, which makes the calls of its handlers.
+    own: Caller,
 }
 
-pub fn router(world: &Arc<World>, client: Option<usize>) -> RpcRouter<Place> {
-    RpcRouter::with_state(Place { world: world.clone(), client }).on("Work", work)
+pub fn router(world: &Arc<World>, own: Caller) -> RpcRouter<Place> {
+    RpcRouter::with_state(Place { world: world.clone(), own }).on("Work", work)
 }
 
 /// The payload of planned panics.
@@ -301,9 +374,9 @@ async fn work(
     again: Responder,
 ) -> Result<Value, CallError> {
     let world = &place.world;
-    let end = match (place.client, session.remote_address()) {
-        (Some(client), _) => End::Client(client),
-        (None, address) => End::Server(address.map_or(0, |address| address.port())),
+    let end = match (place.own, session.remote_address()) {
+        (Caller::Client(client), _) => End::Client(client),
+        (Caller::Node(_), address) => End::Server(address.map_or(0, |address| address.port())),
     };
     let (call, checked) = (params["n"].as_u64(), params["s"].as_u64());
     let Some(call) = call.filter(|call| checked == Some(sum(*call)) && is_padded(&params)) else {
@@ -332,7 +405,7 @@ async fn work(
             return Ok(response);
         }
         Some("invalid") => return Ok(json!([call])),
-        Some("back") => world.call(&session, end.side()).await,
+        Some("back") => world.call(&Peer::Session(session), place.own).await,
         _ => {}
     }
     Ok(response)
