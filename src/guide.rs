@@ -20,7 +20,7 @@ pub mod calls {}
 #[doc = include_str!("docs/sessions.md")]
 pub mod sessions {}
 
-/// OCPP's security profiles, each as two commands.
+/// Authenticating stations: passwords, certificates, and OCPP's security profiles.
 #[doc = ""]
 #[doc = include_str!("docs/authentication.md")]
 pub mod authentication {}
@@ -60,6 +60,11 @@ pub mod testing {}
 #[doc = include_str!("docs/client.md")]
 pub mod client {}
 
+/// Running a server: systemd, shutdown, load balancers and several nodes.
+#[doc = ""]
+#[doc = include_str!("docs/deployment.md")]
+pub mod deployment {}
+
 /// Events, logs and metrics.
 #[doc = ""]
 #[doc = include_str!("docs/observing.md")]
@@ -86,7 +91,17 @@ pub mod compression {}
 #[doc = include_str!("docs/scale.md")]
 pub mod scale {}
 
-/// Coming from the npm module `ocpp-rpc`.
+/// Coming from the npm module `ocpp-rpc`, or from the Python package `ocpp`.
 #[doc = ""]
 #[doc = include_str!("docs/migration.md")]
 pub mod migration {}
+
+/// Troubleshooting: from a symptom to its cause and the setting.
+#[doc = ""]
+#[doc = include_str!("docs/troubleshooting.md")]
+pub mod troubleshooting {}
+
+/// Questions about stations that deviate from the standard.
+#[doc = ""]
+#[doc = include_str!("docs/faq.md")]
+pub mod faq {}

@@ -100,7 +100,8 @@ use crate::{
 /// If the client offers none of the server's protocols, the server completes the handshake without a protocol and
 /// closes the connection with 1002. [`NoCommonProtocol`](crate::server::NoCommonProtocol) sets other responses.
 ///
-#[cfg_attr(feature = "axum", doc = include_str!("../docs/shutdown.md"))]
+/// The guide's page [deployment](crate::guide::deployment#shutdown) has the order of a shutdown, alone and together with
+/// your own HTTP server. [Troubleshooting](crate::guide::troubleshooting) begins with what an operator sees.
 #[derive(Clone)]
 pub struct RpcServer {
     pub(crate) state: Arc<ServerState>,
