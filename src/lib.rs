@@ -72,7 +72,8 @@ pub mod compression {
 /// Extractors, the arguments of handlers.
 pub mod extract {
     pub use crate::handler::extract::{
-        Action, CancellationToken, Extension, FromCall, FromRef, OptionalFromCall, Params, Responder, State, Written,
+        Action, CancellationToken, Extension, FromCall, FromRef, OptionalFromCall, Params, RawMessage, Responder,
+        State, Written,
     };
 }
 

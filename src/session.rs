@@ -105,11 +105,12 @@ impl Session {
         self.send(A::NAME, message.params())
     }
 
-    /// Sends a text as it is, for tests and for private extensions of the protocol.
+    /// Sends a text as it is, for tests, for relays, and for private extensions of the protocol.
     ///
     /// The text is neither read nor validated, and no response is awaited: what the peer sends in return is handled by
-    /// the rules for its messages. The future resolves when the text is written. It does not wait for queued calls, but
-    /// counts toward [`Options::call_queue`] until then.
+    /// the rules for its messages, or goes to the handler of [`RpcRouter::raw`](crate::RpcRouter::raw). The future
+    /// resolves when the text is written. It does not wait for queued calls, but counts toward [`Options::call_queue`]
+    /// until then.
     ///
     /// ```no_run
     /// # async fn example(session: ocpp_rpc::Session) -> Result<(), ocpp_rpc::Error> {

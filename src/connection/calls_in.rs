@@ -18,7 +18,10 @@ pub(crate) struct CallsIn {
     queue: Option<Box<Queue>>,
     /// The requests that wait for a handler or for their response, by their ids, with the fingerprints of their content.
     active: ActiveIds,
-    running: usize,
+    /// Four bytes, because idle connections keep them.
+    running: u32,
+    /// Set if one handler takes all messages, one after the other.
+    is_raw: bool,
     /// The handlers of this station that have outlived their connections. `usize::MAX` if no handler may start.
     outliving: usize,
     /// The theoretical arrival time of the next request at the highest allowed rate. Boxed, because few options set one.
@@ -66,17 +69,38 @@ impl CallsIn {
         if self.is_stuck(options) {
             return Err(too_many_outlive());
         }
-        let max_bytes = options.max_message_size.saturating_mul(QUEUE_BYTES_FACTOR);
-        let (queued, bytes) = self.queue.as_ref().map_or((0, 0), |queue| (queue.requests.len(), queue.bytes));
-        if bytes + request.message_len <= max_bytes && queued < options.handler_queue {
+        if self.has_room(request.message_len, options) {
             Ok(())
         } else {
             Err(rejected("too many calls are waiting to be handled".to_owned()))
         }
     }
 
+    /// Returns whether a message of this length may be queued.
+    fn has_room(&self, message_len: usize, options: &Options) -> bool {
+        let max_bytes = options.max_message_size.saturating_mul(QUEUE_BYTES_FACTOR);
+        let (queued, bytes) = self.queue.as_ref().map_or((0, 0), |queue| (queue.requests.len(), queue.bytes));
+        bytes + message_len <= max_bytes && queued < options.handler_queue
+    }
+
+    pub(crate) fn is_raw(&self) -> bool {
+        self.is_raw
+    }
+
+    /// Sets whether one handler takes all messages, one after the other.
+    pub(crate) fn set_raw(&mut self, is_raw: bool) {
+        self.is_raw = is_raw;
+    }
+
+    /// Returns whether the next message must wait in the socket for the handler of raw messages. While responses to
+    /// calls are `awaited`, messages are queued instead, because the handler may wait for such a response.
+    pub(super) fn must_wait(&self, awaited: bool, options: &Options) -> bool {
+        let is_busy = self.running > 0 || !self.is_queue_empty();
+        self.is_raw && is_busy && !(awaited && self.has_room(options.max_message_size, options))
+    }
+
     fn has_free_handler(&self, options: &Options) -> bool {
-        self.running < self.max_running(options) && self.is_queue_empty()
+        self.running() < self.max_running(options) && self.is_queue_empty()
     }
 
     pub(super) fn is_queue_empty(&self) -> bool {
@@ -92,7 +116,8 @@ impl CallsIn {
     /// many as for one connection.
     fn max_running(&self, options: &Options) -> usize {
         let of_station = options.handler_concurrency.saturating_mul(2).saturating_sub(self.outliving);
-        options.handler_concurrency.min(of_station)
+        let of_connection = if self.is_raw { 1 } else { options.handler_concurrency };
+        of_connection.min(of_station)
     }
 
     /// Returns whether no handler may run, and none of this connection runs whose end could change that.
@@ -129,7 +154,7 @@ impl CallsIn {
 
     /// Returns the number of handlers of this connection that have not finished.
     pub(crate) fn running(&self) -> usize {
-        self.running
+        self.running as usize
     }
 
     /// Counts a [started](Self::handler_started) handler as finished.
@@ -149,7 +174,7 @@ impl CallsIn {
 
     /// Returns the next queued request if a handler may start on it now.
     pub(super) fn next(&mut self, options: &Options) -> Option<IncomingRequest> {
-        if self.running >= self.max_running(options) {
+        if self.running() >= self.max_running(options) {
             return None;
         }
         self.pop()
@@ -178,7 +203,7 @@ impl CallsIn {
 
     /// Returns whether no request waits for a handler or a response, except those of `awaiting_close` handlers.
     pub(super) fn is_settled(&self, awaiting_close: usize) -> bool {
-        self.running <= awaiting_close && self.is_queue_empty() && self.active.len() <= awaiting_close
+        self.running() <= awaiting_close && self.is_queue_empty() && self.active.len() <= awaiting_close
     }
 }
 

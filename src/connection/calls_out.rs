@@ -13,6 +13,8 @@ use crate::{
     event::kind::{Direction, EventKind, Text},
     message::{
         payload::{MessageId, Payload},
+        read,
+        tolerance::Tolerance,
         write,
     },
     options::{self, Options},
@@ -215,7 +217,7 @@ impl<T> CallsOut<T> {
             Kind::Raw => params.as_str().to_owned(),
             _ => write::call(&call.id, &call.action, &params),
         };
-        let event = (describe && call.kind != Kind::Raw).then(|| Box::new(describe_call(&call, params)));
+        let event = if describe { describe_call(&call, params, options.tolerance) } else { None };
         let message = Outbound { text, event };
         if let Kind::Send | Kind::Raw | Kind::FireAndForget = call.kind {
             self.release_id(&call);
@@ -270,6 +272,11 @@ impl<T> CallsOut<T> {
     /// Returns whether the call with this id waits for its response.
     pub(super) fn is_in_flight(&self, id: &MessageId) -> bool {
         self.find_in_flight(id).is_some()
+    }
+
+    /// Returns whether a response with this id can only belong to a call of this end.
+    pub(super) fn is_own(&self, id: &MessageId) -> bool {
+        self.is_in_flight(id) || self.ids.number(id).is_some()
     }
 
     pub(crate) fn has_in_flight(&self) -> bool {
@@ -374,11 +381,13 @@ impl<T> CallsOut<T> {
     }
 }
 
+/// Returns the event of a call, or of a text if it is a message.
 #[cold]
-fn describe_call<T>(call: &Outgoing<T>, params: Payload) -> EventKind {
+fn describe_call<T>(call: &Outgoing<T>, params: Payload, tolerance: Tolerance) -> Option<Box<EventKind>> {
     let (direction, id, action) = (Direction::Out, call.id.clone(), Text(call.action.clone()));
-    match call.kind {
+    Some(Box::new(match call.kind {
+        Kind::Raw => EventKind::of(read::read(&params.0, tolerance).0.ok()?, direction, None),
         Kind::Send => EventKind::Send { direction, id, action, params },
         _ => EventKind::Call { direction, id, action, params },
-    }
+    }))
 }

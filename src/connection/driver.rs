@@ -112,7 +112,8 @@ impl Driver {
         keep_responses: bool,
     ) -> Box<Self> {
         let (negotiated, generation) = (run.negotiated(), shared.next_generation());
-        let exchange = Exchange::new(negotiated, options, shared.call_ids(), generation, keep_responses);
+        let mut exchange = Exchange::new(negotiated, options, shared.call_ids(), generation, keep_responses);
+        exchange.calls_in.set_raw(dispatch.is_raw());
         Box::new(Self {
             waker: shared.clone().into(),
             outliving,
@@ -351,7 +352,10 @@ impl Driver {
                         self.queue_response(message);
                     }
                 }
-                Command::SetDispatch(dispatch) => self.dispatch = dispatch,
+                Command::SetDispatch(dispatch) => {
+                    self.exchange.calls_in.set_raw(dispatch.is_raw());
+                    self.dispatch = dispatch;
+                }
                 Command::SetOptions(options) => self.exchange.set_options(*options),
             }
         }

@@ -207,6 +207,11 @@ impl<T> Exchange<T> {
         self.responses.unsent_before_latest()
     }
 
+    /// Returns whether the next message must wait in the socket for the handler of raw messages.
+    pub(crate) fn must_wait(&self) -> bool {
+        self.calls_in.must_wait(self.calls_out.has_in_flight(), &self.options)
+    }
+
     /// Returns whether requests are queued.
     pub(crate) fn has_requests(&self) -> bool {
         !self.calls_in.is_queue_empty()

@@ -30,6 +30,11 @@ pub(crate) struct RequestHead {
 }
 
 impl RequestHead {
+    /// Returns whether the request is a whole message, for the handler of raw messages.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.id.is_number() && self.id.as_str().is_empty()
+    }
+
     /// Logs an internal error of the handler, which the peer does not see.
     pub(super) fn log_failure(&self, response: &Response) {
         let Response::Error(error) = response else { return };
@@ -82,5 +87,12 @@ impl IncomingRequest {
         // A payload that was not JSON may be a longer copy.
         let message_len = message_len.max(payload.as_str().len());
         Self { head, payload, message_len, valid: Valid::default() }
+    }
+
+    /// Creates the request of a whole message, which is its payload.
+    pub(super) fn raw(text: ByteString) -> Self {
+        // No message has this id, because every number has digits.
+        let head = RequestHead { id: MessageId::number(ByteString::new()), ..RequestHead::default() };
+        Self { head, message_len: text.len(), payload: Payload(text), valid: Valid::default() }
     }
 }

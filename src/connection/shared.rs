@@ -49,6 +49,9 @@ pub(crate) trait Dispatch: Send + Sync + 'static {
         protocol: Option<&str>,
         shared: &Arc<Shared>,
     ) -> Pin<Box<dyn Future<Output = Response> + Send>>;
+
+    /// Returns whether one handler takes all messages as they are.
+    fn is_raw(&self) -> bool;
 }
 
 impl fmt::Debug for dyn Dispatch {

@@ -142,6 +142,55 @@ impl<S: Sync> FromCall<S> for Payload {
     }
 }
 
+/// The text of a message, as the peer sent it. Only for the handler of [`RpcRouter::raw`](crate::RpcRouter::raw).
+///
+/// ```
+/// use ocpp_rpc::Payload;
+///
+/// /// Returns the action of a CALL or a SEND.
+/// fn action(message: &str) -> Option<String> {
+///     let elements: Vec<Payload> = serde_json::from_str(message).ok()?;
+///     let [kind, _id, action, ..] = &elements[..] else { return None };
+///     if ["2", "6"].contains(&kind.as_str()) { action.decode().ok() } else { None }
+/// }
+///
+/// assert_eq!(action(r#"[2,"1","Heartbeat",{}]"#).as_deref(), Some("Heartbeat"));
+/// assert_eq!(action(r#"[3,"1",{}]"#), None);
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RawMessage(ByteString);
+
+impl RawMessage {
+    /// Returns the text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RawMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl_text!(RawMessage);
+
+impl From<RawMessage> for String {
+    fn from(message: RawMessage) -> Self {
+        message.as_str().to_owned()
+    }
+}
+
+impl<S: Sync> FromCall<S> for RawMessage {
+    async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
+        if call.request.head.is_raw() {
+            Ok(Self(call.params().0.clone()))
+        } else {
+            Err(CallError::internal("only a handler of raw messages can take a RawMessage"))
+        }
+    }
+}
+
 /// The router's state, or a part of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct State<T>(pub T);

@@ -67,6 +67,8 @@ pub(crate) struct Table {
     routes: BTreeMap<Arc<str>, Route>,
     fallback: Option<Route>,
     protocols: BTreeMap<Arc<str>, Table>,
+    /// The handler of all messages. It takes the place of all other handlers.
+    raw: Option<Route>,
 }
 
 impl RpcRouter {
@@ -127,6 +129,46 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         self
     }
 
+    /// Sets the handler of raw messages, which takes every message of the peer as a text, in place of all other handlers.
+    ///
+    /// This is for relays, and for protocols of your own. The handler gets calls, responses, SENDs and texts that are no
+    /// messages at all, as [`RawMessage`](crate::extract::RawMessage). Nothing is checked, validated or responded to:
+    /// [`Session::send_raw`] sends what the peer should get. The responses to calls that the application makes on the
+    /// same session go to their callers.
+    ///
+    /// The handler runs for one message after the other. While it runs, nothing is read from the peer, which then has to
+    /// wait, unless the application has a call in flight on the session. An error of the handler goes to the log only.
+    /// Layers do not wrap the handler. The example `relay` in the repository connects two peers in this way.
+    ///
+    /// ```
+    /// use ocpp_rpc::{Error, RpcRouter, Session, extract::{RawMessage, State}};
+    ///
+    /// /// Sends each message to another peer, such as a test bench.
+    /// async fn forward(message: RawMessage, State(other): State<Session>) -> Result<(), Error> {
+    ///     other.send_raw(message).await
+    /// }
+    ///
+    /// fn router(other: Session) -> RpcRouter<Session> {
+    ///     RpcRouter::with_state(other).raw(forward)
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics if the router already has a handler of raw messages.
+    #[must_use]
+    #[track_caller]
+    pub fn raw<H, A>(mut self, handler: H) -> Self
+    where
+        H: Handler<A, Output: HandlerOutput, Future: Send>,
+        A: FromCall<S> + Send + 'static,
+    {
+        let route = self.route(handler);
+        let earlier = Arc::make_mut(&mut self.table).raw.replace(route);
+        assert!(earlier.is_none(), "the router has a handler of raw messages already");
+        self
+    }
+
     /// Adds the handlers of one subprotocol.
     ///
     /// A call on a connection with this subprotocol goes to the handlers of `router`, then to its fallback. If `router`
@@ -167,7 +209,8 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
         self
     }
 
-    /// Adds all handlers of another router: those of its actions, its fallback and those of its subprotocols.
+    /// Adds all handlers of another router: those of its actions, its fallback, those of its subprotocols, and that of
+    /// raw messages.
     ///
     /// The handlers of `router` keep its state, which may be of another type, and its layers.
     ///
@@ -189,7 +232,8 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     ///
     /// # Panics
     ///
-    /// Panics if both routers have a handler of the same action and subprotocol, or if both have a fallback.
+    /// Panics if both routers have a handler of the same action and subprotocol, if both have a fallback, or if both have
+    /// a handler of raw messages.
     #[must_use]
     #[track_caller]
     pub fn merge<T>(mut self, router: RpcRouter<T>) -> Self {
@@ -313,6 +357,7 @@ impl<S> fmt::Debug for RpcRouter<S> {
             .field("actions", &self.table.routes.keys())
             .field("fallback", &self.table.fallback.is_some())
             .field("protocols", &self.table.protocols.keys())
+            .field("raw", &self.table.raw.is_some())
             .finish()
     }
 }
@@ -332,6 +377,10 @@ impl Table {
         if let Some(fallback) = other.fallback {
             let earlier = self.fallback.replace(fallback);
             assert!(earlier.is_none(), "the router has a fallback already");
+        }
+        if let Some(raw) = other.raw {
+            let earlier = self.raw.replace(raw);
+            assert!(earlier.is_none(), "the router has a handler of raw messages already");
         }
         for (protocol, table) in other.protocols {
             self.protocols.entry(protocol).or_default().merge(table);
@@ -362,7 +411,18 @@ impl Table {
 }
 
 impl Dispatch for Table {
+    fn is_raw(&self) -> bool {
+        self.raw.is_some()
+    }
+
     fn dispatch(&self, request: IncomingRequest, protocol: Option<&str>, shared: &Arc<Shared>) -> ResponseFuture {
+        if request.head.is_raw() {
+            return match &self.raw {
+                Some(route) => route.0.respond(IncomingCall::new(request, Session::new(shared.clone()))),
+                // The router was replaced while the message was queued.
+                None => Box::pin(future::ready(Response::Nothing)),
+            };
+        }
         let (action, id) = (&*request.head.action, request.head.id.as_str());
         let span = tracing::debug_span!("call", direction = "in", action, id, outcome = field::Empty);
         let responding: ResponseFuture = match self.find(action, protocol) {

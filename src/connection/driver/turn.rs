@@ -93,7 +93,7 @@ impl Driver {
             }
         };
         let is_flushed = self.write(socket, now, cx)?;
-        if pauses_reading && !self.is_congested(socket) {
+        if pauses_reading && !self.must_pause(socket) {
             cx.waker().wake_by_ref();
         }
         if let Some(close) = &inbox.close {
@@ -116,7 +116,8 @@ impl Driver {
         }
     }
 
-    /// Reads messages. Returns whether it pauses, because the peer does not read what was written.
+    /// Reads messages. Returns whether it pauses, because the peer does not read what was written, or because the handler
+    /// of raw messages is at work.
     fn read(
         &mut self,
         socket: &mut Socket,
@@ -131,8 +132,11 @@ impl Driver {
             if self.budget == 0 {
                 break;
             }
-            // Responses to calls in flight come the same way.
-            if self.is_congested(socket) && !self.exchange.calls_out.has_in_flight() {
+            if self.must_pause(socket) {
+                if self.exchange.must_wait() {
+                    // What is not read may be a sign of life.
+                    keepalive.peer_reads(now.into_std());
+                }
                 return Ok(true);
             }
             let polled = socket.poll_read(cx);
@@ -183,6 +187,12 @@ impl Driver {
         socket.is_half_full(self.exchange.unsent())
     }
 
+    /// Returns whether no more may be read now. Responses to calls in flight come the same way.
+    fn must_pause(&self, socket: &Socket) -> bool {
+        let is_congested = self.is_congested(socket) && !self.exchange.calls_out.has_in_flight();
+        is_congested || self.exchange.must_wait()
+    }
+
     fn receive(&mut self, text: &ByteString, now: Instant, socket: &mut Socket) -> Result<(), Disconnect> {
         tracing::trace!(text = &*self.shared.telemetry.mask().apply(text), "received");
         if self.exchange.is_observed() {
@@ -211,7 +221,10 @@ impl Driver {
     fn start(&mut self, request: IncomingRequest, socket: &mut Socket) -> Result<(), Disconnect> {
         let (head, payload) = (request.head.clone(), request.payload.clone());
         let work = self.dispatch.dispatch(request, self.exchange.protocol(), &self.shared);
-        let timer = self.shared.telemetry.call();
+        let mut timer = self.shared.telemetry.call();
+        if head.is_raw() {
+            timer.disarm();
+        }
         let mut handler = RunningHandler { request: head, awaits: None, timer, work };
         match Pin::new(&mut handler).poll(&mut Context::from_waker(&self.waker)) {
             // The early response is on its way through the mailbox.
@@ -280,6 +293,10 @@ impl Driver {
                 self.start(request, socket)?;
             } else if let Some((request, error)) = self.exchange.next_stuck() {
                 self.spend(request.message_len);
+                if request.head.is_raw() {
+                    let close = Close::new(1008).reason("too many messages of earlier connections are being handled");
+                    return Err(Disconnect::close(&close));
+                }
                 let rejection = self.exchange.reject(request.head, &error);
                 self.report_events();
                 rejection.map_or(Ok(()), |rejection| self.send(rejection, socket))?;

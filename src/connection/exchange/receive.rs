@@ -42,6 +42,9 @@ pub(crate) enum Received<T> {
 impl<T> Exchange<T> {
     /// Reads a message.
     pub(crate) fn receive(&mut self, text: &ByteString, now: Instant) -> Received<T> {
+        if self.calls_in.is_raw() {
+            return self.receive_raw(text);
+        }
         if text.is_empty() && Deviation::EmptyMessage.is_allowed_by(self.options.tolerance) {
             self.tolerate(Deviation::EmptyMessage, text);
             return Received::Nothing;
@@ -58,6 +61,34 @@ impl<T> Exchange<T> {
             self.serve(message, text, now)
         });
         received.unwrap_or_else(|unreadable| self.on_unreadable(unreadable, text))
+    }
+
+    /// Gives a message to the handler of raw messages, unless it is the response to a call of this end.
+    #[cold]
+    fn receive_raw(&mut self, text: &ByteString) -> Received<T> {
+        if let (Ok(message), _) = read::read(text, self.options.tolerance) {
+            if self.is_observed {
+                let call = self.action_of_response(&message);
+                self.events.push(EventKind::of(message.clone(), Direction::In, call));
+            }
+            if let Message::CallError { .. } | Message::CallResultError { .. } = message {
+                self.count_error();
+            }
+            match message {
+                Message::CallResult { id, payload } if self.calls_out.is_own(&id) => {
+                    return self.complete(id, Ok(payload));
+                }
+                Message::CallError { id, error } if self.calls_out.is_own(&id) => {
+                    return self.complete(id, Err(Error::Rejected(error)));
+                }
+                _ => {}
+            }
+        }
+        let Some(mut request) = self.calls_in.start_or_queue(IncomingRequest::raw(text.clone()), &self.options) else {
+            return Received::Nothing;
+        };
+        request.head.key = self.responses.next_key();
+        Received::Request(request)
     }
 
     /// Begins to count bad messages anew, after a message that is served. Repeated requests and responses to no call
