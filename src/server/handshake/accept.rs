@@ -166,7 +166,7 @@ impl ServerState {
         if self.closing.is_cancelled() {
             return Err(unavailable("the server is closing"));
         }
-        let Accept { key, protocol, options, dispatch, extensions, headers: own_headers } = accept;
+        let Accept { key, protocol, options, dispatch, extensions, headers: own_headers, on_open } = accept;
         let options = options.unwrap_or_else(|| self.options());
         if let Err(error) = options.check_for(&self.negotiation.protocols) {
             tracing::error!(%error, "the authenticator accepted a session with invalid options");
@@ -214,7 +214,8 @@ impl ServerState {
             Instant::now().into_std(),
         )?;
         let dispatch = dispatch.unwrap_or_else(|| self.dispatch.clone());
-        let session = NewSession { reservation, selection, options, dispatch, extensions, deviations, deflate };
+        let session =
+            NewSession { reservation, selection, options, dispatch, extensions, deviations, deflate, on_open };
         let session = task::run(self.clone(), upgrade, session);
         self.session_tasks.spawn(&self.tasks, session);
         Ok(response)

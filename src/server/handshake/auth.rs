@@ -12,6 +12,7 @@ use crate::{
     info::TlsInfo,
     options::Options,
     server::handshake::credentials::{self, Credentials},
+    session::Session,
 };
 
 /// The request of a WebSocket handshake, as the [authenticator](Authenticate) receives it.
@@ -251,7 +252,7 @@ impl<A: Authenticate> DynAuthenticate for A {
 }
 
 /// The acceptance of a handshake, with settings for its session.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 #[must_use]
 pub struct Accept {
     pub(crate) key: Option<Arc<str>>,
@@ -260,7 +261,11 @@ pub struct Accept {
     pub(crate) dispatch: Option<Arc<dyn Dispatch>>,
     pub(crate) extensions: Extensions,
     pub(crate) headers: HeaderMap,
+    pub(crate) on_open: Option<OnOpen>,
 }
+
+/// A function that gets a session when it opens.
+pub(crate) type OnOpen = Arc<dyn Fn(Session) + Send + Sync>;
 
 /// The choice of the session's protocol.
 #[derive(Debug, Clone, Default)]
@@ -333,6 +338,32 @@ impl Accept {
         Self { dispatch: Some(router.into_dispatch()), ..self }
     }
 
+    /// Sets a function that gets the session when it opens, before its first message is read.
+    ///
+    /// If the client leaves before, the function is dropped without a call. It must not block, but may spawn a task. If it
+    /// panics, the server logs an error and the session continues.
+    ///
+    /// ```
+    /// use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer, Session};
+    /// use serde_json::Value;
+    ///
+    /// /// Reads the configuration of each station that connects.
+    /// async fn authenticate(_: Handshake) -> Result<Accept, Reject> {
+    ///     Ok(Accept::new().on_open(|session: Session| {
+    ///         tokio::spawn(async move {
+    ///             let configuration = session.call::<Value>("GetConfiguration", &()).await;
+    ///             println!("{}: {configuration:?}", session.identity());
+    ///         });
+    ///     }))
+    /// }
+    ///
+    /// let server = RpcServer::builder(RpcRouter::new()).auth(authenticate).build();
+    /// # assert!(server.is_ok());
+    /// ```
+    pub fn on_open(self, on_open: impl Fn(Session) + Send + Sync + 'static) -> Self {
+        Self { on_open: Some(Arc::new(on_open)), ..self }
+    }
+
     /// Adds a header to the response that accepts the handshake.
     ///
     /// The headers of the WebSocket handshake and of message framing belong to the server: `Connection`, `Upgrade`,
@@ -341,6 +372,18 @@ impl Accept {
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.append(name, value);
         self
+    }
+}
+
+impl fmt::Debug for Accept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accept")
+            .field("key", &self.key)
+            .field("protocol", &self.protocol)
+            .field("options", &self.options)
+            .field("extensions", &self.extensions)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,9 @@
 //! The task of a session, from the upgrade to the end of the last handler.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+};
 
 use http::Extensions;
 use tokio::time::{Instant, timeout};
@@ -24,6 +27,7 @@ use crate::{
     options::Options,
     server::{
         handshake::{
+            auth::OnOpen,
             protocol::{NO_COMMON_PROTOCOL, Selection},
             upgrade::{self, RpcUpgrade},
         },
@@ -45,6 +49,7 @@ pub(crate) struct NewSession {
     pub(crate) deviations: Deviations,
     /// The compression, if the handshake agreed on it.
     pub(crate) deflate: Option<DeflateParams>,
+    pub(crate) on_open: Option<OnOpen>,
 }
 
 /// A session after the upgrade.
@@ -71,7 +76,7 @@ pub(crate) fn run(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSessio
 async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -> Option<(OpenSession, Span)> {
     let guard = TaskGuard { server };
     let server = &guard.server;
-    let NewSession { reservation, selection, options, dispatch, extensions, deviations, deflate } = plan;
+    let NewSession { reservation, selection, options, dispatch, extensions, deviations, deflate, on_open } = plan;
     let (handshake, status) = (upgrade.handshake.clone(), upgrade.status());
     let report = |status, reason: &str| server.report_refused(&handshake, status, reason);
     let upgraded = match timeout(server.http.handshake_timeout, upgrade.into_on_upgrade()).await {
@@ -139,6 +144,12 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
         }
         for deviation in deviations.iter() {
             shared.report(EventKind::Deviation { deviation, text: None });
+        }
+        if let Some(on_open) = on_open {
+            let session = Session::new(shared.clone());
+            if catch_unwind(AssertUnwindSafe(|| on_open(session))).is_err() {
+                tracing::error!("the function for a session that opens panicked");
+            }
         }
     });
     Some((OpenSession { guard, shared, driver, socket, reservation }, span))
