@@ -60,6 +60,11 @@ pub mod testing {}
 #[doc = include_str!("docs/client.md")]
 pub mod client {}
 
+/// Relaying messages between stations and a server of others.
+#[doc = ""]
+#[doc = include_str!("docs/relay.md")]
+pub mod relay {}
+
 /// Running a server: systemd, shutdown, load balancers and several nodes.
 #[doc = ""]
 #[doc = include_str!("docs/deployment.md")]

@@ -60,6 +60,7 @@ mod queue;
 mod recipes;
 mod redirects;
 mod registry;
+mod relay;
 #[cfg(feature = "tls")]
 mod secrets;
 mod server_closing;
