@@ -19,6 +19,16 @@ use tokio_rustls::rustls::{
 use crate::error::BuildError;
 
 /// A certificate with the chain to its authority, and its private key.
+///
+/// ```no_run
+/// use ocpp_rpc::tls::{Certificate, ServerTls};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let certificate = Certificate::from_pem_files("chain.pem", "key.pem")?;
+/// let tls = ServerTls::builder().certificate(certificate).build()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Certificate(pub(crate) Arc<CertifiedKey>);
 
@@ -62,6 +72,15 @@ impl fmt::Debug for Certificate {
 }
 
 /// The trusted authorities.
+///
+/// ```no_run
+/// use ocpp_rpc::tls::{ClientTls, RootCerts};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let tls = ClientTls::builder().authorities(RootCerts::from_pem_file("csms-root.pem")?).build()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct RootCerts(pub(crate) Arc<RootCertStore>);
 

@@ -117,6 +117,14 @@ impl fmt::Display for TlsVersion {
 /// Information about a connection that the application accepted.
 ///
 /// [`RpcServer::serve_connection`](crate::RpcServer::serve_connection) takes it.
+///
+/// ```
+/// use ocpp_rpc::{server::ConnectionInfo, tls::{TlsInfo, TlsVersion}};
+///
+/// let info = ConnectionInfo::new()
+///     .remote_address(([192, 0, 2, 1], 40_000).into())
+///     .tls(TlsInfo::new().with_version(TlsVersion::Tls13));
+/// ```
 #[cfg(feature = "server")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use]

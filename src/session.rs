@@ -335,6 +335,15 @@ impl fmt::Debug for Session {
 }
 
 /// The facts about a session, returned by [`Session::info`].
+///
+/// ```
+/// use ocpp_rpc::{Session, SessionInfo};
+///
+/// fn describe(session: &Session) -> String {
+///     let info: SessionInfo = session.info();
+///     format!("{} speaks {}", info.identity(), info.protocol().unwrap_or("an unknown protocol"))
+/// }
+/// ```
 #[derive(Clone)]
 pub struct SessionInfo {
     run: Arc<Run>,

@@ -15,6 +15,19 @@ use crate::{
 };
 
 /// The failure of a client's attempt to connect.
+///
+/// ```
+/// use ocpp_rpc::client::ConnectError;
+///
+/// fn advise(error: &ConnectError) -> &'static str {
+///     match error.status() {
+///         Some(status) if status == 401 => "check the password",
+///         Some(_) => "ask the operator of the server",
+///         None if error.is_timeout() => "check the network",
+///         None => "check the address and the certificate of the server",
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {

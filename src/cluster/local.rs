@@ -53,6 +53,18 @@ pub struct Local {
 }
 
 /// One node of a [`Local`] cluster, for [`RpcServerBuilder::cluster`](crate::server::RpcServerBuilder::cluster).
+///
+/// ```
+/// use ocpp_rpc::{RpcRouter, RpcServer, cluster::{Local, LocalNode}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cluster = Local::new();
+/// let node: LocalNode = cluster.node("a");
+/// let server = RpcServer::builder(RpcRouter::new()).cluster(node).build()?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct LocalNode {
     name: Arc<str>,
     hub: Arc<Mutex<Hub>>,

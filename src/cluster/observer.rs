@@ -22,6 +22,21 @@ use crate::{
 ///
 /// It calls the stations of all nodes. It leaves the cluster when its last clone and the last [`Station`] of it are
 /// dropped.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ocpp_rpc::{Error, cluster::{Local, Observer}};
+/// use serde_json::{Value, json};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cluster = Local::new();
+/// let observer = Observer::join(Arc::new(cluster.node("api")))?;
+/// let reset = observer.station("CP-1").call::<Value>("Reset", &json!({"type": "Soft"})).await;
+/// assert!(matches!(reset, Err(Error::NotConnected)));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Observer {
     state: Arc<ObserverState>,

@@ -5,6 +5,13 @@ use serde::Serialize;
 use crate::error::code::ErrorCode;
 
 /// A violation of a schema, a type or a rule by a payload.
+///
+/// ```
+/// use ocpp_rpc::{ErrorCode, validate::Violation};
+///
+/// let violation = Violation::new(ErrorCode::PROPERTY_CONSTRAINT_VIOLATION, "/idTag", "has more than 20 characters");
+/// assert_eq!(violation.to_string(), "/idTag: has more than 20 characters");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{pointer}{}{reason}", if .pointer.is_empty() { "" } else { ": " })]
 pub struct Violation {

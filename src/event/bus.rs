@@ -25,6 +25,20 @@ use crate::{
 ///
 /// A reader holds the latest [`CAPACITY`](Self::CAPACITY) events with their messages. One that reads too slowly gets
 /// [`EventKind::Lagged`].
+///
+/// ```
+/// use ocpp_rpc::{RpcServer, event::{EventKind, Events}};
+///
+/// async fn log(server: RpcServer) {
+///     let mut events: Events = server.events();
+///     while let Some(event) = events.next().await {
+///         match event.kind {
+///             EventKind::Lagged(lost) => println!("{lost} events were lost"),
+///             kind => println!("{:?}: {kind:?}", event.identity),
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Events {
     /// The next event, and the receiver that it came from. A broadcast has no poll.

@@ -50,6 +50,16 @@ use crate::{
 /// The one value of `received` and `sent` is named `text`, that of `response_written`, `late_response` and `unmatched_response` `id`, that of
 /// `pong` `seconds`, and that of `lagged` `events`. The `duration` of `call_ended` is named `seconds`. A call error is an
 /// object of `code`, `description` and `details`; what is absent is `null`.
+///
+/// ```
+/// use ocpp_rpc::event::{Event, EventKind};
+///
+/// fn log(event: &Event) {
+///     if let EventKind::Closed(closed) = &event.kind {
+///         println!("{:?} has left: {closed}", event.identity);
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Event {
@@ -400,6 +410,15 @@ fn one_field<S: Serializer>(serializer: S, name: &'static str, value: &impl Seri
 }
 
 /// The outcome of a call. It serializes to its text.
+///
+/// ```
+/// use ocpp_rpc::event::{CallOutcome, EventKind};
+///
+/// /// Returns whether a call has failed without a response of the peer.
+/// fn has_failed(event: &EventKind) -> bool {
+///     matches!(event, EventKind::CallEnded { outcome: CallOutcome::Failed(_), .. })
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum CallOutcome {
@@ -452,6 +471,22 @@ pub enum Direction {
 }
 
 /// A text of a message: an action, or the whole message. Cheap to clone.
+///
+/// ```
+/// use ocpp_rpc::event::{EventKind, Text};
+///
+/// /// Returns the action of a call that has ended.
+/// fn ended(event: &EventKind) -> Option<&Text> {
+///     match event {
+///         EventKind::CallEnded { action, .. } => Some(action),
+///         _ => None,
+///     }
+/// }
+///
+/// fn is_reset(event: &EventKind) -> bool {
+///     ended(event).is_some_and(|action| action == "Reset")
+/// }
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Text(pub(crate) ByteString);
 

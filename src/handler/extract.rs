@@ -93,6 +93,31 @@ impl<T: FromCall<S>, S: Sync> FromCall<S> for Result<T, CallError> {
 }
 
 /// A part of a router's state.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use ocpp_rpc::{RpcRouter, extract::{FromRef, State}};
+///
+/// #[derive(Clone)]
+/// struct Tariffs(Vec<u32>);
+///
+/// struct App {
+///     tariffs: Tariffs,
+/// }
+///
+/// impl FromRef<App> for Tariffs {
+///     fn from_ref(app: &App) -> Self {
+///         app.tariffs.clone()
+///     }
+/// }
+///
+/// async fn transfer(State(tariffs): State<Tariffs>) -> Result<(), Infallible> {
+///     println!("{} tariffs", tariffs.0.len());
+///     Ok(())
+/// }
+///
+/// let router = RpcRouter::with_state(App { tariffs: Tariffs(vec![30]) }).on("DataTransfer", transfer);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "the router's state `{S}` contains no `{Self}`",
     note = "implement `FromRef<{S}> for {Self}`, or create the router by `with_state` of a `{Self}`"
@@ -119,6 +144,24 @@ impl<T: Clone> FromRef<T> for T {
 /// | a value has another JSON type | [`ErrorCode::TYPE_CONSTRAINT_VIOLATION`](crate::ErrorCode::TYPE_CONSTRAINT_VIOLATION) |
 /// | a value is not allowed: out of range, an unknown variant, or an error of the type's own | [`ErrorCode::PROPERTY_CONSTRAINT_VIOLATION`](crate::ErrorCode::PROPERTY_CONSTRAINT_VIOLATION) |
 /// | a member is repeated, or denied by `deny_unknown_fields`; `T` is not read from an object | [`ErrorCode::FORMAT_VIOLATION`](crate::ErrorCode::FORMAT_VIOLATION) |
+///
+/// ```
+/// use std::convert::Infallible;
+/// use ocpp_rpc::{RpcRouter, extract::Params};
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// struct Reset {
+///     r#type: String,
+/// }
+///
+/// async fn reset(Params(reset): Params<Reset>) -> Result<(), Infallible> {
+///     println!("a {} reset", reset.r#type);
+///     Ok(())
+/// }
+///
+/// let router = RpcRouter::new().on("Reset", reset);
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Params<T>(pub T);
 
@@ -232,6 +275,18 @@ impl<T: Clone + Send + Sync + 'static> Extension<T> {
 }
 
 /// The action of the call.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use ocpp_rpc::{RpcRouter, extract::Action};
+///
+/// async fn other(action: Action) -> Result<(), Infallible> {
+///     println!("{action} does nothing");
+///     Ok(())
+/// }
+///
+/// let router = RpcRouter::new().fallback(other);
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Action(ByteString);
 
@@ -340,6 +395,23 @@ impl<S: Sync> FromCall<S> for Responder {
 }
 
 /// The future of [`Responder::send`] and [`Responder::reject`], which ends when the response was written.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use ocpp_rpc::{RpcRouter, extract::{Responder, Written}, handler::NoResponse};
+/// use serde_json::json;
+///
+/// async fn reset(responder: Responder) -> Result<NoResponse, Infallible> {
+///     let written: Written = responder.send(json!({"status": "Accepted"}));
+///     match written.await {
+///         Ok(()) => println!("the server knows: restart now"),
+///         Err(error) => println!("the server does not know: {error}"),
+///     }
+///     Ok(NoResponse)
+/// }
+///
+/// let router = RpcRouter::new().on("Reset", reset);
+/// ```
 #[derive(Debug)]
 pub struct Written(oneshot::Receiver<Result<CallResult, Error>>);
 

@@ -60,6 +60,34 @@ impl HandlerOutput for Response {
 ///
 /// It is implemented for all that serializes. Implement it for a type of your own that is sometimes no result, such as
 /// one that converts into [`Response::Nothing`].
+///
+/// ```
+/// use std::convert::Infallible;
+/// use ocpp_rpc::{RpcRouter, handler::{IntoResponse, Response}};
+/// use serde_json::json;
+///
+/// /// The outcome of unlocking, which the station does not always know.
+/// enum Unlock {
+///     Done,
+///     Unknown,
+/// }
+///
+/// impl IntoResponse for Unlock {
+///     fn into_response(self) -> Response {
+///         match self {
+///             Self::Done => json!({"status": "Unlocked"}).into_response(),
+///             Self::Unknown => Response::Nothing,
+///         }
+///     }
+/// }
+///
+/// async fn unlock() -> Result<Unlock, Infallible> {
+///     Ok(Unlock::Done)
+/// }
+///
+/// let router = RpcRouter::new().on("UnlockConnector", unlock);
+/// # let _ = Unlock::Unknown;
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the result of a call",
     note = "a result is any type that implements `serde::Serialize` and becomes a JSON object, or `NoResponse`"
@@ -79,6 +107,18 @@ impl<T: Serialize> IntoResponse for T {
 }
 
 /// The result of a handler that does not respond: the caller runs into its timeout.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use ocpp_rpc::{RpcRouter, handler::NoResponse};
+///
+/// /// Behaves as a broken station, for a test of the server's timeout.
+/// async fn ignore() -> Result<NoResponse, Infallible> {
+///     Ok(NoResponse)
+/// }
+///
+/// let router = RpcRouter::new().fallback(ignore);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoResponse;
 

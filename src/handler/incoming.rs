@@ -13,6 +13,17 @@ use crate::{
 };
 
 /// A call of the peer, the request of [extractors](crate::extract) and tower layers.
+///
+/// ```
+/// use ocpp_rpc::{RpcRouter, handler::{IncomingCall, Response}, middleware::{self, Next}};
+///
+/// async fn log(call: IncomingCall, next: Next) -> Response {
+///     println!("{} of {}: {}", call.action(), call.session().identity(), call.params().as_str());
+///     next.run(call).await
+/// }
+///
+/// let router: RpcRouter = RpcRouter::new().layer(middleware::from_fn(log));
+/// ```
 #[derive(Debug)]
 pub struct IncomingCall {
     pub(super) request: IncomingRequest,

@@ -81,6 +81,17 @@ where
 }
 
 /// Does the same as [`from_fn`], for a function that takes [`State`](crate::extract::State).
+///
+/// ```
+/// use ocpp_rpc::{RpcRouter, extract::State, handler::{IncomingCall, Response}, middleware::{self, Next}};
+///
+/// async fn log(State(prefix): State<&'static str>, call: IncomingCall, next: Next) -> Response {
+///     println!("{prefix}: {}", call.action());
+///     next.run(call).await
+/// }
+///
+/// let router: RpcRouter = RpcRouter::new().layer(middleware::from_fn_with_state("calls", log));
+/// ```
 pub fn from_fn_with_state<F, A, S>(state: S, function: F) -> FunctionLayer<F, S, AroundHandler<A>>
 where
     F: Handler<A, Output: HandlerOutput, Future: Send>,
@@ -102,6 +113,20 @@ where
 }
 
 /// Does the same as [`map_request`], for a function that takes [`State`](crate::extract::State).
+///
+/// ```
+/// use ocpp_rpc::{CallError, ErrorCode, RpcRouter, extract::State, handler::IncomingCall, middleware};
+///
+/// /// The actions that are allowed.
+/// type Allowed = Vec<&'static str>;
+///
+/// async fn filter(State(allowed): State<Allowed>, call: IncomingCall) -> Result<IncomingCall, CallError> {
+///     if allowed.contains(&call.action()) { Ok(call) } else { Err(ErrorCode::SECURITY_ERROR.into()) }
+/// }
+///
+/// let allowed: Allowed = vec!["BootNotification", "Heartbeat"];
+/// let router: RpcRouter = RpcRouter::new().layer(middleware::map_request_with_state(allowed, filter));
+/// ```
 pub fn map_request_with_state<F, A, S>(state: S, function: F) -> FunctionLayer<F, S, BeforeHandler<A>>
 where
     F: Handler<A, Output: MappedCall, Future: Send>,
@@ -114,6 +139,20 @@ where
 /// `Result` as a handler returns it.
 ///
 /// The function may take up to eight extractors before the response. They are taken from the call before it is handled.
+///
+/// ```
+/// use ocpp_rpc::{RpcRouter, Session, handler::Response, middleware};
+///
+/// /// Logs each rejected call.
+/// async fn log(session: Session, response: Response) -> Response {
+///     if let Response::Error(error) = &response {
+///         println!("a call of {} was rejected: {error}", session.identity());
+///     }
+///     response
+/// }
+///
+/// let router: RpcRouter = RpcRouter::new().layer(middleware::map_response(log));
+/// ```
 pub fn map_response<F, A>(function: F) -> FunctionLayer<F, (), AfterHandler<A>>
 where
     F: Handler<A, Output: HandlerOutput, Future: Send>,
@@ -123,6 +162,20 @@ where
 }
 
 /// Does the same as [`map_response`], for a function that takes [`State`](crate::extract::State).
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+/// use ocpp_rpc::{RpcRouter, extract::State, handler::Response, middleware};
+///
+/// /// Counts responses.
+/// async fn count(State(count): State<Arc<AtomicU64>>, response: Response) -> Response {
+///     count.fetch_add(1, Ordering::Relaxed);
+///     response
+/// }
+///
+/// let responses = Arc::<AtomicU64>::default();
+/// let router: RpcRouter = RpcRouter::new().layer(middleware::map_response_with_state(responses.clone(), count));
+/// ```
 pub fn map_response_with_state<F, A, S>(state: S, function: F) -> FunctionLayer<F, S, AfterHandler<A>>
 where
     F: Handler<A, Output: HandlerOutput, Future: Send>,

@@ -11,6 +11,18 @@ use crate::text::impl_text;
 /// The id that pairs a call with its response: a string of at most 36 characters by the standard.
 ///
 /// Cheap to clone: a received id is a slice of its message. It serializes as a string, even if the peer sent a number.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use ocpp_rpc::{MessageId, RpcRouter};
+///
+/// async fn heartbeat(id: MessageId) -> Result<(), Infallible> {
+///     println!("heartbeat {id}");
+///     Ok(())
+/// }
+///
+/// let router = RpcRouter::new().on("Heartbeat", heartbeat);
+/// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct MessageId {
     text: ByteString,

@@ -66,6 +66,22 @@ struct State {
 }
 
 /// A station that is connected to a [`Csms`].
+///
+/// ```
+/// use ocpp_rpc::{RpcClient, testing::{Csms, CsmsSession}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut csms = Csms::new("ocpp1.6");
+/// let client = RpcClient::builder("ws://csms.test/ocpp", "CP-1").protocols(["ocpp1.6"]).password("secret");
+/// let client = client.connector(csms.connector()).connect().await?;
+///
+/// let session: CsmsSession = csms.next_session().await;
+/// assert!(session.handshake().password_is(b"secret"));
+/// # drop(client);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct CsmsSession {
     session: Session,

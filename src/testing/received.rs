@@ -25,6 +25,19 @@ pub(super) const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A call of the peer, which the test responds to.
 ///
 /// If it is dropped, the call gets no response.
+///
+/// ```
+/// use ocpp_rpc::testing::{ReceivedCall, Station};
+/// use serde_json::{Value, json};
+///
+/// /// Accepts the reset that the server must ask for.
+/// async fn accept_reset(station: &mut Station) -> Result<(), serde_json::Error> {
+///     let reset: ReceivedCall = station.expect_call("Reset").await;
+///     assert_eq!(reset.params::<Value>()?["type"], "Soft");
+///     reset.respond(&json!({"status": "Accepted"})).await;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct ReceivedCall {
     action: Box<str>,

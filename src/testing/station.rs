@@ -26,6 +26,26 @@ use crate::{
 /// A charging station that is connected to a server in memory. It does not reconnect.
 ///
 /// Dropping it cuts the connection, without a close frame.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use ocpp_rpc::{RpcRouter, RpcServer, testing::Station};
+///
+/// async fn heartbeat() -> Result<(), Infallible> {
+///     Ok(())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let router = RpcRouter::new().on("Heartbeat", heartbeat);
+/// let server = RpcServer::builder(router).protocols(["ocpp1.6"]).build()?;
+/// let mut station = Station::connect(&server, "CP-1", "ocpp1.6").await;
+/// // A text that the server reads as a call, and the text of its response.
+/// station.send_text(r#"[2,"1","Heartbeat",{}]"#).await?;
+/// assert_eq!(station.next_text().await, r#"[3,"1",{}]"#);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Station {
     client: RpcClient,
@@ -36,6 +56,21 @@ pub struct Station {
 }
 
 /// The settings of a [`Station`].
+///
+/// ```
+/// use ocpp_rpc::{Accept, Handshake, Reject, RpcRouter, RpcServer, testing::Station};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = RpcServer::builder(RpcRouter::new()).auth(async |handshake: Handshake| {
+///     if handshake.password_is(b"secret") { Ok(Accept::new()) } else { Err(Reject::unauthorized()) }
+/// });
+/// let server = server.build()?;
+/// assert!(Station::builder(&server, "CP-1").connect().await.is_err());
+/// let station = Station::builder(&server, "CP-1").password("secret").connect().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct StationBuilder {

@@ -33,6 +33,7 @@ mod deviations;
 mod duplicates;
 mod edge;
 mod events;
+mod examples;
 mod fairness;
 mod handlers;
 mod handshake;

@@ -53,6 +53,20 @@ const CAPACITY: usize = 4096;
 /// every 4 s. Without a reader, it publishes no others. It serves at most 64 different filters of one node, 256 for
 /// stations whose keys begin with the same part (up to the first `/`), and 1024 in all. Further readers get `opened` and
 /// `closed` only. So does a reader whose filter takes more than 4 KiB.
+///
+/// ```
+/// use ocpp_rpc::{RpcServer, cluster::{ClusterEvents, EventFilter}};
+///
+/// /// Logs which stations connect, and where.
+/// async fn log(server: &RpcServer) {
+///     let Some(mut events): Option<ClusterEvents> = server.events_everywhere(EventFilter::all().kinds(["opened"])) else {
+///         return;
+///     };
+///     while let Some(event) = events.next().await {
+///         println!("{:?} is connected to {}", event.key, event.node);
+///     }
+/// }
+/// ```
 pub struct ClusterEvents {
     member: Weak<Member>,
     id: u64,

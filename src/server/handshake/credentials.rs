@@ -11,6 +11,16 @@ use crate::handshake::LENIENT_BASE64;
 /// The user name and the password of Basic credentials, as the client sent them (RFC 7617).
 ///
 /// Both are bytes, because clients also send text that is not UTF-8. The `Debug` output does not contain the password.
+///
+/// ```
+/// use ocpp_rpc::{Handshake, server::Credentials};
+///
+/// /// Returns the user name, for stations that have one of their own.
+/// fn user_name(handshake: &Handshake) -> Option<String> {
+///     let credentials: Credentials = handshake.credentials()?;
+///     String::from_utf8(credentials.user_name().to_owned()).ok()
+/// }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     user_name: Vec<u8>,

@@ -187,6 +187,19 @@ impl fmt::Debug for RpcUpgrade {
 }
 
 /// The error of a request that is not a valid WebSocket handshake.
+///
+/// ```
+/// use axum::response::Response;
+/// use ocpp_rpc::{Accept, RpcServer, RpcUpgrade, server::UpgradeError};
+///
+/// /// Emits an event about each request that is no handshake.
+/// fn connect(server: &RpcServer, upgrade: Result<RpcUpgrade, UpgradeError>) -> Response {
+///     match upgrade {
+///         Ok(upgrade) => server.accept(upgrade, Accept::new()),
+///         Err(error) => server.refuse(error),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .refusal.reason)]
 pub struct UpgradeError {

@@ -20,6 +20,16 @@ use crate::server::{
 /// An HTTP application that a [`ListenerBuilder`](crate::server::ListenerBuilder) can serve, such as `axum::Router`.
 ///
 /// Every tower service of HTTP requests that never fails implements this trait.
+///
+/// ```
+/// use ocpp_rpc::{RpcServer, server::{HttpApp, Listener}};
+///
+/// /// Serves stations and any application on one port.
+/// async fn serve(server: &RpcServer, app: impl HttpApp) -> std::io::Result<Listener> {
+///     server.bind("0.0.0.0:9220").app(app).serve().await
+/// }
+/// # let _ = |server: RpcServer| async move { serve(&server, axum::Router::new()).await };
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an HTTP application",
     note = "an application is an `axum::Router`, or a tower `Service<http::Request<ocpp_rpc::server::RequestBody>>` with the error `Infallible` that is `Clone` and `Send`"

@@ -22,6 +22,24 @@ pub(crate) type BodyError = Box<dyn Error + Send + Sync>;
 ///
 /// If the application waits for the body and none of it arrives within the
 /// [`body_timeout`](crate::server::RpcServerBuilder::body_timeout), the connection is closed.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use http::{Request, Response};
+/// use http_body_util::{BodyExt, Full};
+/// use ocpp_rpc::{RpcServer, server::RequestBody};
+///
+/// /// Returns the length of the request's body. An axum router need not name this type.
+/// async fn length(request: Request<RequestBody>) -> Result<Response<Full<bytes::Bytes>>, Infallible> {
+///     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+///     Ok(Response::new(body.len().to_string().into()))
+/// }
+///
+/// async fn serve(server: RpcServer) -> std::io::Result<()> {
+///     let _listener = server.bind("127.0.0.1:0").app(tower::service_fn(length)).serve().await?;
+///     Ok(())
+/// }
+/// ```
 pub struct RequestBody {
     body: Incoming,
     exchange: Arc<Exchange>,

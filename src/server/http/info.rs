@@ -9,6 +9,18 @@ use tokio::time::Instant;
 ///
 /// The built-in listener inserts it. With another HTTP server, a layer can insert it.
 /// [`Handshake::remote_address`](crate::Handshake::remote_address) returns it.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use http::Request;
+/// use ocpp_rpc::server::RemoteAddress;
+///
+/// /// Tells the server the address of a connection that another HTTP server has accepted.
+/// fn with_address<B>(mut request: Request<B>, address: SocketAddr) -> Request<B> {
+///     request.extensions_mut().insert(RemoteAddress(address));
+///     request
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemoteAddress(pub SocketAddr);
 

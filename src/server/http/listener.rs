@@ -82,6 +82,22 @@ impl Transport for Plain {
 ///
 /// [`RpcServer::listen`] and [`ListenerBuilder::serve`](crate::server::ListenerBuilder::serve) start it. Dropping it
 /// closes the port, and sessions continue.
+///
+/// ```
+/// use ocpp_rpc::{RpcRouter, RpcServer, server::Listener};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = RpcServer::builder(RpcRouter::new()).build()?;
+/// let listener: Listener = server.listen("127.0.0.1:0").await?;
+/// println!("stations connect to ws://{}", listener.local_addr());
+/// # let signal = async {};
+/// // Closes all sessions after a signal, such as that of Ctrl-C.
+/// let report = listener.run_until(signal).await;
+/// assert_eq!(report.forced, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping a listener closes it"]
 pub struct Listener {

@@ -179,6 +179,19 @@ impl fmt::Debug for ServerTls {
 }
 
 /// Configures a [`ServerTls`], then creates it.
+///
+/// ```no_run
+/// use ocpp_rpc::tls::{Certificate, RootCerts, ServerTls, ServerTlsBuilder};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Security profile 3: each station has a certificate.
+/// let builder: ServerTlsBuilder = ServerTls::builder()
+///     .certificate(Certificate::from_pem_files("chain.pem", "key.pem")?)
+///     .required_client_certificates(RootCerts::from_pem_file("stations-root.pem")?);
+/// let tls = builder.build()?;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use]
 #[derive(Debug)]
 pub struct ServerTlsBuilder {
