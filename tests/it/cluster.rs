@@ -267,6 +267,19 @@ async fn b86_request_that_is_dropped_while_its_station_disconnects_fails_early()
 }
 
 #[tokio::test(start_paused = true)]
+async fn b86_station_that_has_left_is_not_looked_for_after_the_total_timeout() {
+    let (cluster, a, _b, peer) = two_nodes("ocpp1.6").await;
+    drop(peer);
+    sleep(SETTLED).await;
+    let way = Duration::from_millis(120);
+    cluster.set_delay(way..=way);
+    let start = Instant::now();
+    let result = reset(&a).total_timeout(Duration::from_millis(1)).await;
+    assert!(matches!(result, Err(Error::NotConnected)), "{result:?}");
+    assert!(start.elapsed() <= Duration::from_millis(251), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn b86_message_too_large_for_the_cluster_is_an_error() {
     let (cluster, a, _b, mut peer) = two_nodes("ocpp1.6").await;
     cluster.set_max_message_size(4096);

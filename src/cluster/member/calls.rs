@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use crate::{
@@ -232,7 +232,11 @@ impl Member {
                 state.moves.find(key, Instant::now().into_std())
             };
             if moved_to.is_none() {
-                sleep(ATTEMPT_INTERVAL).await;
+                let next = Instant::now() + ATTEMPT_INTERVAL;
+                if deadline.is_some_and(|deadline| deadline <= next) {
+                    return Err(error);
+                }
+                sleep_until(next).await;
             }
         }
     }
