@@ -161,7 +161,7 @@ impl Local {
         lock(&self.hub).loss = probability;
     }
 
-    /// Sets the probability with which a message arrives twice, 0 to 1. Default 0.
+    /// Sets the probability with which a message arrives twice, 0 to 1. Default 0. The second one has a delay of its own.
     pub fn set_duplication(&self, probability: f64) {
         lock(&self.hub).duplication = probability;
     }
@@ -281,10 +281,6 @@ impl Hub {
             return;
         }
         let copies = if is_lost(self.duplication) { 2 } else { 1 };
-        let delay = self.delay.as_ref().map_or(Duration::ZERO, |range| {
-            let span = range.end().saturating_sub(*range.start());
-            *range.start() + span.mul_f64(random::<f64>())
-        });
         let link = Link { from: from.clone(), to, is_request };
         let sender = self.links.entry(link).or_insert_with(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -292,6 +288,10 @@ impl Hub {
             sender
         });
         for _ in 0..copies {
+            let delay = self.delay.as_ref().map_or(Duration::ZERO, |range| {
+                let span = range.end().saturating_sub(*range.start());
+                *range.start() + span.mul_f64(random::<f64>())
+            });
             let carried = Carried { due: Instant::now() + delay, node: node.clone(), message: message.clone() };
             let _ = sender.send(carried);
         }
