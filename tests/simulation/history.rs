@@ -103,6 +103,17 @@ pub enum Fact {
         call: u64,
         node: usize,
     },
+    /// The request for a call is on its way for this much longer than others.
+    Late {
+        call: u64,
+        late: Duration,
+    },
+    /// A cluster has this delay at most, in milliseconds, and loses messages or not.
+    Network {
+        delay: u64,
+        is_lossy: bool,
+        duplication: f64,
+    },
     /// A call ended at the server that made it on its own connection.
     EndedAtServer {
         call: u64,
@@ -193,6 +204,8 @@ struct Call {
     limits: Limits,
     /// The requests for it to other nodes.
     requests: usize,
+    /// Whether one of them was late.
+    is_late: bool,
     /// The time of its end at the server that made it on its own connection.
     ended_at_server: Option<u64>,
     ends: Vec<(u64, Outcome)>,
@@ -288,6 +301,7 @@ impl History {
                     (call.called, call.limits) = (Some((*at, place)), *limits);
                 }
                 Fact::Requested { call, .. } => calls.entry(*call).or_default().requests += 1,
+                Fact::Late { call, .. } => calls.entry(*call).or_default().is_late = true,
                 Fact::EndedAtServer { call } => calls.entry(*call).or_default().ended_at_server = Some(*at),
                 Fact::Ended { call, outcome } => calls.entry(*call).or_default().ends.push((*at, outcome.clone())),
                 Fact::Executed { call, end } => calls.entry(*call).or_default().executed.push(end.side()),
@@ -408,7 +422,7 @@ impl History {
 
     /// Checks that queued calls are written in the order in which they were made: those of a client over all of its
     /// links, and those of a node on each link. A call that was requested again, because the station had moved, may come
-    /// later.
+    /// later, and one whose request was late.
     fn check_order(&self, calls: &BTreeMap<u64, Call>, found: &mut Vec<String>) {
         let mut dials = HashMap::new();
         let mut written = BTreeMap::<_, Vec<_>>::new();
@@ -424,7 +438,8 @@ impl History {
                         Caller::Client(_) => (None, 0),
                         Caller::Node(own) => (Some(*link), usize::from(own != node)),
                     };
-                    if matches!(call.kind, Some(Kind::Queued | Kind::FireAndForget)) && call.requests == requests {
+                    let is_in_order = call.requests == requests && !call.is_late;
+                    if matches!(call.kind, Some(Kind::Queued | Kind::FireAndForget)) && is_in_order {
                         written.entry((from, group)).or_default().push((dialled, place, called, *number));
                     }
                 }
@@ -442,10 +457,27 @@ impl History {
         }
     }
 
-    /// Checks that no call is written after its end, as far as links without faults show.
+    /// Checks that no call is written after its end, as far as links without faults show. That includes requests that
+    /// arrive after their cancellation, as b87 says.
     fn check_cancelled(&self, calls: &BTreeMap<u64, Call>, found: &mut Vec<String>) {
-        /// The proxy is late by its latency, and a node can miss the cancellation of another one for 4 s, as b87 says.
-        const LATE: u64 = 6000;
+        /// The proxy reads this much later, in milliseconds.
+        const PROXY: u64 = 3000;
+        /// A node that does not get the cancellation may write a call this much later: a late request, and 4 s.
+        const NOT_CANCELLED: u64 = 20_000;
+        let networks = self.facts.iter().filter_map(|(at, fact)| match fact {
+            Fact::Network { delay, is_lossy, .. } => Some((*at, *delay, *is_lossy)),
+            _ => None,
+        });
+        let networks: Vec<_> = networks.collect();
+        // Messages stay in order, so that one can wait for an earlier one that takes long.
+        let cancelled_at = |ended: u64| {
+            let now = networks.iter().rfind(|(at, ..)| *at <= ended);
+            let relevant =
+                || networks.iter().filter(|(at, ..)| (ended.saturating_sub(4000)..ended + 4000).contains(at));
+            let is_lossy = now.into_iter().chain(relevant()).any(|(_, _, is_lossy)| *is_lossy);
+            let delay = now.into_iter().chain(relevant()).map(|(_, delay, _)| *delay).max();
+            if is_lossy { ended + NOT_CANCELLED } else { ended + delay.unwrap_or_default() }
+        };
         let faulty = self.facts.iter().filter_map(|(_, fact)| match fact {
             Fact::Fault { link, .. } => Some(*link),
             _ => None,
@@ -454,7 +486,7 @@ impl History {
         for (at, fact) in &self.facts {
             if let Fact::Wrote { call, link, .. } = fact
                 && let [(ended, outcome)] = &*calls[call].ends
-                && *at > ended + LATE
+                && *at > cancelled_at(*ended) + PROXY
                 && !faulty.contains(link)
             {
                 found.push(format!("call {call} is written at {at} ms, and ended at {ended} ms: {outcome:?}"));
@@ -468,7 +500,7 @@ impl History {
         /// A call to another node ends this much later at most, as b86 says.
         const REMOTE: u64 = 250;
         /// The loss of a response from another node is noticed within this time, in milliseconds.
-        const LOSS: u64 = 10_000;
+        const LOSS: u64 = 6000;
         let mut timeouts = HashMap::<End, u64>::new();
         let mut links = HashMap::new();
         for (_, fact) in &self.facts {

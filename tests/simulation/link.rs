@@ -2,6 +2,7 @@
 //! and corrupts what passes.
 
 use std::{
+    future::pending,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -62,6 +63,8 @@ pub enum FaultKind {
     Stall(u64),
     /// This direction passes nothing any more.
     Silence,
+    /// The client's end is closed, and the server learns nothing of it. A fault of what the server sends.
+    Vanish,
     /// The unit passes in part, then both directions end.
     Truncate,
     /// The unit passes with another character in it. The character is in no number and no id, so that the message
@@ -126,13 +129,13 @@ fn join(
     client: impl Stream,
     server: impl Stream,
 ) -> Arc<AtomicBool> {
-    let is_reset = Arc::new(AtomicBool::new(false));
+    let (is_reset, is_vanished) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (client_reader, client_writer) = split(client);
     let (server_reader, server_writer) = split(server);
     let Plan { latency, piece, from_client, from_server, .. } = plan;
     let direction = |from, faults| {
-        let (world, cut, is_reset) = (world.clone(), cut.clone(), is_reset.clone());
-        Direction { world, link, from, latency, piece, faults, cut, is_reset }
+        let (world, cut, is_reset, is_vanished) = (world.clone(), cut.clone(), is_reset.clone(), is_vanished.clone());
+        Direction { world, link, from, latency, piece, faults, cut, is_reset, is_vanished }
     };
     tokio::spawn(direction(Side::Client, from_client).run(client_reader, server_writer));
     tokio::spawn(direction(Side::Server, from_server).run(server_reader, client_writer));
@@ -149,6 +152,7 @@ struct Direction {
     faults: Vec<Fault>,
     cut: CancellationToken,
     is_reset: Arc<AtomicBool>,
+    is_vanished: Arc<AtomicBool>,
 }
 
 impl Direction {
@@ -176,6 +180,9 @@ impl Direction {
                 Ok(read) => splitter.put(&input[..read]),
             }
         }
+        if self.is_vanished.load(Ordering::Relaxed) {
+            pending::<()>().await;
+        }
         let _ = writer.write_all(&splitter.rest()).await;
         let _ = writer.shutdown().await;
         // The other direction may still pass data.
@@ -202,7 +209,12 @@ impl Direction {
                     return Err(io::ErrorKind::BrokenPipe.into());
                 }
                 FaultKind::Stall(time) => sleep(Duration::from_millis(time)).await,
-                FaultKind::Silence => std::future::pending().await,
+                FaultKind::Silence => pending().await,
+                FaultKind::Vanish => {
+                    self.is_vanished.store(true, Ordering::Relaxed);
+                    writer.shutdown().await?;
+                    pending().await
+                }
                 FaultKind::Truncate => {
                     let len = self.world.roll(0..unit.bytes.len());
                     self.write(&unit.bytes[..len], writer).await?;
@@ -221,7 +233,7 @@ impl Direction {
             }
             if self.cut.is_cancelled() {
                 // The task ends when it is polled next.
-                std::future::pending::<()>().await;
+                pending::<()>().await;
             }
         }
         self.write(&unit.bytes, writer).await

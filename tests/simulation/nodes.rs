@@ -2,12 +2,12 @@
 //! each other, and have clocks that jump.
 
 use std::{
-    future::pending,
+    future::{pending, ready},
     ops::RangeInclusive,
     panic::panic_any,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use ocpp_rpc::{
     Accept, Authenticate, Close, Handshake, Options, Reject, RpcServer,
-    cluster::{self, Cluster, ClusterFuture, Destination, JoinError, Local, LocalNode, SendError, Topic},
+    cluster::{self, Cluster, ClusterFuture, Destination, JoinError, Local, LocalNode, NodeId, SendError, Topic},
     event::{Direction, EventKind},
     server::DuplicateIdentity,
 };
@@ -36,10 +36,25 @@ pub struct Nodes {
     duplicates: DuplicateIdentity,
     /// `None` if there is one server alone.
     cluster: Option<Local>,
+    network: Mutex<Network>,
+    /// Set when the faults of the cluster have ended.
+    is_healed: Arc<AtomicBool>,
     slots: Mutex<Vec<Slot>>,
     starts: AtomicUsize,
     /// The readers of events, which end with their servers.
     watching: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The state of a cluster.
+struct Network {
+    /// In milliseconds.
+    delay: RangeInclusive<u64>,
+    loss: f64,
+    duplication: f64,
+    /// The number of faults at this moment because of which all messages are lost.
+    blackouts: usize,
+    /// The number of other faults at this moment because of which messages are lost.
+    troubles: usize,
 }
 
 /// The place of a server, which is empty while it is down.
@@ -71,6 +86,8 @@ impl Nodes {
             habits,
             duplicates: world.pick(&duplicates),
             cluster: (habits.nodes > 1).then(Local::new),
+            network: Mutex::new(Network::new(0..=0)),
+            is_healed: Arc::default(),
             slots: Mutex::new((0..habits.nodes).map(|_| Slot::default()).collect()),
             starts: AtomicUsize::new(0),
             watching: Mutex::default(),
@@ -121,7 +138,8 @@ impl Nodes {
         let builder = match &self.cluster {
             Some(cluster) => {
                 let node = cluster.node(NAMES[slot]);
-                builder.cluster(Broker { node, number, world: world.clone(), clock })
+                let (node, is_healed) = (Arc::new(node), self.is_healed.clone());
+                builder.cluster(Broker { node, number, world: world.clone(), clock, is_healed })
             }
             None => builder,
         };
@@ -142,26 +160,41 @@ impl Nodes {
     pub fn harm(self: &Arc<Self>) -> Option<JoinHandle<()>> {
         let (world, slot) = (&self.world, self.any_slot());
         let cluster = self.cluster.clone()?;
-        let (name, pause) = (NAMES[slot], world.milliseconds(0..8000));
-        match world.roll(0..10) {
+        let (name, nodes) = (NAMES[slot], self.clone());
+        match world.roll(0..12) {
             0..4 => return self.restart(slot),
             4 | 5 => {
+                let pause = world.milliseconds(0..8000);
                 world.step(format!("the broker of {slot} is away for {pause:?}"));
                 cluster.disconnect(name);
+                self.change(|network| network.troubles += 1);
                 return Some(tokio::spawn(async move {
                     sleep(pause).await;
                     cluster.reconnect(name);
+                    nodes.change(|network| network.troubles -= 1);
                 }));
             }
-            6 => {
+            6 | 7 => {
+                let pause = world.milliseconds(0..15_000);
                 world.step(format!("{slot} is alone for {pause:?}"));
                 cluster.divide(&[&[name]]);
+                self.change(|network| network.troubles += 1);
                 return Some(tokio::spawn(async move {
                     sleep(pause).await;
                     cluster.unite();
+                    nodes.change(|network| network.troubles -= 1);
                 }));
             }
-            7 | 8 => {
+            8 => {
+                let pause = world.milliseconds(0..12_000);
+                world.step(format!("all messages of the cluster are lost for {pause:?}"));
+                self.change(|network| network.blackouts += 1);
+                return Some(tokio::spawn(async move {
+                    sleep(pause).await;
+                    nodes.change(|network| network.blackouts -= 1);
+                }));
+            }
+            9 | 10 => {
                 let jump = world.pick(&[-3_600_000, -20_000, -1000, 1000, 20_000, 3_600_000]);
                 world.step(format!("the clock of {slot} jumps by {jump} ms"));
                 lock(&self.slots)[slot].clock.fetch_add(jump, Ordering::Relaxed);
@@ -183,36 +216,46 @@ impl Nodes {
         } else {
             world.step(format!("node {number} closes for {pause:?}: {close:?}"));
         }
+        self.change(|network| network.troubles += 1);
         let nodes = self.clone();
         Some(tokio::spawn(async move {
             server.close(close).await;
             drop(server);
             sleep(pause).await;
             nodes.start_node(slot);
+            nodes.change(|network| network.troubles -= 1);
         }))
     }
 
     fn change_network(&self) {
         const DELAYS: &[RangeInclusive<u64>] = &[0..=0, 0..=5, 5..=50, 0..=300, 500..=4000];
-        let Self { world, cluster: Some(cluster), .. } = self else { return };
-        let delay = &DELAYS[world.roll(0..DELAYS.len())];
+        let world = &self.world;
+        let delay = DELAYS[world.roll(0..DELAYS.len())].clone();
         let (loss, duplication) = (world.pick(&[0.0, 0.0, 0.05, 0.3]), world.pick(&[0.0, 0.0, 0.2]));
-        world
-            .step(format!("the cluster has a delay of {delay:?} ms, a loss of {loss} and duplicates of {duplication}"));
+        self.change(|network| *network = Network { delay, loss, duplication, ..*network });
+    }
+
+    /// Changes the state of the cluster, and records it.
+    fn change(&self, change: impl FnOnce(&mut Network)) {
+        let (Some(cluster), mut network) = (&self.cluster, lock(&self.network)) else { return };
+        change(&mut network);
+        let Network { delay, loss, duplication, blackouts, troubles } = &*network;
+        let loss = if *blackouts > 0 { 1.0 } else { *loss };
         cluster.set_delay(Duration::from_millis(*delay.start())..=Duration::from_millis(*delay.end()));
         cluster.set_loss(loss);
-        cluster.set_duplication(duplication);
+        cluster.set_duplication(*duplication);
+        let is_lossy = loss > 0.0 || *troubles > 0;
+        self.world.record(Fact::Network { delay: *delay.end(), is_lossy, duplication: *duplication });
     }
 
     /// Ends all faults of the cluster. Clocks stay as they are.
     pub fn heal(&self) {
         let Some(cluster) = &self.cluster else { return };
         self.world.step("the cluster is whole again");
-        cluster.set_loss(0.0);
-        cluster.set_duplication(0.0);
-        cluster.set_delay(Duration::ZERO..=Duration::from_millis(10));
+        self.is_healed.store(true, Ordering::Relaxed);
         cluster.unite();
         NAMES.iter().for_each(|name| cluster.reconnect(name));
+        self.change(|network| *network = Network::new(0..=10));
     }
 
     /// Waits until the events of all servers have ended.
@@ -221,6 +264,12 @@ impl Nodes {
         for events in watching {
             let _ = events.await;
         }
+    }
+}
+
+impl Network {
+    fn new(delay: RangeInclusive<u64>) -> Self {
+        Self { delay, loss: 0.0, duplication: 0.0, blackouts: 0, troubles: 0 }
     }
 }
 
@@ -278,21 +327,36 @@ fn watch_events(world: &Arc<World>, server: &RpcServer) -> JoinHandle<()> {
     })
 }
 
-/// A node's way to the cluster, which records the requests, and whose clock may jump.
+/// A node's way to the cluster, which records and delays requests, and whose clock may jump.
 struct Broker {
-    node: LocalNode,
+    node: Arc<LocalNode>,
     number: usize,
     world: Arc<World>,
     clock: Clock,
+    is_healed: Arc<AtomicBool>,
 }
 
 impl Broker {
-    fn record(&self, to: Destination<'_>, message: &Bytes) {
-        if let Destination::Station(_) | Destination::StationAt(..) = to
-            && let Some(call) = number_in(message)
-        {
-            self.world.record(Fact::Requested { call, node: self.number });
+    /// Records a request. Returns the time by which it is late.
+    fn request(&self, message: &Bytes) -> Option<Duration> {
+        let call = number_in(message)?;
+        self.world.record(Fact::Requested { call, node: self.number });
+        if self.is_healed.load(Ordering::Relaxed) || !self.world.chance(4) {
+            return None;
         }
+        let late = self.world.milliseconds(1000..10_000);
+        self.world.record(Fact::Late { call, late });
+        Some(late)
+    }
+
+    fn send_later(&self, late: Duration, to: (Option<NodeId>, String), request: Option<u64>, message: Bytes) {
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            sleep(late).await;
+            let (at, key) = &to;
+            let to = at.map_or(Destination::Station(key), |at| Destination::StationAt(at, key));
+            let _ = node.send(to, request, message).await;
+        });
     }
 }
 
@@ -342,7 +406,17 @@ impl Cluster for Broker {
         request: Option<u64>,
         message: Bytes,
     ) -> ClusterFuture<'a, Result<(), SendError>> {
-        self.record(to, &message);
+        let request_to = match to {
+            Destination::Station(key) => Some((None, key.to_owned())),
+            Destination::StationAt(node, key) => Some((Some(node), key.to_owned())),
+            _ => None,
+        };
+        if let Some(to) = request_to
+            && let Some(late) = self.request(&message)
+        {
+            self.send_later(late, to, request, message);
+            return Box::pin(ready(Ok(())));
+        }
         self.node.send(to, request, message)
     }
 

@@ -118,7 +118,7 @@ impl Simulation {
             is_corrupting: world.chance(30),
             is_compressed: world.chance(20),
             has_tenants: world.chance(30),
-            has_twins: world.chance(15),
+            has_twins: world.chance(20),
             is_watched: world.chance(30),
         };
         let links = Arc::<Mutex<Links>>::default();
@@ -367,15 +367,16 @@ impl Simulation {
         (is_sound && !is_cut).then_some(link)
     }
 
-    /// Checks that each node reaches a station.
+    /// Checks that each node reaches a station with one session.
     async fn check_reach(&self, client: usize, link: u16) {
         for Node { number, server } in self.nodes.running() {
             let key = &self.keys[client];
+            let is_connected = || self.open_links(key) == [link] && self.sound_link(client) == Some(link);
+            if !is_connected() {
+                continue;
+            }
             let error = self.world.reach(server.station(&**key), Caller::Node(number)).await;
-            if let Some(error) = error
-                && self.open_links(key).contains(&link)
-                && self.sound_link(client) == Some(link)
-            {
+            if let Some(error) = error.filter(|_| is_connected()) {
                 self.world.record(Fact::Broken(format!("node {number} does not reach client {client}: {error}")));
             }
         }
@@ -583,6 +584,9 @@ fn plan(world: &World, habits: Habits) -> Plan {
             let after = if world.chance(25) { 0 } else { world.roll(1..20) };
             faults.push(Fault { after, kind: fault(world, habits) });
         }
+    }
+    if world.chance(habits.faults / 3) {
+        plan.from_server.push(Fault { after: world.roll(1..20), kind: FaultKind::Vanish });
     }
     plan
 }
