@@ -128,7 +128,7 @@ fn router(api: Api, known_host: Option<&str>) -> Router {
 }
 
 /// Starts stations in this process. They stop when the returned set is dropped.
-fn start_demo(stations: usize, url: &str) -> JoinSet<Result<(), ocpp_rpc::client::ConnectError>> {
+fn start_demo(stations: usize, url: &str) -> JoinSet<Result<(), Box<dyn Error + Send + Sync>>> {
     let tally = Arc::<charger::Tally>::default();
     let station = |number| {
         let protocol = if number % 2 == 1 { "ocpp1.6" } else { "ocpp2.0.1" };
@@ -137,6 +137,7 @@ fn start_demo(stations: usize, url: &str) -> JoinSet<Result<(), ocpp_rpc::client
             interval: Some(10),
             // The first station charges soon, so that there is something to see.
             first_charge: (number == 1).then_some(Duration::from_secs(3)),
+            outbox: None,
         };
         charger::run(settings, tally.clone(), future::pending())
     };

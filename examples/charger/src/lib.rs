@@ -1,8 +1,14 @@
 //! A simulated charging station: it boots, sends reports, charges from time to time, and handles calls of its server.
+//! Messages about transactions survive a restart.
+
+pub mod outbox;
+pub mod register;
 
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    error,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -13,13 +19,19 @@ use std::{
 use jiff::Timestamp;
 use ocpp_rpc::{
     Close, Error, RpcClient, RpcRouter,
-    client::{Backoff, ClientState, ConnectError, Reconnect, RpcClientBuilder},
+    client::{Backoff, ClientState, Reconnect, RpcClientBuilder},
     extract::{Params, State},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use crate::{
+    outbox::{Attempts, Message, Outbox},
+    register::{Trigger, register},
 };
 
 /// Settings of a station.
@@ -31,6 +43,8 @@ pub struct Settings {
     pub interval: Option<u64>,
     /// The time from the boot to the first transaction. `None` is a random time of at most 20 s.
     pub first_charge: Option<Duration>,
+    /// The file of messages about transactions. `None` keeps them in memory.
+    pub outbox: Option<PathBuf>,
 }
 
 /// Counters that stations share.
@@ -48,25 +62,38 @@ struct Station {
     client: RpcClient,
     shared: Arc<Shared>,
     tally: Arc<Tally>,
-    interval: Option<u64>,
+    interval: Option<Duration>,
     first_charge: Option<Duration>,
+    /// The interval of heartbeats, if the server has accepted the station.
+    registered: watch::Sender<Option<Duration>>,
 }
 
 /// The state that handlers share with the station's loop.
 struct Shared {
     data: Mutex<Data>,
+    outbox: Arc<Outbox>,
     commands: mpsc::Sender<Command>,
+    triggers: mpsc::Sender<Trigger>,
 }
 
 struct Data {
     variables: BTreeMap<String, String>,
-    transaction: Option<Transaction>,
-    energy: u64,
+    meter: Meter,
+    /// The transaction that was running when the station was stopped.
+    interrupted: Option<Transaction>,
 }
 
+/// The part of the state that survives a restart.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Meter {
+    energy: u64,
+    transaction: Option<Transaction>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Transaction {
-    /// A number in 1.6, a string in 2.x.
-    id: Value,
+    /// The id in 2.x. In 1.6, it stands for the number that the server gives.
+    id: String,
     next_seq_no: u32,
 }
 
@@ -90,21 +117,25 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// frame. The client repeats connects that fail.
 ///
 /// # Errors
-/// Returns an error if the settings contradict each other.
+/// Returns an error if the settings contradict each other, or if the file of messages cannot be read or written.
 pub async fn run(
     settings: Settings,
     tally: Arc<Tally>,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), ConnectError> {
-    let Settings { client, interval, first_charge } = settings;
+) -> Result<(), Box<dyn error::Error + Send + Sync>> {
+    let Settings { client, interval, first_charge, outbox } = settings;
+    let outbox = Arc::new(outbox.map_or_else(|| Ok(Outbox::in_memory()), Outbox::open)?);
     let (sender, mut commands) = mpsc::channel(16);
-    let shared = Arc::new(Shared::new(sender));
+    let (triggers, mut triggered) = mpsc::channel(16);
+    let shared = Arc::new(Shared::new(outbox, sender, triggers));
     let backoff = Backoff::exponential().max(Duration::from_secs(10));
     let reconnect = Reconnect::always().backoff(backoff).retry_first_connect(true);
     let client = client.router(router(shared.clone())).reconnect(reconnect).build()?;
     let _counter =
         tokio_util::task::AbortOnDropHandle::new(tokio::spawn(count_connected(client.clone(), tally.clone())));
-    let station = Station { client, shared, tally, interval, first_charge };
+    let interval = interval.map(|seconds| Duration::from_secs(seconds.max(1)));
+    let registered = watch::Sender::new(None);
+    let station = Station { client, shared, tally, interval, first_charge, registered };
     let closing = async {
         shutdown.await;
         station.client.close(Close::going_away().reason("the station stops").drain(DRAIN)).await;
@@ -112,7 +143,7 @@ pub async fn run(
     let working = async {
         loop {
             station.client.connect().await?;
-            station.run_until_closed(&mut commands).await;
+            station.run_until_closed(&mut commands, &mut triggered).await;
         }
     };
     // The station works on while it closes, so that the call in flight gets its response.
@@ -120,6 +151,7 @@ pub async fn run(
         biased;
         () = closing => Ok(()),
         result = working => result,
+        result = station.deliver() => match result? {},
     }
 }
 
@@ -142,22 +174,40 @@ async fn count_connected(client: RpcClient, tally: Arc<Tally>) {
 }
 
 impl Station {
-    /// Boots, then works until the client is closed. The connection may be lost and restored meanwhile.
-    async fn run_until_closed(&self, commands: &mut mpsc::Receiver<Command>) {
-        let seconds = self.boot().await;
+    /// Registers, then works until the client is closed. The connection may be lost and restored meanwhile.
+    async fn run_until_closed(&self, commands: &mut mpsc::Receiver<Command>, triggers: &mut mpsc::Receiver<Trigger>) {
+        self.registered.send_replace(None);
+        let boot = if self.is_1_6() {
+            json!({"chargePointVendor": "Example", "chargePointModel": "Wallbox"})
+        } else {
+            json!({"reason": "PowerUp", "chargingStation": {"vendorName": "Example", "model": "Wallbox"}})
+        };
+        let report = |action: &str, outcome: &_| self.count(action, outcome);
+        let registering = register(&self.client, &boot, self.interval, &self.registered, triggers, report);
+        tokio::select! {
+            _ = self.client.closed() => {}
+            never = registering => match never {},
+            () = self.work(commands) => {}
+        }
+    }
+
+    /// Works until the server requests a reboot.
+    async fn work(&self, commands: &mut mpsc::Receiver<Command>) {
+        let mut registered = self.registered.subscribe();
+        // The sender is part of the station.
+        let Ok(Some(seconds)) = registered.wait_for(Option::is_some).await.map(|registered| *registered) else {
+            return;
+        };
+        self.end_interrupted().await;
         self.report_status().await;
-        let mut heartbeat = interval(Duration::from_secs(seconds.max(1)));
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        heartbeat.reset();
+        let mut meter = interval(seconds);
+        meter.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        meter.reset();
         let first_charge = self.first_charge.unwrap_or_else(|| PAUSE.mul_f64(rand::random()));
         let mut next_plug = Instant::now() + first_charge;
         loop {
             tokio::select! {
-                _ = self.client.closed() => return,
-                _ = heartbeat.tick() => {
-                    self.call("Heartbeat", &json!({})).await;
-                    self.report_meter().await;
-                }
+                _ = meter.tick() => self.report_meter().await,
                 () = tokio::time::sleep_until(next_plug) => {
                     next_plug = Instant::now() + self.toggle_charging("DEMO-TAG").await;
                 }
@@ -182,63 +232,83 @@ impl Station {
         }
     }
 
-    /// Repeats the boot until the server accepts it, and returns the seconds between heartbeats.
-    async fn boot(&self) -> u64 {
-        let boot = if self.is_1_6() {
-            json!({"chargePointVendor": "Example", "chargePointModel": "Wallbox"})
-        } else {
-            json!({"reason": "PowerUp", "chargingStation": {"vendorName": "Example", "model": "Wallbox"}})
+    /// Sends the messages of the outbox, while the station is registered and connected.
+    async fn deliver(&self) -> std::io::Result<Infallible> {
+        let attempts = || {
+            let (max, interval) = if self.is_1_6() {
+                ("TransactionMessageAttempts", "TransactionMessageRetryInterval")
+            } else {
+                ("MessageAttempts", "MessageAttemptInterval")
+            };
+            let (max, seconds) = (self.shared.number(max), self.shared.number(interval));
+            Attempts { max: max.unwrap_or(3), interval: Duration::from_secs(seconds.unwrap_or(60).into()) }
         };
-        loop {
-            let response = self.call("BootNotification", &boot).await.unwrap_or_default();
-            let seconds = response["interval"].as_u64().filter(|seconds| *seconds > 0).unwrap_or(30);
-            if response["status"] == "Accepted" {
-                return self.interval.unwrap_or(seconds);
-            }
-            sleep(Duration::from_secs(seconds)).await;
+        let report = |action: &str, outcome: &_| self.count(action, outcome);
+        self.shared.outbox.deliver(&self.client, &self.registered, attempts, report).await
+    }
+
+    /// Stores a message about a transaction, which is sent later.
+    async fn store(&self, message: Message) {
+        let state = json!(self.shared.data().meter);
+        if let Err(error) = self.shared.outbox.store(message, state).await {
+            tracing::error!(%error, "a message about a transaction is lost");
+        }
+    }
+
+    /// Ends a transaction that a restart of the station has interrupted.
+    async fn end_interrupted(&self) {
+        let interrupted = self.shared.data().interrupted.take();
+        if let Some(transaction) = interrupted {
+            self.stop(transaction, "PowerLoss").await;
         }
     }
 
     /// Stops the running transaction or starts one. Returns the time until the next change.
     async fn toggle_charging(&self, tag: &str) -> Duration {
-        let running = self.shared.data().transaction.take();
+        let running = self.shared.data().meter.transaction.take();
         match running {
             None => self.start(tag).await,
-            Some(transaction) => self.stop(transaction).await,
+            Some(transaction) => self.stop(transaction, "Local").await,
         }
         self.report_status().await;
         if self.is_charging() { CHARGING } else { PAUSE }
     }
 
     async fn start(&self, tag: &str) {
-        let energy = self.shared.data().energy;
-        let id = if self.is_1_6() {
-            let start = json!({"connectorId": 1, "idTag": tag, "meterStart": energy, "timestamp": now()});
-            self.call("StartTransaction", &start).await.map(|response| response["transactionId"].clone())
-        } else {
-            let id = json!(format!("{:016x}", rand::random::<u64>()));
-            let token = json!({"idToken": tag, "type": "Central"});
-            let event = self.event("Started", "Authorized", &id, 0, Some(token));
-            self.call("TransactionEvent", &event).await.map(|_| id)
+        let id = format!("{:016x}", rand::random::<u64>());
+        let energy = {
+            let mut data = self.shared.data();
+            data.meter.transaction = Some(Transaction { id: id.clone(), next_seq_no: 1 });
+            data.meter.energy
         };
-        self.shared.data().transaction = id.map(|id| Transaction { id, next_seq_no: 1 });
+        let message = if self.is_1_6() {
+            let start = json!({"connectorId": 1, "idTag": tag, "meterStart": energy, "timestamp": now()});
+            Message::new("StartTransaction", start).starts(id)
+        } else {
+            let token = json!({"idToken": tag, "type": "Central"});
+            let mut event = self.event("Started", "Authorized", &id, 0);
+            event["idToken"] = token;
+            Message::new("TransactionEvent", event)
+        };
+        self.store(message).await;
     }
 
-    async fn stop(&self, Transaction { id, next_seq_no }: Transaction) {
-        let energy = self.shared.data().energy;
-        if self.is_1_6() {
-            let stop = json!({"transactionId": id, "meterStop": energy, "timestamp": now(), "reason": "Local"});
-            self.call("StopTransaction", &stop).await;
+    async fn stop(&self, Transaction { id, next_seq_no }: Transaction, reason: &str) {
+        let energy = self.shared.data().meter.energy;
+        let message = if self.is_1_6() {
+            let stop = json!({"transactionId": id, "meterStop": energy, "timestamp": now(), "reason": reason});
+            Message::new("StopTransaction", stop)
         } else {
-            let event = self.event("Ended", "EVDeparted", &id, next_seq_no, None);
-            self.call("TransactionEvent", &event).await;
-        }
+            let trigger = if reason == "Local" { "EVDeparted" } else { "AbnormalCondition" };
+            let mut event = self.event("Ended", trigger, &id, next_seq_no);
+            event["transactionInfo"]["stoppedReason"] = reason.into();
+            Message::new("TransactionEvent", event)
+        };
+        self.store(message).await;
     }
 
     async fn report(&self, message: &str) {
         match message {
-            "BootNotification" => _ = self.boot().await,
-            "Heartbeat" => _ = self.call("Heartbeat", &json!({})).await,
             "StatusNotification" => self.report_status().await,
             _ => self.report_meter().await,
         }
@@ -265,8 +335,8 @@ impl Station {
     async fn report_meter(&self) {
         let (id, seq_no) = {
             let mut data = self.shared.data();
-            data.energy += 100;
-            match &mut data.transaction {
+            data.meter.energy += 100;
+            match &mut data.meter.transaction {
                 None => return,
                 Some(transaction) => {
                     transaction.next_seq_no += 1;
@@ -274,18 +344,18 @@ impl Station {
                 }
             }
         };
-        if self.is_1_6() {
+        let message = if self.is_1_6() {
             let values = json!({"connectorId": 1, "transactionId": id, "meterValue": self.meter_value()});
-            self.call("MeterValues", &values).await;
+            Message::new("MeterValues", values)
         } else {
-            let event = self.event("Updated", "MeterValuePeriodic", &id, seq_no, None);
-            self.call("TransactionEvent", &event).await;
-        }
+            Message::new("TransactionEvent", self.event("Updated", "MeterValuePeriodic", &id, seq_no))
+        };
+        self.store(message.update()).await;
     }
 
     /// Returns the payload of a TransactionEvent.
-    fn event(&self, kind: &str, trigger: &str, id: &Value, seq_no: u32, token: Option<Value>) -> Value {
-        let mut event = json!({
+    fn event(&self, kind: &str, trigger: &str, id: &str, seq_no: u32) -> Value {
+        json!({
             "eventType": kind,
             "triggerReason": trigger,
             "timestamp": now(),
@@ -293,33 +363,29 @@ impl Station {
             "transactionInfo": {"transactionId": id},
             "evse": {"id": 1, "connectorId": 1},
             "meterValue": self.meter_value(),
-        });
-        if let Some(token) = token {
-            event["idToken"] = token;
-        }
-        event
+        })
     }
 
     fn meter_value(&self) -> Value {
-        let energy = self.shared.data().energy;
+        let energy = self.shared.data().meter.energy;
         let value = if self.is_1_6() { json!(energy.to_string()) } else { json!(energy) };
         let sample = json!({"value": value, "measurand": "Energy.Active.Import.Register"});
         json!([{"timestamp": now(), "sampledValue": [sample]}])
     }
 
     /// Makes a call. If it fails, it is counted and the station continues.
-    async fn call(&self, action: &str, params: &Value) -> Option<Value> {
-        match self.client.call(action, params).await {
-            Ok(response) => {
-                self.tally.succeeded.fetch_add(1, Ordering::Relaxed);
-                Some(response)
-            }
+    async fn call(&self, action: &str, params: &Value) {
+        self.count(action, &self.client.call(action, params).await);
+    }
+
+    /// Counts a call that has ended.
+    fn count(&self, action: &str, outcome: &Result<Value, Error>) {
+        match outcome {
+            Ok(_) => _ = self.tally.succeeded.fetch_add(1, Ordering::Relaxed),
+            Err(Error::Closing | Error::Closed) => {}
             Err(error) => {
-                if !matches!(error, Error::Closing | Error::Closed) {
-                    self.tally.failed.fetch_add(1, Ordering::Relaxed);
-                }
+                self.tally.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(action, %error, "call failed");
-                None
             }
         }
     }
@@ -329,15 +395,30 @@ impl Station {
     }
 
     fn is_charging(&self) -> bool {
-        self.shared.data().transaction.is_some()
+        self.shared.data().meter.transaction.is_some()
     }
 }
 
 impl Shared {
-    fn new(commands: mpsc::Sender<Command>) -> Self {
-        let variables = [("HeartbeatInterval", "300"), ("MeterValueSampleInterval", "60"), ("NumberOfConnectors", "1")];
+    fn new(outbox: Arc<Outbox>, commands: mpsc::Sender<Command>, triggers: mpsc::Sender<Trigger>) -> Self {
+        let variables = [
+            ("HeartbeatInterval", "300"),
+            ("MeterValueSampleInterval", "60"),
+            ("NumberOfConnectors", "1"),
+            ("TransactionMessageAttempts", "3"),
+            ("TransactionMessageRetryInterval", "60"),
+            ("MessageAttempts", "3"),
+            ("MessageAttemptInterval", "60"),
+        ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Self { data: Mutex::new(Data { variables, transaction: None, energy: 0 }), commands }
+        let mut meter: Meter = serde_json::from_value(outbox.state()).unwrap_or_default();
+        let interrupted = meter.transaction.take();
+        Self { data: Mutex::new(Data { variables, meter, interrupted }), outbox, commands, triggers }
+    }
+
+    /// Returns the value of a variable that is a number.
+    fn number(&self, name: &str) -> Option<u32> {
+        self.data().variables.get(name)?.parse().ok()
     }
 
     fn data(&self) -> MutexGuard<'_, Data> {
@@ -347,6 +428,18 @@ impl Shared {
     /// Gives a command to the station's loop, and returns the status for the response.
     fn send(&self, command: Command) -> &'static str {
         if self.commands.try_send(command).is_ok() { "Accepted" } else { "Rejected" }
+    }
+
+    /// Lets the station send a message of its registration, and returns the status for the response.
+    fn trigger(&self, trigger: Trigger) -> &'static str {
+        if self.triggers.try_send(trigger).is_ok() { "Accepted" } else { "Rejected" }
+    }
+
+    /// Returns whether the running transaction has this id.
+    fn is_running(&self, id: &Value) -> bool {
+        let data = self.data();
+        let Some(running) = &data.meter.transaction else { return false };
+        self.outbox.transaction_id(&running.id).unwrap_or(json!(running.id)) == *id
     }
 
     /// Sets a variable, and returns the status for the response.
@@ -392,9 +485,9 @@ async fn reset(State(shared): SharedState) -> HandlerResult {
 
 async fn trigger(Params(params): Params<Value>, State(shared): SharedState) -> HandlerResult {
     let status = match params["requestedMessage"].as_str() {
-        Some(message @ ("BootNotification" | "Heartbeat" | "StatusNotification" | "MeterValues")) => {
-            shared.send(Command::Report(message.to_owned()))
-        }
+        Some("BootNotification") => shared.trigger(Trigger::Boot),
+        Some("Heartbeat") => shared.trigger(Trigger::Heartbeat),
+        Some(message @ ("StatusNotification" | "MeterValues")) => shared.send(Command::Report(message.to_owned())),
         _ => "NotImplemented",
     };
     Ok(json!({"status": status}))
@@ -403,14 +496,13 @@ async fn trigger(Params(params): Params<Value>, State(shared): SharedState) -> H
 /// Starts a transaction with an `idTag` (1.6) or an `idToken` (2.x).
 async fn start(Params(params): Params<Value>, State(shared): SharedState) -> HandlerResult {
     let tag = params["idTag"].as_str().or(params["idToken"]["idToken"].as_str()).unwrap_or("unknown");
-    let is_charging = shared.data().transaction.is_some();
+    let is_charging = shared.data().meter.transaction.is_some();
     let status = if is_charging { "Rejected" } else { shared.send(Command::Start(tag.to_owned())) };
     Ok(json!({"status": status}))
 }
 
 async fn stop(Params(params): Params<Value>, State(shared): SharedState) -> HandlerResult {
-    let is_running = shared.data().transaction.as_ref().is_some_and(|running| running.id == params["transactionId"]);
-    let status = if is_running { shared.send(Command::Stop) } else { "Rejected" };
+    let status = if shared.is_running(&params["transactionId"]) { shared.send(Command::Stop) } else { "Rejected" };
     Ok(json!({"status": status}))
 }
 

@@ -6,6 +6,8 @@
 mod tls;
 
 use std::{
+    fs,
+    path::PathBuf,
     pin::pin,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -37,6 +39,9 @@ struct Args {
     /// The seconds between heartbeats, instead of the interval that the server sends.
     #[arg(long)]
     interval: Option<u64>,
+    /// The folder of messages about transactions, which then survive a restart. Each station has a file of its own.
+    #[arg(long)]
+    data: Option<PathBuf>,
     #[command(flatten)]
     tls: tls::Tls,
 }
@@ -45,17 +50,22 @@ struct Args {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
-    let Args { url, identity, protocol, password, count, interval, tls } = Args::parse();
+    let Args { url, identity, protocol, password, count, interval, data, tls } = Args::parse();
     let tally = Arc::<Tally>::default();
     let mut stations = JoinSet::new();
     let stop = CancellationToken::new();
+    if let Some(data) = &data {
+        fs::create_dir_all(data)?;
+    }
     for number in 1..=count {
         let identity = if count == 1 { identity.clone() } else { format!("{identity}-{number:04}") };
+        let file = || identity.replace(|character: char| !character.is_ascii_alphanumeric(), "-") + ".jsonl";
+        let outbox = data.as_ref().map(|data| data.join(file()));
         let mut client = tls.apply(RpcClient::builder(&url, identity).protocols(&protocol))?;
         if let Some(password) = &password {
             client = client.password(password.as_str());
         }
-        let settings = Settings { client, interval, first_charge: None };
+        let settings = Settings { client, interval, first_charge: None, outbox };
         stations.spawn(charger::run(settings, tally.clone(), stop.clone().cancelled_owned()));
     }
     let mut progress = tokio::time::interval(Duration::from_secs(1));
@@ -80,7 +90,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 Some(Ok(())) => {}
                 None => return Ok(()),
                 // A station that gives up prints its error, and the others continue.
-                Some(Err(error)) if stations.is_empty() => return Err(error.into()),
+                Some(Err(error)) if stations.is_empty() => return Err(error as Box<dyn std::error::Error>),
                 Some(Err(error)) => eprintln!("a station gave up: {error}"),
             },
         }
