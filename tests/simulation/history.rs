@@ -486,7 +486,7 @@ impl History {
         for (at, fact) in &self.facts {
             if let Fact::Wrote { call, link, .. } = fact
                 && let [(ended, outcome)] = &*calls[call].ends
-                && *at > cancelled_at(*ended) + PROXY
+                && *at > if calls[call].requests == 0 { *ended } else { cancelled_at(*ended) } + PROXY
                 && !faulty.contains(link)
             {
                 found.push(format!("call {call} is written at {at} ms, and ended at {ended} ms: {outcome:?}"));
