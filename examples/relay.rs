@@ -5,7 +5,7 @@
 //!     cargo run --example server
 //!     cargo run --example relay -- ws://127.0.0.1:9220
 
-use std::{borrow::Cow, convert::Infallible, env, error::Error, time::Duration};
+use std::{borrow::Cow, convert::Infallible, env, error::Error, sync::Arc, time::Duration};
 
 use http::{HeaderValue, StatusCode, header};
 use ocpp_rpc::{
@@ -17,8 +17,8 @@ use ocpp_rpc::{
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-/// Returns the text to pass on, or `None` to drop the message.
-pub(crate) type Filter = for<'a> fn(Sender, &'a str) -> Option<Cow<'a, str>>;
+/// Gets the identity of the station and a message of one end. Returns the text to pass on, or `None` to drop the message.
+pub(crate) type Filter = Arc<dyn for<'a> Fn(&str, Sender, &'a str) -> Option<Cow<'a, str>> + Send + Sync>;
 
 /// The sender of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Authenticate for Relay {
             .raw_query(handshake.query().unwrap_or_default())
             // The station connects again when its connection ends, and then so does the relay.
             .reconnect(Reconnect::never())
-            .router(self.router(Sender::Server, opened));
+            .router(self.router(&handshake, Sender::Server, opened));
         let client = client.connect().await.map_err(refuse)?;
 
         let accept = match client.session().protocol() {
@@ -62,7 +62,7 @@ impl Authenticate for Relay {
         };
         let server = watch::channel(Some(client.session())).1;
         let tasks = self.tasks.clone();
-        Ok(accept.router(self.router(Sender::Station, server)).on_open(move |session| {
+        Ok(accept.router(self.router(&handshake, Sender::Station, server)).on_open(move |session| {
             station.send_replace(Some(session.clone()));
             tasks.spawn(end_together(session, client.clone()));
         }))
@@ -71,21 +71,23 @@ impl Authenticate for Relay {
 
 impl Relay {
     /// Returns the router of one end, which sends all messages to the other.
-    fn router(&self, sender: Sender, to: watch::Receiver<Option<Session>>) -> RpcRouter<Way> {
-        RpcRouter::with_state(Way { sender, filter: self.filter, to }).raw(pass)
+    fn router(&self, handshake: &Handshake, sender: Sender, to: watch::Receiver<Option<Session>>) -> RpcRouter<Way> {
+        let identity = handshake.identity().into();
+        RpcRouter::with_state(Way { identity, sender, filter: self.filter.clone(), to }).raw(pass)
     }
 }
 
 /// The way of the messages of one end.
 #[derive(Clone)]
 struct Way {
+    identity: Arc<str>,
     sender: Sender,
     filter: Filter,
     to: watch::Receiver<Option<Session>>,
 }
 
 async fn pass(message: RawMessage, State(mut way): State<Way>) -> Result<(), Infallible> {
-    let Some(text) = (way.filter)(way.sender, &message) else { return Ok(()) };
+    let Some(text) = (way.filter)(&way.identity, way.sender, &message) else { return Ok(()) };
     // The server may send something before the session of the station is open.
     let to = way.to.wait_for(Option::is_some).await.ok().and_then(|to| to.clone());
     if let Some(to) = to {
@@ -139,7 +141,9 @@ fn refuse(error: ConnectError) -> Reject {
 async fn main() -> Result<(), Box<dyn Error>> {
     let endpoint = env::args().nth(1).unwrap_or_else(|| "ws://127.0.0.1:9220".to_owned());
     let tasks = TaskTracker::new();
-    let relay = Relay { upstream: RpcClient::builder(endpoint, "relay"), filter: print, tasks: tasks.clone() };
+    // Shorter than the 10 s that the authenticator has.
+    let upstream = RpcClient::builder(endpoint, "relay").connect_timeout(Duration::from_secs(8));
+    let relay = Relay { upstream, filter: Arc::new(print), tasks: tasks.clone() };
     let server = RpcServer::builder(RpcRouter::new()).auth(relay).build()?;
     let listener = server.listen("127.0.0.1:9221").await?;
     println!("listening on ws://{}/<identity>", listener.local_addr());
@@ -150,8 +154,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Prints each message, and passes it on.
-fn print(sender: Sender, message: &str) -> Option<Cow<'_, str>> {
-    println!("{sender:?}: {message}");
+fn print<'a>(identity: &str, sender: Sender, message: &'a str) -> Option<Cow<'a, str>> {
+    println!("{identity}: {sender:?}: {message}");
     Some(message.into())
 }
 

@@ -32,7 +32,9 @@ struct Passwords(Arc<HashMap<(&'static str, &'static str), &'static str>>);
 impl Authenticate for Passwords {
     async fn authenticate(&self, handshake: Handshake) -> Result<Accept, Reject> {
         // The endpoint of `/ocpp/acme/CP-1` is `/ocpp/acme`.
-        let tenant = handshake.endpoint().rsplit('/').next().unwrap_or_default();
+        let tenant = handshake.endpoint().strip_prefix("/ocpp/").ok_or_else(Reject::not_found)?;
+        // Some stations send surplus slashes.
+        let tenant = tenant.trim_matches('/');
         let password = self.0.get(&(tenant, handshake.identity())).ok_or_else(Reject::not_found)?;
         if !handshake.password_is(password.as_bytes()) {
             return Err(Reject::unauthorized());

@@ -199,7 +199,8 @@ impl<R> Call<R> {
     /// Sets how long the call may take in all, in the queue and in flight; `None` waits for ever, and is the default.
     ///
     /// A call that takes longer fails with [`Error::NeverSent`] if it is still in the queue, and with
-    /// [`Error::Timeout`] if it is in flight.
+    /// [`Error::Timeout`] if it is in flight. The [`timeout`](Self::timeout) and its default apply as well, so a slow
+    /// station may need both.
     pub fn total_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         if let State::Draft { total_timeout, .. } = &mut self.state {
             *total_timeout = timeout.into().map(options::finite);

@@ -37,6 +37,16 @@ use crate::message::payload::EncodeError;
 /// assert_eq!(report(&Error::QueueFull), "try again");
 /// assert_eq!(report(&Error::Timeout), "ask the station before trying again");
 /// ```
+///
+/// | Error | May the peer have carried it out? | [Retryable](Self::is_retryable) |
+/// |---|---|---|
+/// | [`NeverSent`](Self::NeverSent), [`QueueFull`](Self::QueueFull), [`NotConnected`](Self::NotConnected), [`Unreachable`](Self::Unreachable), [`Closing`](Self::Closing), [`Closed`](Self::Closed) | no | yes |
+/// | [`Disconnected`](Self::Disconnected) | as `maybe_delivered` says | if not |
+/// | [`Timeout`](Self::Timeout), [`Cancelled`](Self::Cancelled), [`Layer`](Self::Layer) | yes | no |
+/// | [`TooLarge`](Self::TooLarge) | as `maybe_delivered` says | no |
+/// | [`Rejected`](Self::Rejected) | no: it says so | no |
+/// | [`Decode`](Self::Decode), [`Invalid`](Self::Invalid) of a response | it did | no |
+/// | [`Encode`](Self::Encode), [`Invalid`](Self::Invalid) of parameters, [`SendNotSupported`](Self::SendNotSupported), [`InvalidMessageId`](Self::InvalidMessageId) | no | no: it fails again |
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -60,7 +60,7 @@ pub mod testing {}
 #[doc = include_str!("docs/client.md")]
 pub mod client {}
 
-/// Relaying messages between stations and a server of others.
+/// Relaying messages between stations and someone else's server.
 #[doc = ""]
 #[doc = include_str!("docs/relay.md")]
 pub mod relay {}

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    action::Action,
     call::Call,
     client::{
         error::ConnectError,
@@ -194,6 +195,11 @@ impl RpcClient {
     /// [`Call::total_timeout`] when the future is first polled.
     pub fn call<R: DeserializeOwned + 'static>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Call<R> {
         self.session().call(action, params)
+    }
+
+    /// Calls the action of a typed request, and returns the typed response. See [`Session::request`].
+    pub fn request<A: Action>(&self, request: A) -> Call<A::Response> {
+        self.session().request(request)
     }
 
     /// Returns the session of the client: one handle for its life, over all connections.

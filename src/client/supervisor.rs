@@ -193,6 +193,10 @@ impl Supervisor {
             Failure::Unreachable => tracing::info!(%error, "cannot connect"),
             Failure::Refused { .. } => tracing::warn!(%error, "refused"),
         }
+        self.shared.session.report(EventKind::ConnectFailed {
+            status: error.status().map(|status| status.as_u16()),
+            error: error.to_string(),
+        });
         let prepared = self.run.prepared();
         let is_first = self.run.first.get().is_none();
         self.failures = self.failures.saturating_add(1);

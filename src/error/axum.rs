@@ -14,7 +14,7 @@ use crate::{error::Error, message::payload::Payload};
 ///
 /// | Member | Value |
 /// |---|---|
-/// | `error` | the name of the variant: `rejected`, `timeout`, `never_sent`, `disconnected`, `not_connected`, `closing`, `closed`, `cancelled`, `queue_full`, `send_not_supported`, `invalid_message_id`, `encode`, `decode`, `invalid` or `layer` |
+/// | `error` | the name of the variant: `rejected`, `timeout`, `never_sent`, `disconnected`, `not_connected`, `unreachable`, `too_large`, `closing`, `closed`, `cancelled`, `queue_full`, `send_not_supported`, `invalid_message_id`, `encode`, `decode`, `invalid` or `layer` |
 /// | `message` | the text of the error |
 /// | `maybe_delivered` | [`Error::maybe_delivered`] |
 /// | `code`, `description`, `details` | of `rejected`: the CALLERROR |

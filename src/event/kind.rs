@@ -135,6 +135,14 @@ pub enum EventKind {
         #[serde(serialize_with = "shared_text")]
         protocol: Option<Arc<str>>,
     },
+    /// An attempt of a client to connect failed. Another one follows, unless the client closes.
+    #[non_exhaustive]
+    ConnectFailed {
+        /// The HTTP status of the response, if the server refused.
+        status: Option<u16>,
+        /// The text of the [`ConnectError`](crate::client::ConnectError).
+        error: String,
+    },
     /// A client lost its connection and will reconnect.
     Disconnected(CloseInfo),
     /// The application, or a newer connection of the same identity, began to close a session or client.
@@ -310,10 +318,11 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// Returns the name of the kind, the `type` of the serialized event.
-    pub(crate) fn name(&self) -> &'static str {
+    /// Returns the name of the kind, the `type` of the serialized event, such as `call_ended`.
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
+            Self::ConnectFailed { .. } => "connect_failed",
             Self::Opened { .. } => "opened",
             Self::Disconnected(_) => "disconnected",
             Self::Closing => "closing",
@@ -533,6 +542,10 @@ mod tests {
         let text = || Text(ByteString::from_static("[]"));
         for (kind, expected) in [
             (EventKind::Connecting, json!({"type": "connecting"})),
+            (
+                EventKind::ConnectFailed { status: Some(401), error: "refused".to_owned() },
+                json!({"type": "connect_failed", "status": 401, "error": "refused"}),
+            ),
             (EventKind::Opened { protocol: None }, json!({"type": "opened", "protocol": null})),
             (EventKind::Closed(closed), json!({"type": "closed", "code": 1006, "reason": "", "cause": "ping_timeout"})),
             (EventKind::Received(text()), json!({"type": "received", "text": "[]"})),

@@ -249,14 +249,15 @@ impl RpcServer {
     /// ```
     /// use std::convert::Infallible;
     ///
-    /// use axum::{extract::State, response::{Sse, sse}};
+    /// use axum::{extract::State, response::{Sse, sse::{self, KeepAlive}}};
     /// use futures_util::{Stream, StreamExt};
     /// use ocpp_rpc::RpcServer;
     ///
     /// /// Streams the events of all stations until the server begins to close.
     /// async fn events(State(server): State<RpcServer>) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
     ///     let events = server.events().filter_map(async |event| sse::Event::default().json_data(&event).ok());
-    ///     Sse::new(events.map(Ok).take_until(server.closing()))
+    ///     // Without it, the listener ends a response that sends nothing for 30 s.
+    ///     Sse::new(events.map(Ok).take_until(server.closing())).keep_alive(KeepAlive::default())
     /// }
     /// # let _: axum::Router<RpcServer> = axum::Router::new().route("/events", axum::routing::get(events));
     /// ```

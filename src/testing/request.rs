@@ -8,7 +8,7 @@ use crate::{
     connection::{
         negotiated::Negotiated,
         request::IncomingRequest,
-        shared::{Run, Shared},
+        shared::{OwnKey, Run, Shared},
     },
     error::CallError,
     handler::router::RpcRouter,
@@ -73,6 +73,12 @@ impl Request {
     /// Sets the identity of the station.
     pub fn identity(mut self, identity: &str) -> Self {
         self.run.identity = identity.into();
+        self
+    }
+
+    /// Sets the [key](crate::Accept::key) of the session. Default: the identity.
+    pub fn key(mut self, key: &str) -> Self {
+        self.run.extensions.insert(OwnKey(key.into()));
         self
     }
 

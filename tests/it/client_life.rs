@@ -355,6 +355,8 @@ async fn run_events(mut events: Events) -> Vec<String> {
     loop {
         seen.push(match events.next().await.expect("another event").kind {
             EventKind::Connecting => "connecting".to_owned(),
+            EventKind::ConnectFailed { status: Some(status), .. } => format!("refused {status}"),
+            EventKind::ConnectFailed { error, .. } => error,
             EventKind::Opened { protocol, .. } => format!("open {}", protocol.expect("named")),
             EventKind::Disconnected(closed) => format!("disconnect {} {}", closed.code, closed.cause),
             EventKind::Closing => "closing".to_owned(),
@@ -369,6 +371,7 @@ async fn run_events(mut events: Events) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn b59_client_events_are_in_order_for_every_kind_of_run() {
+    const LOST: &str = "cannot connect: connection closed before message completed";
     const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
     // A first connect that fails.
     let (builder, mut dials) = client();
@@ -377,7 +380,7 @@ async fn b59_client_events_are_in_order_for_every_kind_of_run() {
     let attempt = tokio::spawn(async move { new.connect().await });
     drop(dials.next().await);
     assert!(attempt.await.expect("no panic").is_err());
-    assert_eq!(run_events(events).await, ["connecting", "close 1006 gave up"]);
+    assert_eq!(run_events(events).await, ["connecting", LOST, "close 1006 gave up"]);
 
     // A first connect that is closed.
     let (builder, mut dials) = client();
@@ -408,10 +411,12 @@ async fn b59_client_events_are_in_order_for_every_kind_of_run() {
     let expected = [
         "disconnect 1006 remote",
         "connecting",
+        LOST,
         "connecting",
         "open ocpp1.6",
         "disconnect 1001 remote",
         "connecting",
+        "refused 401",
         "close 1006 gave up",
     ];
     assert_eq!(run_events(events).await, expected);

@@ -84,9 +84,12 @@ impl Upstream {
 }
 
 /// Returns a relay in front of a server.
-fn relay(upstream: &Upstream, filter: Filter) -> RpcServer {
+fn relay(
+    upstream: &Upstream,
+    filter: impl for<'a> Fn(&str, Sender, &'a str) -> Option<Cow<'a, str>> + Send + Sync + 'static,
+) -> RpcServer {
     let server = upstream.server.clone();
-    relay_over(move || Ok(dial(&server)), filter)
+    relay_over(move || Ok(dial(&server)), Arc::new(filter))
 }
 
 fn relay_over(dial: impl Fn() -> io::Result<DuplexStream> + Send + Sync + 'static, filter: Filter) -> RpcServer {
@@ -96,7 +99,7 @@ fn relay_over(dial: impl Fn() -> io::Result<DuplexStream> + Send + Sync + 'stati
     RpcServer::builder(RpcRouter::new()).auth(relay).build().expect("valid settings")
 }
 
-fn all(_: Sender, message: &str) -> Option<Cow<'_, str>> {
+fn all<'a>(_: &str, _: Sender, message: &'a str) -> Option<Cow<'a, str>> {
     Some(message.into())
 }
 
@@ -238,7 +241,7 @@ async fn b102_server_decides_before_the_station_is_accepted() {
 
 #[tokio::test(start_paused = true)]
 async fn b102_server_that_cannot_be_reached_is_a_bad_gateway() {
-    let relay = relay_over(|| Err(io::ErrorKind::ConnectionRefused.into()), all);
+    let relay = relay_over(|| Err(io::ErrorKind::ConnectionRefused.into()), Arc::new(all));
     let response = Client::over(dial(&relay)).ask(&offering("/CP-1", "ocpp1.6")).await;
     assert_eq!((response.status, response.header("retry-after")), (502, "10"));
     let upstream = Upstream::new();
@@ -249,7 +252,7 @@ async fn b102_server_that_cannot_be_reached_is_a_bad_gateway() {
 #[tokio::test(start_paused = true)]
 async fn b102_station_without_protocols_has_the_choice_of_the_server() {
     let upstream = RpcServer::builder(RpcRouter::new().on("Echo", echo)).build().expect("valid settings");
-    let relay = relay_over(move || Ok(dial(&upstream)), all);
+    let relay = relay_over(move || Ok(dial(&upstream)), Arc::new(all));
     let mut client = Client::over(dial(&relay));
     let response = client.ask(&head("/CP-1")).await;
     let mut station = client.upgraded(&response).await;
@@ -270,7 +273,7 @@ async fn b102_early_messages_of_the_server_wait_for_the_station() {
         }))
     });
     let server = server.build().expect("valid settings");
-    let relay = relay_over(move || Ok(dial(&server)), all);
+    let relay = relay_over(move || Ok(dial(&server)), Arc::new(all));
     // The station sends its request, and takes the response only later.
     let mut client = Client::over(dial_with_buffer(&relay, 16));
     client.send(head("/CP-1")).await;
@@ -345,7 +348,8 @@ async fn b102_station_that_leaves_before_it_is_accepted_leaves_no_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn b102_filter_drops_and_changes_messages_of_either_end() {
-    fn filter(sender: Sender, message: &str) -> Option<Cow<'_, str>> {
+    fn filter<'a>(identity: &str, sender: Sender, message: &'a str) -> Option<Cow<'a, str>> {
+        assert_eq!(identity, "CP-1");
         match sender {
             Sender::Station if message.contains("Diagnostics") => None,
             Sender::Station => Some(message.replace("tag-1", "tag-2").into()),
@@ -375,7 +379,7 @@ async fn b102_slow_end_slows_the_other_one_and_loses_nothing() {
     let gate = Arc::new(Semaphore::new(0));
     let server = RpcServer::builder(RpcRouter::with_state(gate.clone()).raw(take)).build().expect("valid settings");
     let mut events = server.events();
-    let relay = relay_over(move || Ok(dial(&server)), all);
+    let relay = relay_over(move || Ok(dial(&server)), Arc::new(all));
     let mut station = Station::connect(&relay, "CP-1", "").await;
     let (done, mut sent_all) = oneshot::channel();
     // 20 MB, far more than any buffer.
