@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 /// The name of a tenant. Handlers of stations can take `Extension<Tenant>`.
 #[derive(Clone)]
-pub struct Tenant(String);
+pub(crate) struct Tenant(String);
 
 impl Tenant {
     /// Returns the key of a station. A name has no `/`, so no two stations have the same key.
@@ -45,7 +45,7 @@ impl Authenticate for Passwords {
 }
 
 #[derive(Clone)]
-pub struct App {
+pub(crate) struct App {
     server: RpcServer,
     /// The tenants by the tokens of their REST callers.
     tokens: Arc<HashMap<&'static str, &'static str>>,
@@ -84,7 +84,7 @@ async fn reset(
 }
 
 /// Returns the server, and the application that it is part of.
-pub fn app() -> Result<(RpcServer, Router), ocpp_rpc::BuildError> {
+pub(crate) fn app() -> Result<(RpcServer, Router), ocpp_rpc::BuildError> {
     let passwords = [(("acme", "CP-1"), "secret"), (("globex", "CP-1"), "hidden")];
     let passwords = Passwords(Arc::new(passwords.into()));
     let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).auth(passwords).build()?;
