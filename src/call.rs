@@ -247,20 +247,24 @@ impl<R> Call<R> {
     /// Without this, the calls wait until one of them times out. A higher
     /// [`call_concurrency`](crate::Options::call_concurrency) avoids that as well, if the peer supports it.
     pub fn bypass_queue(mut self) -> Self {
-        if let State::Draft { call, .. } = &mut self.state
-            && call.kind == Kind::Call
-        {
-            call.kind = Kind::Immediate;
+        if let State::Draft { call, .. } = &mut self.state {
+            call.kind = match call.kind {
+                Kind::Call => Kind::Immediate,
+                Kind::FireAndForget => Kind::ImmediateAndForget,
+                kind => kind,
+            };
         }
         self
     }
 
     /// Does not wait for the response: the future resolves when the call is written, and the response is ignored.
     pub fn fire_and_forget(mut self) -> Call<()> {
-        if let State::Draft { call, .. } = &mut self.state
-            && call.kind == Kind::Call
-        {
-            call.kind = Kind::FireAndForget;
+        if let State::Draft { call, .. } = &mut self.state {
+            call.kind = match call.kind {
+                Kind::Call => Kind::FireAndForget,
+                Kind::Immediate => Kind::ImmediateAndForget,
+                kind => kind,
+            };
         }
         self.ignore_result()
     }
@@ -346,7 +350,7 @@ impl DescribedCall {
     fn report(self, error: Option<&Error>) {
         let outcome = match (error, self.kind) {
             (None, Kind::Call | Kind::Immediate) => CallOutcome::Result,
-            (None, Kind::FireAndForget | Kind::Send | Kind::Raw) => CallOutcome::NoResponse,
+            (None, Kind::FireAndForget | Kind::ImmediateAndForget | Kind::Send | Kind::Raw) => CallOutcome::NoResponse,
             (Some(Error::Rejected(error)), _) => CallOutcome::Rejected(error.code().clone()),
             (Some(error), _) => CallOutcome::Failed(error.clone()),
         };

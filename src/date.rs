@@ -1,4 +1,4 @@
-//! Dates of OCPP with exactly three decimals, for the types of [`ocpp_kit`](crate::ocpp_kit).
+//! Dates of OCPP with exactly three decimals, for the types of [`ocpp_kit`].
 //!
 //! OCPP 2.0.1 limits dates to three decimals, and some stations can only parse dates that have exactly three. The types of
 //! `ocpp-kit` print as many decimals as a date has, without zeros at the end.

@@ -59,6 +59,7 @@ pub(crate) enum Mode {
     Call,
     BypassQueue,
     FireAndForget,
+    BypassAndForget,
     Send,
     Info,
     /// Asks if an earlier request has arrived. If not, the response is that the station is not connected.
@@ -295,6 +296,7 @@ impl Request {
             Kind::Call | Kind::Raw => Mode::Call,
             Kind::Immediate => Mode::BypassQueue,
             Kind::FireAndForget => Mode::FireAndForget,
+            Kind::ImmediateAndForget => Mode::BypassAndForget,
             Kind::Send => Mode::Send,
         };
         Self {
@@ -317,6 +319,7 @@ impl Request {
             Mode::Call => Kind::Call,
             Mode::BypassQueue => Kind::Immediate,
             Mode::FireAndForget => Kind::FireAndForget,
+            Mode::BypassAndForget => Kind::ImmediateAndForget,
             Mode::Send => Kind::Send,
             Mode::Info | Mode::Look | Mode::Close | Mode::Recorded => return None,
         })

@@ -57,6 +57,8 @@ pub(crate) enum Kind {
     Immediate,
     /// Waits for its turn. It has ended when it is written, and its response counts as late.
     FireAndForget,
+    /// Does not wait for its turn. It has ended when it is written, and its response counts as late.
+    ImmediateAndForget,
     /// Has ended when it is written, and does not wait for its turn.
     Send,
     /// Is any text. It has ended when it is written, and does not wait for its turn.
@@ -157,7 +159,7 @@ impl<T> CallsOut<T> {
             self.own_ids.get_or_insert_default().pending.insert(call.id.clone(), key);
         }
         match call.kind {
-            Kind::Send | Kind::Immediate | Kind::Raw => {
+            Kind::Send | Kind::Immediate | Kind::ImmediateAndForget | Kind::Raw => {
                 self.immediate.get_or_insert_with(|| Box::new(Ordered::new())).insert(key, call);
             }
             Kind::Call | Kind::FireAndForget => self.queue.insert(key, call),
@@ -219,7 +221,7 @@ impl<T> CallsOut<T> {
         };
         let event = if describe { describe_call(&call, params, options.tolerance) } else { None };
         let message = Outbound { text, event };
-        if let Kind::Send | Kind::Raw | Kind::FireAndForget = call.kind {
+        if let Kind::Send | Kind::Raw | Kind::FireAndForget | Kind::ImmediateAndForget = call.kind {
             self.release_id(&call);
             return Some((message, Some(call.sender)));
         }

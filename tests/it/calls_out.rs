@@ -168,6 +168,18 @@ async fn b27_call_without_response_completes_when_written() {
 }
 
 #[tokio::test]
+async fn b27_call_that_bypasses_the_queue_can_be_without_a_response() {
+    let server = server(RpcRouter::new());
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let _call = tokio::spawn(session.call::<Value>("First", &()));
+    assert_eq!(station.receive_call().await.1[0], "First");
+    session.call::<Value>("Forget", &()).bypass_queue().fire_and_forget().await.expect("written");
+    assert_eq!(station.receive_call().await.1[0], "Forget");
+    session.call::<Value>("Bypass", &()).fire_and_forget().bypass_queue().await.expect("written");
+    assert_eq!(station.receive_call().await.1[0], "Bypass");
+}
+
+#[tokio::test]
 async fn b27_send_leaves_beside_a_call_if_the_protocol_has_it() {
     let server = server(RpcRouter::new());
     let (mut station, session) = connected(&server, "ocpp2.1").await;

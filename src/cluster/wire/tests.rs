@@ -99,6 +99,7 @@ fn kinds_of_calls_are_read_back() {
         (Mode::Call, Some(Kind::Call)),
         (Mode::BypassQueue, Some(Kind::Immediate)),
         (Mode::FireAndForget, Some(Kind::FireAndForget)),
+        (Mode::BypassAndForget, Some(Kind::ImmediateAndForget)),
         (Mode::Send, Some(Kind::Send)),
         (Mode::Info, None),
         (Mode::Look, None),

@@ -29,7 +29,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let kind = prop_oneof![6 => Just(Kind::Call), 1 => Just(Kind::FireAndForget), 1 => Just(Kind::Send), 1 => Just(Kind::Immediate)];
+    let kind = prop_oneof![6 => Just(Kind::Call), 1 => Just(Kind::FireAndForget), 1 => Just(Kind::Send), 1 => Just(Kind::Immediate), 1 => Just(Kind::ImmediateAndForget)];
     let call = (kind, option::weighted(0.3, 0_u64..20), option::weighted(0.3, 0_u64..20));
     let step = prop_oneof![
         5 => call.prop_map(|(kind, timeout, deadline)| Step::Call(kind, timeout, deadline)),
