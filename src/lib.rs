@@ -71,9 +71,13 @@ pub mod compression {
 
 /// Extractors, the arguments of handlers.
 pub mod extract {
-    pub use crate::handler::extract::{
-        Action, CancellationToken, Extension, FromCall, FromRef, OptionalFromCall, Params, RawMessage, Responder,
-        State, Written,
+    pub use crate::{
+        handler::extract::{
+            Action, CancellationToken, Extension, FromCall, FromRef, OptionalFromCall, Params, RawMessage, Responder,
+            State, Written,
+        },
+        message::payload::{MessageId, Payload},
+        session::Session,
     };
 }
 
