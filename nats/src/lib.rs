@@ -67,3 +67,8 @@ mod subscriptions;
 pub use async_nats;
 
 pub use self::nats::Nats;
+
+/// Tests the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
