@@ -135,8 +135,8 @@ pub(crate) const MIN_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait after a refusal that names none, unless the back-off has longer ones.
 const MAX_REFUSED: Duration = Duration::from_secs(300);
 
-/// The failure of an attempt to connect, as far as it decides on the next wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The failure of an attempt to connect, as far as it decides on the next wait. A greater one has a longer wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Failure {
     /// There was no connection, or it did not last.
     Unreachable,

@@ -7,6 +7,7 @@ mod builder;
 mod connect;
 mod connector;
 mod error;
+mod failover;
 mod handshake;
 mod life;
 #[cfg(not(feature = "tls"))]

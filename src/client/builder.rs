@@ -29,6 +29,7 @@ use crate::{
 ///
 /// | Setting | Default |
 /// |---|---|
+/// | [`endpoints`](Self::endpoints) | the endpoint of [`RpcClient::builder`] alone |
 /// | [`protocols`](Self::protocols) | none: the client offers no protocol |
 /// | [`password`](Self::password) | none: the client sends no credentials |
 /// | [`options`](Self::options) | [`Options::client`] |
@@ -59,7 +60,7 @@ impl RpcClient {
     /// |---|---|
     /// | router, [options](crate::Session::set_options) | at once |
     /// | back-off, attempts, final errors | from the next failed attempt |
-    /// | endpoint, password, headers, query, protocols, connector, TLS, connect timeout, redirects; maximum message size and unsent bytes | from the next connection |
+    /// | endpoints, password, headers, query, protocols, connector, TLS, connect timeout, redirects; maximum message size and unsent bytes | from the next connection |
     /// | identity; whether calls are refused and responses dropped between two connections; the options that stay as they are | from the next [`connect`](Self::connect) after a close |
     ///
     /// [`reconnect`](Self::reconnect) starts the next connection now. A new list of protocols is offered as a whole;
@@ -88,9 +89,35 @@ impl RpcClient {
 }
 
 impl RpcClientBuilder {
-    /// Replaces the endpoint, a `ws://` or `wss://` URL.
+    /// Replaces the endpoint or [`endpoints`](Self::endpoints), a `ws://` or `wss://` URL.
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
-        self.settings.endpoint = endpoint.into();
+        self.settings.endpoints = [endpoint.into()].into();
+        self
+    }
+
+    /// Replaces the endpoint by several, the preferred one first, such as the servers of a cluster without a load
+    /// balancer. An empty list is an error of [`build`](Self::build).
+    ///
+    /// After each failed attempt, the client dials the next endpoint of the list, and the first one after the last. It
+    /// stays with an endpoint that accepts it, and returns there when a connection is lost. The waits of the
+    /// [back-off](Reconnect::backoff) are between all attempts. If endpoints refuse the client, their longer waits and
+    /// `Retry-After` begin when each has been dialled once. The first connect fails when it has failed at each endpoint.
+    /// [`Reconnect::attempts`] counts the attempts at all of them together.
+    ///
+    /// All endpoints get the same identity, password and headers. To change those as well, as the profiles of OCPP 2.1
+    /// do, call [`RpcClient::update`] on the event [`ConnectFailed`](crate::event::EventKind::ConnectFailed).
+    ///
+    /// ```
+    /// use ocpp_rpc::RpcClient;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let endpoints = ["ws://a.csms.example/ocpp", "ws://b.csms.example/ocpp"];
+    /// let client = RpcClient::builder(endpoints[0], "CP-0001").endpoints(endpoints).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn endpoints<E: Into<String>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
+        self.settings.endpoints = endpoints.into_iter().map(Into::into).collect();
         self
     }
 

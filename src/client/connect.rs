@@ -34,15 +34,21 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct ConnectPlan {
     pub(super) connector: Arc<dyn DynConnector>,
-    pub(super) target: Target,
-    pub(super) authority: HeaderValue,
-    pub(super) path: Uri,
+    pub(super) endpoint: Endpoint,
     /// The headers of the application, `User-Agent` and the credentials.
     pub(super) headers: HeaderMap,
     pub(super) protocols: Arc<[Arc<str>]>,
     pub(super) compression: Option<Compression>,
     pub(super) max_redirects: u32,
     pub(super) connect_timeout: Duration,
+}
+
+/// An endpoint with the identity and the query of the client.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    pub(super) target: Target,
+    pub(super) authority: HeaderValue,
+    pub(super) path: Uri,
 }
 
 /// A stream after the WebSocket handshake.
@@ -70,7 +76,7 @@ impl ConnectPlan {
             let outcome = plan.try_connect(deadline).await;
             let Err(ConnectError::Refused { status, headers, .. }) = &outcome else { return outcome };
             let Some(next) = plan.redirect(*status, headers) else { return outcome };
-            tracing::debug!(target = %next.target, "following a redirect");
+            tracing::debug!(target = %next.endpoint.target, "following a redirect");
             plan = Cow::Owned(next);
             // Redirects may lead in a circle.
             sleep(MIN_WAIT).await;
@@ -81,7 +87,8 @@ impl ConnectPlan {
     /// Connects without following redirects.
     async fn try_connect(&self, deadline: Instant) -> Result<Connected, ConnectError> {
         // A connector of the application may panic, even before it returns its future.
-        let opening = AssertUnwindSafe(async { self.connector.open(self.target.clone()).await }).catch_unwind();
+        let opening =
+            AssertUnwindSafe(async { self.connector.open(self.endpoint.target.clone()).await }).catch_unwind();
         let opened = timeout_at(deadline, opening).await?;
         let stream = opened.unwrap_or_else(|_| Err(io::Error::other("the connector panicked")))?;
         let (mut sender, mut connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -117,11 +124,11 @@ impl ConnectPlan {
     /// Returns the request of the handshake (RFC 6455 §4.1).
     fn request(&self, key: SecWebsocketKey) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
-        *request.uri_mut() = self.path.clone();
+        *request.uri_mut() = self.endpoint.path.clone();
         *request.extensions_mut() = header_case();
         let headers = request.headers_mut();
         *headers = self.headers.clone();
-        headers.insert(header::HOST, self.authority.clone());
+        headers.insert(header::HOST, self.endpoint.authority.clone());
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

@@ -2,7 +2,10 @@
 
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
-use crate::client::{connect::ConnectPlan, connector::Target};
+use crate::client::{
+    connect::{ConnectPlan, Endpoint},
+    connector::Target,
+};
 
 impl ConnectPlan {
     /// Returns the attempt that a redirect leads to.
@@ -16,31 +19,32 @@ impl ConnectPlan {
         let location = headers.get(header::LOCATION)?.to_str().ok()?;
         let url: Uri = match location.strip_prefix('/') {
             Some(network_path) if network_path.starts_with('/') => format!("{}:{location}", self.scheme()).parse(),
-            Some(_) => format!("{}://{}{location}", self.scheme(), self.authority.to_str().ok()?).parse(),
+            Some(_) => format!("{}://{}{location}", self.scheme(), self.endpoint.authority.to_str().ok()?).parse(),
             None => location.parse(),
         }
         .ok()?;
         let (target, authority) = parse_target(&url).ok()?;
-        if self.target.is_secure() && !target.is_secure() {
+        if self.endpoint.target.is_secure() && !target.is_secure() {
             return None;
         }
-        let mut next = Self { path: url.path_and_query()?.as_str().parse().ok()?, authority, ..self.clone() };
-        if !self.is_trusted_with_secrets(&target) {
+        let path = url.path_and_query()?.as_str().parse().ok()?;
+        let mut next = Self { endpoint: Endpoint { target, authority, path }, ..self.clone() };
+        if !self.is_trusted_with_secrets(&next.endpoint.target) {
             next.headers = HeaderMap::new();
             next.headers.extend(self.headers.get(header::USER_AGENT).map(|agent| (header::USER_AGENT, agent.clone())));
         }
-        next.target = target;
         Some(next)
     }
 
     /// Returns whether the target is the same host and port, or the same host with `wss` instead of `ws`.
     fn is_trusted_with_secrets(&self, target: &Target) -> bool {
-        let has_become_secure = target.is_secure() && !self.target.is_secure();
-        self.target.host.eq_ignore_ascii_case(&target.host) && (self.target.port == target.port || has_become_secure)
+        let has_become_secure = target.is_secure() && !self.endpoint.target.is_secure();
+        self.endpoint.target.host.eq_ignore_ascii_case(&target.host)
+            && (self.endpoint.target.port == target.port || has_become_secure)
     }
 
     fn scheme(&self) -> &'static str {
-        if self.target.is_secure() { "wss" } else { "ws" }
+        if self.endpoint.target.is_secure() { "wss" } else { "ws" }
     }
 }
 

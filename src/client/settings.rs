@@ -10,8 +10,8 @@ use crate::client::no_tls;
 use crate::client::tls;
 use crate::{
     client::{
-        connect::ConnectPlan,
-        connector::{DynConnector, Tcp},
+        connect::{ConnectPlan, Endpoint},
+        connector::{DynConnector, Target, Tcp},
         handshake,
         reconnect::Reconnect,
         redirect,
@@ -31,7 +31,8 @@ use crate::{
 /// A connection reads them from [`Prepared`], so they can change meanwhile.
 #[derive(Clone)]
 pub(super) struct ClientSettings {
-    pub(super) endpoint: String,
+    /// Each list that is set has an allocation of its own.
+    pub(super) endpoints: Arc<[String]>,
     pub(super) identity: String,
     pub(super) query: String,
     pub(super) password: Option<Vec<u8>>,
@@ -53,7 +54,12 @@ pub(super) struct ClientSettings {
 
 /// The settings that the next connection of a client reads, checked and encoded.
 pub(super) struct Prepared {
-    pub(super) plan: ConnectPlan,
+    /// The plan of an attempt at the first endpoint.
+    plan: ConnectPlan,
+    /// The endpoints after the first.
+    fallbacks: Box<[Endpoint]>,
+    /// The list that they come from.
+    pub(super) endpoints: Arc<[String]>,
     pub(super) dialects: Vec<(Arc<str>, Dialect)>,
     pub(super) reconnect: Reconnect,
     pub(super) max_message_size: usize,
@@ -72,7 +78,7 @@ pub(super) enum ConnectorKind {
 impl ClientSettings {
     pub(super) fn new(endpoint: String, identity: String) -> Self {
         Self {
-            endpoint,
+            endpoints: [endpoint].into(),
             identity,
             query: String::new(),
             password: None,
@@ -92,16 +98,23 @@ impl ClientSettings {
         }
     }
 
-    /// Returns the endpoint without the parts that may be secret: a user and the query.
-    fn redacted_endpoint(&self) -> &str {
-        let bare = self.endpoint.split(['?', '#']).next().unwrap_or_default();
-        if bare.contains('@') { "<redacted>" } else { bare }
-    }
-
     /// Checks the settings and returns what the next connection needs of them.
     pub(super) fn prepare(&self) -> Result<Prepared, BuildError> {
+        let mut connector = None;
+        let mut endpoints = Vec::with_capacity(self.endpoints.len());
+        for endpoint in &*self.endpoints {
+            let endpoint = self.endpoint(endpoint)?;
+            connector = Some(self.connector_for(&endpoint.target)?);
+            endpoints.push(endpoint);
+        }
+        let mut endpoints = endpoints.into_iter();
+        let Some((endpoint, connector)) = endpoints.next().zip(connector) else {
+            return Err(BuildError::settings("there is no endpoint"));
+        };
         Ok(Prepared {
-            plan: self.plan()?,
+            plan: self.plan(endpoint, connector)?,
+            fallbacks: endpoints.collect(),
+            endpoints: self.endpoints.clone(),
             dialects: self.dialects.clone(),
             reconnect: self.reconnect.clone(),
             max_message_size: self.options.max_message_size,
@@ -109,26 +122,17 @@ impl ClientSettings {
         })
     }
 
-    fn plan(&self) -> Result<ConnectPlan, BuildError> {
+    fn endpoint(&self, url: &str) -> Result<Endpoint, BuildError> {
         if self.identity.is_empty() || self.identity.chars().any(char::is_control) {
             return Err(BuildError::settings("invalid identity: it is empty or has control characters"));
         }
-        let invalid =
-            |why: &str| BuildError::settings(format!("invalid endpoint {:?}: {why}", self.redacted_endpoint()));
-        let endpoint: Uri = self.endpoint.parse().map_err(|_| invalid("it is not a URL"))?;
+        let invalid = |why: &str| BuildError::settings(format!("invalid endpoint {:?}: {why}", redact(url)));
+        let endpoint: Uri = url.parse().map_err(|_| invalid("it is not a URL"))?;
         let scheme = endpoint.scheme_str().unwrap_or_default();
         if !["ws", "wss"].iter().any(|allowed| scheme.eq_ignore_ascii_case(allowed)) {
             return Err(invalid("the scheme is neither ws:// nor wss://"));
         }
         let (target, authority) = redirect::parse_target(&endpoint).map_err(invalid)?;
-        let connector = match &self.connector {
-            #[cfg(feature = "tls")]
-            ConnectorKind::Plain(connector) => tls::wrap(self.tls.clone(), connector.clone(), &target)?,
-            #[cfg(not(feature = "tls"))]
-            ConnectorKind::Plain(connector) => no_tls::wrap(connector.clone(), &target)?,
-            ConnectorKind::Secure(connector) => connector.clone(),
-        };
-
         let mut path = handshake::identity_path(endpoint.path(), &self.identity);
         for (query, separator) in [endpoint.query().unwrap_or_default(), &self.query].iter().zip(["?", "&"]) {
             if !query.is_empty() {
@@ -137,7 +141,21 @@ impl ClientSettings {
             }
         }
         let path = path.parse().map_err(|_| invalid("the path and the query are too long"))?;
+        Ok(Endpoint { target, authority, path })
+    }
 
+    /// Returns the connector with TLS. It is the same for all targets, but some connectors cannot open every target.
+    fn connector_for(&self, target: &Target) -> Result<Arc<dyn DynConnector>, BuildError> {
+        match &self.connector {
+            #[cfg(feature = "tls")]
+            ConnectorKind::Plain(connector) => tls::wrap(self.tls.clone(), connector.clone(), target),
+            #[cfg(not(feature = "tls"))]
+            ConnectorKind::Plain(connector) => no_tls::wrap(connector.clone(), target),
+            ConnectorKind::Secure(connector) => Ok(connector.clone()),
+        }
+    }
+
+    fn plan(&self, endpoint: Endpoint, connector: Arc<dyn DynConnector>) -> Result<ConnectPlan, BuildError> {
         if !options::is_timeout(self.connect_timeout) {
             return Err(BuildError::settings(
                 "invalid connect_timeout: less than a millisecond, or at least a hundred years",
@@ -158,9 +176,7 @@ impl ClientSettings {
         }
         Ok(ConnectPlan {
             connector,
-            target,
-            authority,
-            path,
+            endpoint,
             headers,
             protocols: self.protocols.clone(),
             compression: self.options.compression,
@@ -168,6 +184,28 @@ impl ClientSettings {
             connect_timeout: self.connect_timeout,
         })
     }
+}
+
+impl Prepared {
+    /// Returns the protocols that the application has set.
+    pub(super) fn protocols(&self) -> &Arc<[Arc<str>]> {
+        &self.plan.protocols
+    }
+
+    /// Returns the plan of an attempt at the endpoint at this place of the list.
+    pub(super) fn plan(&self, place: usize) -> ConnectPlan {
+        let mut plan = self.plan.clone();
+        if let Some(endpoint) = place.checked_sub(1).and_then(|place| self.fallbacks.get(place)) {
+            plan.endpoint = endpoint.clone();
+        }
+        plan
+    }
+}
+
+/// Returns a URL without the parts that may be secret: a user and the query.
+fn redact(url: &str) -> &str {
+    let bare = url.split(['?', '#']).next().unwrap_or_default();
+    if bare.contains('@') { "<redacted>" } else { bare }
 }
 
 /// Returns whether the handshake itself sets this header.
@@ -181,7 +219,7 @@ const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VE
 impl fmt::Debug for ClientSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientSettings")
-            .field("endpoint", &self.redacted_endpoint())
+            .field("endpoints", &self.endpoints.iter().map(|url| redact(url)).collect::<Vec<_>>())
             .field("identity", &self.identity)
             .field("protocols", &self.protocols)
             .field("password", &self.password.is_some())

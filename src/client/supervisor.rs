@@ -15,8 +15,9 @@ use tracing::{Instrument, Span};
 use crate::{
     backoff::{Failure, MIN_WAIT, Waits},
     client::{
-        connect::Connected,
+        connect::{ConnectPlan, Connected},
         error::ConnectError,
+        failover::Failover,
         life::{ClientRun, ClientShared, ClientState},
         settings::Prepared,
     },
@@ -44,6 +45,7 @@ pub(super) struct Supervisor {
     /// The failed attempts in a row.
     failures: u32,
     waits: Waits,
+    failover: Failover,
     /// The handles that wait for the next connection.
     reconnects: Vec<oneshot::Sender<()>>,
 }
@@ -75,7 +77,9 @@ impl Drop for CloseOnDrop {
 
 impl Supervisor {
     pub(super) fn new(run: Arc<ClientRun>, shared: Arc<ClientShared>, driver: Box<Driver>) -> Self {
-        Self { run, shared, driver, settled: None, failures: 0, waits: Waits::default(), reconnects: Vec::new() }
+        let failover = Failover::new(run.prepared().endpoints.clone());
+        let (waits, reconnects) = (Waits::default(), Vec::new());
+        Self { run, shared, driver, settled: None, failures: 0, waits, failover, reconnects }
     }
 
     pub(super) async fn run(mut self) {
@@ -117,13 +121,14 @@ impl Supervisor {
             self.shared.session.report(EventKind::Connecting);
             // Settings that change from now on are for the attempt after this one.
             let prepared = self.run.prepared();
+            let plan = prepared.plan(self.failover.current(&prepared.endpoints));
             let span = tracing::info_span!(
                 "connection",
                 identity = &*self.run.run.identity,
-                target = %prepared.plan.target,
+                target = %plan.endpoint.target,
                 protocol = tracing::field::Empty,
             );
-            let outcome = self.connect(&prepared).instrument(span.clone()).await?;
+            let outcome = self.connect(plan).instrument(span.clone()).await?;
             let earliest = Instant::now() + MIN_WAIT;
             let failure = match outcome {
                 Some(Ok(connected)) => self.serve(connected, &prepared).instrument(span).await?,
@@ -147,8 +152,7 @@ impl Supervisor {
     }
 
     /// Dials once. Returns `None` if a handle asks for another attempt meanwhile.
-    async fn connect(&mut self, prepared: &Prepared) -> Result<Option<Result<Connected, ConnectError>>, End> {
-        let mut plan = prepared.plan.clone();
+    async fn connect(&mut self, mut plan: ConnectPlan) -> Result<Option<Result<Connected, ConnectError>>, End> {
         if let Some((set, offered)) = &self.settled
             && Arc::ptr_eq(set, &plan.protocols)
         {
@@ -200,8 +204,14 @@ impl Supervisor {
         let prepared = self.run.prepared();
         let is_first = self.run.first.get().is_none();
         self.failures = self.failures.saturating_add(1);
-        let is_final = (is_first && !prepared.reconnect.retry_first_connect) || prepared.reconnect.gives_up(&error);
-        if is_final || self.is_out_of_attempts(&prepared) { Err(End::Failed(error)) } else { Ok(failure) }
+        let round = self.failover.on_failure(failure);
+        let is_first_over = is_first && round.is_some() && !prepared.reconnect.retry_first_connect;
+        let is_final = is_first_over || prepared.reconnect.gives_up(&error);
+        if is_final || self.is_out_of_attempts(&prepared) {
+            Err(End::Failed(error))
+        } else {
+            Ok(round.unwrap_or(Failure::Unreachable))
+        }
     }
 
     /// Serves a connection to its end. Returns `None` if a handle has asked for another one.
@@ -211,7 +221,7 @@ impl Supervisor {
         let dialect = own.map_or_else(|| Dialect::for_protocol(protocol.as_deref()), |(_, dialect)| *dialect);
         let negotiated = Negotiated { protocol, dialect };
         // Until the application sets other protocols, no other will do: queued calls are encoded for this one.
-        self.settled = Some((prepared.plan.protocols.clone(), negotiated.protocol.iter().cloned().collect()));
+        self.settled = Some((prepared.protocols().clone(), negotiated.protocol.iter().cloned().collect()));
         self.run.run.negotiate(negotiated.clone());
         self.driver.negotiate(negotiated.clone());
         self.driver.set_limits(prepared.max_message_size, prepared.max_unsent);
@@ -268,12 +278,15 @@ impl Supervisor {
         let is_stable = opened.elapsed() >= STABLE;
         if is_stable {
             (self.failures, self.waits) = (0, Waits::default());
+            self.failover.on_success();
         }
         if !self.reconnects.is_empty() {
             return Ok(None);
         }
         if !is_stable {
             self.failures = self.failures.saturating_add(1);
+            let round = self.failover.on_failure(Failure::Unreachable);
+            return Ok(Some(round.unwrap_or(Failure::Unreachable)));
         }
         Ok(Some(Failure::Unreachable))
     }

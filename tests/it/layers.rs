@@ -174,6 +174,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "client/redirect",
             "client/settings",
             "client/life",
+            "client/failover",
             "client/supervisor",
             "client/rpc_client",
             "client/builder",

@@ -12,6 +12,7 @@ mod calls_out;
 mod cancel_safety;
 mod client_calls;
 mod client_closing;
+mod client_endpoints;
 mod client_handshake;
 mod client_life;
 mod client_refused;
