@@ -146,14 +146,19 @@ impl Backend {
 
 /// A process of a program that only serves stations, found by its path in the build directory.
 pub(crate) struct Server {
-    _process: Process,
+    process: Process,
     pub(crate) url: String,
 }
 
 impl Server {
+    /// Returns the process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.child.id()
+    }
+
     pub(crate) fn start(name: &str, arguments: &[&str]) -> Self {
         let (process, address) = start_listening(name, arguments);
-        Self { _process: process, url: format!("ws://{address}") }
+        Self { process, url: format!("ws://{address}") }
     }
 
     /// Starts the program with a limit on open files.
@@ -162,7 +167,7 @@ impl Server {
         let mut shell = Command::new("sh");
         shell.args(["-c", &script]).arg(program(name).get_program()).args(arguments);
         let (process, address) = wait_for_address(Process::start(name, &mut shell));
-        Self { _process: process, url: format!("ws://{address}") }
+        Self { process, url: format!("ws://{address}") }
     }
 }
 

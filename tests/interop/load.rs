@@ -1,8 +1,14 @@
 //! Tests of the report that the application `load` prints.
 
-use serde_json::Value;
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
-use crate::harness::{run, run_with_too_few_files};
+use ocpp_rpc::{Close, RpcRouter, RpcServer, server::Listener};
+use serde_json::{Value, json};
+
+use crate::harness::{Process, Server, TIMEOUT, program, run, run_with_too_few_files};
 
 /// Runs `load` and returns its JSON report.
 fn report(arguments: &[&str]) -> Value {
@@ -66,4 +72,51 @@ fn load_above_file_limit_fails_with_required_limit() {
     let lines = run_with_too_few_files("256", "load", &["--stations", "10000000"]);
     let [line] = &lines[..] else { panic!("expected one line: {lines:#?}") };
     assert!(line.contains("the limit on open files here is 256") && line.contains("ulimit -n 10000064"), "{line}");
+}
+
+#[test]
+fn load_measures_a_server_that_runs_already() {
+    let server = Server::start("load_target", &["--port", "0"]);
+    let pid = server.id().to_string();
+    let report = report(&["--url", &server.url, "--pid", &pid, "--stations", "5", "--secs", "1"]);
+    assert!(number(&report, "/calls") >= 5.0, "{report}");
+    if cfg!(target_os = "linux") {
+        assert!(number(&report, "/server_memory_kib/before") > 0.0, "{report}");
+        assert!(number(&report, "/server_cpu_us_per_call") > 0.0, "{report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn load_stations_spread_over_servers_and_move_when_one_stops() {
+    async fn listening() -> (RpcServer, Listener) {
+        async fn boot() -> Result<Value, Infallible> {
+            Ok(json!({"status": "Accepted", "currentTime": "2026-01-01T00:00:00Z", "interval": 300}))
+        }
+        let router = RpcRouter::new().on("BootNotification", boot);
+        let server = RpcServer::builder(router).protocols(["ocpp1.6"]).build().expect("valid settings");
+        let listener = server.listen("127.0.0.1:0").await.expect("a port");
+        (server, listener)
+    }
+    async fn has_stations(server: &RpcServer, count: usize) {
+        let deadline = Instant::now() + TIMEOUT;
+        while server.sessions().len() != count {
+            assert!(Instant::now() < deadline, "expected {count} stations, found {}", server.sessions().len());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    let ((first, closing), (second, listener)) = (listening().await, listening().await);
+    let urls = [&closing, &listener].map(|listener| format!("ws://{}", listener.local_addr()));
+    let mut command = program("load");
+    command.args(["--url", &urls[0], "--url", &urls[1], "--first", "11", "--stations", "10"]);
+    let _load = Process::start("load", command.args(["--busy", "0", "--secs", "60"]));
+    has_stations(&first, 5).await;
+    has_stations(&second, 5).await;
+    closing.close(Close::going_away()).await;
+    has_stations(&second, 10).await;
+    for number in 11..21 {
+        let station = second.station(format!("LOAD-{number}"));
+        let reset: Value = station.call("Reset", &json!({"type": "Soft"})).await.expect("a response");
+        assert_eq!(reset["status"], "Accepted");
+    }
 }

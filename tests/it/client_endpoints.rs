@@ -130,19 +130,19 @@ async fn b106_first_connect_fails_after_an_attempt_at_each_endpoint() {
 async fn b106_new_list_of_endpoints_begins_with_its_first() {
     let (builder, mut dials) = client();
     let (client, _attempt) = connecting(builder);
-    drop(dials.next("a.test", 0).await);
-    let second = dials.next("b.test", 1).await;
+    let first = dials.next("a.test", 0).await;
     client.update(|settings| settings.password("secret")).expect("valid settings");
+    drop(first);
+    let second = dials.next("b.test", 1).await;
+    let list = ["ws://d.test", "ws://e.test", "ws://f.test"];
+    client.update(|settings| settings.endpoints(list)).expect("valid settings");
     drop(second);
-    let third = dials.next("c.test", 2).await;
-    client.update(|settings| settings.endpoints(["ws://d.test", "ws://e.test"])).expect("valid settings");
-    drop(third);
-    drop(dials.next("d.test", 4).await);
-    let last = dials.next("e.test", 8).await;
-    client.update(|settings| settings.endpoint("ws://f.test")).expect("valid settings");
+    drop(dials.next("d.test", 2).await);
+    let last = dials.next("e.test", 4).await;
+    client.update(|settings| settings.endpoint("ws://g.test")).expect("valid settings");
     drop(last);
-    drop(dials.next("f.test", 10).await);
-    drop(dials.next("f.test", 10).await);
+    drop(dials.next("g.test", 8).await);
+    drop(dials.next("g.test", 10).await);
 }
 
 #[test]

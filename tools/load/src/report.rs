@@ -2,9 +2,11 @@
 
 use std::{fmt, time::Duration};
 
+use load::Latency;
+use ocpp_rpc::{RpcClient, compression::CompressedMessages};
 use serde::Serialize;
 
-use crate::stations::{Calls, Ratios};
+use crate::calls::Calls;
 
 #[derive(Serialize)]
 pub(crate) struct Report {
@@ -14,7 +16,8 @@ pub(crate) struct Report {
     calls: usize,
     failed: usize,
     calls_per_second: f64,
-    latency_us: Latency,
+    /// `None` without busy stations.
+    latency_us: Option<Latency>,
     /// `None` if the platform does not support the measurement, as the fields below.
     server_memory_kib: Option<Memory>,
     kib_per_connection: Option<f64>,
@@ -35,15 +38,30 @@ pub(crate) struct Memory {
     pub(crate) after: u64,
 }
 
-/// Percentiles of the latency.
-#[derive(Serialize)]
-struct Latency {
-    p50: u32,
-    p90: u32,
-    p99: u32,
-    #[serde(rename = "p99.9")]
-    p99_9: u32,
-    max: u32,
+/// Compressed lengths over plain ones.
+#[derive(Clone, Copy, Serialize)]
+pub(crate) struct Ratios {
+    /// From the stations to the server.
+    up: f64,
+    /// From the server to the stations.
+    down: f64,
+}
+
+impl Ratios {
+    /// Returns the length of the compressed payloads over that of their texts, of all stations. `None` if a station has
+    /// no compression.
+    pub(crate) fn of(stations: &[RpcClient]) -> Option<Self> {
+        let mut totals = [(0, 0); 2];
+        for station in stations {
+            let info = *station.session().info().compression()?;
+            for (total, messages) in totals.iter_mut().zip([info.sent, info.received]) {
+                let CompressedMessages { text_bytes, payload_bytes, .. } = messages;
+                *total = (total.0 + text_bytes, total.1 + payload_bytes);
+            }
+        }
+        let [up, down] = totals.map(|(text, payload)| payload as f64 / text as f64);
+        Some(Self { up, down })
+    }
 }
 
 impl Report {
@@ -55,39 +73,30 @@ impl Report {
         cpu_time: Option<Duration>,
         compression: Option<Ratios>,
     ) -> Result<Self, String> {
-        let Calls { took, latencies, failed } = calls;
+        let Calls { took, latencies, failed, first_error } = calls;
         let count = latencies.len();
-        let Some(latency_us) = Latency::of(latencies) else {
-            return Err(match failed.first() {
+        let latency_us = Latency::of(latencies);
+        if latency_us.is_none() && busy > 0 {
+            return Err(match first_error {
                 Some(error) => format!("no call succeeded: {error}"),
                 None => "no call was made: use more --secs or a higher --rate".to_owned(),
             });
-        };
+        }
         let per_station = |now: u64, before: u64| (now as f64 - before as f64) / f64::from(stations);
         Ok(Self {
             stations,
             busy,
             seconds: took.as_secs_f64(),
             calls: count,
-            failed: failed.len(),
+            failed,
             calls_per_second: count as f64 / took.as_secs_f64(),
             latency_us,
             server_memory_kib: memory,
             kib_per_connection: memory.map(|memory| per_station(memory.connected, memory.before)),
             kib_per_connection_after_load: memory.map(|memory| per_station(memory.after, memory.before)),
-            server_cpu_us_per_call: cpu_time.map(|time| time.as_secs_f64() * 1e6 / count as f64),
+            server_cpu_us_per_call: cpu_time.filter(|_| count > 0).map(|time| time.as_secs_f64() * 1e6 / count as f64),
             compressed_over_plain: compression,
         })
-    }
-}
-
-impl Latency {
-    fn of(mut latencies: Vec<u32>) -> Option<Self> {
-        latencies.sort_unstable();
-        let max = *latencies.last()?;
-        // The smallest latency that this share of the calls does not exceed.
-        let percentile = |permille: usize| latencies[(latencies.len() * permille).div_ceil(1000) - 1];
-        Some(Self { p50: percentile(500), p90: percentile(900), p99: percentile(990), p99_9: percentile(999), max })
     }
 }
 
@@ -100,9 +109,10 @@ impl fmt::Display for Report {
             None => writeln!(f, "{name:<34}{:>12}", "not measured"),
         };
         row("throughput", Some(self.calls_per_second), 0, "calls/s")?;
-        let Latency { p50, p90, p99, p99_9, max } = self.latency_us;
-        for (name, latency) in [("p50", p50), ("p90", p90), ("p99", p99), ("p99.9", p99_9), ("max", max)] {
-            row(&format!("latency {name}"), Some(f64::from(latency) / 1000.0), 3, "ms")?;
+        if let Some(Latency { p50, p90, p99, p99_9, max }) = self.latency_us {
+            for (name, latency) in [("p50", p50), ("p90", p90), ("p99", p99), ("p99.9", p99_9), ("max", max)] {
+                row(&format!("latency {name}"), Some(f64::from(latency) / 1000.0), 3, "ms")?;
+            }
         }
         row("server: CPU per call", self.server_cpu_us_per_call, 1, "µs")?;
         row("server: memory without stations", self.server_memory_kib.map(|memory| memory.before as f64), 0, "KiB")?;

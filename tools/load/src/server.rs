@@ -10,9 +10,6 @@ use std::{
 
 use ocpp_rpc::{Close, RpcServer};
 
-/// The open files of either process besides one socket for each station.
-const OTHER_FILES: u64 = 64;
-
 /// Runs the server. Prints its address, and ends when stdin is closed: that happens even if the parent is killed.
 pub(crate) async fn serve() -> Result<(), Box<dyn Error>> {
     // The largest possible value of --stations.
@@ -47,14 +44,9 @@ impl Server {
         Ok(server)
     }
 
-    /// Returns the resident memory in KiB, if the platform supports it.
-    pub(crate) fn memory(&self) -> Option<u64> {
-        proc::memory(self.process.id())
-    }
-
-    /// Returns the CPU time so far, if the platform supports it.
-    pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        proc::cpu_time(self.process.id())
+    /// Returns the process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 }
 
@@ -63,68 +55,5 @@ impl Drop for Server {
         // Fails if the process has already ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
-    }
-}
-
-/// Raises the limit of open files for the sockets of all stations. The server process inherits the limit.
-#[cfg(unix)]
-pub(crate) fn raise_file_limit(stations: u32) -> Result<(), Box<dyn Error>> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-    let files = u64::from(stations) + OTHER_FILES;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|most| files <= most) {
-        return Ok(());
-    }
-    let raised = Rlimit { current: Some(files), ..limit };
-    if limit.maximum.is_none_or(|most| files <= most) && setrlimit(Resource::Nofile, raised).is_ok() {
-        return Ok(());
-    }
-    let most = limit.maximum.or(limit.current).unwrap_or_default();
-    Err(format!(
-        "{stations} stations need {files} open files, and the limit on open files here is {most}: raise it, for \
-         example with `ulimit -n {files}` as root or in /etc/security/limits.conf, or use fewer --stations"
-    )
-    .into())
-}
-
-/// Does nothing, because the platform has no such limit.
-#[cfg(not(unix))]
-pub(crate) fn raise_file_limit(_stations: u32) -> Result<(), Box<dyn Error>> {
-    Ok(())
-}
-
-/// Measurements of a process on Linux: proc_pid_status(5), proc_pid_stat(5).
-#[cfg(target_os = "linux")]
-mod proc {
-    use std::{fs, time::Duration};
-
-    pub(super) fn memory(process: u32) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        resident.trim().strip_suffix("kB")?.trim_end().parse().ok()
-    }
-
-    pub(super) fn cpu_time(process: u32) -> Option<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        // The second field is the program's name in parentheses and may contain any character. utime is the 14th field.
-        let (_, fields) = stat.rsplit_once(')')?;
-        let mut times = fields.split_whitespace().skip(11).map(str::parse::<u64>);
-        let ticks = times.next()?.ok()? + times.next()?.ok()?;
-        Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
-    }
-}
-
-/// Other platforms: no measurements.
-#[cfg(not(target_os = "linux"))]
-mod proc {
-    use std::time::Duration;
-
-    pub(super) fn memory(_process: u32) -> Option<u64> {
-        None
-    }
-
-    pub(super) fn cpu_time(_process: u32) -> Option<Duration> {
-        None
     }
 }

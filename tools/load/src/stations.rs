@@ -1,8 +1,10 @@
-//! The stations: all of them boot, then the busy ones make calls.
+//! Stations that boot, stay connected, and answer the calls of the server.
 
 use std::{
+    convert::Infallible,
     error::Error as StdError,
     iter,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,133 +14,128 @@ use std::{
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ocpp_rpc::{
-    Error, Options, RpcClient,
-    client::Reconnect,
-    compression::{CompressedMessages, Compression},
+    Options, RpcClient, RpcRouter,
+    client::{ClientState, Reconnect, RpcClientBuilder},
 };
-use serde::{Serialize, de::IgnoredAny};
 use serde_json::{Value, json};
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-/// The number of stations that connect at the same time.
+/// The number of stations of a process that connect for the first time at once.
 const CONNECT_CONCURRENCY: usize = 64;
 
-/// Counters for the progress.
-#[derive(Default)]
-pub(crate) struct Tally {
-    connected: AtomicU64,
-    calls: AtomicU64,
-}
+/// The pause after a boot that the server has not accepted.
+const BOOT_PAUSE: Duration = Duration::from_secs(1);
 
-impl Tally {
-    /// Returns the number of stations that have booted.
-    pub(crate) fn connected(&self) -> u64 {
-        self.connected.load(Ordering::Relaxed)
-    }
+/// The number of stations that have booted and have been connected since.
+#[derive(Debug, Default)]
+pub struct Booted(AtomicU64);
 
-    /// Returns the number of calls that succeeded.
-    pub(crate) fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+impl Booted {
+    /// Returns the number.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The result of the load.
-pub(crate) struct Calls {
-    /// The time from the first call to the last response.
-    pub(crate) took: Duration,
-    /// The latency of each call, in µs.
-    pub(crate) latencies: Vec<u32>,
-    /// The errors, one for each station that stopped.
-    pub(crate) failed: Vec<Error>,
+/// The settings of stations.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The endpoints. Station `n` begins with number `n` modulo their count.
+    pub endpoints: Vec<String>,
+    /// The options of each station.
+    pub options: Options,
+    /// The policy for a connection that is lost.
+    pub reconnect: Reconnect,
 }
 
-/// Compressed lengths over plain ones.
-#[derive(Clone, Copy, Serialize)]
-pub(crate) struct Ratios {
-    /// From the stations to the server.
-    pub(crate) up: f64,
-    /// From the server to the stations.
-    pub(crate) down: f64,
+/// Stations named `LOAD-<number>`. They disconnect when this is dropped.
+#[derive(Debug)]
+pub struct Stations {
+    clients: Vec<RpcClient>,
+    /// The tasks that boot the stations after each reconnect.
+    _tasks: JoinSet<()>,
 }
-
-/// The connected stations.
-pub(crate) struct Stations(Vec<RpcClient>);
 
 impl Stations {
-    /// Connects `count` stations and waits until the server has accepted each boot.
-    pub(crate) async fn connect(
-        url: &str,
-        count: u32,
-        deflate: bool,
-        tally: &Tally,
+    /// Connects stations and waits until the server has accepted each boot.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if no endpoint accepts one of the stations, or if its boot is not accepted.
+    pub async fn connect(
+        numbers: Range<u32>,
+        settings: &Settings,
+        booted: &Arc<Booted>,
     ) -> Result<Self, Box<dyn StdError>> {
-        let compression = deflate.then(Compression::new);
-        let options = Options::client().compression(compression);
-        let options = &options;
-        let stations = stream::iter(1..=count).map(|number| async move {
-            let station = connect(url, number, options.clone())
-                .await
-                .map_err(|error| format!("station {number}: {}", with_causes(&*error)))?;
-            tally.connected.fetch_add(1, Ordering::Relaxed);
+        let Settings { endpoints, options, reconnect } = settings;
+        let first = endpoints.first().ok_or("there is no endpoint")?;
+        let builder = RpcClient::builder(first, "LOAD").protocols(["ocpp1.6"]).options(options.clone());
+        // One router for all.
+        let builder = &builder.router(router()).reconnect(reconnect.clone());
+        let stations = stream::iter(numbers).map(|number| async move {
+            let builder = builder.clone().identity(format!("LOAD-{number}")).endpoints(in_turn(endpoints, number));
+            let station = connect(builder).await;
+            let station = station.map_err(|error| format!("station {number}: {}", with_causes(&*error)))?;
+            booted.0.fetch_add(1, Ordering::Relaxed);
             Ok::<_, String>(station)
         });
-        Ok(Self(stations.buffer_unordered(CONNECT_CONCURRENCY).try_collect().await?))
+        let stations: Vec<_> = stations.buffer_unordered(CONNECT_CONCURRENCY).try_collect().await?;
+        let mut tasks = JoinSet::new();
+        let clients = stations.into_iter().map(|(client, states)| {
+            tasks.spawn(keep_booted(client.clone(), states, booted.clone()));
+            client
+        });
+        Ok(Self { clients: clients.collect(), _tasks: tasks })
     }
 
-    /// Returns the length of the compressed payloads over that of their texts, of all stations: up and down. `None` if
-    /// a station has no compression.
-    pub(crate) fn compression(&self) -> Option<Ratios> {
-        let mut totals = [(0, 0); 2];
-        for station in &self.0 {
-            let info = *station.session().info().compression()?;
-            for (total, messages) in totals.iter_mut().zip([info.sent, info.received]) {
-                let CompressedMessages { text_bytes, payload_bytes, .. } = messages;
-                *total = (total.0 + text_bytes, total.1 + payload_bytes);
-            }
-        }
-        let [up, down] = totals.map(|(text, payload)| payload as f64 / text as f64);
-        Some(Ratios { up, down })
-    }
-
-    /// Lets the first `busy` stations call until the time is over: as fast as they get responses, or at a rate.
-    pub(crate) async fn call(
-        &self,
-        busy: u32,
-        rate: Option<u32>,
-        time: Duration,
-        tally: &Arc<Tally>,
-    ) -> Result<Calls, Box<dyn StdError>> {
-        let begin = Instant::now();
-        let mut stations = JoinSet::new();
-        for (number, station) in (0..busy).zip(&self.0) {
-            let pace = rate.map(|rate| {
-                // The stations share the rate and take turns.
-                let turn = Duration::from_secs(1) / rate;
-                Pace { next: begin + turn * number, interval: turn * busy }
-            });
-            let caller = Caller { client: station.clone(), tally: tally.clone() };
-            stations.spawn(caller.run(pace, begin + time));
-        }
-        let mut calls = Calls { took: Duration::ZERO, latencies: Vec::new(), failed: Vec::new() };
-        while let Some(ended) = stations.join_next().await {
-            let (latencies, failed) = ended?;
-            calls.latencies.extend(latencies);
-            calls.failed.extend(failed);
-        }
-        calls.took = begin.elapsed();
-        Ok(calls)
+    /// Returns the clients of the stations.
+    pub fn clients(&self) -> &[RpcClient] {
+        &self.clients
     }
 }
 
-async fn connect(url: &str, number: u32, options: Options) -> Result<RpcClient, Box<dyn StdError>> {
-    let client = RpcClient::builder(url, format!("LOAD-{number}")).protocols(["ocpp1.6"]).options(options);
-    let client = client.reconnect(Reconnect::never()).connect().await?;
+/// Returns the endpoints in the order in which a station tries them.
+///
+/// The stations of an endpoint have different ones in second place, so that they spread if its server stops.
+fn in_turn(endpoints: &[String], station: u32) -> Vec<String> {
+    let (count, station) = (endpoints.len(), station as usize);
+    let (first, rest) = (station % count, count - 1);
+    let others = (0..rest).map(|place| (first + 1 + (station / count + place) % rest) % count);
+    iter::once(first).chain(others).map(|place| endpoints[place].clone()).collect()
+}
+
+/// The client of a station, with its states since the boot.
+type Station = (RpcClient, watch::Receiver<ClientState>);
+
+async fn connect(builder: RpcClientBuilder) -> Result<Station, Box<dyn StdError>> {
+    let client = builder.connect().await?;
+    let mut states = client.states();
+    states.wait_for(|state| *state == ClientState::Open).await?;
+    boot(&client).await?;
+    Ok((client, states))
+}
+
+/// Boots a station again after each reconnect.
+async fn keep_booted(client: RpcClient, mut states: watch::Receiver<ClientState>, booted: Arc<Booted>) {
+    while states.changed().await.is_ok() {
+        booted.0.fetch_sub(1, Ordering::Relaxed);
+        loop {
+            if states.wait_for(|state| *state == ClientState::Open).await.is_err() {
+                return;
+            }
+            if boot(&client).await.is_ok() {
+                break;
+            }
+            sleep(BOOT_PAUSE).await;
+        }
+        booted.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn boot(client: &RpcClient) -> Result<(), Box<dyn StdError>> {
     let boot = json!({"chargePointVendor": "Example", "chargePointModel": "Wallbox"});
     let response: Value = client.call("BootNotification", &boot).await?;
-    if response["status"] == "Accepted" { Ok(client) } else { Err(format!("boot not accepted: {response}").into()) }
+    if response["status"] == "Accepted" { Ok(()) } else { Err(format!("boot not accepted: {response}").into()) }
 }
 
 /// Returns the text of an error and all of its causes.
@@ -151,72 +148,44 @@ fn with_causes(error: &dyn StdError) -> String {
     })
 }
 
-/// The times at which the calls of a station are due.
-struct Pace {
-    next: Instant,
-    interval: Duration,
+/// Returns the handlers of a station.
+fn router() -> RpcRouter {
+    RpcRouter::new()
+        .on("ChangeAvailability", accept)
+        .on("GetConfiguration", get_configuration)
+        .on("Reset", accept)
+        .on("TriggerMessage", accept)
 }
 
-struct Caller {
-    client: RpcClient,
-    tally: Arc<Tally>,
+async fn accept() -> Result<Value, Infallible> {
+    Ok(json!({"status": "Accepted"}))
 }
 
-impl Caller {
-    /// Sends heartbeats and meter values in turn, until the time is over or a call fails.
-    async fn run(self, mut pace: Option<Pace>, end: Instant) -> (Vec<u32>, Option<Error>) {
-        let mut latencies = Vec::new();
-        for call in 0_u64.. {
-            let mut begin = Instant::now();
-            if let Some(pace) = &mut pace {
-                if pace.next >= end {
-                    break;
-                }
-                if begin < pace.next {
-                    sleep_until(pace.next).await;
-                    begin = Instant::now();
-                } else {
-                    // The last call took longer than its interval. The delay counts as latency of this call.
-                    begin = pace.next;
-                }
-                pace.next += pace.interval;
-            }
-            if Instant::now() >= end {
-                break;
-            }
-            let response = if call % 2 == 0 {
-                self.client.call::<IgnoredAny>("Heartbeat", &())
-            } else {
-                self.client.call("MeterValues", &meter_values(call))
-            };
-            if let Err(error) = response.await {
-                return (latencies, Some(error));
-            }
-            latencies.push(begin.elapsed().as_micros().try_into().unwrap_or(u32::MAX));
-            self.tally.calls.fetch_add(1, Ordering::Relaxed);
+async fn get_configuration() -> Result<Value, Infallible> {
+    let keys = [("HeartbeatInterval", "300"), ("MeterValueSampleInterval", "60"), ("NumberOfConnectors", "2")];
+    let keys = keys.map(|(key, value)| json!({"key": key, "readonly": false, "value": value}));
+    Ok(json!({"configurationKey": keys}))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn stations_of_an_endpoint_spread_over_the_others() {
+        let endpoints = ["a", "b", "c", "d"].map(String::from);
+        let mut seconds = HashMap::<_, u32>::new();
+        for station in 1..=120 {
+            let order = in_turn(&endpoints, station);
+            assert_eq!(order[0], endpoints[station as usize % 4]);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, endpoints);
+            *seconds.entry((order[0].clone(), order[1].clone())).or_default() += 1;
         }
-        (latencies, None)
+        assert_eq!((seconds.len(), seconds.values().all(|count| *count == 10)), (12, true), "{seconds:?}");
+        assert_eq!(in_turn(&endpoints[..1], 7), endpoints[..1]);
     }
-}
-
-/// Returns a payload of about 600 bytes, as a station sends it every minute while it charges on three phases. Each has
-/// another time and other values.
-fn meter_values(call: u64) -> Value {
-    let minute = call / 2;
-    let sample = |measurand: &str, unit: &str, value: String| json!({"value": value, "context": "Sample.Periodic", "measurand": measurand, "unit": unit});
-    let current = |phase: u64| {
-        let deciampere = 155 + (minute * (7 + phase)) % 11;
-        let value = format!("{}.{}", deciampere / 10, deciampere % 10);
-        json!({"value": value, "context": "Sample.Periodic", "measurand": "Current.Import", "phase": format!("L{phase}"), "unit": "A"})
-    };
-    json!({"connectorId": 1, "transactionId": 4711, "meterValue": [{
-        "timestamp": format!("2026-01-{:02}T{:02}:{:02}:00.000Z", 1 + minute / 1440 % 28, minute / 60 % 24, minute % 60),
-        "sampledValue": [
-            sample("Energy.Active.Import.Register", "Wh", (1_234_567 + minute * 183).to_string()),
-            sample("Power.Active.Import", "W", (10_900 + minute * 37 % 200).to_string()),
-            current(1),
-            current(2),
-            current(3),
-        ],
-    }]})
 }
