@@ -6,7 +6,7 @@ use axum::{Router, extract::Extension, response::Response, routing::any};
 use ocpp_rpc::{
     Accept, Handshake, Reject, RpcRouter, RpcServer, RpcUpgrade,
     event::EventKind,
-    server::{RemoteAddress, RpcServerBuilder, TrustedProxies},
+    server::{RemoteAddress, RpcServerBuilder, TrustedProxies, UpgradeError},
     tls::TlsInfo,
 };
 
@@ -108,6 +108,27 @@ async fn trusted_proxy_headers_reach_session_by_axum_extractor() {
     assert_eq!(event.remote_address.map(|address| address.to_string()).as_deref(), Some(STATION));
     let session = server.session("CP").expect("registered");
     assert_eq!(session.tls().map(|tls| tls.peer_chain().len()), Some(1));
+}
+
+#[tokio::test]
+async fn trusted_proxy_headers_reach_event_of_invalid_handshake_by_axum_extractor() {
+    async fn connect(
+        upgrade: Result<RpcUpgrade, UpgradeError>,
+        axum::extract::State(server): axum::extract::State<RpcServer>,
+    ) -> Response {
+        server.refuse(upgrade.expect_err("no handshake"))
+    }
+    let server = builder().build().expect("valid settings");
+    let app = Router::new().route("/ocpp/{identity}", any(connect)).with_state(server.clone());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("a port");
+    let mut events = server.events();
+    tokio::spawn(async { axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await });
+    let request = with("GET /ocpp/CP HTTP/1.1\r\nHost: test\r\n\r\n", "X-Forwarded-For: 203.0.113.9");
+    assert_eq!(Client::dial(address).await.ask(&request).await.status, 426);
+    let event = soon(events.next()).await.expect("an event");
+    assert!(matches!(event.kind, EventKind::HandshakeRefused { .. }), "{event:?}");
+    assert_eq!(event.remote_address.map(|address| address.to_string()).as_deref(), Some(STATION));
 }
 
 #[tokio::test]

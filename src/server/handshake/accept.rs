@@ -54,7 +54,10 @@ impl RpcServer {
     /// }
     /// # let _: axum::Router<RpcServer> = axum::Router::new().route("/ocpp/{*identity}", axum::routing::any(connect));
     /// ```
-    pub fn refuse<B: From<Bytes>>(&self, error: UpgradeError) -> Response<B> {
+    pub fn refuse<B: From<Bytes>>(&self, mut error: UpgradeError) -> Response<B> {
+        if let Some(proxies) = &self.state.proxies {
+            error.apply_proxies(proxies);
+        }
         let request = || Some(error.request());
         self.state.emit_refused(None, error.remote_address(), Some(error.status()), error.reason(), request);
         error.into_response()

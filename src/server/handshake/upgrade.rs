@@ -21,7 +21,10 @@ use crate::{
             auth::{Handshake, HandshakeRequest, Reject},
             request::{self, Refusal},
         },
-        http::info::{self, Arrival, Identity, RemoteAddress},
+        http::{
+            info::{self, Arrival, Identity, RemoteAddress},
+            proxies::TrustedProxies,
+        },
     },
 };
 
@@ -235,6 +238,12 @@ impl UpgradeError {
 
     pub(crate) fn remote_address(&self) -> Option<SocketAddr> {
         self.remote_address
+    }
+
+    /// Replaces the address and TLS of a trusted proxy by those of its client.
+    pub(crate) fn apply_proxies(&mut self, proxies: &TrustedProxies) {
+        let InvalidRequest { headers, tls, .. } = &mut *self.request;
+        (self.remote_address, *tls) = proxies.client(headers, self.remote_address, tls.take());
     }
 
     /// Returns the request as its event shows it.
