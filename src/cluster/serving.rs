@@ -58,6 +58,11 @@ pub(crate) struct KeptResult {
 }
 
 impl Serving {
+    /// Returns `true` if a request has arrived, or a cancellation of it.
+    pub(crate) fn has_arrived(&self, request: RequestId) -> bool {
+        self.running.contains_key(&request) || self.ended.contains(request)
+    }
+
     /// Adds a request.
     pub(crate) fn insert(&mut self, request: RequestId, key: Arc<str>, cancel: oneshot::Sender<()>, now: Instant) {
         self.running.insert(request, Carried { _cancel: cancel, key, started_at: now });

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use ocpp_rpc::{
     Call, Close, Error, ErrorCode, Payload, RpcRouter, RpcServer, StationInfo,
     close::CloseCause,
-    cluster::{Destination, EventFilter, Local, NodeEvent, Observer, SendError, Stations},
+    cluster::{Destination, EventFilter, Local, NodeEvent, NodeId, Observer, Received, SendError, Stations},
     event::EventKind,
     server::DuplicateIdentity,
 };
@@ -341,6 +341,31 @@ async fn b87_cancellation_that_arrives_before_its_call_is_remembered() {
     cluster.set_delay(Duration::ZERO..=Duration::ZERO);
     drop(call);
     sleep(2 * SECOND).await;
+    assert!(is_idle(&mut peer), "the call is not written");
+}
+
+/// A broker may deliver messages to different destinations in several tasks.
+#[tokio::test(start_paused = true)]
+async fn b87_cancellation_that_arrives_together_with_its_call_is_not_lost() {
+    let from: NodeId = "0123456789abcdef".parse().expect("an id");
+    let is_armed = Arc::<AtomicBool>::default();
+    let armed = is_armed.clone();
+    // Another task handles the cancellation while the node looks at the call.
+    let tapped = Tapped::new(Local::new().node("b")).on_now(move |node| {
+        if armed.swap(false, Ordering::Relaxed) {
+            let cancel = json!({"cancel": {"from": from, "request": 1}}).to_string();
+            node.get().expect("joined").received(Received::Control(Some("CP-1")), cancel.into());
+        }
+    });
+    let node = tapped.node();
+    let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(tapped).build().expect("valid");
+    let mut peer = Station::connect(&server, "CP-1", "ocpp1.6").await;
+    sleep(SETTLED).await;
+    is_armed.store(true, Ordering::Relaxed);
+    let call = json!({"key": "CP-1", "mode": "call", "expires": u64::MAX >> 1, "action": "Reset", "params": {}});
+    node.get().expect("joined").received(Received::Request(from, 1, "CP-1"), call.to_string().into());
+    assert!(!is_armed.load(Ordering::Relaxed), "the node has read its clock");
+    sleep(SECOND).await;
     assert!(is_idle(&mut peer), "the call is not written");
 }
 

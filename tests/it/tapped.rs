@@ -13,8 +13,11 @@ pub(crate) struct Tapped<C> {
     cluster: C,
     node: Arc<OnceLock<Node>>,
     seconds_ahead: i64,
+    on_now: Box<OnNow>,
     on_send: Box<OnSend>,
 }
+
+type OnNow = dyn Fn(&OnceLock<Node>) + Send + Sync;
 
 type OnSend = dyn Fn(&Node, Destination<'_>, &Bytes) -> Fate + Send + Sync;
 
@@ -28,13 +31,25 @@ pub(crate) enum Fate {
 
 impl<C: Cluster> Tapped<C> {
     pub(crate) fn new(cluster: C) -> Self {
-        Self { cluster, node: Arc::default(), seconds_ahead: 0, on_send: Box::new(|_, _, _| Fate::Sent) }
+        Self {
+            cluster,
+            node: Arc::default(),
+            seconds_ahead: 0,
+            on_now: Box::new(|_| {}),
+            on_send: Box::new(|_, _, _| Fate::Sent),
+        }
     }
 
     /// Sets the clock of the node ahead, or behind.
     #[allow(dead_code, reason = "another test uses it")]
     pub(crate) fn seconds_ahead(self, seconds_ahead: i64) -> Self {
         Self { seconds_ahead, ..self }
+    }
+
+    /// Runs a function whenever the node reads its clock, for what other tasks do in this moment.
+    #[allow(dead_code, reason = "another test uses it")]
+    pub(crate) fn on_now(self, on_now: impl Fn(&OnceLock<Node>) + Send + Sync + 'static) -> Self {
+        Self { on_now: Box::new(on_now), ..self }
     }
 
     /// Decides on the messages that the node sends.
@@ -72,6 +87,7 @@ impl<C: Cluster> Cluster for Tapped<C> {
     }
 
     fn now(&self) -> SystemTime {
+        (self.on_now)(&self.node);
         let skew = Duration::from_secs(self.seconds_ahead.unsigned_abs());
         if self.seconds_ahead < 0 { self.cluster.now() - skew } else { self.cluster.now() + skew }
     }

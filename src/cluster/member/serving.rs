@@ -64,7 +64,7 @@ impl Member {
         let skew = {
             let state = self.state();
             // It was cancelled before it arrived, or arrives twice.
-            if state.serving.ended.contains(id) || state.serving.running.contains_key(&id) {
+            if state.serving.has_arrived(id) {
                 return;
             }
             state.members.skew(from)
@@ -92,6 +92,10 @@ impl Member {
         {
             let mut state = self.state();
             if state.serving.running.len() >= MAX_RUNNING {
+            // A cancellation may have arrived since.
+            if state.serving.has_arrived(id) {
+                return;
+            }
                 drop(state);
                 return self.respond_error(id, &request.key, &Error::QueueFull);
             }
@@ -133,10 +137,7 @@ impl Member {
 
     /// Responds to a caller that looks for an earlier request.
     fn on_look(&self, id: RequestId, key: &str, earlier: RequestId) {
-        let has_arrived = {
-            let serving = &self.state().serving;
-            serving.running.contains_key(&earlier) || serving.ended.contains(earlier)
-        };
+        let has_arrived = self.state().serving.has_arrived(earlier);
         if has_arrived {
             self.respond(id, key, wire::encode(&Response::default()));
         } else {
