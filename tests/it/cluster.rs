@@ -646,6 +646,34 @@ async fn b90_list_has_the_stations_of_all_nodes_and_names_those_that_do_not_answ
 }
 
 #[tokio::test(start_paused = true)]
+async fn b90_list_of_a_node_that_is_away_names_the_others_and_asks_none() {
+    let (cluster, asked) = (Local::new(), Arc::<AtomicUsize>::default());
+    let counted = {
+        let asked = asked.clone();
+        Tapped::new(cluster.node("a")).on_send(move |_, _, message| {
+            asked.fetch_add(usize::from(message.starts_with(b"{\"list\"")), Ordering::Relaxed);
+            Fate::Sent
+        })
+    };
+    let a = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(counted).build().expect("valid");
+    let b = node(&cluster, "b");
+    let _peers = [Station::connect(&a, "CP-1", "ocpp1.6").await, Station::connect(&b, "CP-2", "ocpp1.6").await];
+    sleep(SECOND).await;
+    cluster.disconnect("a");
+    let start = Instant::now();
+    for _ in 0..3 {
+        let (listed, missing) = list(a.stations()).await;
+        assert_eq!((listed.len(), missing), (1, vec!["b".to_owned()]));
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    cluster.reconnect("a");
+    sleep(SECOND).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 0, "nobody waits for these lists");
+    let (listed, missing) = list(a.stations()).await;
+    assert_eq!((listed.len(), missing, asked.load(Ordering::Relaxed)), (2, vec![], 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn b90_information_has_the_ping_time_the_calls_and_the_errors_of_a_station() {
     let (_cluster, a, b, mut peer) = two_nodes("ocpp1.6").await;
     // The information is the same at each node, and in the list.

@@ -124,7 +124,8 @@ impl Stations {
     /// Returns the names of the nodes that have not answered so far. Their stations are not in the list, or not all of
     /// them.
     ///
-    /// A node has 0.8 s to answer. One that is silent for a minute is no longer counted.
+    /// A node has 0.8 s to answer. One that is silent for a minute is no longer counted. While the cluster is away, all
+    /// others are missing at once.
     pub fn missing_nodes(&self) -> Vec<Arc<str>> {
         self.missing.iter().map(|(_, name)| name.clone()).collect()
     }
@@ -174,6 +175,11 @@ impl RemoteStations {
         if !self.is_begun {
             self.is_begun = true;
             self.begin(prefix);
+            if !self.member.transport.is_connected() {
+                // Requests would wait for the broker, and all nodes would answer them when it is back.
+                missing.extend(self.member.state().members.all(Instant::now().into_std()));
+                return None;
+            }
         }
         // A node that has just joined may not have heard of all others.
         let known_by = self.member.joined_at + JOIN_TIME;
