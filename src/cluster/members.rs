@@ -121,9 +121,13 @@ impl Members {
     }
 
     /// Records a part of the list that the node was asked for.
+    ///
+    /// The next one is asked for at once. After a part with nothing new, the node must wait: if an announcement names a
+    /// number that the node has never reached, each of its parts is like that.
     pub(crate) fn part(&mut self, node: NodeId, after: u64, until: u64) {
+        let before = self.nodes.get(&node).map(|known| known.arrived);
         self.arrived(node, after, until);
-        if let Some(known) = self.nodes.get_mut(&node) {
+        if let Some(known) = self.nodes.get_mut(&node).filter(|known| Some(known.arrived) != before) {
             known.asked_at = None;
         }
     }
@@ -253,6 +257,20 @@ mod tests {
         members.needs_none(a);
         members.ask_again();
         assert_eq!(members.ask(start), []);
+    }
+
+    #[test]
+    fn node_that_sends_nothing_new_is_not_asked_again_at_once() {
+        let (a, start, mut members) = (NodeId::random(), Instant::now(), Members::default());
+        members.heard(a, "a", 0, 5, start);
+        // One broken message.
+        assert!(members.arrived(a, u64::MAX - 1, u64::MAX));
+        assert_eq!(members.ask(start), [(a, 0)]);
+        members.part(a, 0, 5);
+        assert_eq!(members.ask(start), [(a, 5)]);
+        members.part(a, 5, 5);
+        assert_eq!(members.ask(start), []);
+        assert_eq!(members.ask(start + PART_TIMEOUT), [(a, 5)]);
     }
 
     #[test]
