@@ -205,9 +205,10 @@ impl RpcServerBuilder {
     /// handshake takes a connection and a place.
     ///
     /// A station with a bad network may also replace its own sessions. It then cannot connect for `delay`, unless its
-    /// old session ends before. [`IdentityConflict`](crate::event::EventKind::IdentityConflict) reports such
-    /// replacements in any case. The setting has no effect unless sessions
-    /// [are replaced](DuplicateIdentity::ReplaceOld). Zero is an error of [`build`](Self::build).
+    /// old session ends before; in a [cluster](Self::cluster) also after that.
+    /// [`IdentityConflict`](crate::event::EventKind::IdentityConflict) reports such replacements in any case. The
+    /// setting has no effect unless sessions [are replaced](DuplicateIdentity::ReplaceOld). Zero is an error of
+    /// [`build`](Self::build).
     pub fn replacement_delay(mut self, delay: impl Into<Option<Duration>>) -> Self {
         self.limits.replacement_delay = delay.into();
         self

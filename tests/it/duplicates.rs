@@ -9,6 +9,7 @@ use axum::{
 use futures_util::FutureExt;
 use ocpp_rpc::{
     Accept, Handshake, Options, Reject, RpcRouter, RpcServer, Session,
+    cluster::Local,
     event::EventKind,
     server::{ConnectionInfo, DuplicateIdentity, RpcServerBuilder},
 };
@@ -19,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    support::{Station, dial, dial_with_buffer, echo},
+    support::{Log, Station, dial, dial_with_buffer, echo, log_to},
     tcp::{Client, Responder, head},
 };
 
@@ -253,6 +254,24 @@ async fn b74_sessions_that_replace_each_other_repeatedly_are_an_event() {
     tokio::time::advance(Duration::from_secs(60)).await;
     replace(&server, 6).await;
     assert_eq!(conflicts().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b74_warning_names_the_station_also_if_another_node_replaces_its_sessions() {
+    let (cluster, log) = (Local::new(), Log::default());
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone());
+    let _logged = log_to(subscriber.with_max_level(tracing::Level::WARN).finish());
+    let [a, b] = ["a", "b"].map(|name| builder().0.cluster(cluster.node(name)).build().expect("valid settings"));
+    let mut stations = Vec::new();
+    for _ in 0..6 {
+        for server in [&a, &b] {
+            stations.push(enter(server).await);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    let log = log.text();
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("replace each other repeatedly")).collect();
+    assert!(!warnings.is_empty() && warnings.iter().all(|line| line.contains(r#"key="CP""#)), "{log}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -110,7 +110,11 @@ pub(crate) struct Reservation {
 
 /// Reports that the sessions of a key replace each other repeatedly.
 pub(crate) fn report_conflict(shared: &Arc<Shared>) {
-    tracing::warn!("sessions replace each other repeatedly: two stations may share this identity");
+    // A session that another node replaces is closed outside of its span.
+    tracing::warn!(
+        key = &**shared.run().key(),
+        "sessions replace each other repeatedly: two stations may share this identity"
+    );
     shared.report(EventKind::IdentityConflict);
 }
 
