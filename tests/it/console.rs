@@ -6,12 +6,20 @@ use axum::{Router, body::Body, response::Response};
 use futures_util::FutureExt;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use ocpp_rpc::{Close, Mask, RpcRouter, RpcServer, cluster::Local, console::Console, extract::Params};
+use ocpp_rpc::{
+    Close, Mask, RpcRouter, RpcServer,
+    cluster::{Local, Received},
+    console::Console,
+    extract::Params,
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
-use crate::support::{SECOND, Station, connected, echo, server};
+use crate::{
+    support::{SECOND, Station, connected, echo, server},
+    tapped::Tapped,
+};
 
 /// The time after which the recorder has recorded everything that happened.
 const RECORDED: Duration = Duration::from_millis(1);
@@ -974,6 +982,19 @@ async fn b100_console_of_any_node_has_the_figures_of_all_nodes() {
     sleep(6 * SECOND).await;
     let overview = read(&console_a, "/api/overview").await;
     assert_eq!(overview["missing_nodes"], json!(["b"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn line_breaks_in_events_of_other_nodes_do_not_break_a_stream() {
+    let tapped = Tapped::new(Local::new().node("a"));
+    let other = tapped.node();
+    let server = RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(tapped).build().expect("valid");
+    let mut live = Live::open(&console(&server), "").await;
+    let refused = "{\"type\":\"handshake_refused\",\"at\":1,\"request\":{\r\n\"path\":\r\"/CP-1\"}}";
+    let event = format!("{{\"node\":\"b\",\"event\":{refused}}}");
+    sleep(SECOND / 2).await;
+    other.get().expect("joined").received(Received::Event, event.into());
+    assert_eq!(live.find("handshake").await["request"]["path"], "/CP-1");
 }
 
 #[tokio::test(start_paused = true)]

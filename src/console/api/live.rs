@@ -232,7 +232,7 @@ impl Stream {
         self.lost(forgotten);
         for message in messages {
             let id = seq(&message).unwrap_or_default().to_string();
-            self.ready.push_back(sse::Event::default().event("message").id(id).data(message.get()));
+            self.ready.push_back(event("message", message.get()).id(id));
         }
     }
 
@@ -246,8 +246,8 @@ impl Stream {
         }
     }
 
-    fn push(&mut self, event: &str, json: &str) {
-        self.ready.push_back(sse::Event::default().event(event).data(json));
+    fn push(&mut self, name: &str, json: &str) {
+        self.ready.push_back(event(name, json));
     }
 
     /// Sends the number of events that this reader has lost, if there are any.
@@ -256,6 +256,13 @@ impl Stream {
             self.push("lost", &format!("{{\"events\":{events}}}"));
         }
     }
+}
+
+/// Creates an event. JSON of other nodes may have line breaks between its tokens, and axum 0.8.4 panics for carriage
+/// returns.
+fn event(name: &str, json: &str) -> sse::Event {
+    let event = sse::Event::default().event(name);
+    if json.contains(['\n', '\r']) { event.data(json.replace(['\n', '\r'], " ")) } else { event.data(json) }
 }
 
 fn request_info(console: &ConsoleState, key: &Arc<str>) -> BoxFuture<'static, Result<Option<StationInfo>, Error>> {
