@@ -14,7 +14,12 @@ use tokio_util::{
 
 use crate::{
     io::Io,
-    server::http::{activity::Activity, body::BodyError, http1, preface, settings::HttpSettings},
+    server::http::{
+        activity::{Activity, Expired},
+        body::BodyError,
+        http1, preface,
+        settings::HttpSettings,
+    },
 };
 
 /// The number of streams that a connection may have at once, including WebSockets.
@@ -60,7 +65,8 @@ where
     let reading = timeout_at(activity.started_at() + settings.handshake_timeout, preface::read_preface(io));
     match stop.run_until_cancelled(reading).await {
         None => Ok(()),
-        Some(io) => match io?? {
+        Some(Err(_)) => Ok(Expired::NoRequest.into_result()?),
+        Some(Ok(io)) => match io? {
             io if io.is_http2() => serve_streams(settings, tasks, io, activity, service, stop, abort).await,
             io => http1::serve(settings, io, activity, service, stop, abort).await,
         },
