@@ -166,8 +166,8 @@ impl RpcClientBuilder {
 
     /// Adds a header to the handshake request.
     ///
-    /// `User-Agent` replaces the default, `ocpp-rpc/` and the version. Headers of the WebSocket handshake itself, such
-    /// as `Host` or `Upgrade`, are an error of [`build`](Self::build).
+    /// `User-Agent` replaces the default, `ocpp-rpc/` and the version. Headers of the WebSocket handshake itself and of
+    /// message framing, such as `Host`, `Upgrade` or `Content-Length`, are an error of [`build`](Self::build).
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.settings.headers.append(name, value);
         self

@@ -208,9 +208,11 @@ fn redact(url: &str) -> &str {
     if bare.contains('@') { "<redacted>" } else { bare }
 }
 
-/// Returns whether the handshake itself sets this header.
+/// Returns whether a header belongs to the handshake or to the framing of the message.
 fn is_reserved(name: &HeaderName) -> bool {
-    [header::CONNECTION, header::HOST, header::UPGRADE].contains(name) || name.as_str().starts_with("sec-websocket-")
+    [header::CONNECTION, header::HOST, header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
+        .contains(name)
+        || name.as_str().starts_with("sec-websocket-")
 }
 
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));

@@ -196,7 +196,7 @@ fn b10_client_settings_that_could_never_work_are_errors() {
     let base = || RpcClient::builder("ws://csms.test", "CP");
     assert!(base().protocols(["a b"]).build().is_err());
     assert!(base().protocols(["a"]).dialect("b", ocpp_rpc::message::Dialect::OCPP_1_6).build().is_err());
-    for reserved in ["host", "upgrade", "sec-websocket-extensions"] {
+    for reserved in ["host", "upgrade", "sec-websocket-extensions", "content-length", "transfer-encoding"] {
         let error = base().header(reserved.parse().expect("a name"), HeaderValue::from_static("x")).build();
         assert!(error.expect_err(reserved).to_string().contains(reserved));
     }
