@@ -196,7 +196,7 @@ impl Nats {
     fn observer(&self) -> &Observer {
         self.observer.get_or_init(|| {
             // A fresh value has not joined.
-            Observer::join(Arc::new(self.clone().unjoined())).expect("the first to join")
+            Observer::join(self.clone().unjoined()).expect("the first to join")
         })
     }
 

@@ -24,14 +24,13 @@ use crate::{
 /// dropped.
 ///
 /// ```
-/// use std::sync::Arc;
 /// use ocpp_rpc::{Error, cluster::{Local, Observer}};
 /// use serde_json::{Value, json};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let cluster = Local::new();
-/// let observer = Observer::join(Arc::new(cluster.node("api")))?;
+/// let observer = Observer::join(cluster.node("api"))?;
 /// let reset = observer.station("CP-1").call::<Value>("Reset", &json!({"type": "Soft"})).await;
 /// assert!(matches!(reset, Err(Error::NotConnected)));
 /// # Ok(())
@@ -55,8 +54,8 @@ impl Observer {
     ///
     /// # Panics
     /// Panics outside of a tokio runtime.
-    pub fn join(cluster: Arc<dyn Cluster>) -> Result<Self, JoinError> {
-        let member = Member::join(cluster, Arc::default())?;
+    pub fn join(cluster: impl Cluster) -> Result<Self, JoinError> {
+        let member = Member::join(Arc::new(cluster), Arc::default())?;
         Ok(Self { state: Arc::new(ObserverState { member, telemetry: Telemetry::new(Mask::new()) }) })
     }
 

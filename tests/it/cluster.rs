@@ -626,7 +626,7 @@ async fn b90_list_has_the_stations_of_all_nodes_and_names_those_that_do_not_answ
     assert_eq!((listed.len(), missing), (1208, vec![]));
     let on_b = listed.iter().filter(|(_, node)| node == "b").count();
     assert_eq!(on_b, 1203);
-    let observer = Observer::join(Arc::new(cluster.node("api"))).expect("joined");
+    let observer = Observer::join(cluster.node("api")).expect("joined");
     assert_eq!(list(observer.stations()).await.0, listed);
 
     let start = Instant::now();
@@ -738,7 +738,7 @@ async fn list(mut stations: Stations) -> (Vec<(String, String)>, Vec<String>) {
 async fn b90_station_is_awaited_on_all_nodes() {
     let cluster = Local::new();
     let [a, b] = ["a", "b"].map(|name| node(&cluster, name));
-    let observer = Observer::join(Arc::new(cluster.node("api"))).expect("joined");
+    let observer = Observer::join(cluster.node("api")).expect("joined");
     for station in [a.station("CP-1"), observer.station("CP-1"), b.station("CP-1")] {
         assert!(matches!(station.connected(SECOND).await, Err(Error::NotConnected)));
         let waiting = station.connected(None);
@@ -903,7 +903,7 @@ async fn b92_calls_and_readers_end_when_their_node_has_left() {
     while events.next().await.is_some() {}
 
     // A call keeps its observer in the cluster.
-    let observer = Observer::join(Arc::new(cluster.node("api"))).expect("joined");
+    let observer = Observer::join(cluster.node("api")).expect("joined");
     let call = observer.station("CP-1").call::<Value>("Reset", &());
     drop(observer);
     let (result, ()) = tokio::join!(call, async {
