@@ -121,7 +121,7 @@ impl Nats {
     ///
     /// The events of the client go to the application. This value therefore looks at the state of the connection every
     /// 100 ms. It does not notice that NATS refuses a call or that messages are lost, so that such a call fails after 2 s.
-    pub fn with(client: Client) -> Self {
+    pub fn with_client(client: Client) -> Self {
         Self::new(client, None)
     }
 
@@ -160,6 +160,9 @@ impl Nats {
     }
 
     /// Sets the name of this node, which lists and events show. Default: the name of the host and a random number.
+    ///
+    /// Each node must have a name of its own. Nodes of one name count as one in lists, in the console, and if newcomers
+    /// [are rejected](ocpp_rpc::server::DuplicateIdentity::RejectNew).
     #[must_use]
     pub fn node_name(self, name: &str) -> Self {
         Self { name: name.into(), ..self.unjoined() }
@@ -176,8 +179,11 @@ impl Nats {
 
     /// Returns the handle on the station with this key, for a process without a server.
     ///
-    /// The first use joins the cluster, and must be within a tokio runtime. The process leaves when all clones of this
-    /// value and all its [`Station`]s are dropped.
+    /// The first use joins the cluster. The process leaves when all clones of this value and all its [`Station`]s are
+    /// dropped.
+    ///
+    /// # Panics
+    /// The first use panics outside of a tokio runtime.
     pub fn station(&self, key: impl Into<Arc<str>>) -> Station {
         self.observer().station(key)
     }

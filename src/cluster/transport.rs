@@ -38,7 +38,8 @@ pub trait Cluster: Send + Sync + 'static {
     /// Fails if another node has joined through the same value.
     fn join(&self, node: Node) -> Result<(), JoinError>;
 
-    /// Returns the name of this node, which lists and events show. Default `None`: a random name.
+    /// Returns the name of this node, which lists and events show, and which no other node may have. Default `None`: a
+    /// random name.
     fn name(&self) -> Option<Arc<str>> {
         None
     }

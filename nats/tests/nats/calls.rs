@@ -268,7 +268,7 @@ async fn client_of_the_application_carries_nodes_as_well() {
     let broker = Broker::start().await;
     let client = ocpp_rpc_nats::async_nats::connect(broker.url()).await.expect("NATS is there");
     // Two servers and an observer over one connection.
-    let nats = ocpp_rpc_nats::Nats::with(client.clone());
+    let nats = ocpp_rpc_nats::Nats::with_client(client.clone());
     let (a, b) = (start(nats.clone().node_name("a")).await, start(nats.clone().node_name("b")).await);
     let peer = Station::connect_with(&b.endpoint(), "CP-1", "ocpp2.1", Reconnect::never()).await;
     a.finds("CP-1").await;
