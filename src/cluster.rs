@@ -19,6 +19,7 @@ pub(crate) mod metrics;
 pub(crate) mod moves;
 pub(crate) mod node;
 pub(crate) mod observer;
+pub(crate) mod outbox;
 pub(crate) mod recent;
 pub(crate) mod requests;
 pub(crate) mod serving;

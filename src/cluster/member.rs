@@ -3,11 +3,12 @@
 mod calls;
 mod directory;
 pub(crate) mod lists;
+mod sending;
 mod serving;
 pub(crate) mod watching;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
@@ -32,9 +33,10 @@ use crate::{
         metrics,
         moves::Moves,
         node::{Node, Receive, Received},
+        outbox::{Outbox, Target},
         requests::{Owners, Pending},
         serving::Serving,
-        transport::{Cluster, Destination, JoinError, SendError},
+        transport::{Cluster, JoinError, SendError},
         watching::Watching,
         wire::{self, Announcement, Broadcast, Control, Request, Response},
     },
@@ -43,12 +45,6 @@ use crate::{
     openings::Openings,
     random::random,
 };
-
-/// The control messages that may wait. More are dropped.
-const MAX_OUTBOX: usize = 65_536;
-
-/// The bytes of the control messages that may wait.
-const MAX_OUTBOX_BYTES: usize = 64 << 20;
 
 /// The time after which a task that waits for a station asks again, and after which a failed subscription is repeated.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -96,25 +92,8 @@ struct State {
     watching: Watching,
     directory: Directory,
     beat_due: Instant,
-    outbox: VecDeque<Posted>,
-    outbox_bytes: usize,
+    outbox: Outbox,
     has_left: bool,
-}
-
-/// A control message that waits to be sent.
-struct Posted {
-    target: Target,
-    request: Option<u64>,
-    message: Bytes,
-}
-
-/// The receivers of a control message. The key is that of the station that the message is about.
-#[derive(Debug, Clone)]
-enum Target {
-    Node(NodeId, Option<Arc<str>>),
-    Response(NodeId, u64, Option<Arc<str>>),
-    All(Option<Arc<str>>),
-    Event { key: Option<Box<str>>, kind: Box<str> },
 }
 
 impl Member {
@@ -143,8 +122,7 @@ impl Member {
                 watching: Watching::default(),
                 directory: Directory::default(),
                 beat_due: now,
-                outbox: VecDeque::new(),
-                outbox_bytes: 0,
+                outbox: Outbox::default(),
                 has_left: false,
             }),
             outbox_changed: Notify::new(),
@@ -173,7 +151,6 @@ impl Member {
         self.outbox_changed.notify_one();
     }
 
-    /// Returns the name of this node.
     /// Returns the names of the other nodes that this node has heard of.
     #[cfg(feature = "console")]
     pub(crate) fn other_nodes(&self) -> Vec<Arc<str>> {
@@ -181,6 +158,7 @@ impl Member {
         state.members.all(Instant::now().into_std()).map(|(_, name)| name).collect()
     }
 
+    /// Returns the name of this node.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -282,40 +260,6 @@ impl Member {
         }
     }
 
-    async fn flush_outbox(&self) {
-        // Those that are posted meanwhile come next, so that probes are not delayed.
-        let waiting = self.state().outbox.len();
-        for _ in 0..waiting {
-            if !self.transport.is_connected() {
-                return;
-            }
-            let Posted { target, request, message } = {
-                let mut state = self.state();
-                let Some(posted) = state.outbox.pop_front() else { return };
-                state.outbox_bytes -= posted.message.len();
-                posted
-            };
-            let to = match &target {
-                Target::Node(node, key) => Destination::Node(*node, key.as_deref()),
-                Target::Response(node, request, key) => Destination::Response(*node, *request, key.as_deref()),
-                Target::All(key) => Destination::All(key.as_deref()),
-                Target::Event { key, kind } => Destination::Event { key: key.as_deref(), kind },
-            };
-            if let Err(error) = self.send(to, request, message).await {
-                tracing::debug!(%error, "a message to another node was not sent");
-            }
-        }
-        if !self.state().outbox.is_empty() {
-            self.outbox_changed.notify_one();
-        }
-    }
-
-    /// Sends a message.
-    async fn send(&self, to: Destination<'_>, request: Option<u64>, message: Bytes) -> Result<(), SendError> {
-        let sent = timeout(SEND_TIMEOUT, self.transport.send(to, request, message)).await;
-        sent.unwrap_or(Err(SendError::Disconnected))
-    }
-
     /// Sends a sign of life. An observer sends none: no list lacks its stations if it does not answer.
     fn beat(&self, now: Instant) {
         let is_due = {
@@ -329,41 +273,6 @@ impl Member {
         if is_due && self.home().is_some() {
             self.post(Target::All(None), None, wire::encode(&Broadcast::Here(self.introduction())));
         }
-    }
-
-    async fn broadcast(&self, message: &Broadcast) {
-        self.broadcast_about(None, message).await;
-    }
-
-    /// Sends a message about a station to all nodes.
-    async fn broadcast_about(&self, key: Option<&str>, message: &Broadcast) {
-        if let Err(error) = self.send(Destination::All(key), None, wire::encode(message)).await {
-            tracing::debug!(%error, "a message to all nodes was not sent");
-        }
-    }
-
-    /// Sends a control message in the background.
-    fn post(&self, target: Target, request: Option<u64>, message: Bytes) {
-        let mut state = self.state();
-        if state.outbox.len() >= MAX_OUTBOX || state.outbox_bytes + message.len() > MAX_OUTBOX_BYTES {
-            drop(state);
-            metrics::dropped();
-            tracing::warn!("too many messages to other nodes wait: one is dropped");
-            return;
-        }
-        state.outbox_bytes += message.len();
-        state.outbox.push_back(Posted { target, request, message });
-        drop(state);
-        self.outbox_changed.notify_one();
-    }
-
-    fn control(&self, node: NodeId, message: &Control) {
-        self.post(Target::Node(node, None), None, wire::encode(message));
-    }
-
-    /// Sends a control message about a station in the background.
-    fn control_about(&self, key: &Arc<str>, node: NodeId, message: &Control) {
-        self.post(Target::Node(node, Some(key.clone())), None, wire::encode(message));
     }
 
     fn on_broadcast(self: &Arc<Self>, key: Option<&str>, message: Broadcast) {

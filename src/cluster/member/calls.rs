@@ -16,8 +16,9 @@ use crate::{
     close::{info::CloseInfo, intent::Close},
     cluster::{
         epoch::NodeId,
-        member::{Member, Target, send_failure},
+        member::{Member, send_failure},
         metrics,
+        outbox::Target,
         requests::{Ending, Owners, PROBE_INTERVAL, Pending},
         transport::Destination,
         wire::{self, Broadcast, CloseRequest, Control, Mode, Request, Response},

@@ -8,8 +8,9 @@ use crate::{
     cluster::{
         directory::{Change, Part},
         epoch::{Epoch, NodeId},
-        member::{Member, RETRY_INTERVAL, SEND_TIMEOUT, Target},
+        member::{Member, RETRY_INTERVAL, SEND_TIMEOUT},
         metrics,
+        outbox::Target,
         transport::{Destination, SendError, Topic},
         wire::{self, Announced, Announcement, Broadcast, Control, Introduction},
     },

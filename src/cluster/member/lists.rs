@@ -13,7 +13,8 @@ use crate::{
         epoch::NodeId,
         home::Home,
         listing::ListUpdate,
-        member::{Member, Target},
+        member::Member,
+        outbox::Target,
         wire::{self, Broadcast, Control, Page, Response},
     },
     info::StationInfo,
@@ -174,12 +175,12 @@ impl RemoteStations {
     async fn next(&mut self, prefix: &str, missing: &mut Vec<(NodeId, Arc<str>)>) -> Option<Vec<StationInfo>> {
         if !self.is_begun {
             self.is_begun = true;
-            self.begin(prefix);
             if !self.member.transport.is_connected() {
                 // Requests would wait for the broker, and all nodes would answer them when it is back.
                 missing.extend(self.member.state().members.all(Instant::now().into_std()));
                 return None;
             }
+            self.begin(prefix);
         }
         // A node that has just joined may not have heard of all others.
         let known_by = self.member.joined_at + JOIN_TIME;

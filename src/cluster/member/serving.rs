@@ -14,8 +14,9 @@ use crate::{
     close::intent::Close,
     cluster::{
         epoch::NodeId,
-        member::{Member, Target},
+        member::Member,
         metrics,
+        outbox::Target,
         recent::RequestId,
         serving::KeptResult,
         transport::{Destination, SendError},
@@ -91,11 +92,11 @@ impl Member {
         let key: Arc<str> = (&*request.key).into();
         {
             let mut state = self.state();
-            if state.serving.running.len() >= MAX_RUNNING {
             // A cancellation may have arrived since.
             if state.serving.has_arrived(id) {
                 return;
             }
+            if state.serving.running.len() >= MAX_RUNNING {
                 drop(state);
                 return self.respond_error(id, &request.key, &Error::QueueFull);
             }
