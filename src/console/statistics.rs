@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{
     error::Error,
@@ -87,9 +87,9 @@ pub(crate) struct Totals<'a> {
     calls_in: u64,
     calls_out: u64,
     latency: Both<Latency>,
-    closes: Vec<Cause<'a>>,
-    refusals: Vec<Refusal>,
-    deviations: Vec<DeviationCount<'a>>,
+    closes: &'a Counts<Box<str>>,
+    refusals: &'a Counts<Option<u16>>,
+    deviations: &'a Counts<Box<str>>,
     violations: u64,
     bad_messages: u64,
     errors: u64,
@@ -102,24 +102,6 @@ struct Latency {
     calls: u64,
     p50: Option<f64>,
     p99: Option<f64>,
-}
-
-#[derive(Debug, Serialize)]
-struct Cause<'a> {
-    cause: &'a str,
-    count: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Refusal {
-    status: Option<u16>,
-    count: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct DeviationCount<'a> {
-    deviation: &'a str,
-    count: u64,
 }
 
 /// The memory of the recorded messages.
@@ -202,13 +184,9 @@ impl Statistics {
             calls_in: self.calls.r#in.saturating_add(self.own.calls_in.calls()).saturating_add(self.own.untimed_in),
             calls_out: self.calls.out.saturating_add(self.own.calls_out.calls()).saturating_add(self.own.untimed_out),
             latency: Both { r#in: latency(&self.recent.r#in), out: latency(&self.recent.out) },
-            closes: self.closes.sorted().map(|(cause, count)| Cause { cause, count }).collect(),
-            refusals: self.refusals.sorted().map(|(status, count)| Refusal { status: *status, count }).collect(),
-            deviations: self
-                .deviations
-                .sorted()
-                .map(|(deviation, count)| DeviationCount { deviation, count })
-                .collect(),
+            closes: &self.closes,
+            refusals: &self.refusals,
+            deviations: &self.deviations,
             violations: self.violations,
             bad_messages: self.bad_messages,
             errors: self.errors.saturating_add(self.own.errors),
@@ -237,7 +215,7 @@ fn quantile(times: &CallTimes, part: f64) -> Option<f64> {
     times.quantile(part).map(|time| time.as_secs_f64())
 }
 
-/// The numbers of facts by name.
+/// The numbers of facts by name. They serialize to pairs, the highest number first.
 #[derive(Debug, Default)]
 pub(crate) struct Counts<K>(BTreeMap<K, u64>);
 
@@ -250,10 +228,16 @@ impl<K: Ord> Counts<K> {
     }
 
     /// Returns the names with their numbers, the highest first.
-    fn sorted(&self) -> impl Iterator<Item = (&K, u64)> {
+    fn sorted(&self) -> Vec<(&K, u64)> {
         let mut all: Vec<_> = self.0.iter().map(|(name, count)| (name, *count)).collect();
         all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        all.into_iter()
+        all
+    }
+}
+
+impl<K: Ord + Serialize> Serialize for Counts<K> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.sorted())
     }
 }
 
@@ -270,8 +254,7 @@ mod tests {
             counts.add(number);
         }
         counts.add(0);
-        assert_eq!(counts.sorted().next(), Some((&0, 2)));
-        assert_eq!(counts.sorted().count(), MAX_NAMES);
+        assert_eq!((counts.sorted()[0], counts.sorted().len()), ((&0, 2), MAX_NAMES));
     }
 
     #[test]

@@ -320,7 +320,7 @@ async fn b95_lost_events_are_counted() {
     let totals = &read(&router, "/api/overview").await["totals"];
     let lost = totals["lost_events"].as_u64().expect("a number");
     assert!(lost >= 5000 - 4096, "{totals}");
-    assert_eq!(totals["refusals"], json!([{"status": 400, "count": 5000 - lost}]));
+    assert_eq!(totals["refusals"], json!([[400, 5000 - lost]]));
     // A message of any station may be lost: the next one leaves out a number.
     assert!(station.ask(r#"[2,"1","Unknown",{}]"#).await.starts_with("[4,"));
     let body = read(&router, "/api/stations/CP-1/messages").await;
@@ -382,7 +382,7 @@ async fn b96_overview_counts_what_happens() {
     for (name, count) in [("stations", 1), ("calls_in", 2), ("calls_out", 1), ("bad_messages", 1), ("errors", 3)] {
         assert_eq!(totals[name], count, "{name}: {totals}");
     }
-    assert_eq!(totals["deviations"], json!([{"deviation": "empty_message", "count": 1}]));
+    assert_eq!(totals["deviations"], json!([["empty_message", 1]]));
     let latency = &totals["latency"];
     // Calls that no handler took, and those without a response, have no time.
     assert_eq!((&latency["in"]["calls"], &latency["out"]["calls"]), (&json!(1), &json!(0)));
@@ -398,7 +398,7 @@ async fn b96_overview_counts_what_happens() {
     station.closed().await;
     sleep(2 * SECOND).await;
     let overview = read(&router, "/api/overview").await;
-    assert_eq!(overview["totals"]["closes"], json!([{"cause": "remote", "count": 1}]));
+    assert_eq!(overview["totals"]["closes"], json!([["remote", 1]]));
     assert_eq!(overview["nodes"][0]["stations"], 0);
     // Five minutes are kept.
     sleep(400 * SECOND).await;
@@ -961,8 +961,8 @@ async fn b100_console_of_any_node_has_the_figures_of_all_nodes() {
         let totals = &overview["totals"];
         assert_eq!((&totals["stations"], &totals["calls_in"], &totals["errors"]), (&json!(2), &json!(2), &json!(1)));
         assert_eq!(totals["latency"]["in"]["calls"], 1, "no handler took the other call");
-        assert_eq!(totals["deviations"], json!([{"deviation": "empty_message", "count": 1}]));
-        assert_eq!(totals["refusals"], json!([{"status": refused.status().as_u16(), "count": 1}]));
+        assert_eq!(totals["deviations"], json!([["empty_message", 1]]));
+        assert_eq!(totals["refusals"], json!([[refused.status().as_u16(), 1]]));
         let handshake = &read(router, "/api/handshakes").await["handshakes"][0];
         assert_eq!((&handshake["node"], &handshake["request"]["path"]), (&json!("b"), &json!("/ocpp/CP-3")));
     }
@@ -975,7 +975,7 @@ async fn b100_console_of_any_node_has_the_figures_of_all_nodes() {
     station.closed().await;
     sleep(2 * SECOND).await;
     let overview = read(&console_a, "/api/overview").await;
-    assert_eq!(overview["totals"]["closes"], json!([{"cause": "remote", "count": 1}]));
+    assert_eq!(overview["totals"]["closes"], json!([["remote", 1]]));
     assert_eq!(overview["totals"]["stations"], 1);
 
     cluster.disconnect("b");

@@ -106,9 +106,9 @@ export function showOverview(main, { live, signal, overview }) {
     });
     charts.forEach((chart) => chart.update(points));
     const { totals } = data;
-    closes.update(totals.closes.map(({ cause, count }) => [cause, count]));
-    refusals.update(totals.refusals.map(({ status, count }) => [status === null ? 'no response' : String(status), count]));
-    deviations.update(totals.deviations.map(({ deviation, count }) => [deviation, count]));
+    closes.update(totals.closes);
+    refusals.update(totals.refusals.map(([status, number]) => [status === null ? 'no response' : String(status), number]));
+    deviations.update(totals.deviations);
     if (data.nodes.length > 1 || data.nodes.some(({ name }) => name !== null)) {
       nodes.update(data.nodes.map(({ name, is_this: isThis, stations }) => [isThis ? `${name} (this one)` : name, stations]));
       if (!nodes.element.isConnected) tables.prepend(nodes.element);
