@@ -48,7 +48,7 @@ use crate::{
 /// The page is then at `/console/`. With `Router::nest` it is at `/console`, because axum's `nest` does not pass on the
 /// path with a slash at the end.
 ///
-/// # Safety
+/// # Security
 ///
 /// The console has no login. Protect it by a layer, as the rest of your application:
 ///
@@ -98,13 +98,13 @@ impl Console {
         Self { server: server.clone(), allowed: Allowed::default(), hosts: None, limits }
     }
 
-    /// Sets if the page may call stations. Default `false`.
+    /// Sets whether the page may call stations. Default `false`.
     pub fn allow_calls(mut self, is_allowed: bool) -> Self {
         self.allowed.calls = is_allowed;
         self
     }
 
-    /// Sets if the page may close the connections of stations. Default `false`.
+    /// Sets whether the page may close the connections of stations. Default `false`.
     pub fn allow_close(mut self, is_allowed: bool) -> Self {
         self.allowed.close = is_allowed;
         self
@@ -113,8 +113,8 @@ impl Console {
     /// Sets the hosts that requests may name in their `Host` header, without ports, such as `console.example` or `::1`.
     /// Requests that name another one are refused with 421. By default, every host is accepted.
     ///
-    /// This protects a console without a login from DNS rebinding, as described under *Safety*. Behind a proxy, these are
-    /// the hosts that the proxy passes on.
+    /// This protects a console without a login from DNS rebinding, as described under *Security*. Behind a proxy, these
+    /// are the hosts that the proxy passes on.
     ///
     /// ```
     /// # fn example(server: &ocpp_rpc::RpcServer) -> axum::Router {

@@ -155,7 +155,8 @@ impl RpcClient {
     /// The client closes an open connection with 1000 and then dials, without the wait of the back-off. A peer that does
     /// not reply to the close delays that by at most [`Options::close_timeout`](crate::Options::close_timeout). While it is
     /// connecting, it starts a new attempt in place of the current one or of the wait for the next. A closed client
-    /// connects. Queued calls, handlers and readers of events stay; calls in flight fail.
+    /// connects. Queued calls, handlers and readers of events stay; calls in flight fail. If they must end first,
+    /// [`close`](Self::close) with [`Close::drain`] and [`connect`](Self::connect) again.
     ///
     /// If a handler asks for it, for example after it has changed the password, it should
     /// [respond first](crate::extract::Responder): the response belongs on the connection of its call.

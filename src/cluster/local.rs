@@ -88,7 +88,7 @@ struct Hub {
     duplication: f64,
     max_message_size: Option<usize>,
     disconnected: HashSet<Arc<str>>,
-    /// The group of each node, if the cluster is divided. Nodes without one are in a group of their own.
+    /// The group of each node, if the cluster is divided. Nodes without one form another group.
     groups: HashMap<Arc<str>, usize>,
 }
 
@@ -193,8 +193,8 @@ impl Local {
         }
     }
 
-    /// Divides the cluster into groups of nodes. Messages between groups are lost, and no node is informed. Nodes that are
-    /// in no group are alone together.
+    /// Divides the cluster into groups of nodes. Messages between groups are lost, and no node is informed. The nodes
+    /// that are in none of these groups form another one.
     pub fn divide(&self, groups: &[&[&str]]) {
         let numbered = groups.iter().enumerate();
         lock(&self.hub).groups =

@@ -30,6 +30,7 @@ use crate::{
             auth::{Authenticate, DynAuthenticate},
             protocol::{Negotiation, NoCommonProtocol, Preference},
         },
+        history::Histories,
         http::{address::AddressLimit, proxies::TrustedProxies, settings::HttpSettings},
         rpc_server::{RpcServer, ServerState},
         session::{
@@ -475,7 +476,7 @@ impl RpcServerBuilder {
             cluster: cluster.clone(),
             outliving: Outliving::new(self.max_outliving_handlers),
             telemetry: Telemetry::with_call_layers(self.mask, self.call_service),
-            histories: crate::server::history::Histories::default(),
+            histories: Histories::default(),
             tasks: TaskTracker::new(),
             session_tasks: SessionTasks::default(),
             close_tasks: TaskTracker::new(),

@@ -2,7 +2,7 @@
 
 import { Chart } from './chart.js';
 import { h, setText } from './dom.js';
-import { bytes, count, seconds } from './format.js';
+import { bytes, count, counted, seconds } from './format.js';
 
 const MAX_POINTS = 300;
 
@@ -114,7 +114,7 @@ export function showOverview(main, { live, signal, overview }) {
       if (!nodes.element.isConnected) tables.prepend(nodes.element);
     }
     const { stations, bytes: size, max_bytes: max } = totals.recorded;
-    setText(recorded, `Messages of ${count(stations)} stations are recorded: ${bytes(size)} of at most ${bytes(max)}.`);
+    setText(recorded, `Recorded: messages of ${counted(stations, 'station')}, ${bytes(size)} of at most ${bytes(max)}.`);
   };
   const begin = (data) => {
     points = data.points.slice(-MAX_POINTS);

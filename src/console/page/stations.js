@@ -2,7 +2,7 @@
 
 import * as api from './api.js';
 import { h, setAttribute, setText } from './dom.js';
-import { age, count, dateTime, NONE, seconds } from './format.js';
+import { age, count, counted, dateTime, NONE, seconds } from './format.js';
 
 const CHUNK = 100;
 const MAX_CHUNKS = 30;
@@ -307,7 +307,7 @@ export function showStations(main, { live, signal, settings, overview }) {
     failure.hidden = true;
     const { matched, total } = rows;
     const shown = matched > MAX_ROWS ? `, the first ${count(MAX_ROWS)} are shown` : '';
-    setText(summary, matched === total ? `${count(total)} stations` : `${count(matched)} of ${count(total)} stations${shown}`);
+    setText(summary, matched === total ? counted(total, 'station') : `${count(matched)} of ${counted(total, 'station')}${shown}`);
     empty.hidden = matched > 0;
     setText(empty, total === 0 ? 'No station is connected.' : 'No station matches the search.');
     table.draw();

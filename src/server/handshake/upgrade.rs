@@ -31,7 +31,7 @@ use crate::{
 /// A valid WebSocket handshake that is neither accepted nor refused yet.
 ///
 /// To open a session, pass it to [`RpcServer::accept`](crate::RpcServer::accept). To refuse the client, return another
-/// response.
+/// response. The server does not see that one, and emits no event.
 ///
 /// It is an axum extractor. For other HTTP servers, `TryFrom` creates it from a request.
 ///
