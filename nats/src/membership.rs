@@ -104,7 +104,7 @@ impl Membership {
         // NATS has handled it, and restores it after a reconnect without reading it.
         // If the connection is away, the client does not restore a subscription that is dropped.
         let _ = self.link.run(subscriber.unsubscribe()).await;
-        take_arrived(subscriber, |message| self.reader.receive(message));
+        take_arrived(subscriber, |message| self.reader.receive(message)).await;
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Wake, Waker},
@@ -9,7 +10,7 @@ use std::{
 
 use async_nats::{Message, Subject, Subscriber};
 use futures_core::Stream;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::coop::unconstrained};
 
 /// The messages that one subscription may pass on before it is another one's turn.
 ///
@@ -124,14 +125,35 @@ impl Ready {
 }
 
 /// Takes the messages that have arrived at a subscription that ends.
-pub(crate) fn take_arrived(mut subscriber: Subscriber, receive: impl Fn(Message)) {
-    let mut cx = Context::from_waker(Waker::noop());
-    while let Poll::Ready(Some(message)) = Pin::new(&mut subscriber).poll_next(&mut cx) {
-        receive(message);
-    }
+pub(crate) async fn take_arrived<T>(mut subscriber: impl Stream<Item = T> + Unpin, receive: impl Fn(T)) {
+    let take = poll_fn(|cx| {
+        while let Poll::Ready(Some(message)) = Pin::new(&mut subscriber).poll_next(cx) {
+            receive(message);
+        }
+        Poll::Ready(())
+    });
+    // The channel would seem empty as soon as the task has used up its budget.
+    unconstrained(take).await;
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic under the lock cannot leave the state inconsistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_messages_of_a_subscription_that_ends_are_taken() {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        for number in 0..1000 {
+            sender.send(number).expect("open");
+        }
+        let taken = Mutex::new(Vec::new());
+        take_arrived(futures_util::stream::poll_fn(|cx| receiver.poll_recv(cx)), |number| lock(&taken).push(number))
+            .await;
+        assert_eq!(*lock(&taken), Vec::from_iter(0..1000));
+    }
 }
