@@ -6,7 +6,6 @@
 pub(crate) mod extract;
 pub(crate) mod function;
 pub(crate) mod incoming;
-pub mod middleware;
 pub(crate) mod router;
 pub(crate) mod typed;
 

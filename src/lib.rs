@@ -39,6 +39,7 @@ mod mask;
 pub mod message;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+pub mod middleware;
 #[cfg(feature = "server")]
 mod openings;
 mod options;
@@ -108,7 +109,7 @@ pub use call::Call;
 pub use client::rpc_client::RpcClient;
 pub use close::intent::Close;
 pub use error::{BuildError, CallError, Error, ErrorCode};
-pub use handler::{middleware, router::RpcRouter};
+pub use handler::router::RpcRouter;
 pub use info::StationInfo;
 pub use mask::Mask;
 pub use message::{

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     console::record::{Body, Content, Record, RecordKind, allocated},
-    mask::{Mask, Secrets},
+    mask::{Mask, secrets::Secrets},
 };
 
 /// The bounds of a store.

@@ -18,7 +18,7 @@ use crate::{
         state::ConsoleState,
     },
     error::Error,
-    mask::{Mask, Secrets},
+    mask::{Mask, secrets::Secrets},
     message::payload::Payload,
 };
 

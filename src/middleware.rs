@@ -299,7 +299,8 @@ where
 mod sealed {
     use crate::{
         error::CallError,
-        handler::{incoming::IncomingCall, middleware::Next},
+        handler::incoming::IncomingCall,
+        middleware::Next,
         response::Response,
     };
 
