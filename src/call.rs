@@ -28,7 +28,7 @@ use crate::{
     options,
     outgoing::{CallResponse, CallService, OutgoingCall, Reject, Target, deadline::Deadline},
     route::{RemoteCall, RemoteOutcome, RemoteResult, Route},
-    telemetry::CallTimer,
+    telemetry::{CallTimer, cut},
     validate::decode_error::explain_decode_error,
 };
 
@@ -333,7 +333,7 @@ impl<R> Call<R> {
     /// Records the outcome of the call.
     fn record(&mut self, outcome: &Result<R, Error>) {
         self.timer.ended(outcome);
-        self.span.record("outcome", outcome.as_ref().err().map_or("result", Error::outcome));
+        self.span.record("outcome", outcome.as_ref().err().map_or("result", |error| cut(error.outcome())));
         if let Some(described) = self.described.take() {
             described.report(outcome.as_ref().err());
         }
@@ -348,11 +348,11 @@ impl DescribedCall {
     }
 
     fn report(self, error: Option<&Error>) {
-        let outcome = match (error, self.kind) {
-            (None, Kind::Call | Kind::Immediate) => CallOutcome::Result,
-            (None, Kind::FireAndForget | Kind::ImmediateAndForget | Kind::Send | Kind::Raw) => CallOutcome::NoResponse,
-            (Some(Error::Rejected(error)), _) => CallOutcome::Rejected(error.code().clone()),
-            (Some(error), _) => CallOutcome::Failed(error.clone()),
+        let outcome = match error {
+            None if self.kind.expects_response() => CallOutcome::Result,
+            None => CallOutcome::NoResponse,
+            Some(Error::Rejected(error)) => CallOutcome::Rejected(error.code().clone()),
+            Some(error) => CallOutcome::Failed(error.clone()),
         };
         let Self { shared, id, action, started_at, .. } = self;
         let (direction, action, duration) = (Direction::Out, Text(action), started_at.elapsed());
@@ -435,9 +435,7 @@ impl State {
             Err(error) => Self::Failed(error),
         }
     }
-}
 
-impl State {
     /// Passes a draft to the layers around it.
     fn submit_layered(
         target: Target,

@@ -192,24 +192,24 @@ impl Error {
         }
     }
 
-    /// Returns the kind of failure for metrics and spans.
+    /// Returns the name of the variant in snake case, for metrics, spans, events and JSON.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Rejected(_) => "rejected",
             Self::Timeout => "timeout",
-            Self::NeverSent => "never sent",
+            Self::NeverSent => "never_sent",
             Self::Disconnected { .. } => "disconnected",
-            Self::NotConnected => "not connected",
+            Self::NotConnected => "not_connected",
             Self::Unreachable => "unreachable",
-            Self::TooLarge { .. } => "too large",
+            Self::TooLarge { .. } => "too_large",
             Self::Closing => "closing",
             Self::Closed => "closed",
             Self::Cancelled => "cancelled",
-            Self::QueueFull => "queue full",
-            Self::SendNotSupported => "no SEND",
-            Self::InvalidMessageId { .. } => "invalid id",
-            Self::Encode(_) => "not encodable",
-            Self::Decode(_) => "not decodable",
+            Self::QueueFull => "queue_full",
+            Self::SendNotSupported => "send_not_supported",
+            Self::InvalidMessageId { .. } => "invalid_message_id",
+            Self::Encode(_) => "encode",
+            Self::Decode(_) => "decode",
             Self::Invalid(_) => "invalid",
             Self::Layer(_) => "layer",
         }

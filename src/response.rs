@@ -23,8 +23,8 @@ impl Response {
         match self {
             Self::Result(_) => "result",
             Self::Error(error) => error.code().as_str(),
-            Self::Nothing => "no response",
-            Self::Given => "responded early",
+            Self::Nothing => "no_response",
+            Self::Given => "responded_early",
         }
     }
 }

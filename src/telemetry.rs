@@ -120,6 +120,12 @@ impl Telemetry {
         });
     }
 
+    /// Counts a call of the peer that is rejected without a handler.
+    pub(crate) fn unhandled(&self) {
+        #[cfg(feature = "metrics")]
+        self.metrics.unhandled();
+    }
+
     /// Starts to measure a call.
     pub(crate) fn call(self: &Arc<Self>) -> CallTimer {
         CallTimer {
@@ -134,7 +140,7 @@ impl Telemetry {
 const MAX_TEXT: usize = 512;
 
 /// Cuts a text that may come from a peer to [`MAX_TEXT`] bytes.
-fn cut(text: &str) -> &str {
+pub(crate) fn cut(text: &str) -> &str {
     let end = (0..=text.len().min(MAX_TEXT)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     &text[..end]
 }

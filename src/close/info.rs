@@ -65,25 +65,9 @@ pub enum CloseCause {
     GaveUp,
 }
 
+/// Writes the cause as it serializes, in snake case.
 impl fmt::Display for CloseCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl CloseCause {
-    /// Returns the name of the cause, for logs and metrics.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Remote => "remote",
-            Self::PingTimeout => "ping timeout",
-            Self::ProtocolError => "protocol error",
-            Self::Replaced => "replaced",
-            Self::TooLarge => "too large",
-            Self::NotReading => "not reading",
-            Self::Transport => "transport error",
-            Self::GaveUp => "gave up",
-        }
+        self.serialize(f)
     }
 }

@@ -65,6 +65,18 @@ pub(crate) enum Kind {
     Raw,
 }
 
+impl Kind {
+    /// Returns whether the call waits for its turn.
+    pub(crate) fn waits_for_turn(self) -> bool {
+        matches!(self, Self::Call | Self::FireAndForget)
+    }
+
+    /// Returns whether the call waits for its response, rather than to be written.
+    pub(crate) fn expects_response(self) -> bool {
+        matches!(self, Self::Call | Self::Immediate)
+    }
+}
+
 /// The time that a response may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Timeout {
@@ -158,11 +170,10 @@ impl<T> CallsOut<T> {
         if call.has_own_id {
             self.own_ids.get_or_insert_default().pending.insert(call.id.clone(), key);
         }
-        match call.kind {
-            Kind::Send | Kind::Immediate | Kind::ImmediateAndForget | Kind::Raw => {
-                self.immediate.get_or_insert_with(|| Box::new(Ordered::new())).insert(key, call);
-            }
-            Kind::Call | Kind::FireAndForget => self.queue.insert(key, call),
+        if call.kind.waits_for_turn() {
+            self.queue.insert(key, call);
+        } else {
+            self.immediate.get_or_insert_with(|| Box::new(Ordered::new())).insert(key, call);
         }
     }
 
@@ -221,7 +232,7 @@ impl<T> CallsOut<T> {
         };
         let event = if describe { describe_call(&call, params, options.tolerance) } else { None };
         let message = Outbound { text, event };
-        if let Kind::Send | Kind::Raw | Kind::FireAndForget | Kind::ImmediateAndForget = call.kind {
+        if !call.kind.expects_response() {
             self.release_id(&call);
             return Some((message, Some(call.sender)));
         }

@@ -16,7 +16,7 @@ use crate::{
     connection::request::RequestHead,
     error::{CallError, ErrorCode},
     response::Response,
-    telemetry::CallTimer,
+    telemetry::{self, CallTimer},
 };
 
 /// The handlers at work. An empty set keeps no memory.
@@ -191,7 +191,8 @@ impl Future for RunningHandler {
                 response
             }
             Err(_) => {
-                let (action, id) = (&*self.request.action, self.request.id.as_str());
+                let (action, id) =
+                    (telemetry::cut(&self.request.action), telemetry::cut(self.request.id.as_str()));
                 tracing::warn!(action, id, error = "the handler panicked", "a handler failed");
                 Response::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
             }

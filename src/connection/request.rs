@@ -8,6 +8,7 @@ use crate::{
     error::ErrorCode,
     message::payload::{MessageId, Payload},
     response::Response,
+    telemetry,
     validate::validator::Valid,
 };
 
@@ -38,7 +39,7 @@ impl RequestHead {
     /// Logs an internal error of the handler, which the peer does not see.
     pub(super) fn log_failure(&self, response: &Response) {
         let Response::Error(error) = response else { return };
-        let (action, id) = (&*self.action, self.id.as_str());
+        let (action, id) = (telemetry::cut(&self.action), telemetry::cut(self.id.as_str()));
         match error.source_text() {
             Some(source) => tracing::warn!(action, id, error = source, "a handler failed"),
             None if *error.code() == ErrorCode::INTERNAL_ERROR => {

@@ -34,7 +34,7 @@ use crate::{error::Error, message::payload::Payload};
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let mut body = ErrorBody {
-            error: name(&self),
+            error: self.name(),
             message: self.to_string(),
             maybe_delivered: self.maybe_delivered(),
             code: None,
@@ -75,28 +75,6 @@ struct ErrorBody<'a> {
     details: Option<&'a Payload>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pointer: Option<&'a str>,
-}
-
-fn name(error: &Error) -> &'static str {
-    match error {
-        Error::Rejected(_) => "rejected",
-        Error::Timeout => "timeout",
-        Error::NeverSent => "never_sent",
-        Error::Disconnected { .. } => "disconnected",
-        Error::NotConnected => "not_connected",
-        Error::Unreachable => "unreachable",
-        Error::TooLarge { .. } => "too_large",
-        Error::Closing => "closing",
-        Error::Closed => "closed",
-        Error::Cancelled => "cancelled",
-        Error::QueueFull => "queue_full",
-        Error::SendNotSupported => "send_not_supported",
-        Error::InvalidMessageId { .. } => "invalid_message_id",
-        Error::Encode(_) => "encode",
-        Error::Decode(_) => "decode",
-        Error::Invalid(_) => "invalid",
-        Error::Layer(_) => "layer",
-    }
 }
 
 #[cfg(test)]

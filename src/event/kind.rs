@@ -44,12 +44,12 @@ use crate::{
 /// }
 /// ```
 ///
-/// A [`Mask`] hides tokens and secrets in it.
+/// A [`Mask`] hides tokens and secrets in it. It hides nothing in the fields of an event, nor in its `Debug` output.
 ///
 /// `at` is the Unix time in milliseconds. `type` is the name of the [`EventKind`] in snake case, and its fields follow.
-/// The one value of `received` and `sent` is named `text`, that of `response_written`, `late_response` and `unmatched_response` `id`, that of
-/// `pong` `seconds`, and that of `lagged` `events`. The `duration` of `call_ended` is named `seconds`. A call error is an
-/// object of `code`, `description` and `details`; what is absent is `null`.
+/// The one value of `received` and `sent` is named `text`, that of `response_written`, `late_response` and
+/// `unmatched_response` `id`, that of `pong` `seconds`, and that of `lagged` `events`. The `duration` of `call_ended` is
+/// named `seconds`. A call error is an object of `code`, `description` and `details`; what is absent is `null`.
 ///
 /// ```
 /// use ocpp_rpc::event::{Event, EventKind};
@@ -435,12 +435,12 @@ pub enum CallOutcome {
     Result,
     /// An error with this code: the peer or the handler rejected the call. As text the code.
     Rejected(ErrorCode),
-    /// No response, because none was expected or the handler gave none. As text `no response`.
+    /// No response, because none was expected or the handler gave none. As text `no_response`.
     NoResponse,
     /// A response before the handler ended, through a [`Responder`](crate::extract::Responder). As text
-    /// `responded early`.
+    /// `responded_early`.
     RespondedEarly,
-    /// A failure at this end. As text its name, such as `timeout` or `disconnected`.
+    /// A failure at this end. As text the name of its variant in snake case, such as `timeout` or `never_sent`.
     Failed(Error),
 }
 
@@ -450,8 +450,8 @@ impl CallOutcome {
         match self {
             Self::Result => "result",
             Self::Rejected(code) => code.as_str(),
-            Self::NoResponse => "no response",
-            Self::RespondedEarly => "responded early",
+            Self::NoResponse => "no_response",
+            Self::RespondedEarly => "responded_early",
             Self::Failed(error) => error.name(),
         }
     }

@@ -38,6 +38,20 @@ macro_rules! deviations {
         impl Deviation {
             const ALL: &[Self] = &[$(Self::$name),*];
 
+            /// Returns the name of the deviation as it serializes, in snake case.
+            #[cfg(feature = "metrics")]
+            pub(crate) fn name(self) -> String {
+                struct Name(Deviation);
+
+                impl fmt::Display for Name {
+                    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        self.0.serialize(f)
+                    }
+                }
+
+                Name(self).to_string()
+            }
+
             /// Returns `true` if `tolerance` allows the deviation.
             pub(crate) fn is_allowed_by(self, tolerance: Tolerance) -> bool {
                 tolerance >= match self {

@@ -37,7 +37,7 @@ struct Messages {
 #[derive(Debug)]
 struct Handled {
     result: Counter,
-    error: Counter,
+    rejected: Counter,
     nothing: Counter,
     given: Counter,
     seconds: Histogram,
@@ -73,9 +73,9 @@ impl Metrics {
             sent: messages("out"),
             handled: Handled {
                 result: handled("result"),
-                error: handled("error"),
-                nothing: handled("no response"),
-                given: handled("responded early"),
+                rejected: handled("rejected"),
+                nothing: handled("no_response"),
+                given: handled("responded_early"),
                 seconds: histogram!(SECONDS, "direction" => "in"),
             },
             called: Called {
@@ -101,15 +101,20 @@ impl Metrics {
 
     /// Counts a call of the peer.
     pub(super) fn handled(&self, response: &Response, time: Duration) {
-        let Handled { result, error, nothing, given, seconds } = &self.handled;
+        let Handled { result, rejected, nothing, given, seconds } = &self.handled;
         let calls = match response {
             Response::Result(_) => result,
-            Response::Error(_) => error,
+            Response::Error(_) => rejected,
             Response::Nothing => nothing,
             Response::Given => given,
         };
         calls.increment(1);
         seconds.record(time);
+    }
+
+    /// Counts a call of the peer that is rejected without a handler.
+    pub(super) fn unhandled(&self) {
+        self.handled.rejected.increment(1);
     }
 
     /// Counts a call to the peer.
@@ -130,7 +135,7 @@ pub(super) fn connection_opened() {
 
 /// Counts a connection that closes, by its cause.
 pub(super) fn connection_closed(closed: &CloseInfo) {
-    counter!("ocpp_rpc_connections_closed_total", "cause" => closed.cause.name()).increment(1);
+    counter!("ocpp_rpc_connections_closed_total", "cause" => closed.cause.to_string()).increment(1);
 }
 
 /// Counts a connection as no longer open.
@@ -151,7 +156,7 @@ pub(super) fn event(kind: &EventKind) {
         EventKind::LateResponse(_) => counter!("ocpp_rpc_late_responses_total").increment(1),
         EventKind::UnmatchedResponse(_) => counter!("ocpp_rpc_unmatched_responses_total").increment(1),
         EventKind::Deviation { deviation, .. } => {
-            counter!("ocpp_rpc_deviations_total", "deviation" => deviation.to_string()).increment(1);
+            counter!("ocpp_rpc_deviations_total", "deviation" => deviation.name()).increment(1);
         }
         EventKind::ValidationFailed { direction, .. } => {
             let direction = match direction {

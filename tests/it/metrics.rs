@@ -75,13 +75,13 @@ async fn b61_connections_calls_and_deviations_are_counted() {
         ("ocpp_rpc_messages_total direction=in", 7),
         ("ocpp_rpc_messages_total direction=out", 5),
         ("ocpp_rpc_calls_total direction=in,outcome=result", 2),
-        ("ocpp_rpc_calls_total direction=in,outcome=error", 1),
+        ("ocpp_rpc_calls_total direction=in,outcome=rejected", 1),
         ("ocpp_rpc_calls_total direction=out,outcome=result", 1),
         ("ocpp_rpc_calls_total direction=out,outcome=timeout", 1),
         ("ocpp_rpc_call_seconds direction=in", 3),
         ("ocpp_rpc_call_seconds direction=out", 2),
         ("ocpp_rpc_bad_messages_total", 1),
-        ("ocpp_rpc_deviations_total deviation=no text at all", 1),
+        ("ocpp_rpc_deviations_total deviation=empty_message", 1),
         ("ocpp_rpc_late_responses_total", 1),
     ] {
         assert_eq!(counted.get(name), Some(&value), "{name} of {counted:#?}");
@@ -89,6 +89,26 @@ async fn b61_connections_calls_and_deviations_are_counted() {
     assert!(counted["ocpp_rpc_message_bytes_total direction=in"] > 100, "{counted:#?}");
     assert!(counted.contains_key("ocpp_rpc_ping_seconds"), "{counted:#?}");
     drop(other);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b61_calls_that_no_handler_took_are_counted_as_rejected() {
+    let recorder = DebuggingRecorder::new();
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    let options = Options::server().call_rate(1, 10 * SECOND);
+    let server = server_with(RpcRouter::new().on("Echo", echo), options);
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    for id in 1..=3 {
+        station.ask(format!(r#"[2,"{id}","Echo",{{}}]"#)).await;
+    }
+    let counted = counted(&recorder);
+    for (name, value) in [
+        ("ocpp_rpc_calls_total direction=in,outcome=result", 1),
+        ("ocpp_rpc_calls_total direction=in,outcome=rejected", 2),
+        ("ocpp_rpc_call_seconds direction=in", 1),
+    ] {
+        assert_eq!(counted.get(name), Some(&value), "{name} of {counted:#?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use ocpp_rpc::{
-    CallError, ErrorCode, Handshake, Mask, Reject, RpcRouter, RpcServer,
+    CallError, ErrorCode, Handshake, Mask, MessageId, Reject, RpcRouter, RpcServer,
     client::ClientState,
     event::EventKind,
     extract::{Params, Responder},
@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::{
     csms,
-    support::{Log, echo, log_to},
+    support::{Log, connected, echo, log_to, server},
     tcp::{Site, head, offering, soon},
 };
 
@@ -74,6 +74,29 @@ async fn b61_spans_have_fields_of_connection_and_call_outcome() {
 async fn b61_payloads_are_logged_at_trace_level_only() {
     assert!(!log_at(tracing::Level::DEBUG).await.contains("a payload"));
     assert!(log_at(tracing::Level::TRACE).await.contains("a payload"));
+}
+
+#[tokio::test]
+async fn b76_texts_of_a_peer_are_cut_in_the_log() {
+    async fn fail(id: MessageId) -> Result<(), CallError> {
+        assert!(!id.starts_with("panic"), "a bug");
+        Err(CallError::internal("no disk"))
+    }
+    let (log, _logged) = logged(tracing::Level::DEBUG);
+    let server = server(RpcRouter::new().fallback(fail));
+    let (mut station, session) = connected(&server, "ocpp1.6").await;
+    let long = "é".repeat(5000);
+    for id in ["", "panic"] {
+        station.ask(format!(r#"[2,"{id}{long}","{long}",{{}}]"#)).await;
+    }
+    let call = tokio::spawn(session.call::<Value>("Reset", &json!({})));
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[4,"{id}","{long}","",{{}}]"#)).await;
+    call.await.expect("no panic").expect_err("rejected");
+    let log = log.text();
+    assert_eq!(lines(&log, "a handler failed").len(), 2, "{log}");
+    assert!(log.contains("outcome=\"éé"), "{log}");
+    assert!(log.lines().all(|line| line.len() < 3000), "{log}");
 }
 
 #[tokio::test]
