@@ -238,6 +238,7 @@ mod tests {
         }
         assert_eq!(Backoff::default().invalid_setting(), None);
     }
+
     #[test]
     fn wait_is_never_shorter_than_the_floor() {
         let nanosecond = Duration::from_nanos(1);

@@ -36,6 +36,7 @@ impl Certificate {
     /// Reads PEM files: the chain with the certificate itself first, and the key as PKCS#8, PKCS#1 or SEC1.
     ///
     /// # Errors
+    ///
     /// Fails if a file cannot be read ([`BuildError::File`], with the [`std::io::Error`]), is not PEM, or if the key
     /// does not match the certificate.
     pub fn from_pem_files(chain: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, BuildError> {
@@ -48,6 +49,7 @@ impl Certificate {
     /// Reads PEM texts: the chain with the certificate itself first, and the key as PKCS#8, PKCS#1 or SEC1.
     ///
     /// # Errors
+    ///
     /// Fails if a text is not PEM, or if the key does not match the certificate.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, BuildError> {
         let chain = certificates_in(chain)?;
@@ -88,6 +90,7 @@ impl RootCerts {
     /// Reads a PEM file of certificates.
     ///
     /// # Errors
+    ///
     /// Fails if the file cannot be read ([`BuildError::File`], with the [`std::io::Error`]), is not PEM, or contains
     /// no certificate.
     pub fn from_pem_file(path: impl AsRef<Path>) -> Result<Self, BuildError> {
@@ -98,6 +101,7 @@ impl RootCerts {
     /// Reads a PEM text of certificates.
     ///
     /// # Errors
+    ///
     /// Fails if the text is not PEM, or contains no certificate.
     pub fn from_pem(text: &[u8]) -> Result<Self, BuildError> {
         Self::new(certificates_in(text)?, "an authority")
@@ -107,6 +111,7 @@ impl RootCerts {
     /// `SSL_CERT_DIR`. They are read once in the life of a process.
     ///
     /// # Errors
+    ///
     /// Returns an error if no certificate is found.
     pub fn native() -> Result<Self, BuildError> {
         static NATIVE: OnceLock<RootCerts> = OnceLock::new();

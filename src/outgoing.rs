@@ -40,7 +40,8 @@
 //! - [`Call::total_timeout`](crate::Call::total_timeout) includes the time in the layers, and all attempts of one that
 //!   retries. [`Call::timeout`](crate::Call::timeout) is for each attempt.
 //! - Dropping the call drops the futures of the layers. Its [token](crate::Call::cancel_on) does the same.
-//! - Metrics, spans and [`CallEnded`](crate::event::EventKind::CallEnded) are those of each attempt.
+//! - Metrics, spans and [`CallEnded`](crate::event::EventKind::CallEnded) are those of each attempt. An attempt that gets
+//!   a result counts as one, even if the result does not decode afterwards.
 //! - In a [cluster](crate::cluster), the layers of the node that makes the call run, and not those of the node that the
 //!   station is connected to.
 //! - Calls that a layer itself makes pass all layers as well.
@@ -170,7 +171,7 @@ impl OutgoingCall {
     /// Returns whether the call waits for a response. A SEND and a call that is made to
     /// [fire and forget](crate::Call::fire_and_forget) do not: the response of the service is empty.
     pub fn expects_response(&self) -> bool {
-        matches!(self.kind, Kind::Call | Kind::Immediate)
+        self.kind.expects_response()
     }
 
     /// Returns whether the message is a SEND (OCPP 2.1).

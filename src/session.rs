@@ -174,7 +174,10 @@ impl Session {
         self.shared.closed().await
     }
 
-    /// Returns whether calls are accepted. A client also accepts calls while it reconnects.
+    /// Returns whether calls are accepted: the session has neither ended nor begun to close.
+    ///
+    /// A client's session stays open while the client reconnects. Calls then wait for the next connection, or fail if
+    /// `Reconnect::refuse_calls` is set.
     pub fn is_open(&self) -> bool {
         self.shared.is_open()
     }
@@ -282,7 +285,7 @@ impl Session {
         }
     }
 
-    /// Returns the facts about the connection: identity, subprotocol, address, TLS, compression, extensions.
+    /// Returns information on the connection: identity, subprotocol, address, TLS, compression, extensions.
     pub fn info(&self) -> SessionInfo {
         let run = self.shared.run();
         let protocol = run.negotiated().and_then(|negotiated| negotiated.protocol);
@@ -334,7 +337,7 @@ impl fmt::Debug for Session {
     }
 }
 
-/// The facts about a session, returned by [`Session::info`].
+/// Information on a session, returned by [`Session::info`].
 ///
 /// ```
 /// use ocpp_rpc::{Session, SessionInfo};
@@ -372,8 +375,8 @@ impl SessionInfo {
         self.run.extensions.get()
     }
 
-    /// Returns the compression of the connection, with the bytes that it had saved when the facts were taken. `None` if
-    /// the handshake did not agree on it.
+    /// Returns the compression of the connection, with the bytes that it had saved when [`Session::info`] was called.
+    /// `None` if the handshake did not agree on it.
     ///
     /// At a client, the bytes are those of the current connection, or of the last one while it reconnects.
     pub fn compression(&self) -> Option<&CompressionInfo> {

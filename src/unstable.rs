@@ -60,6 +60,7 @@ impl ReadMessage {
 /// Returns the number of bytes that are missing at least, or the client's address.
 ///
 /// # Errors
+///
 /// Returns the fault if the bytes do not begin a header.
 #[cfg(feature = "server")]
 pub fn read_proxy_header(bytes: &[u8]) -> Result<Result<Option<SocketAddr>, usize>, &'static str> {

@@ -34,7 +34,7 @@ use crate::{
 ///     while let Some(event) = events.next().await {
 ///         match event.kind {
 ///             EventKind::Lagged(lost) => println!("{lost} events were lost"),
-///             kind => println!("{:?}: {kind:?}", event.identity),
+///             kind => println!("{:?}: {}", event.identity, kind.name()),
 ///         }
 ///     }
 /// }
@@ -60,6 +60,7 @@ impl Events {
     /// Waits for the next event; `None` if there will be no more, because the server or client is gone.
     ///
     /// # Cancel safety
+    ///
     /// No event is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Event> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await

@@ -1,6 +1,9 @@
 //! A call of the peer, as extractors and layers see it.
 
-use std::sync::{Arc, OnceLock, atomic::AtomicBool};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock, atomic::AtomicBool},
+};
 
 use bytestring::ByteString;
 use http::Extensions;
@@ -24,7 +27,6 @@ use crate::{
 ///
 /// let router: RpcRouter = RpcRouter::new().layer(middleware::from_fn(log));
 /// ```
-#[derive(Debug)]
 pub struct IncomingCall {
     pub(super) request: IncomingRequest,
     pub(super) session: Session,
@@ -89,5 +91,13 @@ impl IncomingCall {
 
     pub(super) fn action_text(&self) -> ByteString {
         self.request.head.action.clone()
+    }
+}
+
+/// Omits the parameters, which may be secret.
+impl fmt::Debug for IncomingCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, action, id) = (self.session.key(), self.action(), self.id());
+        f.debug_struct("IncomingCall").field("key", &key).field("action", &action).field("id", id).finish_non_exhaustive()
     }
 }

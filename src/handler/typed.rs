@@ -39,6 +39,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     /// A handler that responds early or not at all has no response to return: add it by [`on`](Self::on).
     ///
     /// # Panics
+    ///
     /// Panics if the action has a handler already.
     #[must_use]
     #[track_caller]
@@ -56,6 +57,7 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     /// message, and any further extractors, to `()`.
     ///
     /// # Panics
+    ///
     /// Panics if the action has a handler already.
     #[must_use]
     #[track_caller]

@@ -95,6 +95,7 @@ impl Payload {
     /// Serializes `value`, which must become a JSON object. `null`, the JSON of `()` and `None`, becomes `{}`.
     ///
     /// # Errors
+    ///
     /// Fails if `value` does not serialize, or becomes an array, a string, a number or a boolean.
     pub fn encode(value: &(impl Serialize + ?Sized)) -> Result<Self, EncodeError> {
         let text = serde_json::to_string(value).map_err(EncodeError::Serialize)?;
@@ -113,6 +114,7 @@ impl Payload {
     /// Deserializes the payload as a `T`, which may borrow from it.
     ///
     /// # Errors
+    ///
     /// Fails if the payload does not deserialize as a `T`.
     pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.0)

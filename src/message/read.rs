@@ -20,6 +20,7 @@ use crate::message::{
 /// Reads a message and returns its deviations.
 ///
 /// # Errors
+///
 /// Returns an error if the message cannot be read, or if it deviates more than `tolerance` allows.
 pub(crate) fn read(text: &ByteString, tolerance: Tolerance) -> (Result<Message, UnreadableMessage>, Deviations) {
     match read_fast(text) {

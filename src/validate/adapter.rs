@@ -19,6 +19,7 @@ use crate::validate::payload_error::{Kind, PayloadError, Step};
 /// Reads a value from `json`.
 ///
 /// # Errors
+///
 /// Returns the first error, with its kind and its path.
 pub(super) fn read<'de, M: Mode, T: Deserialize<'de>>(json: impl Deserializer<'de>) -> Result<T, PayloadError> {
     let stash = Stash::<M> { error: Cell::new(None), mode: PhantomData };

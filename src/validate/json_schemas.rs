@@ -59,6 +59,7 @@ impl JsonSchemas {
     /// Sets the schema of one payload.
     ///
     /// # Errors
+    ///
     /// Returns an error if the schema violates its draft. Other errors appear when the schema is
     /// [compiled](Self::compile).
     pub fn schema(
@@ -84,6 +85,7 @@ impl JsonSchemas {
     /// `<Action>Response.json` for a response.
     ///
     /// # Errors
+    ///
     /// Returns an error if reading the file fails, if its name does not end in `.json`, or if it is not a schema.
     pub fn file(self, protocol: impl Into<String>, path: impl AsRef<Path>) -> Result<Self, SchemaError> {
         let path = path.as_ref();
@@ -106,6 +108,7 @@ impl JsonSchemas {
     /// ignored.
     ///
     /// # Errors
+    ///
     /// Returns an error if the folder contains no schema, or if adding one of its [files](Self::file) fails.
     pub fn folder(self, protocol: impl Into<String>, path: impl AsRef<Path>) -> Result<Self, SchemaError> {
         let (protocol, folder) = (protocol.into(), path.as_ref());
@@ -148,6 +151,7 @@ impl JsonSchemas {
     /// schema that does not compile rejects every payload then.
     ///
     /// # Errors
+    ///
     /// Returns an error if a schema does not compile, for example because of a dangling `$ref` or an invalid pattern.
     pub fn compile(&self) -> Result<(), SchemaError> {
         for (protocol, actions) in &self.protocols {

@@ -53,6 +53,7 @@ pub trait Validator: Send + Sync + 'static {
     /// Checks one payload.
     ///
     /// # Errors
+    ///
     /// Returns the violation and its code. If the protocol does not have the action, the code should be
     /// [`ErrorCode::NOT_IMPLEMENTED`](crate::ErrorCode::NOT_IMPLEMENTED).
     fn validate(&self, context: &PayloadContext<'_>) -> Result<Valid, Violation>;

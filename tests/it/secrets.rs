@@ -7,12 +7,14 @@ use ocpp_rpc::{
     Accept, Close, Handshake, Reject, RpcClient, RpcRouter, RpcServer,
     client::Reconnect,
     event::EventKind,
+    handler::IncomingCall,
+    middleware::{self, Next},
     tls::{ClientTls, ServerTls},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
-    support::{Log, log_to},
+    support::{self, Log, log_to},
     tcp::{Site, soon},
     tls::Authority,
 };
@@ -107,4 +109,15 @@ async fn logs_events_errors_and_debug_output_contain_no_secret() {
         assert!(!logged.contains(&secret), "{secret} was logged");
         assert!(!written.contains(&secret), "{secret} was printed: {written}");
     }
+}
+
+#[tokio::test]
+async fn debug_output_of_a_call_omits_its_parameters() {
+    async fn debug(call: IncomingCall, _: Next) -> Result<Value, Infallible> {
+        Ok(json!({ "call": format!("{call:?}") }))
+    }
+    let server = support::server(RpcRouter::new().on("Authorize", support::echo).layer(middleware::from_fn(debug)));
+    let mut station = support::Station::connect(&server, "CP-1", "ocpp1.6").await;
+    let response = station.ask(r#"[2,"1","Authorize",{"idTag":"C0FFEE"}]"#).await;
+    assert!(response.contains("Authorize") && !response.contains("C0FFEE"), "{response}");
 }

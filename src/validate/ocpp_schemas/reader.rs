@@ -16,6 +16,7 @@ use crate::validate::{
 /// Reads the whole JSON text of a payload.
 ///
 /// # Errors
+///
 /// Returns the first error, with its kind and its path.
 pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, PayloadError> {
     let mut json = serde_json::Deserializer::from_str(text);
