@@ -112,10 +112,11 @@ impl Mask {
         string.contains("\\\"") && {
             let string = string.to_ascii_lowercase();
             // With each level of nesting, the quote behind the name has more backslashes.
-            let is_name_end =
-                |text: &str| text.starts_with('\\') && text.trim_start_matches('\\').starts_with('"');
+            let is_name_end = |text: &str| text.starts_with('\\') && text.trim_start_matches('\\').starts_with('"');
             self.names.iter().any(|name| {
-                string.match_indices(&name.to_ascii_lowercase()).any(|(at, name)| is_name_end(&string[at + name.len()..]))
+                string
+                    .match_indices(&name.to_ascii_lowercase())
+                    .any(|(at, name)| is_name_end(&string[at + name.len()..]))
             })
         }
     }

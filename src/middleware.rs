@@ -297,12 +297,7 @@ where
 
 /// Traits that only this crate can implement.
 mod sealed {
-    use crate::{
-        error::CallError,
-        handler::incoming::IncomingCall,
-        middleware::Next,
-        response::Response,
-    };
+    use crate::{error::CallError, handler::incoming::IncomingCall, middleware::Next, response::Response};
 
     pub trait MappedCall {
         fn into_result(self) -> Result<IncomingCall, CallError>;

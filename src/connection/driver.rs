@@ -69,7 +69,9 @@ pub(crate) struct Driver {
     waker: Waker,
     commands: Vec<Command>,
     /// The calls that were taken out of the mailbox and not yet reported to it as written or ended.
-    queued: usize,
+    queued: u32,
+    /// The calls in flight that were reported to the mailbox.
+    in_flight: u32,
     closing: Closing,
     /// The senders and events that are due when the written messages are flushed.
     unflushed: RareList<Unflushed>,
@@ -125,6 +127,7 @@ impl Driver {
             handlers: HandlerSet::default(),
             commands: Vec::new(),
             queued: 0,
+            in_flight: 0,
             closing: Closing::NotRequested(None),
             unflushed: RareList::new(),
             budget: 0,
@@ -218,7 +221,7 @@ impl Driver {
         poll_fn(|cx| {
             self.poll_offline_handlers(cx);
             self.shared.mailbox().take(&mut self.commands, cx);
-            self.queued += self.commands.iter().filter(|command| matches!(command, Command::Call(_))).count();
+            self.queued += self.commands.iter().filter(|command| matches!(command, Command::Call(_))).count() as u32;
             self.commands.drain(..).for_each(Command::fail);
             self.report_counts();
             future.as_mut().poll(cx)
@@ -257,6 +260,7 @@ impl Driver {
     fn poll_offline_handlers(&mut self, cx: &mut Context<'_>) {
         let deadline = tokio::time::Instant::now() + TURN_TIME;
         while let Poll::Ready(Some(finished)) = self.handlers.poll_next(cx) {
+            self.apply_early_responses();
             let message = self.exchange.respond(&finished.request, &finished.response);
             let ended = self.describe_end(&finished, message.as_ref());
             if let Some(message) = message {
@@ -327,6 +331,18 @@ impl Driver {
             self.closing = Closing::Requested(None);
             self.shared.report(EventKind::Closing);
         }
+        self.apply_commands();
+    }
+
+    /// Applies early responses before the end of their handlers, whose layers may have replaced [`Response::Given`].
+    fn apply_early_responses(&mut self) {
+        if self.shared.has_early_response() {
+            self.shared.take_early_responses(&mut self.commands);
+            self.apply_commands();
+        }
+    }
+
+    fn apply_commands(&mut self) {
         if self.commands.is_empty() {
             return;
         }
@@ -392,11 +408,16 @@ impl Driver {
 
     /// Reports how many calls have left the queue, how many are in flight, and new errors.
     fn report_counts(&mut self) {
-        self.shared.mailbox().set_in_flight(self.exchange.calls_out.in_flight());
+        // Only changes: the driver of a client's earlier run must not report for the next run, on the same mailbox.
+        let in_flight = self.exchange.calls_out.in_flight() as u32;
+        if self.in_flight != in_flight {
+            self.shared.mailbox().set_in_flight(in_flight);
+            self.in_flight = in_flight;
+        }
         if self.exchange.has_errors() {
             self.run.count_errors(self.exchange.take_errors());
         }
-        let queued = self.exchange.calls_out.queued();
+        let queued = self.exchange.calls_out.queued() as u32;
         if self.queued > queued {
             self.shared.mailbox().dequeued(self.queued - queued);
             self.queued = queued;

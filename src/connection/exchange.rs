@@ -21,7 +21,7 @@ use crate::{
         calls_out::{CallsOut, Kind, Outgoing},
         mailbox::AfterDisconnect,
         negotiated::Negotiated,
-        outbound::Outbound,
+        outbound::{Outbound, Unhandled},
         rare_list::RareList,
         request::{IncomingRequest, RequestHead},
         responses::Responses,
@@ -234,23 +234,24 @@ impl<T> Exchange<T> {
         self.calls_in.next_stuck(&self.options)
     }
 
-    /// Rejects a request on which no handler starts. Returns the call error, if the request expects a response.
-    pub(crate) fn reject(&mut self, head: RequestHead, error: &CallError) -> Option<Outbound> {
+    /// Rejects a request on which no handler starts. Returns the call error, if the request expects a response, and the
+    /// event that its call has ended.
+    pub(crate) fn reject(&mut self, head: RequestHead, error: &CallError) -> Unhandled {
         let response = head.expects_response.then(|| self.call_error(Some(&head.id), Some(&head.action), error));
         if response.is_none() {
             self.events.push(EventKind::UnhandledSend { id: head.id.clone(), action: Text(head.action.clone()) });
         }
         let outcome = response.as_ref().and_then(Outbound::outcome);
-        self.report_unhandled(head, outcome.unwrap_or_else(|| CallOutcome::Rejected(error.code().clone())));
-        response
+        let outcome = outcome.unwrap_or_else(|| CallOutcome::Rejected(error.code().clone()));
+        Unhandled { response, ended: self.describe_unhandled(head, outcome).map(Box::new) }
     }
 
-    /// Reports the end of a request on which no handler started.
-    fn report_unhandled(&mut self, head: RequestHead, outcome: CallOutcome) {
-        if self.is_observed {
+    /// Returns the event that a call has ended on which no handler started.
+    fn describe_unhandled(&self, head: RequestHead, outcome: CallOutcome) -> Option<EventKind> {
+        self.is_observed.then(|| {
             let (direction, RequestHead { id, action, .. }, duration) = (Direction::In, head, Duration::ZERO);
-            self.events.push(EventKind::CallEnded { direction, id, action: Text(action), outcome, duration });
-        }
+            EventKind::CallEnded { direction, id, action: Text(action), outcome, duration }
+        })
     }
 
     pub(crate) fn is_observed(&self) -> bool {
@@ -281,7 +282,7 @@ impl<T> Exchange<T> {
     /// Returns the response to an [expected](Self::expect_response) request, if it is the first one and can be
     /// delivered.
     pub(crate) fn respond(&mut self, request: &RequestHead, response: &Response) -> Option<Outbound> {
-        if matches!(response, Response::Given) || !self.claim(request) || !self.responses.is_deliverable(request.key) {
+        if !self.claim(request) || !self.responses.is_deliverable(request.key) {
             return None;
         }
         self.response(request, response).map(|(message, _)| message)
@@ -346,8 +347,10 @@ impl<T> Exchange<T> {
     /// Ends what cannot outlive the connection. Returns the calls that end with it.
     pub(crate) fn disconnect(&mut self, generation: u32, after: AfterDisconnect) -> Vec<(T, Error)> {
         for request in self.calls_in.disconnect() {
-            let error = Error::Disconnected { maybe_delivered: false };
-            self.report_unhandled(request.head, CallOutcome::Failed(error));
+            let outcome = CallOutcome::Failed(Error::Disconnected { maybe_delivered: false });
+            if let Some(ended) = self.describe_unhandled(request.head, outcome) {
+                self.events.push(ended);
+            }
         }
         self.bad_messages = 0;
         let mut failed: Vec<_> = self.calls_out.fail_in_flight().collect();

@@ -191,8 +191,7 @@ impl Future for RunningHandler {
                 response
             }
             Err(_) => {
-                let (action, id) =
-                    (telemetry::cut(&self.request.action), telemetry::cut(self.request.id.as_str()));
+                let (action, id) = (telemetry::cut(&self.request.action), telemetry::cut(self.request.id.as_str()));
                 tracing::warn!(action, id, error = "the handler panicked", "a handler failed");
                 Response::Error(CallError::new(ErrorCode::INTERNAL_ERROR, "An internal error occurred"))
             }

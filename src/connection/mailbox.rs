@@ -152,14 +152,13 @@ impl<C> Mailbox<C> {
     }
 
     /// Sets the number of calls that wait for their response.
-    pub(super) fn set_in_flight(&self, calls: usize) {
-        self.in_flight.store(u32::try_from(calls).unwrap_or(u32::MAX), Ordering::Relaxed);
+    pub(super) fn set_in_flight(&self, calls: u32) {
+        self.in_flight.store(calls, Ordering::Relaxed);
     }
 
     /// Counts calls that have left the queue.
-    pub(super) fn dequeued(&self, calls: usize) {
-        // There are never more than `max_queued`.
-        self.queued.fetch_sub(calls as u32, Ordering::Relaxed);
+    pub(super) fn dequeued(&self, calls: u32) {
+        self.queued.fetch_sub(calls, Ordering::Relaxed);
     }
 
     /// Sends a command that cannot fail. After the end it is dropped.
@@ -223,6 +222,11 @@ impl<C> Mailbox<C> {
             none => *none = Some(cx.waker().clone()),
         }
         state.empty(commands)
+    }
+
+    /// Takes the commands alone, within a turn.
+    pub(super) fn take_commands(&self, commands: &mut Vec<C>) {
+        std::mem::swap(&mut self.state().commands, commands);
     }
 
     /// Returns whether a handler was woken since the turn began, and resets it.

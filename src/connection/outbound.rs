@@ -31,3 +31,12 @@ impl Outbound {
         }
     }
 }
+
+/// A request on which no handler starts.
+#[derive(Debug)]
+pub(crate) struct Unhandled {
+    /// The call error, if the request expects a response.
+    pub(crate) response: Option<Outbound>,
+    /// The event that the call has ended, if an application reads events.
+    pub(crate) ended: Option<Box<EventKind>>,
+}

@@ -116,7 +116,8 @@ impl<T> Responses<T> {
     pub(super) fn disconnect(&mut self, generation: u32, after: AfterDisconnect) -> impl Iterator<Item = T> + use<T> {
         self.generation = generation;
         self.unsent = 0;
-        let dropped = if after == AfterDisconnect::End || !self.keep {
+        self.keep &= after == AfterDisconnect::Reconnect;
+        let dropped = if !self.keep {
             std::mem::take(&mut self.queued)
         } else {
             self.queued.iter_mut().for_each(|queued| queued.is_current = false);

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::Wake,
     time::{Duration, SystemTime},
@@ -121,6 +121,8 @@ pub(crate) struct Shared {
     timeouts: AtomicU32,
     /// The round-trip time of the latest ping in microseconds; [`NO_PING`] before the first pong of a connection.
     ping: AtomicU32,
+    /// Set if an early response may be in the mailbox.
+    has_early_response: AtomicBool,
 }
 
 /// The time from the start of a session to its end. A client may have several, one after the other.
@@ -264,6 +266,7 @@ impl Shared {
             last_seen: AtomicU64::new(0),
             timeouts: AtomicU32::new(0),
             ping: AtomicU32::new(NO_PING),
+            has_early_response: AtomicBool::new(false),
         }
     }
 
@@ -292,6 +295,13 @@ impl Shared {
     /// Sends a command that cannot fail.
     pub(crate) fn send(&self, command: Command) {
         self.mailbox.send(command);
+    }
+
+    /// Gives the response to a request before its handler finishes.
+    pub(crate) fn respond(&self, early: EarlyResponse) {
+        self.mailbox.send(Command::Respond(Box::new(early)));
+        // Afterwards, so that the driver finds the response if it sees this.
+        self.has_early_response.store(true, Ordering::Release);
     }
 
     /// Asks the driver to close. The first close decides.
@@ -370,6 +380,18 @@ impl Shared {
 
     pub(super) fn mailbox(&self) -> &Mailbox<Command> {
         &self.mailbox
+    }
+
+    /// Returns whether an early response may be in the mailbox.
+    pub(super) fn has_early_response(&self) -> bool {
+        self.has_early_response.load(Ordering::Acquire)
+    }
+
+    /// Takes the commands of handles within a turn, early responses among them.
+    pub(super) fn take_early_responses(&self, commands: &mut Vec<Command>) {
+        // Before the commands, so that none is missed that comes now.
+        self.has_early_response.store(false, Ordering::Relaxed);
+        self.mailbox.take_commands(commands);
     }
 
     /// Marks the connection as open.

@@ -17,11 +17,7 @@ use tokio::sync::oneshot;
 pub use tokio_util::sync::CancellationToken;
 
 use crate::{
-    connection::{
-        call_result::CallResult,
-        request::RequestHead,
-        shared::{Command, EarlyResponse},
-    },
+    connection::{call_result::CallResult, request::RequestHead, shared::EarlyResponse},
     error::{CallError, Error},
     handler::{function::IntoResponse, incoming::IncomingCall},
     message::payload::{MessageId, Payload},
@@ -359,6 +355,7 @@ impl Responder {
     /// timeout, or of another `Responder`.
     ///
     /// # Errors
+    ///
     /// The future fails with [`Error::Disconnected`] if the response can no longer be written, or the call has one
     /// already. It fails with [`Error::Invalid`] if the result did not pass validation and was replaced by an error.
     pub fn send(self, result: impl IntoResponse) -> Written {
@@ -373,13 +370,14 @@ impl Responder {
     fn respond(self, response: Response) -> Written {
         let Self { session, request, given } = self;
         let (sender, written) = oneshot::channel();
-        given.store(true, Ordering::Relaxed);
         if request.expects_response {
-            session.shared().send(Command::Respond(Box::new(EarlyResponse { request, response, sender })));
+            session.shared().respond(EarlyResponse { request, response, sender });
         } else {
             // A SEND has no response.
             let _ = sender.send(Ok(CallResult::default()));
         }
+        // Afterwards, so that the driver has the response when the handler ends.
+        given.store(true, Ordering::Release);
         Written(written)
     }
 }

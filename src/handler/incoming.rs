@@ -98,6 +98,10 @@ impl IncomingCall {
 impl fmt::Debug for IncomingCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (key, action, id) = (self.session.key(), self.action(), self.id());
-        f.debug_struct("IncomingCall").field("key", &key).field("action", &action).field("id", id).finish_non_exhaustive()
+        f.debug_struct("IncomingCall")
+            .field("key", &key)
+            .field("action", &action)
+            .field("id", id)
+            .finish_non_exhaustive()
     }
 }

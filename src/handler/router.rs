@@ -24,6 +24,7 @@ use crate::{
     },
     response::Response,
     session::Session,
+    telemetry,
 };
 
 type ResponseFuture = Pin<Box<dyn Future<Output = Response> + Send>>;
@@ -199,10 +200,12 @@ impl<S: Send + Sync + 'static> RpcRouter<S> {
     ///
     /// # Panics
     ///
-    /// Panics if the subprotocol already has a router.
+    /// Panics if the subprotocol already has a router, or if `router` has a handler of raw messages: that handler takes
+    /// the messages of all subprotocols.
     #[must_use]
     #[track_caller]
     pub fn protocol<T>(mut self, protocol: &str, router: RpcRouter<T>) -> Self {
+        assert!(router.table.raw.is_none(), "the router of {protocol:?} has a handler of raw messages");
         let table = Arc::unwrap_or_clone(router.table);
         let earlier = Arc::make_mut(&mut self.table).protocols.insert(protocol.into(), table);
         assert!(earlier.is_none(), "the protocol {protocol:?} has a router already");
@@ -424,7 +427,13 @@ impl Dispatch for Table {
             };
         }
         let (action, id) = (&*request.head.action, request.head.id.as_str());
-        let span = tracing::debug_span!("call", direction = "in", action, id, outcome = field::Empty);
+        let span = tracing::debug_span!(
+            "call",
+            direction = "in",
+            action = telemetry::cut(action),
+            id = telemetry::cut(id),
+            outcome = field::Empty,
+        );
         let responding: ResponseFuture = match self.find(action, protocol) {
             Some(route) => route.0.respond(IncomingCall::new(request, Session::new(shared.clone()))),
             None => {
@@ -530,7 +539,7 @@ where
             drop((call.request, call.session));
             let response = handler.call(arguments).await.into_response();
             match given {
-                Some(given) if given.load(Ordering::Relaxed) => Response::Given,
+                Some(given) if given.load(Ordering::Acquire) => Response::Given,
                 _ => response,
             }
         })

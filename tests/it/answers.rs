@@ -3,9 +3,10 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ocpp_rpc::{
-    CallError, Close, Error, ErrorCode, RpcRouter, RpcServer, Session,
+    CallError, Close, Error, ErrorCode, Payload, RpcRouter, RpcServer, Session,
     extract::{CancellationToken, Responder, State},
-    handler::NoResponse,
+    handler::{IncomingCall, NoResponse, Response},
+    middleware::{self, Next},
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
@@ -193,4 +194,65 @@ async fn b33_no_response_may_be_chosen_early() {
         let response = station.ask(format!(r#"[2,"{id}","Echo",{{}}]"#)).await;
         assert_eq!(response, format!(r#"[3,"{id}",{{}}]"#), "no other response is sent, and the id is free");
     }
+}
+
+#[tokio::test]
+async fn b33_first_response_counts_although_a_layer_replaces_the_last() {
+    async fn at_once(responder: Responder) -> Result<NoResponse, Infallible> {
+        drop(responder.send(json!({"first": true})));
+        Ok(NoResponse)
+    }
+    async fn later(responder: Responder) -> Result<NoResponse, Infallible> {
+        tokio::task::yield_now().await;
+        at_once(responder).await
+    }
+    async fn replace(_: Response) -> Response {
+        Response::Result(Payload::default())
+    }
+    async fn respond(responder: Responder, call: IncomingCall, _: Next) -> Response {
+        let _ = if call.action() == "Later" { later(responder).await } else { at_once(responder).await };
+        Response::Nothing
+    }
+    for replaces in [false, true] {
+        let router = RpcRouter::new().on("AtOnce", at_once).on("Later", later);
+        let router = if replaces {
+            router.layer(middleware::map_response(replace))
+        } else {
+            router.layer(middleware::from_fn(respond))
+        };
+        let (_server, mut station, session) = connected(router.on("Echo", echo), "ocpp1.6").await;
+        for action in ["AtOnce", "Later"] {
+            let first = station.ask(format!(r#"[2,"1","{action}",{{}}]"#)).await;
+            assert_eq!(first, r#"[3,"1",{"first":true}]"#, "{action} {replaces}");
+            assert_eq!(
+                station.ask(r#"[2,"1","Echo",{}]"#).await,
+                r#"[3,"1",{}]"#,
+                "no other response, and the id is free"
+            );
+        }
+        assert!(session.is_open());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_that_a_layer_only_claims_to_have_given_is_none() {
+    async fn later() -> Result<(), Infallible> {
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+    async fn claim(_: Response) -> Response {
+        Response::Given
+    }
+    let router = RpcRouter::new().on("AtOnce", echo).on("Later", later).layer(middleware::map_response(claim));
+    let (_server, mut station, session) = connected(router.on("Echo", echo), "ocpp1.6").await;
+    for action in ["AtOnce", "Later"] {
+        station.send(format!(r#"[2,"1","{action}",{{}}]"#)).await;
+        station.ask(r#"[2,"2","Echo",{}]"#).await;
+        assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "the id is free");
+    }
+    let start = tokio::time::Instant::now();
+    let closing = tokio::spawn(async move { session.close(Close::normal().drain(Duration::from_secs(60))).await });
+    station.closed().await;
+    drop(station);
+    assert_eq!((closing.await.expect("no panic").code, start.elapsed().as_secs()), (1000, 0), "no response is awaited");
 }

@@ -495,3 +495,47 @@ async fn b59_closed_comes_before_the_events_of_a_connect_in_that_moment() {
     let seen = tokio::task::spawn_blocking(|| reader.join().expect("no panic")).await.expect("no panic");
     assert_eq!(seen, ["connecting", "closed", "connecting"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn handler_of_an_earlier_run_does_not_count_calls_of_the_next() {
+    async fn wait(State(gate): State<Arc<Notify>>) -> Result<(), CallError> {
+        gate.notified().await;
+        Ok(())
+    }
+    let gate = Arc::new(Notify::new());
+    let (builder, mut dials) = client();
+    let router = RpcRouter::with_state(gate.clone()).on("Wait", wait);
+    let (client, mut csms) = connected(builder.router(router), &mut dials).await;
+    let mut events = client.events();
+    csms.send(json!([2, "1", "Wait", {}])).await;
+    // The call is read before the client closes.
+    csms.send(json!([2, "2", "Unknown", {}])).await;
+    assert_eq!(csms.receive().await[1], "2");
+    let closing = tokio::spawn({
+        let client = client.clone();
+        async move { client.close(Close::normal()).await }
+    });
+    csms.closed().await;
+    drop(csms);
+    closing.await.expect("no panic");
+
+    let attempt = tokio::spawn({
+        let client = client.clone();
+        async move { client.connect().await }
+    });
+    let mut csms = dials.accept("ocpp1.6").await;
+    attempt.await.expect("no panic").expect("connected");
+    let call = tokio::spawn(client.call::<Value>("Hello", &()));
+    assert_eq!(csms.receive().await[2], "Hello");
+    assert_eq!(client.session().in_flight(), 1);
+    gate.notify_one();
+    events
+        .expect(|event| match event.kind {
+            EventKind::CallEnded { action, .. } => (action == "Wait").then_some(()),
+            _ => None,
+        })
+        .await;
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(client.session().in_flight(), 1);
+    call.abort();
+}

@@ -545,6 +545,15 @@ async fn b102_stuck_handlers_of_raw_messages_are_limited() {
 }
 
 #[test]
+#[should_panic(expected = "the router of \"ocpp1.6\" has a handler of raw messages")]
+fn b102_router_of_one_protocol_takes_no_raw_messages() {
+    async fn raw() -> Result<(), Infallible> {
+        Ok(())
+    }
+    let _ = RpcRouter::new().protocol("ocpp1.6", RpcRouter::new().raw(raw));
+}
+
+#[test]
 #[should_panic(expected = "the router has a handler of raw messages already")]
 fn second_handler_of_raw_messages_panics() {
     async fn ignore(_: RawMessage) -> Result<(), Infallible> {

@@ -159,8 +159,8 @@ async fn b75_each_call_of_a_station_that_ended_is_an_event() {
         ("Echo", "result", 0),
         ("Slow", "result", 2000),
         ("Refuse", "SecurityError", 0),
-        ("Early", "responded early", 1000),
-        ("Silent", "no response", 0),
+        ("Early", "responded_early", 1000),
+        ("Silent", "no_response", 0),
         ("Invalid", "InternalError", 0),
         ("Panics", "InternalError", 0),
         ("Nothing", "NotImplemented", 0),
@@ -171,7 +171,7 @@ async fn b75_each_call_of_a_station_that_ended_is_an_event() {
     }
     // A SEND, and a call for which there is no room.
     station.send(r#"[6,"2","Echo",{}]"#).await;
-    assert_eq!(ended(&mut events).await.3, "no response");
+    assert_eq!(ended(&mut events).await.3, "no_response");
     for id in 1..=3 {
         station.send(format!(r#"[2,"{id}","Slow",{{}}]"#)).await;
     }
@@ -241,7 +241,7 @@ async fn b75_calls_end_when_a_forced_close_drops_their_handlers() {
         tokio::time::sleep(2 * SECOND).await;
         session.close(Close::forced()).await;
         let ended = all_ended(&mut events, |event| matches!(event, EventKind::Closed(_))).await;
-        let all = [("1", "disconnected", 2000), ("2", "responded early", 2000), ("3", "disconnected", 2000)];
+        let all = [("1", "disconnected", 2000), ("2", "responded_early", 2000), ("3", "disconnected", 2000)];
         assert_eq!(ended, outcomes(all)[..calls]);
     }
 }
@@ -291,7 +291,7 @@ async fn b75_rejected_requests_end_at_once() {
         station.send(format!(r#"[6,"{id}","Echo",{{}}]"#)).await;
     }
     let outcome = |id: &str, outcome: &str| ("in", id.to_owned(), "Echo".to_owned(), outcome.to_owned(), 0);
-    assert_eq!(ended(&mut events).await, outcome("1", "no response"));
+    assert_eq!(ended(&mut events).await, outcome("1", "no_response"));
     assert_eq!(ended(&mut events).await, outcome("2", "GenericError"));
 
     // A queue that no handler will serve, because too many have outlived their connections.
@@ -337,7 +337,7 @@ async fn b75_each_call_to_a_station_that_ended_is_an_event() {
     for (response, outcome) in [
         (r#"[3,"ID",{}]"#, "result"),
         (r#"[4,"ID","NotSupported","",{}]"#, "NotSupported"),
-        (r#"[3,"ID",{"status":7}]"#, "not decodable"),
+        (r#"[3,"ID",{"status":7}]"#, "decode"),
     ] {
         #[derive(Debug, serde::Deserialize)]
         struct Status {
@@ -351,7 +351,7 @@ async fn b75_each_call_to_a_station_that_ended_is_an_event() {
         let _ = call.await.expect("no panic");
         let expected = ("out", id, "Reset".to_owned(), outcome.to_owned(), 1000);
         assert_eq!(ended(&mut events).await, expected);
-        if outcome == "not decodable" {
+        if outcome == "decode" {
             assert!(station.receive().await.starts_with("[5,"));
         }
     }
@@ -364,7 +364,7 @@ async fn b75_each_call_to_a_station_that_ended_is_an_event() {
     assert_eq!(ended(&mut events).await.3, "cancelled");
     for call in [session.call::<Value>("Any", &()).fire_and_forget(), session.send("Notify", &())] {
         call.await.expect("written");
-        assert_eq!(ended(&mut events).await.3, "no response");
+        assert_eq!(ended(&mut events).await.3, "no_response");
     }
     // A call that is never polled is never made.
     drop(session.call::<Value>("Never", &()));
@@ -372,7 +372,7 @@ async fn b75_each_call_to_a_station_that_ended_is_an_event() {
     assert!(futures_util::future::join_all(&mut queued).now_or_never().is_none());
     let full = session.call::<Value>("Third", &()).await.expect_err("no room");
     assert!(matches!(full, Error::QueueFull), "{full}");
-    assert_eq!(ended(&mut events).await.3, "queue full");
+    assert_eq!(ended(&mut events).await.3, "queue_full");
     station.close(1000, "").await;
     futures_util::future::join_all(queued).await;
     assert_eq!(ended(&mut events).await.2, "First");
@@ -443,5 +443,67 @@ async fn b75_events_about_bad_messages_carry_their_id() {
             _ => None,
         });
         assert_eq!(bad.await, (text.to_owned(), id.map(str::to_owned)));
+    }
+}
+
+/// Returns the names of the events until the one with this name, without those of the connection itself.
+async fn names_until(events: &mut Events, last: &str) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    while names.last() != Some(&last) {
+        names.push(events.next().await.expect("more events").kind.name());
+    }
+    names
+}
+
+#[tokio::test(start_paused = true)]
+async fn b104_events_of_a_message_are_in_order() {
+    async fn early(responder: Responder) -> Result<NoResponse, Error> {
+        responder.send(json!({})).await?;
+        Ok(NoResponse)
+    }
+    let router = RpcRouter::new().on("Echo", echo).on("Early", early);
+    let options = options().call_rate(6, 10 * SECOND);
+    let server = server_with(router, options);
+    let (mut station, session) = connected(&server, "ocpp2.1").await;
+    let mut events = server.events();
+    let rejected = ["received", "call", "sent", "call_error", "call_ended", "response_written"];
+    for (text, names) in [
+        (r#"[2,"1","Echo",{}]"#, &["received", "call", "sent", "call_result", "call_ended", "response_written"][..]),
+        (
+            r#"[2,"2","Echo"]"#,
+            &["received", "call", "deviation", "sent", "call_result", "call_ended", "response_written"],
+        ),
+        // The handler ends when its response is written.
+        (r#"[2,"3","Early",{}]"#, &["received", "call", "sent", "call_result", "response_written", "call_ended"]),
+        // No handler, a bad message, a SEND without a handler, and calls above the allowed rate.
+        (r#"[2,"4","Other",{}]"#, &rejected),
+        (r#"[2,"5"]"#, &["received", "bad_message", "sent", "call_error", "response_written"]),
+        (r#"[6,"6","Other",{}]"#, &["received", "send", "unhandled_send", "call_ended"]),
+        (r#"[2,"7","Echo",{}]"#, &["received", "call", "sent", "call_result", "call_ended", "response_written"]),
+        (r#"[2,"8","Echo",{}]"#, &rejected),
+        (r#"[6,"9","Echo",{}]"#, &["received", "send", "unhandled_send", "call_ended"]),
+    ] {
+        station.send(text).await;
+        assert_eq!(names_until(&mut events, names[names.len() - 1]).await, names, "{text}");
+    }
+    let call = tokio::spawn(session.call::<Value>("Reset", &()));
+    let (id, _) = station.receive_call().await;
+    station.send(format!(r#"[3,"{id}",{{}}]"#)).await;
+    call.await.expect("no panic").expect("a response");
+    assert_eq!(names_until(&mut events, "call_ended").await, ["sent", "call", "received", "call_result", "call_ended"]);
+}
+
+#[cfg(feature = "ocpp-schemas")]
+#[tokio::test(start_paused = true)]
+async fn b104_failed_validation_comes_before_the_response() {
+    use ocpp_rpc::validate::{OcppSchemas, Validation};
+
+    let server = server_with(RpcRouter::new().on("Reset", echo), options().validation(Validation::new(OcppSchemas)));
+    let (mut station, _session) = connected(&server, "ocpp1.6").await;
+    let mut events = server.events();
+    for text in [r#"[2,"1","Reset",{}]"#, r#"[2,"2","Reset",{"type":"Soft"}]"#] {
+        station.send(text).await;
+        let names = ["received", "call", "validation_failed", "sent", "call_error", "call_ended", "response_written"];
+        assert_eq!(names_until(&mut events, "response_written").await, names, "{text}");
     }
 }

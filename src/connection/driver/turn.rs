@@ -21,13 +21,12 @@ use crate::{
         handler_set::{Finished, RunningHandler},
         keepalive::{KeepAlive, Ping},
         mailbox::Inbox,
-        outbound::Outbound,
+        outbound::{Outbound, Unhandled},
         request::IncomingRequest,
         socket::{Disconnect, Incoming, Socket},
     },
     error::Error,
     event::kind::{CallOutcome, Direction, EventKind, Text},
-    response::Response,
     websocket::reader::TextMessage,
 };
 
@@ -134,7 +133,7 @@ impl Driver {
             }
             if self.must_pause(socket) {
                 if self.exchange.must_wait() {
-                    // What is not read may be a sign of life.
+                    // Bytes that are not read may be a sign of life.
                     keepalive.peer_reads(now.into_std());
                 }
                 return Ok(true);
@@ -207,6 +206,7 @@ impl Driver {
                 complete(sender, outcome);
                 to_peer.map_or(Ok(()), |message| self.send(message, socket))
             }
+            Received::Unhandled(unhandled) => self.reject(unhandled, socket),
             Received::Rejected(response) => self.send(response, socket),
             Received::TooManyBadMessages(response) => {
                 response.map_or(Ok(()), |response| self.send(response, socket))?;
@@ -227,10 +227,11 @@ impl Driver {
         }
         let mut handler = RunningHandler { request: head, awaits: None, timer, work };
         match Pin::new(&mut handler).poll(&mut Context::from_waker(&self.waker)) {
-            // The early response is on its way through the mailbox.
-            Poll::Ready(finished) if matches!(finished.response, Response::Given) => {
+            Poll::Ready(finished) if self.shared.has_early_response() => {
                 self.exchange.expect_response(&finished.request, &payload);
-                self.report_end(self.describe_end(&finished, None));
+                self.apply_early_responses();
+                let message = self.exchange.respond(&finished.request, &finished.response);
+                return self.end(&finished, message, socket);
             }
             Poll::Ready(finished) => {
                 let message = self.exchange.response(&finished.request, &finished.response).map(|(message, _)| message);
@@ -255,6 +256,7 @@ impl Driver {
             }
             let polled = self.handlers.poll_next(&mut Context::from_waker(&self.waker));
             let Poll::Ready(Some(finished)) = polled else { break };
+            self.apply_early_responses();
             self.exchange.handler_finished(&finished.request);
             if !self.exchange.is_current(&finished.request) {
                 self.count_outliving();
@@ -268,7 +270,24 @@ impl Driver {
 
     /// Sends the response of a handler that has finished, if it has one, and reports the end of its call.
     fn end(&mut self, finished: &Finished, message: Option<Outbound>, socket: &mut Socket) -> Result<(), Disconnect> {
-        let mut ended = self.describe_end(finished, message.as_ref());
+        let ended = self.describe_end(finished, message.as_ref());
+        self.send_response(message, ended, socket)
+    }
+
+    /// Rejects a request on which no handler starts.
+    fn reject(&mut self, unhandled: Unhandled, socket: &mut Socket) -> Result<(), Disconnect> {
+        let Unhandled { response, ended } = unhandled;
+        self.shared.telemetry.unhandled();
+        self.send_response(response, ended, socket)
+    }
+
+    /// Sends the response to a request, if it has one, and then reports the end of its call.
+    fn send_response(
+        &mut self,
+        message: Option<Outbound>,
+        mut ended: Option<Box<EventKind>>,
+        socket: &mut Socket,
+    ) -> Result<(), Disconnect> {
         self.report_events();
         let sent = message.map_or(Ok(()), |message| self.send(message, socket));
         if let (Err(_), Some(EventKind::CallEnded { outcome, .. })) = (&sent, ended.as_deref_mut()) {
@@ -297,9 +316,8 @@ impl Driver {
                     let close = Close::new(1008).reason("too many messages of earlier connections are being handled");
                     return Err(Disconnect::close(&close));
                 }
-                let rejection = self.exchange.reject(request.head, &error);
-                self.report_events();
-                rejection.map_or(Ok(()), |rejection| self.send(rejection, socket))?;
+                let unhandled = self.exchange.reject(request.head, &error);
+                self.reject(unhandled, socket)?;
             } else {
                 break;
             }

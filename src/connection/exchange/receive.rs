@@ -10,7 +10,7 @@ use crate::{
         call_result::CallResult,
         calls_out::ResponseMatch,
         exchange::Exchange,
-        outbound::Outbound,
+        outbound::{Outbound, Unhandled},
         request::{self, IncomingRequest, RequestHead},
     },
     error::{CallError, Error, ErrorCode},
@@ -31,7 +31,9 @@ pub(crate) enum Received<T> {
     Request(IncomingRequest),
     /// The outcome of a call to the peer, and the message to the peer if its result cannot be used (OCPP 2.1).
     Response(T, Result<CallResult, Error>, Option<Outbound>),
-    /// A message that is not served, and the call error for it.
+    /// A request on which no handler starts.
+    Unhandled(Unhandled),
+    /// A bad message, and the call error for it.
     Rejected(Outbound),
     /// One bad message too many, and the call error for it, if it gets one.
     TooManyBadMessages(Option<Outbound>),
@@ -168,7 +170,7 @@ impl<T> Exchange<T> {
                 request.head.key = self.responses.next_key();
                 Received::Request(request)
             }
-            Err(error) => self.reject(request.head, &error).map_or(Received::Nothing, Received::Rejected),
+            Err(error) => Received::Unhandled(self.reject(request.head, &error)),
         }
     }
 

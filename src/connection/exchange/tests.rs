@@ -253,7 +253,7 @@ fn timeout_starts_when_the_call_is_written() {
     assert_eq!(expired(&mut exchange, at), []);
     assert_eq!(written(&mut exchange, at), Some(2));
     assert_eq!(exchange.calls_out.next_deadline(), Some(start + 11 * SECOND));
-    assert_eq!(expired(&mut exchange, start + 11 * SECOND), [(3, "never sent")]);
+    assert_eq!(expired(&mut exchange, start + 11 * SECOND), [(3, "never_sent")]);
     assert_eq!(exchange.calls_out.next_deadline(), Some(start + 15 * SECOND));
     assert_eq!(expired(&mut exchange, start + 15 * SECOND), [(2, "timeout")]);
 }
@@ -329,7 +329,7 @@ fn requests_are_queued_and_rejected_if_the_queue_is_full() {
     let Received::Request(first) = receive(&mut exchange, &text(1)) else { panic!("a call") };
     exchange.handler_started(&first.head, &first.payload);
     assert!(matches!(receive(&mut exchange, &text(2)), Received::Nothing));
-    assert!(matches!(receive(&mut exchange, &text(3)), Received::Rejected(_)));
+    assert!(matches!(receive(&mut exchange, &text(3)), Received::Unhandled(_)));
     assert!(exchange.take_events().is_empty(), "neither is a bad message");
     receive(&mut exchange, &text(2));
     let event = only_event(&mut exchange);
@@ -347,7 +347,9 @@ fn requests_beyond_the_rate_are_rejected_for_a_time() {
     let mut exchange = exchange(Options::server().call_rate(2, 10 * SECOND));
     let mut calls_at = |seconds| match exchange.receive(&r#"[2,"1","A",{}]"#.into(), start + seconds * SECOND) {
         Received::Request(_) => true,
-        Received::Rejected(error) => !error.text.contains(r#""GenericError","more than 2 calls in 10s""#),
+        Received::Unhandled(Unhandled { response: Some(error), .. }) => {
+            !error.text.contains(r#""GenericError","more than 2 calls in 10s""#)
+        }
         other => panic!("{other:?}"),
     };
     assert_eq!(
@@ -476,5 +478,18 @@ fn responses_to_no_call_and_repeated_requests_leave_the_count_of_bad_messages() 
         assert!(matches!(receive(&mut exchange, "bad"), Received::TooManyBadMessages(_)), "{text}");
         exchange.disconnect(0, AfterDisconnect::Reconnect);
         exchange.handler_started(&first.head, &first.payload);
+    }
+}
+
+#[test]
+fn kept_responses_end_with_the_last_connection() {
+    for (after, is_kept) in [(AfterDisconnect::Reconnect, true), (AfterDisconnect::End, false)] {
+        let negotiated = Negotiated { protocol: None, dialect: Dialect::for_protocol(None) };
+        let mut exchange: Exchange<u64> = Exchange::new(Some(negotiated), Arc::new(Options::client()), *IDS, 0, true);
+        let Received::Request(request) = receive(&mut exchange, r#"[2,"1","A",{}]"#) else { panic!("a call") };
+        exchange.handler_started(&request.head, &request.payload);
+        exchange.disconnect(1, after);
+        let message = exchange.respond(&request.head, &Response::Result(Payload::default()));
+        assert_eq!(message.is_some(), is_kept, "{after:?}");
     }
 }
