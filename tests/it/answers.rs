@@ -247,7 +247,7 @@ async fn response_that_a_layer_only_claims_to_have_given_is_none() {
     let (_server, mut station, session) = connected(router.on("Echo", echo), "ocpp1.6").await;
     for action in ["AtOnce", "Later"] {
         station.send(format!(r#"[2,"1","{action}",{{}}]"#)).await;
-        station.ask(r#"[2,"2","Echo",{}]"#).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(station.ask(r#"[2,"1","Echo",{}]"#).await, r#"[3,"1",{}]"#, "the id is free");
     }
     let start = tokio::time::Instant::now();

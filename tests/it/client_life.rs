@@ -380,7 +380,7 @@ async fn b59_client_events_are_in_order_for_every_kind_of_run() {
     let attempt = tokio::spawn(async move { new.connect().await });
     drop(dials.next().await);
     assert!(attempt.await.expect("no panic").is_err());
-    assert_eq!(run_events(events).await, ["connecting", LOST, "close 1006 gave up"]);
+    assert_eq!(run_events(events).await, ["connecting", LOST, "close 1006 gave_up"]);
 
     // A first connect that is closed.
     let (builder, mut dials) = client();
@@ -417,7 +417,7 @@ async fn b59_client_events_are_in_order_for_every_kind_of_run() {
         "disconnect 1001 remote",
         "connecting",
         "refused 401",
-        "close 1006 gave up",
+        "close 1006 gave_up",
     ];
     assert_eq!(run_events(events).await, expected);
 

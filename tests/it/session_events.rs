@@ -485,6 +485,9 @@ async fn b104_events_of_a_message_are_in_order() {
     ] {
         station.send(text).await;
         assert_eq!(names_until(&mut events, names[names.len() - 1]).await, names, "{text}");
+        if names.contains(&"sent") {
+            station.receive().await;
+        }
     }
     let call = tokio::spawn(session.call::<Value>("Reset", &()));
     let (id, _) = station.receive_call().await;
