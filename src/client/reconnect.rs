@@ -59,7 +59,8 @@ impl Reconnect {
         Self { backoff, ..self }
     }
 
-    /// Sets whether the first connect is retried like the others. Default off: it fails at once.
+    /// Sets whether the first connect is retried like the others. Default off: it fails at once, or with several
+    /// [endpoints](super::RpcClientBuilder::endpoints) after an attempt at each.
     pub fn retry_first_connect(self, retry: bool) -> Self {
         Self { retry_first_connect: retry, ..self }
     }

@@ -92,8 +92,8 @@ impl RpcClient {
     ///
     /// # Errors
     ///
-    /// The first attempt fails for good unless [`Reconnect::retry_first_connect`](super::Reconnect::retry_first_connect)
-    /// is set. If this joins an attempt to reconnect, it fails when the client gives up or is closed. While the client
+    /// The first attempt, or the first one at each of several endpoints, fails for good unless
+    /// [`Reconnect::retry_first_connect`](super::Reconnect::retry_first_connect) is set. If this joins an attempt to reconnect, it fails when the client gives up or is closed. While the client
     /// is closing, it fails with [`ConnectError::Closing`].
     ///
     /// # Cancel safety

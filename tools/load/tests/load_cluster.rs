@@ -20,7 +20,8 @@ fn nats() -> String {
 
 #[test]
 fn stations_of_a_killed_node_return_and_can_be_called() {
-    let sizes = ["--nodes", "3", "--stations", "60", "--processes", "2", "--rate", "100", "--secs", "2"];
+    let sizes =
+        ["--nodes", "3", "--stations", "60", "--processes", "2", "--rate", "100", "--secs", "2", "--timeout", "60"];
     let output = load_cluster(&[&["--nats", &nats(), "--json"], &sizes[..]].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");

@@ -55,8 +55,8 @@ struct Plan {
     #[arg(long, default_value_t = 105_000, value_parser = value_parser!(u32).range(1..))]
     stations: u32,
     /// The number of processes that the stations are in.
-    #[arg(long, default_value_t = 7, value_parser = value_parser!(u32).range(1..))]
-    processes: u32,
+    #[arg(long, default_value_t = 7, value_parser = value_parser!(u8).range(1..=100))]
+    processes: u8,
     /// The calls per second of all nodes together.
     #[arg(long, default_value_t = 1000, value_parser = value_parser!(u32).range(1..))]
     rate: u32,

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use crate::{
     Plan, Result,
     backend::Backend,
-    node::OTHER_CONNECTIONS,
+    node::{OTHER_CONNECTIONS, loopback},
     process::{Broker, Fleet, Node, Process},
     report::{CpuTimes, Memory, Phases, Recovery, Report},
 };
@@ -37,22 +37,24 @@ struct Cluster {
 pub(crate) async fn run(plan: &Plan) -> Result<()> {
     // One node is killed, and the others share its stations.
     let of_node = plan.stations.div_ceil(plan.nodes - 1);
-    let of_fleet = plan.stations.div_ceil(plan.processes);
+    let of_fleet = plan.stations.div_ceil(plan.processes.into());
     raise_file_limit(of_fleet.max(of_node.saturating_add(OTHER_CONNECTIONS)))?;
     let timeout = Duration::from_secs(plan.timeout.into());
     let secs = Duration::from_secs(plan.secs.into());
 
+    // Other systems have one loopback address.
+    let addresses = if cfg!(target_os = "linux") { plan.processes } else { 1 };
     let available_before = available_memory();
     let broker = Broker::start(&plan.nats).await?;
     let mut nodes = Vec::new();
     for number in 1..=plan.nodes {
-        nodes.push(Node::start(number, &broker.url).await?);
+        nodes.push(Node::start(number, &broker.url, addresses).await?);
     }
     let mut cluster = Cluster { fleets: Vec::new(), nodes, broker, stations: plan.stations };
     let mut figures = Memory { without_stations: cluster.memory_of_nodes(memory), ..Memory::default() };
 
     let begin = Instant::now();
-    cluster.start_stations(plan.processes)?;
+    cluster.start_stations(plan.processes, addresses)?;
     cluster.until_booted(begin + timeout).await?;
     let boot_seconds = begin.elapsed().as_secs_f64();
     sleep(SETTLE_TIME).await;
@@ -62,10 +64,8 @@ pub(crate) async fn run(plan: &Plan) -> Result<()> {
 
     let addresses: Vec<_> = cluster.nodes.iter().map(|node| node.address).collect();
     let backend = Backend::new(addresses);
-    let listed = backend.list().await?;
-    let all = u64::from(plan.stations);
-    if listed != Some((all, all)) {
-        return Err(format!("not all {all} stations are listed: {listed:?} stations and sessions").into());
+    if listed(&backend, plan.stations, begin + timeout).await.is_none() {
+        return Err("the nodes do not list all stations before the timeout".into());
     }
     eprintln!("calling {} times per second for {} s", plan.rate, plan.secs);
     let cpu_before = cluster.cpu_times();
@@ -101,20 +101,23 @@ pub(crate) async fn run(plan: &Plan) -> Result<()> {
     if is_whole {
         Ok(())
     } else {
-        Err(format!("not all stations were back within {} s: {} of {all} have booted", plan.timeout, cluster.booted())
+        let booted = cluster.booted();
+        Err(format!("not all stations are back {} s after the kill: {booted} of {stations} have booted", plan.timeout)
             .into())
     }
 }
 
 impl Cluster {
     /// Starts the processes of the stations, which have a share each.
-    fn start_stations(&mut self, processes: u32) -> Result<()> {
-        let urls: Vec<_> = self.nodes.iter().map(|node| format!("ws://{}/ocpp", node.address)).collect();
+    fn start_stations(&mut self, processes: u8, addresses: u8) -> Result<()> {
         let mut first = 1;
         for number in 0..processes {
-            let share = self.stations / processes + u32::from(number < self.stations % processes);
+            let ip = loopback(number % addresses);
+            let urls = self.nodes.iter().map(|node| format!("ws://{ip}:{}/ocpp", node.address.port()));
+            let (place, all) = (u32::from(number), u32::from(processes));
+            let share = self.stations / all + u32::from(place < self.stations % all);
             if share > 0 {
-                self.fleets.push(Fleet::start(number + 1, &urls, first, share)?);
+                self.fleets.push(Fleet::start(number, &urls.collect::<Vec<_>>(), first, share)?);
             }
             first += share;
         }
@@ -164,6 +167,7 @@ impl Cluster {
         }
         recovery.lost = u64::from(self.stations) - self.booted();
         let all = u64::from(self.stations);
+        let listing = listed(backend, self.stations, deadline);
         let booting = async {
             let mut progress = Progress::new("returning");
             while !self.is_booted() && Instant::now() < deadline {
@@ -174,19 +178,9 @@ impl Cluster {
             }
             Ok(self.is_booted().then(|| kill.elapsed().as_secs_f64()))
         };
-        let listing = async {
-            while Instant::now() < deadline {
-                if let Ok(Some((stations, sessions))) = backend.list().await
-                    && (stations, sessions) == (all, all)
-                {
-                    return Some(kill.elapsed().as_secs_f64());
-                }
-                sleep(LIST_PAUSE).await;
-            }
-            None
-        };
         let (booted, listed): (Result<_>, _) = tokio::join!(booting, listing);
-        (recovery.booted_seconds, recovery.listed_seconds) = (booted?, listed);
+        recovery.booted_seconds = booted?;
+        recovery.listed_seconds = listed.map(|listed| (listed - kill).as_secs_f64());
         Ok(recovery)
     }
 
@@ -211,6 +205,19 @@ impl Cluster {
             callers: time(std::process::id()),
         }
     }
+}
+
+/// Waits until all nodes answer and list each station once. Returns `None` at the deadline.
+async fn listed(backend: &Backend, stations: u32, deadline: Instant) -> Option<Instant> {
+    let all = u64::from(stations);
+    while Instant::now() < deadline {
+        // A node may be too busy to answer in time.
+        if backend.list().await == Ok(Some((all, all))) {
+            return Some(Instant::now());
+        }
+        sleep(LIST_PAUSE).await;
+    }
+    None
 }
 
 fn sum<'a, T: std::iter::Sum>(

@@ -96,9 +96,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) async fn start(number: u32, nats: &str) -> Result<Self> {
+    pub(crate) async fn start(number: u32, nats: &str, addresses: u8) -> Result<Self> {
         let name = format!("node-{number}");
-        let mut process = Process::start(name.clone(), &["node", "--nats", nats, "--name", &name])?;
+        let addresses = addresses.to_string();
+        let arguments = ["node", "--nats", nats, "--name", &name, "--addresses", &addresses];
+        let mut process = Process::start(name.clone(), &arguments)?;
         let stdout = process.child.stdout.take().ok_or("no pipe")?;
         let mut lines = BufReader::new(stdout).lines();
         let line = tokio::time::timeout(START_TIMEOUT, lines.next_line()).await??;
@@ -122,11 +124,11 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) fn start(number: u32, urls: &[String], first: u32, stations: u32) -> Result<Self> {
+    pub(crate) fn start(number: u8, urls: &[String], first: u32, stations: u32) -> Result<Self> {
         let [first, stations] = [first, stations].map(|number| number.to_string());
         let mut arguments = vec!["stations", "--first", &first, "--stations", &stations];
         arguments.extend(urls.iter().flat_map(|url| ["--url", url]));
-        let mut process = Process::start(format!("process {number} of the stations"), &arguments)?;
+        let mut process = Process::start(format!("process {} of the stations", number + 1), &arguments)?;
         let stdout = process.child.stdout.take().ok_or("no pipe")?;
         let booted = Arc::<AtomicU64>::default();
         let reading = tokio::spawn({

@@ -98,8 +98,15 @@ struct Phase {
     /// Latencies of the calls that succeeded, from the time at which they were due.
     local_us: Option<Latency>,
     remote_us: Option<Latency>,
-    /// The number of calls that failed, by error.
-    failed: BTreeMap<String, usize>,
+    /// The calls that failed, by error.
+    failed: BTreeMap<String, Failed>,
+}
+
+#[derive(Serialize)]
+struct Failed {
+    calls: usize,
+    /// The median of the times from when a call was due to its failure.
+    p50_us: u32,
 }
 
 impl Phases {
@@ -113,17 +120,21 @@ impl Phases {
 
 impl Phase {
     fn new(outcomes: &[&Outcome]) -> Self {
-        let latencies = |place| {
-            let of_place = outcomes.iter().filter(|outcome| outcome.result == Ok(place));
-            let latency = |outcome: &&Outcome| (outcome.ended - outcome.due).as_micros().try_into().unwrap_or(u32::MAX);
-            Latency::of(of_place.map(latency).collect())
-        };
-        let mut failed = BTreeMap::new();
-        for error in outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err()) {
-            *failed.entry(error.clone()).or_default() += 1;
+        let (mut local, mut remote, mut failed) = (Vec::new(), Vec::new(), BTreeMap::<_, Vec<_>>::new());
+        for Outcome { due, ended, result } in outcomes {
+            let times = match result {
+                Ok(Place::Local) => &mut local,
+                Ok(Place::Remote) => &mut remote,
+                Err(error) => failed.entry(error.clone()).or_default(),
+            };
+            times.push((*ended - *due).as_micros().try_into().unwrap_or(u32::MAX));
         }
-        let (local_us, remote_us) = (latencies(Place::Local), latencies(Place::Remote));
-        Self { calls: outcomes.len(), local_us, remote_us, failed }
+        let failed = failed.into_iter().filter_map(|(error, times)| {
+            let calls = times.len();
+            Some((error, Failed { calls, p50_us: Latency::of(times)?.p50 }))
+        });
+        let failed = failed.collect();
+        Self { calls: outcomes.len(), local_us: Latency::of(local), remote_us: Latency::of(remote), failed }
     }
 }
 
@@ -160,7 +171,7 @@ impl fmt::Display for Report {
         row("killed node: all have booted again after", recovery.booted_seconds, 1, "s")?;
 
         for (name, phase) in [("before", &phases.before), ("during", &phases.during), ("after", &phases.after)] {
-            let failed: usize = phase.failed.values().sum();
+            let failed: usize = phase.failed.values().map(|failed| failed.calls).sum();
             writeln!(f, "calls {name}: {}, of which {failed} failed", phase.calls)?;
             for (place, latency) in [("local", phase.local_us), ("remote", phase.remote_us)] {
                 let Some(Latency { p50, p90, p99, p99_9, max }) = latency else { continue };
@@ -170,8 +181,8 @@ impl fmt::Display for Report {
                     "  {place:<8}p50 {p50:.3} ms, p90 {p90:.3} ms, p99 {p99:.3} ms, p99.9 {p99_9:.3} ms, max {max:.1} ms"
                 )?;
             }
-            for (error, count) in &phase.failed {
-                writeln!(f, "  failed: {count:>6} {error}")?;
+            for (error, Failed { calls, p50_us }) in &phase.failed {
+                writeln!(f, "  failed: {calls:>6} {error}, p50 {:.3} ms", f64::from(*p50_us) / 1000.0)?;
             }
         }
         Ok(())
