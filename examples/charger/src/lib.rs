@@ -40,7 +40,7 @@ pub struct Settings {
     /// The server, the identity, and how to connect.
     pub client: RpcClientBuilder,
     /// Seconds between heartbeats, instead of the interval that the server sends.
-    pub interval: Option<u64>,
+    pub interval: Option<u32>,
     /// The time from the boot to the first transaction. `None` is a random time of at most 20 s.
     pub first_charge: Option<Duration>,
     /// The file of messages about transactions. `None` keeps them in memory.
@@ -133,7 +133,7 @@ pub async fn run(
     let client = client.router(router(shared.clone())).reconnect(reconnect).build()?;
     let _counter =
         tokio_util::task::AbortOnDropHandle::new(tokio::spawn(count_connected(client.clone(), tally.clone())));
-    let interval = interval.map(|seconds| Duration::from_secs(seconds.max(1)));
+    let interval = interval.map(|seconds| Duration::from_secs(seconds.max(1).into()));
     let registered = watch::Sender::new(None);
     let station = Station { client, shared, tally, interval, first_charge, registered };
     let closing = async {

@@ -38,7 +38,7 @@ struct Args {
     count: usize,
     /// The seconds between heartbeats, instead of the interval that the server sends.
     #[arg(long)]
-    interval: Option<u64>,
+    interval: Option<u32>,
     /// The folder of messages about transactions, which then survive a restart. Each station has a file of its own.
     #[arg(long)]
     data: Option<PathBuf>,

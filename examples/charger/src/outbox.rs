@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use ocpp_rpc::{Error, RpcClient, client::ClientState};
+use ocpp_rpc::{Error, Mask, RpcClient, client::ClientState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
@@ -94,7 +94,7 @@ struct Contents {
     file: Option<Log>,
     messages: VecDeque<(u64, Message)>,
     next: u64,
-    /// The ids that the server gave to transactions, by their placeholders.
+    /// The ids that the server gave to transactions, by their placeholders, as long as these may be in use.
     ids: BTreeMap<String, Value>,
     state: Value,
 }
@@ -153,6 +153,8 @@ impl Outbox {
 
     /// Stores a message, and with it the state of the station. Both are on the disk when this returns.
     ///
+    /// The state has the placeholders of the transactions that run. The ids of others are forgotten.
+    ///
     /// # Errors
     ///
     /// Returns an error if the file cannot be written, or if 10,000 messages wait of which none is an update. Nothing is
@@ -163,9 +165,7 @@ impl Outbox {
             let number = contents.next;
             contents.append(Line::Stored { number, message, state })
         })
-        .await?;
-        self.changed.notify_one();
-        Ok(())
+        .await
     }
 
     /// Sends the messages, as they come, while the client is open and `registered` has a value. Calls `report` after each
@@ -210,7 +210,9 @@ impl Outbox {
             let failed = message.attempts + 1;
             let Attempts { max, interval } = attempts();
             if is_rejected && failed >= max {
-                tracing::warn!(action, %params, %error, failed, "the message is dropped");
+                // Logs must not have tokens (2.0.1 part 2, C04.FR.04).
+                let params = Mask::new().apply(&params.to_string()).into_owned();
+                tracing::warn!(action, params, %error, failed, "the message is dropped");
                 let id = starts.map(|placeholder| (placeholder, NO_TRANSACTION.into()));
                 self.write(move |contents| contents.append(Line::Done { number, id })).await?;
                 continue;
@@ -222,16 +224,22 @@ impl Outbox {
         }
     }
 
-    /// Changes the contents where the disk may block.
+    /// Changes the contents where the disk may block. The change is made, and `deliver` sees it, even if this future is
+    /// dropped after its first poll.
     async fn write(
         self: &Arc<Self>,
         change: impl FnOnce(&mut Contents) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        if self.contents().file.is_none() {
-            return change(&mut self.contents());
-        }
         let outbox = self.clone();
-        tokio::task::spawn_blocking(move || change(&mut outbox.contents())).await.map_err(io::Error::other)?
+        let write = move || {
+            let written = change(&mut outbox.contents());
+            outbox.changed.notify_one();
+            written
+        };
+        if self.contents().file.is_none() {
+            return write();
+        }
+        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
@@ -278,10 +286,12 @@ impl Contents {
         if let Some(file) = &mut self.file {
             file.append(std::slice::from_ref(&line))?;
         }
+        if matches!(line, Line::Done { id: Some(_), .. }) {
+            self.forget_ids();
+        }
         self.apply(line);
         let is_long = |file: &Log| file.lines > 2 * self.messages.len() + MAX_SPARE_LINES;
         if self.file.as_ref().is_some_and(is_long) {
-            self.ids = self.needed_ids();
             let (next, ids, state) = (self.next, self.ids.clone(), self.state.clone());
             let stored = self.messages.iter().cloned();
             let stored = stored.map(|(number, message)| Line::Stored { number, message, state: state.clone() });
@@ -295,14 +305,13 @@ impl Contents {
         Ok(())
     }
 
-    /// Returns the ids of transactions that a message or the state refers to by a placeholder.
-    fn needed_ids(&self) -> BTreeMap<String, Value> {
-        let refers = |value: &Value, placeholder: &str| value.to_string().contains(placeholder);
-        let is_needed = |placeholder: &str| {
-            refers(&self.state, placeholder)
-                || self.messages.iter().any(|(_, message)| refers(&message.params["transactionId"], placeholder))
-        };
-        self.ids.clone().into_iter().filter(|(placeholder, _)| is_needed(placeholder)).collect()
+    /// Forgets the ids of transactions that neither a message nor the state refers to by a placeholder.
+    fn forget_ids(&mut self) {
+        let (messages, state) = (&self.messages, self.state.to_string());
+        self.ids.retain(|placeholder, _| {
+            state.contains(placeholder)
+                || messages.iter().any(|(_, message)| message.params["transactionId"] == **placeholder)
+        });
     }
 
     fn apply(&mut self, line: Line) {
@@ -384,14 +393,19 @@ impl Log {
     /// Replaces the file by one of these lines.
     fn compact(&self, lines: &[Line]) -> io::Result<Self> {
         let path = self.path.clone();
-        let new = path.with_extension("new");
+        let mut new = path.clone().into_os_string();
+        new.push(".new");
+        let new = PathBuf::from(new);
         let file = OpenOptions::new().append(true).create(true).open(&new)?;
-        file.set_len(0)?;
         lock(&file, &new)?;
+        file.set_len(0)?;
         let mut log = Self { path, file, length: 0, lines: 0 };
         log.append(lines)?;
         fs::rename(&new, &log.path)?;
-        sync_directory(&log.path)?;
+        // The old file has no name any more, so the new one is in use whatever comes.
+        if let Err(error) = sync_directory(&log.path) {
+            tracing::warn!(%error, "after a power failure, the file of messages may be an older one");
+        }
         Ok(log)
     }
 }
@@ -420,7 +434,10 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::{
+        path::PathBuf,
+        task::{Context, Waker},
+    };
 
     use serde_json::json;
 
@@ -485,10 +502,12 @@ mod tests {
     async fn file_is_compacted_and_loses_nothing() {
         let path = path("compacted");
         let outbox = Arc::new(Outbox::open(&path).expect("a new file"));
+        let other = Arc::new(Outbox::open(path.with_extension("new")).expect("a new file"));
+        other.store(meter(1), Value::Null).await.expect("stored");
         let id = |placeholder: &str, id: i64| Some((placeholder.to_owned(), json!(id)));
         let waiting = Message::new("StopTransaction", json!({"transactionId": "tx-new", "value": 0}));
         outbox.store(waiting, json!({"transaction": "tx-state"})).await.expect("stored");
-        for (number, placeholder) in [(900_000, "tx-new"), (900_001, "tx-state"), (900_002, "tx-old")] {
+        for (number, placeholder) in [(900_000, "tx-old"), (900_001, "tx-new"), (900_002, "tx-state")] {
             let line = Line::Done { number, id: id(placeholder, 7) };
             outbox.write(move |contents| contents.append(line)).await.expect("written");
         }
@@ -508,7 +527,43 @@ mod tests {
         assert_eq!(ids, [true, true, false]);
         let (_, next) = outbox.contents().next_message().expect("a message");
         assert_eq!(next.params["transactionId"], 7);
+        drop(other);
+        assert_eq!(values(&Outbox::open(path.with_extension("new")).expect("the file of another station")), [1]);
+        fs::remove_file(path.with_extension("new")).expect("a file");
         fs::remove_file(path).expect("a file");
+    }
+
+    #[tokio::test]
+    async fn message_whose_store_is_dropped_is_delivered() {
+        let path = path("dropped");
+        let outbox = Arc::new(Outbox::open(&path).expect("a new file"));
+        let mut storing = Box::pin(outbox.store(meter(1), Value::Null));
+        let _ = storing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        drop(storing);
+        let woken = tokio::time::timeout(Duration::from_secs(10), outbox.changed.notified());
+        woken.await.expect("`deliver` sees the message");
+        assert_eq!(values(&outbox), [1]);
+        fs::remove_file(path).expect("a file");
+    }
+
+    #[tokio::test]
+    async fn ids_of_ended_transactions_are_forgotten() {
+        let outbox = Arc::new(Outbox::in_memory());
+        for number in 0..100 {
+            let placeholder = format!("tx-{number}");
+            let start = Message::new("StartTransaction", json!({})).starts(&*placeholder);
+            outbox.store(start, json!({"transaction": placeholder})).await.expect("stored");
+            let accepted = Line::Done { number: 2 * number, id: Some((placeholder.clone(), json!(number))) };
+            outbox.write(|contents| contents.append(accepted)).await.expect("written");
+            assert_eq!(outbox.transaction_id(&placeholder), Some(json!(number)));
+            let stop = Message::new("StopTransaction", json!({"transactionId": placeholder}));
+            outbox.store(stop, Value::Null).await.expect("stored");
+            let (number, stop) = outbox.contents().next_message().expect("a stop");
+            assert_eq!(stop.params["transactionId"], number / 2);
+            let accepted = Line::Done { number, id: None };
+            outbox.write(move |contents| contents.append(accepted)).await.expect("written");
+        }
+        assert_eq!(outbox.contents().ids.len(), 1);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use ocpp_rpc::{Error, RpcClient};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep_until},
 };
 
 /// The wait if the server gives none: before the next BootNotification, or between heartbeats.
@@ -47,18 +47,23 @@ pub async fn register(
     let nothing = json!({});
     loop {
         let response = call("BootNotification", boot).await;
-        let seconds = response["interval"].as_u64().filter(|seconds| *seconds > 0);
+        // An integer of OCPP has 32 bits. More seconds could not be added to a moment.
+        let seconds = response["interval"].as_u64().and_then(|seconds| u32::try_from(seconds).ok());
+        let seconds = seconds.filter(|seconds| *seconds > 0);
         let is_accepted = response["status"] == "Accepted";
-        let interval = seconds.map_or(DEFAULT_INTERVAL, Duration::from_secs);
+        let interval = seconds.map_or(DEFAULT_INTERVAL, |seconds| Duration::from_secs(seconds.into()));
         let interval = heartbeat.filter(|_| is_accepted).unwrap_or(interval);
         registered.send_replace(is_accepted.then_some(interval));
+        let mut next = Instant::now() + interval;
         loop {
             tokio::select! {
-                () = sleep(interval) => {
+                // Triggers do not postpone it.
+                () = sleep_until(next) => {
                     if !is_accepted {
                         break;
                     }
                     _ = call("Heartbeat", &nothing).await;
+                    next = Instant::now() + interval;
                 }
                 Some(trigger) = triggers.recv() => match trigger {
                     Trigger::Boot => break,

@@ -1,7 +1,7 @@
 //! The registration of the station, and its messages about transactions, with a server in this process.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -19,8 +19,7 @@ use ocpp_rpc::{
     CallError, Close, ErrorCode, MessageId, RpcClient, RpcRouter, RpcServer, Session,
     client::Target,
     extract::{Action, Params, State},
-    handler::IntoResponse,
-    handler::{NoResponse, Response},
+    handler::{IntoResponse, NoResponse, Response},
     server::ConnectionInfo,
 };
 use serde_json::{Value, json};
@@ -102,10 +101,10 @@ struct Station {
 }
 
 fn station(server: &RpcServer, protocol: &str) -> Station {
-    station_with(server, protocol, None)
+    station_with(server, protocol, Some(10), None)
 }
 
-fn station_with(server: &RpcServer, protocol: &str, outbox: Option<PathBuf>) -> Station {
+fn station_with(server: &RpcServer, protocol: &str, interval: Option<u32>, outbox: Option<PathBuf>) -> Station {
     let is_offline = Arc::<AtomicBool>::default();
     let (offline, server) = (is_offline.clone(), server.clone());
     let dial = move |_: Target| {
@@ -120,7 +119,7 @@ fn station_with(server: &RpcServer, protocol: &str, outbox: Option<PathBuf>) -> 
         std::future::ready(dialled)
     };
     let client = RpcClient::builder("ws://csms.test", "CP-1").protocols([protocol]).connector(dial);
-    let settings = Settings { client, interval: Some(10), first_charge: Some(Duration::ZERO), outbox };
+    let settings = Settings { client, interval, first_charge: Some(Duration::ZERO), outbox };
     let task = tokio::spawn(async move {
         charger::run(settings, Arc::<Tally>::default(), std::future::pending()).await.expect("valid settings");
     });
@@ -206,13 +205,13 @@ async fn stored_messages_wait_until_the_boot_is_accepted() {
         _ => accept(action, nth, session),
     });
     let directory = directory("pending");
-    std::fs::create_dir_all(&directory).expect("a directory");
+    fs::create_dir_all(&directory).expect("a directory");
     let path = directory.join("CP-1.jsonl");
     let outbox = Arc::new(Outbox::open(&path).expect("a new file"));
     let stop = json!({"transactionId": 3, "meterStop": 0, "timestamp": "2026-01-01T00:00:00Z"});
     outbox.store(Message::new("StopTransaction", stop), Value::Null).await.expect("stored");
     drop(outbox);
-    let _station = station_with(&server, "ocpp1.6", Some(path));
+    let _station = station_with(&server, "ocpp1.6", Some(10), Some(path));
     seconds(50).await;
     assert_eq!(
         csms.transactions()[0],
@@ -235,6 +234,35 @@ async fn server_triggers_the_boot_of_a_pending_station() {
     seconds(1).await;
     let boots = csms.calls().iter().filter(|call| call.action == "BootNotification").count();
     assert_eq!((boots, csms.transactions().len()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn triggered_heartbeats_do_not_postpone_the_next_boot() {
+    let (csms, server, _news) = Csms::new(|action, nth, session| match (action, nth) {
+        ("BootNotification", 0) => Some(Ok(json!({"status": "Pending", "interval": 40}))),
+        _ => accept(action, nth, session),
+    });
+    let _station = station(&server, "ocpp1.6");
+    seconds(5).await;
+    for _ in 0..4 {
+        let trigger = json!({"requestedMessage": "Heartbeat"});
+        server.station("CP-1").call::<Value>("TriggerMessage", &trigger).await.expect("a result");
+        seconds(15).await;
+    }
+    let boots = csms.calls().into_iter().filter(|call| call.action == "BootNotification").map(|call| call.at);
+    assert_eq!(boots.collect::<Vec<_>>(), [0, 40]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn interval_beyond_an_integer_of_the_standard_is_ignored() {
+    let (csms, server, _news) = Csms::new(|action, nth, session| match action {
+        "BootNotification" => Some(Ok(json!({"status": "Accepted", "interval": u64::MAX}))),
+        _ => accept(action, nth, session),
+    });
+    let _station = station_with(&server, "ocpp1.6", None, None);
+    seconds(100).await;
+    let heartbeats = csms.calls().into_iter().filter(|call| call.action == "Heartbeat").map(|call| call.at);
+    assert_eq!(heartbeats.collect::<Vec<_>>(), [30, 60, 90]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,11 +291,17 @@ async fn message_is_dropped_after_its_attempts() {
         ("StartTransaction", 0..3) => reject(),
         _ => accept(action, nth, session),
     });
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("dropped.log");
+    let log = fs::File::create(&path).expect("a file");
+    let _logging = tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(Arc::new(log)).finish());
     let _station = station(&server, "ocpp1.6");
     seconds(200).await;
     let calls = unique(csms.transactions());
     assert_eq!((&*calls[0].action, &*calls[1].action), ("StartTransaction", "MeterValues"));
     assert_eq!(calls[1].params["transactionId"], -1);
+    let logged = fs::read_to_string(path).expect("UTF-8");
+    assert!(logged.contains("the message is dropped") && logged.contains("meterStart"), "{logged}");
+    assert!(!logged.contains("DEMO-TAG"), "{logged}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -350,7 +384,7 @@ impl Drop for Process {
 
 fn directory(name: &str) -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = std::fs::remove_dir_all(&directory);
+    let _ = fs::remove_dir_all(&directory);
     directory
 }
 
@@ -381,7 +415,7 @@ async fn messages_survive_a_killed_station() {
     until(&csms, &mut news, |calls| !calls.is_empty()).await;
     // It has taken some meter values, which wait behind the start.
     let file = directory.join("CP-1.jsonl");
-    let stored = async || std::fs::read_to_string(&file).unwrap_or_default().matches("MeterValues").count();
+    let stored = async || fs::read_to_string(&file).unwrap_or_default().matches("MeterValues").count();
     while stored().await < 3 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
