@@ -32,8 +32,13 @@ pub(crate) async fn open(url: &str) -> Result<AnyPool, Box<dyn Error>> {
     }
     sqlx::any::install_default_drivers();
     let pool = if feature == "sqlite" { open_sqlite(url).await } else { open_postgres(url).await };
-    // The part of the URL before the host may have a password.
-    let location = url.rsplit_once('@').map_or(url, |(_, location)| location);
+    // There may be a password before the host, and in the query. In a URL that is wrong, both may have any character.
+    let location = match url.split_once('?') {
+        Some((_, query)) if query.contains('@') => scheme,
+        Some((location, _)) => location,
+        None => url,
+    };
+    let location = location.rsplit_once('@').map_or(location, |(_, location)| location);
     let pool = pool.map_err(|error| format!("cannot open the database {location}: {error}"))?;
     let migrations = MIGRATIONS.iter().zip(1..).map(|(&(name, sql), version)| {
         let sql = sql.replace("{key}", key);

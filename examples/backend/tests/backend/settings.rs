@@ -78,9 +78,15 @@ fn flag_without_its_feature_names_the_feature() {
 
 #[test]
 fn password_of_a_database_is_not_printed() {
-    let url = "postgres://user:hush@127.0.0.1:1/x";
-    let output = failure(&["--database", url, "--listen", "127.0.0.1:0"], &directory("hush"));
-    assert!(!output.contains("hush"), "{output}");
+    for url in [
+        "postgres://user:hush@127.0.0.1:1/x",
+        "postgres://user:a?hush@127.0.0.1:1/x",
+        "postgres://127.0.0.1:1/x?user=u&password=hush",
+        "postgres://127.0.0.1:1/x?user=u&password=a@hush",
+    ] {
+        let output = failure(&["--database", url, "--listen", "127.0.0.1:0"], &directory("secret"));
+        assert!(!output.contains("hush"), "{output}");
+    }
 }
 
 #[cfg(feature = "metrics")]
