@@ -1,11 +1,11 @@
 //! The journal: the messages of all stations, in the table `messages`.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use ocpp_rpc::{
-    RpcServer,
+    Mask, RpcServer,
     event::{Event, EventKind, Events},
 };
 use serde::{Deserialize, Serialize};
@@ -32,9 +32,12 @@ pub(crate) struct Message {
     station: String,
     /// `in` from the station, `out` to the station.
     direction: String,
-    /// The message as it was on the wire.
+    /// The message as it was on the wire, but for the values of tokens and passwords, which are `***`.
     text: String,
 }
+
+/// OCPP forbids tokens in logs (2.0.1 part 2 C04.FR.04), and an operator may set the password of a station.
+static MASK: LazyLock<Mask> = LazyLock::new(Mask::new);
 
 impl Message {
     pub(crate) fn of(event: &Event) -> Option<Self> {
@@ -46,7 +49,8 @@ impl Message {
         // PostgreSQL stores no null characters.
         let storable = |text: &str| text.replace('\0', "\u{fffd}");
         let station = storable(event.identity.as_deref().unwrap_or_default());
-        Some(Self { id: None, at: date::of(event.at), station, direction: direction.to_owned(), text: storable(text) })
+        let text = storable(&MASK.apply(text));
+        Some(Self { id: None, at: date::of(event.at), station, direction: direction.to_owned(), text })
     }
 }
 

@@ -130,6 +130,28 @@ async fn history_of_a_station_is_newest_first_and_has_pages() {
 }
 
 #[tokio::test]
+async fn messages_show_neither_tokens_nor_passwords() {
+    let backend = Backend::start(&[]);
+    let router = RpcRouter::new().on("ChangeConfiguration", async || Ok::<_, CallError>(json!({"status": "Accepted"})));
+    let station = backend.station_with("CP-1", "ocpp1.6", router).await;
+    let request = Request::builder().uri("/api/events").header("host", backend.address()).body(Full::default());
+    let mut stream = backend.send(request.expect("a request")).await.into_body();
+    station.call::<Value>("Authorize", &json!({"idTag": "C0FFEE"})).await.expect("a response");
+    let change = json!({"key": "AuthorizationKey", "value": "hush"});
+    assert_eq!(backend.post("/api/stations/CP-1/calls/ChangeConfiguration", &change).await.0, 200);
+    let mut streamed = String::new();
+    while streamed.matches("data:").count() < 4 {
+        let frame = stream.frame().await.expect("four messages").expect("no error").into_data().expect("data");
+        streamed.push_str(str::from_utf8(&frame).expect("UTF-8"));
+    }
+    let stored = json!(backend.all("/api/stations/CP-1/messages").await).to_string();
+    for shown in [streamed, stored] {
+        assert!(shown.contains("Authorize") && shown.contains("AuthorizationKey"), "{shown}");
+        assert!(!shown.contains("C0FFEE") && !shown.contains("hush"), "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn tokens_are_added_once_listed_and_deleted() {
     let backend = Backend::start(&[]);
     let (status, body) = backend.post("/api/tokens", &json!({"token": "A1", "status": "Expired"})).await;
