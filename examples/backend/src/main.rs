@@ -110,17 +110,17 @@ async fn server(
 }
 
 /// Builds the router of the HTTP server: REST, the console, and the endpoint of stations.
-#[cfg_attr(not(feature = "console"), expect(unused_variables, reason = "only the console needs the host"))]
 fn router(api: Api, known_host: Option<&str>) -> Router {
     let server = api.server.clone();
-    let router = api::router(api);
+    // Without a login, another site could reach both by a name that points to this address.
+    let hosts = known_host.map(|host| ["localhost", "127.0.0.1", "::1", host]);
+    let router = api::router(api, hosts);
     // The page may do what the REST API may.
     #[cfg(feature = "console")]
     let router = {
         let mut console = ocpp_rpc::console::Console::new(&server).allow_calls(true).allow_close(true);
-        // Without a login, another site could reach it by a name that points to this address.
-        if let Some(host) = known_host {
-            console = console.hosts(["localhost", "127.0.0.1", "::1", host]);
+        if let Some(hosts) = hosts {
+            console = console.hosts(hosts);
         }
         router.nest_service("/console", console.router())
     };

@@ -54,6 +54,11 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json").describe(description)
     }
 
+    pub(crate) fn unknown_host() -> Self {
+        let description = "the backend does not serve the host that the request names";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host").describe(description)
+    }
+
     pub(crate) fn bad_body(error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_body").describe(error)
     }

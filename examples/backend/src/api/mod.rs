@@ -8,12 +8,12 @@ mod stations;
 mod tokens;
 mod transactions;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
-    extract::Request,
-    http::{HeaderMap, header},
+    extract::{Request, State},
+    http::{HeaderMap, header, uri::Authority},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -47,8 +47,12 @@ pub(crate) struct Api {
 ))]
 struct Description;
 
+/// The hosts that requests to the API may name. `None` accepts all.
+type Hosts = Option<Arc<[String]>>;
+
 /// Returns the router of the API.
-pub(crate) fn router(api: Api) -> Router {
+pub(crate) fn router(api: Api, hosts: Option<[&str; 4]>) -> Router {
+    let hosts: Hosts = hosts.map(|hosts| hosts.map(normalize).into());
     let (router, document) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
@@ -65,13 +69,43 @@ pub(crate) fn router(api: Api) -> Router {
         .routes(routes!(openapi))
         .split_for_parts();
     let document: Arc<Document> = Arc::new(document);
-    router.layer(Extension(document)).layer(middleware::from_fn(require_json)).with_state(api)
+    router
+        .layer(Extension(document))
+        .layer(middleware::from_fn(require_json))
+        .layer(middleware::from_fn_with_state(hosts, require_known_host))
+        .with_state(api)
 }
 
 /// Returns this document.
 #[utoipa::path(get, path = "/api/openapi.json", responses((status = 200, description = "the document", body = Object)))]
 async fn openapi(Extension(document): Extension<Arc<Document>>) -> Response {
     Json(&*document).into_response()
+}
+
+/// Rejects requests to the API that name another host. Health checks may name any.
+///
+/// A site can let its own name point to the address of this backend (DNS rebinding). For a browser, requests to that
+/// name come from the same site, so only the name tells them apart.
+async fn require_known_host(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
+    let is_known = hosts.is_none_or(|hosts| {
+        // HTTP/2 has the host in the URI. A request may have both.
+        let in_headers = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().ok()?.parse().ok());
+        let mut named = in_headers.chain(request.uri().authority().cloned().map(Some)).peekable();
+        let is_known = |host: Option<Authority>| host.is_some_and(|host| hosts.contains(&normalize(host.host())));
+        named.peek().is_some() && named.all(is_known)
+    });
+    if is_known || !request.uri().path().starts_with("/api/") {
+        next.run(request).await
+    } else {
+        ApiError::unknown_host().into_response()
+    }
+}
+
+/// Returns a host as it is compared.
+fn normalize(host: &str) -> String {
+    let host = host.trim_matches(['[', ']']);
+    let address = host.parse::<IpAddr>().map(|address| address.to_string());
+    address.unwrap_or_else(|_| host.trim_end_matches('.').to_ascii_lowercase())
 }
 
 /// Rejects changes whose body is not declared as JSON, even if there is no body.

@@ -41,10 +41,17 @@ async fn demo_prints_the_console_first_and_starts_five_stations() {
     let listed = backend.get("/console/api/stations").await;
     assert_eq!((&listed["total"], &listed["stations"][0]["key"]), (&json!(5), &json!("DEMO-1")));
     assert!(backend.get("/console/").await.as_str().is_some_and(|page| page.contains("<!doctype html>")));
-    // Another site may let its own name point to the backend.
-    for (host, status) in [("localhost", 200), ("[::1]:9220", 200), ("evil.example", 421)] {
-        let request = Request::builder().uri("/console/api/overview").header("host", host).body(Full::default());
-        assert_eq!(backend.send(request.expect("a request")).await.status(), status, "{host}");
+    // Another site may let its own name point to the backend. A balancer may check its health by any name.
+    for (host, status) in [("LOCALHOST.", 200), ("[::1]:9220", 200), ("evil.example", 421)] {
+        for (path, status) in [("/console/api/overview", status), ("/api/stations", status), ("/healthz", 200)] {
+            let request = Request::builder().uri(path).header("host", host).body(Full::default());
+            assert_eq!(backend.send(request.expect("a request")).await.status(), status, "{host} {path}");
+        }
+    }
+    for host in ["evil.example", ""] {
+        let reset = Request::post("/api/stations/DEMO-1/calls/Reset").header("host", host);
+        let reset = reset.header("content-type", "application/json").body(Full::from(r#"{"type":"Soft"}"#));
+        assert_eq!(backend.send(reset.expect("a request")).await.status(), 421, "{host}");
     }
     // The database is in memory.
     assert_eq!(directory.read_dir().expect("a directory").count(), 0);

@@ -19,7 +19,7 @@ async fn sigterm_ends_streams_first_then_calls_in_flight() {
     let station = backend.station_with("CP-1", "ocpp1.6", router).await;
     station.call::<Value>("Heartbeat", &json!({})).await.expect("a response");
     assert_eq!(backend.get("/readyz").await, "ready");
-    let request = Request::builder().uri("/api/events").header("host", "backend").body(Full::default());
+    let request = Request::builder().uri("/api/events").header("host", "localhost").body(Full::default());
     let stream = backend.send(request.expect("a request")).await;
     let reset = json!({"type": "Soft"});
     let call = backend.post("/api/stations/CP-1/calls/Reset", &reset);
