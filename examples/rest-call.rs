@@ -1,5 +1,5 @@
-//! A REST route that calls a station: `POST /stations/{id}/reset` resets a connected station, and an error of the call
-//! becomes an HTTP status. A station in the same program accepts every reset.
+//! A REST route that calls a station: `POST /stations/{id}/reset` resets a connected station. An error of the call becomes
+//! a response with a fitting status and a JSON body. A station in the same program accepts every reset.
 //!
 //!     cargo run --example rest-call
 
@@ -8,23 +8,14 @@ use std::{convert::Infallible, time::Duration};
 use axum::{
     Json, Router,
     extract::{Path, State},
-    http::StatusCode,
     routing::post,
 };
 use ocpp_rpc::{Error, RpcClient, RpcRouter, RpcServer};
 use serde_json::{Value, json};
 
-async fn reset(State(server): State<RpcServer>, Path(id): Path<String>) -> Result<Json<Value>, (StatusCode, String)> {
-    let station = server.station(id);
-    let result = station.call("Reset", &json!({"type": "Soft"})).total_timeout(Duration::from_secs(10)).await;
-    result.map(Json).map_err(|error| {
-        let status = match &error {
-            Error::NotConnected => StatusCode::NOT_FOUND,
-            error if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
-            _ => StatusCode::BAD_GATEWAY,
-        };
-        (status, error.to_string())
-    })
+async fn reset(State(server): State<RpcServer>, Path(id): Path<String>) -> Result<Json<Value>, Error> {
+    let reset = server.station(id).call("Reset", &json!({"type": "Soft"}));
+    Ok(Json(reset.total_timeout(Duration::from_secs(10)).await?))
 }
 
 #[tokio::main]
