@@ -17,9 +17,6 @@ use ocpp_rpc::{
 use ocpp_rpc_fuzz::{Connection, in_runtime};
 use serde_json::{Value, json};
 
-const HANDSHAKE: &str = "GET /CP HTTP/1.1\r\nHost: csms\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-
 const MODES: &[&str] = &["call", "bypass_queue", "fire_and_forget", "send", "info", "look", "close", "recorded"];
 
 /// The nodes, and all messages that they have sent.
@@ -117,16 +114,9 @@ async fn run(input: &mut Unstructured<'_>) -> Result<()> {
     let pool = Pool::default();
     let servers = [(); 2].map(|()| {
         let transport = Transport(pool.clone(), Mutex::default());
-        RpcServer::builder(RpcRouter::new())
-            .default_protocol("ocpp1.6")
-            .protocols(["ocpp1.6"])
-            .cluster(transport)
-            .build()
-            .expect("valid settings")
+        RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).cluster(transport).build().expect("valid settings")
     });
-    let mut station = Connection::open(&servers[0]);
-    station.send(HANDSHAKE.as_bytes()).await;
-    station.receive_head().await;
+    let _station = Connection::upgraded(&servers[0], "ocpp1.6").await;
     let mut calls = Vec::new();
     let outcome = act(input, &pool, &servers, &mut calls).await;
     for call in calls {

@@ -160,6 +160,22 @@ impl Connection {
         Self { stream }
     }
 
+    /// Opens a session with this subprotocol for the identity `CP`.
+    pub async fn upgraded(server: &RpcServer, protocol: &str) -> Self {
+        let mut connection = Self::open(server);
+        let head = format!(
+            "GET /CP HTTP/1.1\r\nHost: csms\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
+            Sec-WebSocket-Protocol: {protocol}\r\n\r\n"
+        );
+        connection.send(head.as_bytes()).await;
+        let mut response = Vec::new();
+        while !response.ends_with(b"\r\n\r\n") {
+            response.push(connection.stream.read_u8().await.expect("a response"));
+        }
+        connection
+    }
+
     /// Sends bytes. The server may have closed the connection.
     pub async fn send(&mut self, bytes: &[u8]) {
         _ = self.stream.write_all(bytes).await;
@@ -170,14 +186,6 @@ impl Connection {
         let mut bytes = Vec::new();
         frame.write(&mut bytes);
         self.send(&bytes).await;
-    }
-
-    /// Reads the head of the response.
-    pub async fn receive_head(&mut self) {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(self.stream.read_u8().await.expect("a response"));
-        }
     }
 
     /// Sends no more, and returns everything that the server sends until it ends the connection.
