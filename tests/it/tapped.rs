@@ -1,4 +1,4 @@
-//! A cluster that a test looks into.
+//! A node's way to its cluster, which a test looks into.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -6,25 +6,28 @@ use std::{
 };
 
 use bytes::Bytes;
-use ocpp_rpc::cluster::{Cluster, ClusterFuture, Destination, JoinError, Node, SendError, Topic};
+use ocpp_rpc::cluster::{Cluster, ClusterFuture, Destination, JoinError, Node, NodeId, SendError, Topic};
+use tokio::time::sleep;
 
 /// Passes everything on to another cluster, but for the messages that the test keeps back.
 pub(crate) struct Tapped<C> {
-    cluster: C,
+    cluster: Arc<C>,
     node: Arc<OnceLock<Node>>,
-    seconds_ahead: i64,
+    clock: Box<Clock>,
     on_now: Box<OnNow>,
     on_send: Box<OnSend>,
 }
 
+type Clock = dyn Fn(SystemTime) -> SystemTime + Send + Sync;
 type OnNow = dyn Fn(&OnceLock<Node>) + Send + Sync;
-
 type OnSend = dyn Fn(&Node, Destination<'_>, &Bytes) -> Fate + Send + Sync;
 
 /// The fate of a message.
 #[allow(dead_code, reason = "another test uses it")]
 pub(crate) enum Fate {
     Sent,
+    /// The message is sent later. Only for requests to stations.
+    Late(Duration),
     Lost,
     Failed(SendError),
 }
@@ -32,18 +35,18 @@ pub(crate) enum Fate {
 impl<C: Cluster> Tapped<C> {
     pub(crate) fn new(cluster: C) -> Self {
         Self {
-            cluster,
+            cluster: Arc::new(cluster),
             node: Arc::default(),
-            seconds_ahead: 0,
+            clock: Box::new(|now| now),
             on_now: Box::new(|_| {}),
             on_send: Box::new(|_, _, _| Fate::Sent),
         }
     }
 
-    /// Sets the clock of the node ahead, or behind.
+    /// Changes the time of the node's clock.
     #[allow(dead_code, reason = "another test uses it")]
-    pub(crate) fn seconds_ahead(self, seconds_ahead: i64) -> Self {
-        Self { seconds_ahead, ..self }
+    pub(crate) fn clock(self, clock: impl Fn(SystemTime) -> SystemTime + Send + Sync + 'static) -> Self {
+        Self { clock: Box::new(clock), ..self }
     }
 
     /// Runs a function whenever the node reads its clock, for what other tasks do in this moment.
@@ -88,8 +91,7 @@ impl<C: Cluster> Cluster for Tapped<C> {
 
     fn now(&self) -> SystemTime {
         (self.on_now)(&self.node);
-        let skew = Duration::from_secs(self.seconds_ahead.unsigned_abs());
-        if self.seconds_ahead < 0 { self.cluster.now() - skew } else { self.cluster.now() + skew }
+        (self.clock)(self.cluster.now())
     }
 
     fn subscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
@@ -108,6 +110,15 @@ impl<C: Cluster> Cluster for Tapped<C> {
     ) -> ClusterFuture<'a, Result<(), SendError>> {
         match (self.on_send)(self.node.get().expect("joined"), to, &message) {
             Fate::Sent => self.cluster.send(to, request, message),
+            Fate::Late(time) => {
+                let (cluster, (node, key)) = (self.cluster.clone(), station(to));
+                tokio::spawn(async move {
+                    sleep(time).await;
+                    let to = node.map_or(Destination::Station(&key), |node| Destination::StationAt(node, &key));
+                    let _ = cluster.send(to, request, message).await;
+                });
+                Box::pin(async { Ok(()) })
+            }
             Fate::Lost => Box::pin(async { Ok(()) }),
             Fate::Failed(error) => Box::pin(async move { Err(error) }),
         }
@@ -115,5 +126,14 @@ impl<C: Cluster> Cluster for Tapped<C> {
 
     fn leave(&self) -> ClusterFuture<'_, ()> {
         self.cluster.leave()
+    }
+}
+
+/// Returns the station of a request, and the node if the request names one.
+fn station(to: Destination<'_>) -> (Option<NodeId>, String) {
+    match to {
+        Destination::Station(key) => (None, key.to_owned()),
+        Destination::StationAt(node, key) => (Some(node), key.to_owned()),
+        _ => panic!("no request to a station"),
     }
 }

@@ -8,6 +8,7 @@
 //! | `CAMPAIGN_SEEDS` | the number of simulations | 2000 |
 //! | `CAMPAIGN_SECONDS` | the time after which no other simulation begins | no limit |
 //! | `CAMPAIGN_SEED` | the first seed | 0 |
+//! | `CAMPAIGN_REPEATS` | the number of seeds that are run twice, to compare their histories | 50 |
 //! | `CAMPAIGN_SOCKET_SECONDS` | the time of all tests over sockets together, about | 60 |
 #![allow(unreachable_pub, reason = "no other crate uses a test crate")]
 
@@ -17,6 +18,8 @@ mod link;
 mod nodes;
 mod seeds;
 mod sockets;
+#[path = "../it/tapped.rs"]
+mod tapped;
 mod wire;
 mod world;
 

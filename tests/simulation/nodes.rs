@@ -2,7 +2,7 @@
 //! each other, and have clocks that jump.
 
 use std::{
-    future::{pending, ready},
+    future::pending,
     ops::RangeInclusive,
     panic::panic_any,
     sync::{
@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use ocpp_rpc::{
     Accept, Authenticate, Close, Handshake, Options, Reject, RpcServer,
-    cluster::{self, Cluster, ClusterFuture, Destination, JoinError, Local, LocalNode, NodeId, SendError, Topic},
+    cluster::{self, Destination, Local},
     event::{Direction, EventKind},
     server::DuplicateIdentity,
 };
@@ -24,6 +24,7 @@ use tokio::{task::JoinHandle, time::sleep};
 use crate::{
     history::{Caller, Fact},
     seeds::{Habits, close, options, session_options},
+    tapped::{Fate, Tapped},
     world::{Planned, World, lock, router},
 };
 
@@ -137,9 +138,10 @@ impl Nodes {
             .auth(authenticator(world, *habits));
         let builder = match &self.cluster {
             Some(cluster) => {
-                let node = cluster.node(NAMES[slot]);
-                let (node, is_healed) = (Arc::new(node), self.is_healed.clone());
-                builder.cluster(Broker { node, number, world: world.clone(), clock, is_healed })
+                let node = Tapped::new(cluster.node(NAMES[slot]))
+                    .clock(move |now| jumped(now, clock.load(Ordering::Relaxed)))
+                    .on_send(watch_requests(world, number, &self.is_healed));
+                builder.cluster(node)
             }
             None => builder,
         };
@@ -327,37 +329,32 @@ fn watch_events(world: &Arc<World>, server: &RpcServer) -> JoinHandle<()> {
     })
 }
 
-/// A node's way to the cluster, which records and delays requests, and whose clock may jump.
-struct Broker {
-    node: Arc<LocalNode>,
+/// Records the requests of a node, and delays some of them.
+fn watch_requests(
+    world: &Arc<World>,
     number: usize,
-    world: Arc<World>,
-    clock: Clock,
-    is_healed: Arc<AtomicBool>,
+    is_healed: &Arc<AtomicBool>,
+) -> impl Fn(&cluster::Node, Destination<'_>, &Bytes) -> Fate + use<> {
+    let (world, is_healed) = (world.clone(), is_healed.clone());
+    move |_, to, message| {
+        let is_request = matches!(to, Destination::Station(_) | Destination::StationAt(..));
+        let Some(call) = number_in(message).filter(|_| is_request) else { return Fate::Sent };
+        world.record(Fact::Requested { call, node: number });
+        if is_healed.load(Ordering::Relaxed) || !world.chance(4) {
+            return Fate::Sent;
+        }
+        let late = world.milliseconds(1000..10_000);
+        world.record(Fact::Late { call, late });
+        Fate::Late(late)
+    }
 }
 
-impl Broker {
-    /// Records a request. Returns the time by which it is late.
-    fn request(&self, message: &Bytes) -> Option<Duration> {
-        let call = number_in(message)?;
-        self.world.record(Fact::Requested { call, node: self.number });
-        if self.is_healed.load(Ordering::Relaxed) || !self.world.chance(4) {
-            return None;
-        }
-        let late = self.world.milliseconds(1000..10_000);
-        self.world.record(Fact::Late { call, late });
-        Some(late)
-    }
-
-    fn send_later(&self, late: Duration, to: (Option<NodeId>, String), request: Option<u64>, message: Bytes) {
-        let node = self.node.clone();
-        tokio::spawn(async move {
-            sleep(late).await;
-            let (at, key) = &to;
-            let to = at.map_or(Destination::Station(key), |at| Destination::StationAt(at, key));
-            let _ = node.send(to, request, message).await;
-        });
-    }
+/// Returns the time of a clock that has jumped.
+fn jumped(now: SystemTime, jumps: i64) -> SystemTime {
+    /// No jump leads to a time before 1970.
+    const START: Duration = Duration::from_secs(1 << 30);
+    let distance = Duration::from_millis(jumps.unsigned_abs());
+    if jumps < 0 { now + START - distance } else { now + START + distance }
 }
 
 /// Returns the number of the call in a request.
@@ -365,62 +362,4 @@ fn number_in(message: &[u8]) -> Option<u64> {
     let text = str::from_utf8(message).ok()?;
     let (_, number) = text.split_once(r#""n":"#)?;
     number.split(',').next()?.parse().ok()
-}
-
-impl Cluster for Broker {
-    fn join(&self, node: cluster::Node) -> Result<(), JoinError> {
-        self.node.join(node)
-    }
-
-    fn name(&self) -> Option<Arc<str>> {
-        self.node.name()
-    }
-
-    fn is_connected(&self) -> bool {
-        self.node.is_connected()
-    }
-
-    fn max_message_size(&self) -> usize {
-        self.node.max_message_size()
-    }
-
-    fn now(&self) -> SystemTime {
-        /// No jump leads to a time before 1970.
-        const START: Duration = Duration::from_secs(1 << 30);
-        let (now, jumps) = (self.node.now() + START, self.clock.load(Ordering::Relaxed));
-        let distance = Duration::from_millis(jumps.unsigned_abs());
-        if jumps < 0 { now - distance } else { now + distance }
-    }
-
-    fn subscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
-        self.node.subscribe(topic)
-    }
-
-    fn unsubscribe<'a>(&'a self, topic: Topic<'a>) -> ClusterFuture<'a, Result<(), SendError>> {
-        self.node.unsubscribe(topic)
-    }
-
-    fn send<'a>(
-        &'a self,
-        to: Destination<'a>,
-        request: Option<u64>,
-        message: Bytes,
-    ) -> ClusterFuture<'a, Result<(), SendError>> {
-        let request_to = match to {
-            Destination::Station(key) => Some((None, key.to_owned())),
-            Destination::StationAt(node, key) => Some((Some(node), key.to_owned())),
-            _ => None,
-        };
-        if let Some(to) = request_to
-            && let Some(late) = self.request(&message)
-        {
-            self.send_later(late, to, request, message);
-            return Box::pin(ready(Ok(())));
-        }
-        self.node.send(to, request, message)
-    }
-
-    fn leave(&self) -> ClusterFuture<'_, ()> {
-        self.node.leave()
-    }
 }

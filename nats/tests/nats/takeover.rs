@@ -16,9 +16,9 @@ async fn storm_of_takeovers_leaves_each_station_one_session() {
     const STATIONS: usize = 300;
     let broker = Broker::start().await;
     let mut nodes = Vec::new();
-    for (name, seconds) in [("a", -5), ("b", 0), ("c", 5)] {
+    for (name, seconds) in [("a", 0), ("b", 5), ("c", 10)] {
         let nats = connect(&broker.url(), name).await;
-        nodes.push(start(Tapped::new(nats).seconds_ahead(seconds)).await);
+        nodes.push(start(Tapped::new(nats).clock(move |now| now + Duration::from_secs(seconds))).await);
     }
     let endpoints: Vec<_> = nodes.iter().map(|node| node.endpoint()).collect();
     let mut peers: Vec<Vec<Station>> = (0..STATIONS).map(|_| Vec::new()).collect();
