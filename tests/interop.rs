@@ -10,6 +10,8 @@ mod autobahn;
 mod clients;
 #[path = "interop/compression.rs"]
 mod compression;
+#[path = "interop/examples.rs"]
+mod examples;
 #[path = "interop/fleet.rs"]
 mod fleet;
 #[path = "interop/harness.rs"]
@@ -26,5 +28,3 @@ mod peers;
 mod profiles;
 #[path = "interop/rest.rs"]
 mod rest;
-#[path = "interop/typed.rs"]
-mod typed;
