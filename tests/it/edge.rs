@@ -30,10 +30,7 @@ const WHO: &str = r#"[2,"1","Who",{}]"#;
 /// A server with a `Who` handler that returns the identity and protocol of its session.
 fn builder() -> RpcServerBuilder {
     async fn who(session: Session) -> Result<Value, Infallible> {
-        Ok(json!([session.identity(), session.protocol()])
-            .as_array()
-            .map(|who| json!({"who": who}))
-            .unwrap_or_default())
+        Ok(json!({"who": [session.identity(), session.protocol()]}))
     }
     RpcServer::builder(RpcRouter::new().on("Who", who))
 }

@@ -7,7 +7,7 @@ use ocpp_rpc::{
     CallError, Close, Error, Options, RpcClient, RpcRouter, RpcServer, Session, Tolerance,
     close::CloseCause,
     event::{EventKind, Events},
-    extract::{Params, State},
+    extract::State,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -17,9 +17,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use crate::support::{Station, dial_with_buffer, echo, opened};
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::support::{SECOND, Station, dial_with_buffer, echo, gated, opened};
 
 fn server<S: Send + Sync + 'static>(router: RpcRouter<S>, options: Options) -> RpcServer {
     RpcServer::builder(router).protocols(["ocpp2.1", "ocpp1.6"]).options(options).build().expect("valid settings")
@@ -37,19 +35,6 @@ async fn messages(events: &mut Events, count: usize) {
     for _ in 0..count {
         events.expect(|event| matches!(event.kind, EventKind::Received(_) | EventKind::Sent(_)).then_some(())).await;
     }
-}
-
-/// A router with a handler, `Wait`, that waits for a permit of the semaphore, and one, `Echo`, that does not.
-fn gated() -> (RpcRouter<Arc<Semaphore>>, Arc<Semaphore>) {
-    async fn wait(State(gate): State<Arc<Semaphore>>) -> Result<(), CallError> {
-        gate.acquire().await.map_err(CallError::internal)?.forget();
-        Ok(())
-    }
-    async fn echo(Params(params): Params<Value>) -> Result<Value, Infallible> {
-        Ok(params)
-    }
-    let gate = Arc::new(Semaphore::new(0));
-    (RpcRouter::with_state(gate.clone()).on("Wait", wait).on("Echo", echo), gate)
 }
 
 // Peers that do not read
