@@ -1,4 +1,4 @@
-//! The table of client states in the README, cell by cell.
+//! The table of states in the documentation of `RpcClient`, cell by cell.
 
 use std::{sync::Arc, time::Duration};
 

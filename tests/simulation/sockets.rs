@@ -1,6 +1,6 @@
 //! Real sockets: a server under attack with an honest station, and a client of servers that misbehave.
 //!
-//! This is the only place in the tests that asserts a time: the latency of the honest station.
+//! The latency of the honest station is a time of the real clock, which hardly another test asserts.
 
 use std::{
     collections::BTreeMap,
