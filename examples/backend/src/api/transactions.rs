@@ -7,7 +7,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Api, Page, StationQuery, error::ApiError};
+use super::{Api, MAX_LIMIT, Page, StationQuery, error::ApiError};
 use crate::database;
 
 /// A transaction.
@@ -66,7 +66,7 @@ pub(super) struct MeterValue {
     multiplier: i64,
 }
 
-/// Returns the first 1000 meter values of a transaction, or those after a date.
+/// Returns the first meter values of a transaction, at most 1000, or those after a date. All of a date come together.
 #[utoipa::path(
     get,
     path = "/api/transactions/{id}/meter_values",
@@ -82,13 +82,20 @@ pub(super) async fn meter_values(
         "SELECT v.at, v.measurand, v.phase, v.location, v.context, v.value, v.unit, v.multiplier
         FROM transactions t JOIN meter_values v
             ON v.station = t.station AND v.transaction_id = COALESCE(t.transaction_id, CAST(t.id AS TEXT))
-        WHERE t.id = $1 AND v.at > $2 ORDER BY v.at LIMIT 1000",
+        WHERE t.id = $1 AND v.at > $2 ORDER BY v.at LIMIT $3",
     )
     .bind(id)
     .bind(after)
+    .bind(MAX_LIMIT + 1)
     .fetch_all(&api.database)
     .await?;
-    Ok(Json(database::read(&rows)?))
+    let mut values: Vec<MeterValue> = database::read(&rows)?;
+    if let Some(next) = values.get(MAX_LIMIT as usize) {
+        // The next request leaves out everything of the last date here.
+        let whole = values.partition_point(|value| value.at < next.at);
+        values.truncate(if whole > 0 { whole } else { MAX_LIMIT as usize });
+    }
+    Ok(Json(values))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -1,5 +1,5 @@
-//! Transactions. A repeated message is recorded once and gets the stored response, because unique indexes of the
-//! database recognise it, also if both arrive at the same time.
+//! Transactions. A repeated message is recorded once, because unique indexes of the database recognise it, also if both
+//! arrive at the same time. If it starts a transaction or is an event of one, it gets the stored response.
 
 use ocpp_rpc::{
     CallError, RpcRouter, Session,

@@ -124,6 +124,33 @@ async fn meter_values_of_a_transaction_are_listed_once() {
 }
 
 #[tokio::test]
+async fn meter_values_of_a_date_are_in_one_page() {
+    let backend = Backend::start(&[]);
+    let station = backend.station("CP-1", "ocpp1.6").await;
+    let started: Value = station.call("StartTransaction", &start(1)).await.expect("a response");
+    let id = &started["transactionId"];
+    for hour in 0..7 {
+        let values = (0..50).map(|minute| {
+            let sample = |phase| json!({"value": "230", "measurand": "Voltage", "phase": phase});
+            json!({
+                "timestamp": format!("2026-01-01T{hour:02}:{minute:02}:00Z"),
+                "sampledValue": (["L1", "L2", "L3"].map(sample)),
+            })
+        });
+        let values = json!({"connectorId": 1, "transactionId": id, "meterValue": values.collect::<Vec<_>>()});
+        station.call::<Value>("MeterValues", &values).await.expect("a response");
+    }
+    let (mut after, mut pages) = (String::new(), Vec::new());
+    while pages.last() != Some(&0) {
+        let page = backend.get(&format!("/api/transactions/{id}/meter_values?after={after}")).await;
+        let page = page.as_array().expect("a list");
+        after = page.last().map_or(after, |last| last["at"].as_str().expect("a date").to_owned());
+        pages.push(page.len());
+    }
+    assert_eq!(pages, [999, 51, 0]);
+}
+
+#[tokio::test]
 async fn start_with_invalid_date_is_rejected_with_its_place() {
     let backend = Backend::start(&[]);
     let station = backend.station("CP-1", "ocpp1.6").await;
