@@ -161,13 +161,13 @@ impl ConnectionInfo {
 #[non_exhaustive]
 pub struct StationInfo {
     /// The key of the station: its identity, unless [`Accept::key`](crate::Accept::key) set another.
-    pub key: Box<str>,
+    pub key: String,
     /// The identity of the station.
-    pub identity: Box<str>,
+    pub identity: String,
     /// The name of the node that the station is connected to. `None` without a cluster.
-    pub node: Option<Box<str>>,
+    pub node: Option<String>,
     /// The subprotocol of the connection.
-    pub protocol: Option<Box<str>>,
+    pub protocol: Option<String>,
     /// The address of the station, if known.
     pub remote_address: Option<SocketAddr>,
     /// The time at which the station connected.

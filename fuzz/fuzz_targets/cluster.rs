@@ -80,9 +80,9 @@ impl Cluster for Transport {
         message: Bytes,
     ) -> ClusterFuture<'a, std::result::Result<(), SendError>> {
         let (way, key) = match to {
-            Destination::Station(key) | Destination::StationAt(_, key) => (Way::Request, Some(key)),
-            Destination::Node(_, key) => (Way::Control, key),
-            Destination::Response(_, request, key) => (Way::Response(request), key),
+            Destination::Station(key) | Destination::StationAt { key, .. } => (Way::Request, Some(key)),
+            Destination::Node { key, .. } => (Way::Control, key),
+            Destination::Response { request, key, .. } => (Way::Response(request), key),
             Destination::All(key) => (Way::Broadcast, key),
             _ => (Way::Event, None),
         };
@@ -178,7 +178,7 @@ fn deliver(input: &mut Unstructured<'_>, pool: &Pool) -> Result<()> {
     };
     let key = key.as_deref();
     let received = match way {
-        Way::Request => Received::Request(from.id(), request.unwrap_or(1), key.unwrap_or("CP")),
+        Way::Request => Received::Request { node: from.id(), request: request.unwrap_or(1), key: key.unwrap_or("CP") },
         Way::Control => Received::Control(key),
         Way::Response(request) => Received::Response(request),
         Way::Broadcast => Received::Broadcast(key),

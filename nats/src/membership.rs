@@ -116,8 +116,8 @@ impl Membership {
     ) -> Result<(), SendError> {
         let subjects = &self.reader.subjects;
         let about = match to {
-            Destination::Station(key) | Destination::StationAt(_, key) => Some(key),
-            Destination::Node(_, key) | Destination::Response(_, _, key) | Destination::All(key) => key,
+            Destination::Station(key) | Destination::StationAt { key, .. } => Some(key),
+            Destination::Node { key, .. } | Destination::Response { key, .. } | Destination::All(key) => key,
             Destination::Event { key, .. } => key,
             _ => None,
         };
@@ -127,9 +127,9 @@ impl Membership {
         }
         let subject = match to {
             Destination::Station(key) => subjects.station(key),
-            Destination::StationAt(node, key) => subjects.station_at(node, key),
-            Destination::Node(node, key) => subjects.node(node, key),
-            Destination::Response(node, number, key) => subjects.reply(node, number, key),
+            Destination::StationAt { node, key } => subjects.station_at(node, key),
+            Destination::Node { node, key } => subjects.node(node, key),
+            Destination::Response { node, request, key } => subjects.reply(node, request, key),
             Destination::All(key) => subjects.all(key),
             Destination::Event { key, kind } => subjects.event(key, kind),
             _ => return Ok(()),
@@ -203,7 +203,7 @@ impl Reader {
         let node = &self.node;
         match self.subjects.read(node.id(), &subject) {
             Some(Meaning::Request { key }) => match reply.and_then(|reply| self.subjects.read_reply(&reply)) {
-                Some((from, number)) => node.received(Received::Request(from, number, &key), payload),
+                Some((from, request)) => node.received(Received::Request { node: from, request, key: &key }, payload),
                 None => tracing::warn!(%subject, "a request does not name a node that it is from"),
             },
             Some(Meaning::Reply { number }) if status == Some(StatusCode::NO_RESPONDERS) => node.not_delivered(number),

@@ -247,7 +247,7 @@ impl From<Topic<'_>> for OwnedTopic {
 impl OwnedReceived {
     fn borrow(&self) -> Received<'_> {
         match self {
-            Self::Request(node, number, key) => Received::Request(*node, *number, key),
+            Self::Request(node, request, key) => Received::Request { node: *node, request: *request, key },
             Self::Control(key) => Received::Control(key.as_deref()),
             Self::Response(number) => Received::Response(*number),
             Self::Broadcast(key) => Received::Broadcast(key.as_deref()),
@@ -324,9 +324,9 @@ impl Hub {
                 let received = OwnedReceived::Request(own.id(), number, key.into());
                 (subscribed.into_iter().skip(chosen).take(1).collect(), received)
             }
-            Destination::StationAt(node, key) => (find(node), OwnedReceived::Request(own.id(), number, key.into())),
-            Destination::Node(node, key) => (find(node), OwnedReceived::Control(key.map(Into::into))),
-            Destination::Response(node, number, _) => (find(node), OwnedReceived::Response(number)),
+            Destination::StationAt { node, key } => (find(node), OwnedReceived::Request(own.id(), number, key.into())),
+            Destination::Node { node, key } => (find(node), OwnedReceived::Control(key.map(Into::into))),
+            Destination::Response { node, request, .. } => (find(node), OwnedReceived::Response(request)),
             Destination::All(key) => (self.reachable(from).collect(), OwnedReceived::Broadcast(key.map(Into::into))),
             Destination::Event { key, .. } => {
                 let topics = [OwnedTopic::Events(None), OwnedTopic::Events(key.map(Into::into))];

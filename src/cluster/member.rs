@@ -350,7 +350,7 @@ impl Receive for Member {
     fn received(self: Arc<Self>, received: Received<'_>, message: Bytes) {
         let this = &self;
         match received {
-            Received::Request(from, request, key) => match read::<Request>(&message) {
+            Received::Request { node: from, request, key } => match read::<Request>(&message) {
                 Some(message) if *message.key == *key => this.on_request(from, request, message),
                 Some(_) => not_about(Some(key)),
                 None => this.refuse_request(from, request, key),

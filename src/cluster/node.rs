@@ -14,8 +14,15 @@ use crate::cluster::epoch::NodeId;
 #[non_exhaustive]
 pub enum Received<'a> {
     /// To [`Destination::Station`](crate::cluster::Destination::Station) or
-    /// [`Destination::StationAt`](crate::cluster::Destination::StationAt), from this node with this number of the request.
-    Request(NodeId, u64, &'a str),
+    /// [`Destination::StationAt`](crate::cluster::Destination::StationAt).
+    Request {
+        /// The node that sent the request.
+        node: NodeId,
+        /// The number of the request.
+        request: u64,
+        /// The key of the station.
+        key: &'a str,
+    },
     /// To [`Destination::Node`](crate::cluster::Destination::Node).
     Control(Option<&'a str>),
     /// To [`Destination::Response`](crate::cluster::Destination::Response), for this request.

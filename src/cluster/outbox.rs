@@ -63,8 +63,10 @@ impl Outbox {
 impl Target {
     pub(crate) fn destination(&self) -> Destination<'_> {
         match self {
-            Self::Node(node, key) => Destination::Node(*node, key.as_deref()),
-            Self::Response(node, request, key) => Destination::Response(*node, *request, key.as_deref()),
+            Self::Node(node, key) => Destination::Node { node: *node, key: key.as_deref() },
+            Self::Response(node, request, key) => {
+                Destination::Response { node: *node, request: *request, key: key.as_deref() }
+            }
             Self::All(key) => Destination::All(key.as_deref()),
             Self::Event { key, kind } => Destination::Event { key: key.as_deref(), kind },
         }

@@ -113,12 +113,29 @@ pub enum Topic<'a> {
 pub enum Destination<'a> {
     /// One of the nodes that are subscribed to the station with this key.
     Station(&'a str),
-    /// This node, with a request to the station with this key.
-    StationAt(NodeId, &'a str),
-    /// This node.
-    Node(NodeId, Option<&'a str>),
-    /// The node that sent this request.
-    Response(NodeId, u64, Option<&'a str>),
+    /// A node, with a request to one of its stations.
+    StationAt {
+        /// The node that the station is connected to.
+        node: NodeId,
+        /// The key of the station.
+        key: &'a str,
+    },
+    /// One node.
+    Node {
+        /// The receiver.
+        node: NodeId,
+        /// The key of the station that the message is about.
+        key: Option<&'a str>,
+    },
+    /// The node that sent a request, with a response to it.
+    Response {
+        /// The node that sent the request.
+        node: NodeId,
+        /// The number of the request.
+        request: u64,
+        /// The key of the station that the message is about.
+        key: Option<&'a str>,
+    },
     /// All nodes, this one included.
     All(Option<&'a str>),
     /// The nodes that are subscribed to the events of the station with this key. `None` for events without a station.

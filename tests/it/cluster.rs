@@ -237,7 +237,7 @@ async fn b86_request_that_is_dropped_while_its_station_disconnects_fails_early()
     type IsTo = fn(Destination<'_>) -> bool;
     // Until the move of the station is forgotten, it is called at its node.
     let cases: [(Duration, IsTo, bool); 3] = [
-        (SETTLED, |to| matches!(to, Destination::StationAt(..)), false),
+        (SETTLED, |to| matches!(to, Destination::StationAt { .. }), false),
         (31 * SECOND, |to| matches!(to, Destination::Station(_)), false),
         (31 * SECOND, |to| matches!(to, Destination::Station(_)), true),
     ];
@@ -363,7 +363,9 @@ async fn b87_cancellation_that_arrives_together_with_its_call_is_not_lost() {
     sleep(SETTLED).await;
     is_armed.store(true, Ordering::Relaxed);
     let call = json!({"key": "CP-1", "mode": "call", "expires": u64::MAX >> 1, "action": "Reset", "params": {}});
-    node.get().expect("joined").received(Received::Request(from, 1, "CP-1"), call.to_string().into());
+    node.get()
+        .expect("joined")
+        .received(Received::Request { node: from, request: 1, key: "CP-1" }, call.to_string().into());
     assert!(!is_armed.load(Ordering::Relaxed), "the node has read its clock");
     sleep(SECOND).await;
     assert!(is_idle(&mut peer), "the call is not written");
@@ -536,7 +538,7 @@ async fn b93_node_that_returns_asks_for_what_is_new() {
     let announced = sent.clone();
     // The announcements that go to one node, as the number of their sessions.
     let tapped = Tapped::new(cluster.node("a")).on_send(move |_, to, message| {
-        if let (Destination::Node(..), Some(sessions)) = (to, count_sessions(message)) {
+        if let (Destination::Node { .. }, Some(sessions)) = (to, count_sessions(message)) {
             announced.lock().expect("no panic").push(sessions);
         }
         Fate::Sent
@@ -728,7 +730,7 @@ async fn b90_information_has_the_ping_time_the_calls_and_the_errors_of_a_station
 async fn list(mut stations: Stations) -> (Vec<(String, String)>, Vec<String>) {
     let mut listed = Vec::new();
     while let Some(page) = stations.next().await {
-        listed.extend(page.into_iter().map(|info| (info.key.into(), info.node.unwrap_or_default().into())));
+        listed.extend(page.into_iter().map(|info| (info.key, info.node.unwrap_or_default())));
     }
     listed.sort();
     (listed, stations.missing_nodes().iter().map(|name| name.to_string()).collect())

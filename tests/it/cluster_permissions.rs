@@ -46,7 +46,7 @@ async fn b85_call_that_the_broker_does_not_permit_is_unreachable_at_once() {
 async fn request_that_only_a_later_release_knows_fails_at_once() {
     let (responses, mut received) = mpsc::unbounded_channel();
     let tapped = Tapped::new(Local::new().node("a")).on_send(move |_, to, message| {
-        if let Destination::Response(_, 7, Some("CP-1")) = to {
+        if let Destination::Response { request: 7, key: Some("CP-1"), .. } = to {
             responses.send(serde_json::from_slice::<Value>(message).expect("JSON")).expect("a receiver");
         }
         Fate::Sent
@@ -58,7 +58,7 @@ async fn request_that_only_a_later_release_knows_fails_at_once() {
     let request = json!({"key": "CP-1", "mode": "later", "expires": u64::MAX >> 1, "more": []});
     let from: NodeId = "0123456789abcdef".parse().expect("an id");
     let node = node.get().expect("joined");
-    node.received(Received::Request(from, 7, "CP-1"), request.to_string().into());
+    node.received(Received::Request { node: from, request: 7, key: "CP-1" }, request.to_string().into());
     let response = timeout(SECOND, received.recv()).await.expect("a response");
     assert_eq!(response, Some(json!({"error": {"kind": "disconnected", "maybe_delivered": false}})));
 }
@@ -74,7 +74,7 @@ async fn b93_message_about_one_station_has_no_effect_on_another() {
     let sessions = json!([{"key": "CP-1", "epoch": "f".repeat(32)}, {"key": "CP-2", "epoch": "f".repeat(32)}]);
     let give = |received: Received<'_>, message: Value| node.received(received, message.to_string().into());
 
-    give(Received::Request(from, 1, "CP-1"), call("CP-2"));
+    give(Received::Request { node: from, request: 1, key: "CP-1" }, call("CP-2"));
     let open = json!({"open": {"from": from, "after": 0, "until": 2, "sessions": sessions}});
     give(Received::Broadcast(Some("CP-1")), open.clone());
     give(Received::Control(Some("CP-1")), open.clone());
@@ -84,7 +84,7 @@ async fn b93_message_about_one_station_has_no_effect_on_another() {
             std::iter::from_fn(|| peer.ws.next_now()).find(|message| message.is_text() || message.is_close());
         assert!(received.is_none(), "{received:?}");
     }
-    give(Received::Request(from, 2, "CP-2"), call("CP-2"));
+    give(Received::Request { node: from, request: 2, key: "CP-2" }, call("CP-2"));
     assert_eq!(peers[1].receive_call().await.1, json!(["Reset", {}]));
     // Without the name of a station, any node may announce sessions.
     give(Received::Control(None), open);
@@ -103,7 +103,7 @@ async fn b93_cancellation_about_one_station_does_not_cancel_a_call_to_another() 
         |action| json!({"key": "CP-2", "mode": "call", "expires": u64::MAX >> 1, "action": action, "params": {}});
     let give = |received: Received<'_>, message: Value| node.received(received, message.to_string().into());
     for (number, action) in [(1, "InFlight"), (2, "Queued"), (3, "Cancelled"), (4, "AlsoCancelled")] {
-        give(Received::Request(from, number, "CP-2"), call(action));
+        give(Received::Request { node: from, request: number, key: "CP-2" }, call(action));
     }
     let cancel = |request| json!({"cancel": {"from": from, "request": request}});
     give(Received::Control(Some("CP-1")), cancel(2));
@@ -155,7 +155,7 @@ async fn b86_response_that_the_answer_to_a_probe_overtakes_is_the_result() {
     let tapped = {
         let held = held.clone();
         Tapped::new(cluster.node("b")).on_send(move |_, to, message| match to {
-            Destination::Response(_, number, _) if message.starts_with(b"{\"result\"") => {
+            Destination::Response { request: number, .. } if message.starts_with(b"{\"result\"") => {
                 *held.lock().expect("no panic") = Some((number, message.clone()));
                 Fate::Lost
             }

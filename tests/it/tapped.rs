@@ -114,7 +114,7 @@ impl<C: Cluster> Cluster for Tapped<C> {
                 let (cluster, (node, key)) = (self.cluster.clone(), station(to));
                 tokio::spawn(async move {
                     sleep(time).await;
-                    let to = node.map_or(Destination::Station(&key), |node| Destination::StationAt(node, &key));
+                    let to = node.map_or(Destination::Station(&key), |node| Destination::StationAt { node, key: &key });
                     let _ = cluster.send(to, request, message).await;
                 });
                 Box::pin(async { Ok(()) })
@@ -133,7 +133,7 @@ impl<C: Cluster> Cluster for Tapped<C> {
 fn station(to: Destination<'_>) -> (Option<NodeId>, String) {
     match to {
         Destination::Station(key) => (None, key.to_owned()),
-        Destination::StationAt(node, key) => (Some(node), key.to_owned()),
+        Destination::StationAt { node, key } => (Some(node), key.to_owned()),
         _ => panic!("no request to a station"),
     }
 }

@@ -337,7 +337,7 @@ fn watch_requests(
 ) -> impl Fn(&cluster::Node, Destination<'_>, &Bytes) -> Fate + use<> {
     let (world, is_healed) = (world.clone(), is_healed.clone());
     move |_, to, message| {
-        let is_request = matches!(to, Destination::Station(_) | Destination::StationAt(..));
+        let is_request = matches!(to, Destination::Station(_) | Destination::StationAt { .. });
         let Some(call) = number_in(message).filter(|_| is_request) else { return Fate::Sent };
         world.record(Fact::Requested { call, node: number });
         if is_healed.load(Ordering::Relaxed) || !world.chance(4) {

@@ -34,7 +34,7 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn list(mut stations: Stations) -> (Vec<String>, Vec<String>) {
     let mut keys = Vec::new();
     while let Some(page) = stations.next().await {
-        keys.extend(page.into_iter().map(|station| station.key.into_string()));
+        keys.extend(page.into_iter().map(|station| station.key));
     }
     keys.sort();
     (keys, stations.missing_nodes().iter().map(|name| name.to_string()).collect())

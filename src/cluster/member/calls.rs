@@ -62,7 +62,7 @@ fn send_by(deadline: Option<Instant>) -> Instant {
 /// Returns the destination of a request to a station, at the node that it is addressed to by name.
 fn destination(key: &str, addressee: Option<NodeId>) -> Destination<'_> {
     match addressee {
-        Some(node) => Destination::StationAt(node, key),
+        Some(node) => Destination::StationAt { node, key },
         None => Destination::Station(key),
     }
 }

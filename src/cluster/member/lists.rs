@@ -199,7 +199,7 @@ impl RemoteStations {
                         let deadline = Instant::now() + PAGE_TIMEOUT;
                         self.awaited.insert(page.node, ((*page.name).into(), deadline));
                         let (from, request) = (self.member.id, self.request);
-                        let (after, prefix) = (last.key.clone(), prefix.into());
+                        let (after, prefix) = (last.key.as_str().into(), prefix.into());
                         self.member.control(page.node, &Control::List { from, request, after, prefix });
                     }
                     // A node of an older release sends all of its stations.

@@ -273,7 +273,7 @@ impl Running {
 
     async fn send(&self, from: NodeId, number: u64, response: Bytes) {
         let member = &self.member;
-        let to = Destination::Response(from, number, Some(&self.key));
+        let to = Destination::Response { node: from, request: number, key: Some(&self.key) };
         let mut sent = member.send(to, None, response).await;
         if sent == Err(SendError::TooLarge) {
             sent = member.send(to, None, encode_error(&Error::TooLarge { maybe_delivered: true })).await;

@@ -26,14 +26,14 @@ pub(super) struct Connected {
     connected_at: String,
     last_seen_at: String,
     /// The node of the cluster that the station is connected to. Null without a cluster.
-    node: Option<Box<str>>,
+    node: Option<String>,
 }
 
 impl From<StationInfo> for Connected {
     fn from(station: StationInfo) -> Self {
         Self {
-            identity: station.identity.into(),
-            protocol: station.protocol.map(Into::into),
+            identity: station.identity,
+            protocol: station.protocol,
             remote_address: station.remote_address.map(|address| address.to_string()),
             connected_at: date::of(station.connected_at),
             last_seen_at: date::of(station.last_seen_at),
