@@ -96,6 +96,16 @@ pub mod compression {}
 #[doc = include_str!("docs/scale.md")]
 pub mod scale {}
 
+/// Performance: this crate beside servers on other libraries.
+#[doc = ""]
+#[doc = include_str!("docs/performance.md")]
+#[doc = include_str!("docs/figures/calls.svg")]
+#[doc = ""]
+#[doc = include_str!("docs/figures/paced.svg")]
+#[doc = ""]
+#[doc = include_str!("docs/figures/idle.svg")]
+pub mod performance {}
+
 /// Coming from the npm module `ocpp-rpc`, or from the Python package `ocpp`.
 #[doc = ""]
 #[doc = include_str!("docs/migration.md")]
