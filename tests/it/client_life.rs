@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    csms::{Csms, accept, becomes, client, connected, connected_once, connecting, reconnect},
+    csms::{Csms, Dials, accept, becomes, client, connected, connected_once, connecting, reconnect},
     support::SECOND,
 };
 
@@ -186,20 +186,7 @@ async fn handler_of_an_earlier_run_does_not_respond_in_the_next() {
     // The call is read before the client closes.
     csms.send(json!([2, "2", "Unknown", {}])).await;
     assert_eq!(csms.receive().await[1], "2");
-    let closing = tokio::spawn({
-        let client = client.clone();
-        async move { client.close(Close::normal()).await }
-    });
-    csms.closed().await;
-    drop(csms);
-    closing.await.expect("no panic");
-
-    let attempt = tokio::spawn({
-        let client = client.clone();
-        async move { client.connect().await }
-    });
-    let mut csms = dials.accept("ocpp1.6").await;
-    attempt.await.expect("no panic").expect("connected");
+    let mut csms = close_and_connect(&client, csms, &mut dials).await;
     // The call of this run has the same id but another sequence number.
     csms.send(json!([2, "1", "Slow", {}])).await;
     csms.send(json!([2, "2", "Unknown", {}])).await;
@@ -511,20 +498,7 @@ async fn handler_of_an_earlier_run_does_not_count_calls_of_the_next() {
     // The call is read before the client closes.
     csms.send(json!([2, "2", "Unknown", {}])).await;
     assert_eq!(csms.receive().await[1], "2");
-    let closing = tokio::spawn({
-        let client = client.clone();
-        async move { client.close(Close::normal()).await }
-    });
-    csms.closed().await;
-    drop(csms);
-    closing.await.expect("no panic");
-
-    let attempt = tokio::spawn({
-        let client = client.clone();
-        async move { client.connect().await }
-    });
-    let mut csms = dials.accept("ocpp1.6").await;
-    attempt.await.expect("no panic").expect("connected");
+    let mut csms = close_and_connect(&client, csms, &mut dials).await;
     let call = tokio::spawn(client.call::<Value>("Hello", &()));
     assert_eq!(csms.receive().await[2], "Hello");
     assert_eq!(client.session().in_flight(), 1);
@@ -538,4 +512,23 @@ async fn handler_of_an_earlier_run_does_not_count_calls_of_the_next() {
     tokio::time::sleep(SECOND).await;
     assert_eq!(client.session().in_flight(), 1);
     call.abort();
+}
+
+/// Closes a client, and lets it connect again.
+async fn close_and_connect(client: &RpcClient, mut csms: Csms, dials: &mut Dials) -> Csms {
+    let closing = tokio::spawn({
+        let client = client.clone();
+        async move { client.close(Close::normal()).await }
+    });
+    csms.closed().await;
+    drop(csms);
+    closing.await.expect("no panic");
+
+    let attempt = tokio::spawn({
+        let client = client.clone();
+        async move { client.connect().await }
+    });
+    let csms = dials.accept("ocpp1.6").await;
+    attempt.await.expect("no panic").expect("connected");
+    csms
 }

@@ -23,7 +23,7 @@ fn main() -> io::Result<()> {
 }
 
 async fn talk(stream: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
-    // Its default is 128 KiB for each connection, which nobody with many stations would keep.
+    // The default is 128 KiB for each connection, too much for many stations.
     let config = WebSocketConfig::default().read_buffer_size(4096);
     let mut websocket = accept_hdr_async_with_config(stream, select_protocol, Some(config)).await?;
     while let Some(message) = websocket.next().await {

@@ -92,24 +92,9 @@ fn run(Args { role, plan }: Args) -> Result<()> {
                 tokio::select! {
                     measured = measure::run(&plan) => measured,
                     // The processes end with their handles.
-                    () = terminated() => Err("interrupted".into()),
+                    () = load::shutdown_signal() => Err("interrupted".into()),
                 }
             }
         }
     })
-}
-
-/// Completes on Ctrl-C and on SIGTERM.
-async fn terminated() {
-    #[cfg(unix)]
-    let terminated = async {
-        use tokio::signal::unix::{SignalKind, signal};
-        signal(SignalKind::terminate()).expect("a handler of SIGTERM").recv().await
-    };
-    #[cfg(not(unix))]
-    let terminated = std::future::pending::<()>();
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated => {}
-    }
 }

@@ -42,24 +42,9 @@ async fn serve(Args { port, checks }: Args) -> Result<(), Box<dyn std::error::Er
     let server = server.options(options).build()?;
     let listener = server.listen(("127.0.0.1", port)).await?;
     println!("listening on ws://{}/<identity>", listener.local_addr());
-    shutdown_signal().await;
+    load::shutdown_signal().await;
     listener.close(Close::going_away()).await;
     Ok(())
-}
-
-/// Completes on Ctrl-C, and on the SIGTERM of a container or a service manager.
-async fn shutdown_signal() {
-    #[cfg(unix)]
-    let terminated = async {
-        use tokio::signal::unix::{SignalKind, signal};
-        signal(SignalKind::terminate()).expect("a handler of SIGTERM").recv().await
-    };
-    #[cfg(not(unix))]
-    let terminated = std::future::pending::<()>();
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated => {}
-    }
 }
 
 /// Calls `Reset` as often as the request says, one call after the other.
