@@ -71,6 +71,7 @@ impl Nats {
     /// ```
     ///
     /// # Errors
+    ///
     /// Fails if no server can be reached. Later it reconnects for ever.
     pub async fn connect(servers: impl ToServerAddrs) -> Result<Self, ConnectError> {
         Self::connect_with(Self::options(), servers).await
@@ -92,6 +93,7 @@ impl Nats {
     /// ```
     ///
     /// # Errors
+    ///
     /// Fails if no server can be reached, unless the options say `retry_on_initial_connect`.
     pub async fn connect_with(options: ConnectOptions, servers: impl ToServerAddrs) -> Result<Self, ConnectError> {
         let servers: Vec<ServerAddr> = match servers.to_server_addrs() {
@@ -183,6 +185,7 @@ impl Nats {
     /// dropped.
     ///
     /// # Panics
+    ///
     /// The first use panics outside of a tokio runtime.
     pub fn station(&self, key: impl Into<Arc<str>>) -> Station {
         self.observer().station(key)

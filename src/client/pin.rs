@@ -38,6 +38,7 @@ impl CertificatePin {
     /// Creates the pin of the first certificate in a PEM file, for example of a self-signed certificate.
     ///
     /// # Errors
+    ///
     /// Fails if the file cannot be read ([`BuildError::File`], with the [`std::io::Error`]), is not PEM, or contains
     /// no certificate.
     pub fn from_pem_file(path: impl AsRef<Path>) -> Result<Self, BuildError> {
@@ -48,6 +49,7 @@ impl CertificatePin {
     /// Creates the pin of the first certificate in a PEM text.
     ///
     /// # Errors
+    ///
     /// Fails if the text is not PEM, or contains no certificate.
     pub fn from_pem(text: &[u8]) -> Result<Self, BuildError> {
         Self::first_of(&certificates_in(text)?, "a pinned certificate")

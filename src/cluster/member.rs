@@ -100,6 +100,7 @@ impl Member {
     /// Joins a cluster.
     ///
     /// # Panics
+    ///
     /// Panics outside of a tokio runtime.
     pub(crate) fn join(transport: Arc<dyn Cluster>, openings: Arc<Openings>) -> Result<Arc<Self>, JoinError> {
         let id = NodeId::random();

@@ -50,9 +50,11 @@ impl Observer {
     /// Joins a cluster.
     ///
     /// # Errors
+    ///
     /// Fails if another node has joined through the same value.
     ///
     /// # Panics
+    ///
     /// Panics outside of a tokio runtime.
     pub fn join(cluster: impl Cluster) -> Result<Self, JoinError> {
         let member = Member::join(Arc::new(cluster), Arc::default())?;

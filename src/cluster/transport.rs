@@ -35,6 +35,7 @@ pub trait Cluster: Send + Sync + 'static {
     /// [id](Node::id) of the node, and all messages to [`Destination::All`].
     ///
     /// # Errors
+    ///
     /// Fails if another node has joined through the same value.
     fn join(&self, node: Node) -> Result<(), JoinError>;
 

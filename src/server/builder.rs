@@ -49,6 +49,7 @@ use crate::{
 /// | [`default_protocol`](Self::default_protocol) | none: a client that offers no protocol has no common protocol |
 /// | [`prefer_server_order`](Self::prefer_server_order) | `false`: the client's order decides |
 /// | [`no_common_protocol`](Self::no_common_protocol) | [`NoCommonProtocol::Close`] |
+/// | [`dialect`](Self::dialect) | [`Dialect::for_protocol`] |
 /// | [`auth`](Self::auth) | none: the server accepts every client |
 /// | [`cluster`](Self::cluster) | none: the server knows its own stations only |
 /// | [`trusted_proxies`](Self::trusted_proxies) | none: the server ignores the headers of proxies |
@@ -402,6 +403,7 @@ impl RpcServerBuilder {
     /// Creates the server.
     ///
     /// # Errors
+    ///
     /// Fails if settings contradict each other, or could never work.
     pub fn build(self) -> Result<RpcServer, BuildError> {
         let Self { dispatch, negotiation, dialects, authenticator, proxies, options, limits, mut http, .. } = self;

@@ -87,10 +87,14 @@ use crate::{
 /// | Cause | Status |
 /// |---|---|
 /// | the request is not a WebSocket request of version 13 | 426; over HTTP/2 400; 404 if a listener without an application receives a request that is no upgrade |
-/// | the path does not end with an identity, or the identity cannot be decoded | 404 |
-/// | a header of the handshake is malformed | 400 |
+/// | the path does not end with an identity, or the identity cannot be decoded or is too long | 404 |
+/// | a header of the handshake is malformed, or the handshake deviates and the options do not [tolerate](crate::Options::tolerance) it | 400 |
+#[cfg_attr(
+    feature = "http2",
+    doc = "| a WebSocket over HTTP/2, unless [enabled](crate::server::RpcServerBuilder::websockets_over_http2) | 501 |"
+)]
 /// | the [authenticator](crate::Authenticate) refuses the client | the authenticator's, 401 by default |
-/// | the authenticator panics | 500 |
+/// | the authenticator panics, or accepts with options or headers that cannot work | 500 |
 /// | the authenticator exceeds the [`handshake_timeout`](crate::server::RpcServerBuilder::handshake_timeout) | 503 |
 /// | too many handshakes are pending, or the server closes | 503 |
 /// | the limit of sessions is reached | 503; per address 429 |
@@ -201,6 +205,7 @@ impl RpcServer {
     /// Open sessions keep their options, see [`Session::set_options`](crate::Session::set_options).
     ///
     /// # Errors
+    ///
     /// Fails if the options could never work. Nothing changes then.
     pub fn set_options(&self, options: Options) -> Result<(), BuildError> {
         options.check_for(&self.state.negotiation.protocols)?;
@@ -228,6 +233,7 @@ impl RpcServer {
     /// dropped. The handler itself has 2 s more than the deadline.
     ///
     /// # Cancel safety
+    ///
     /// Once polled, closing continues even if the future is dropped, and ends by the same deadline.
     pub async fn close(&self, close: Close) -> CloseReport {
         let state = &self.state;
@@ -275,6 +281,7 @@ impl RpcServer {
     /// `None` if there are none.
     ///
     /// # Errors
+    ///
     /// Fails if the station's node cannot be asked, and this node has no messages either.
     #[cfg_attr(not(feature = "console"), allow(dead_code, reason = "only the console uses it"))]
     pub(crate) async fn recorded(&self, key: &Arc<str>, query: Payload) -> Result<Option<Payload>, Error> {

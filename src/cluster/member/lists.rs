@@ -98,6 +98,7 @@ impl Stations {
     /// Returns the next stations, at most 500, in no particular order. `None` if there are no more.
     ///
     /// # Cancel safety
+    ///
     /// No station is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Vec<StationInfo>> {
         if let Own::Listed(_) = self.own {

@@ -236,6 +236,7 @@ impl ClusterEvents {
     /// Waits for the next event; `None` if there will be no more, because the server is gone.
     ///
     /// # Cancel safety
+    ///
     /// No event is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<NodeEvent> {
         self.receiver.recv().await

@@ -72,6 +72,7 @@ impl RpcServer {
     /// ```
     ///
     /// # Cancel safety
+    ///
     /// Dropping the future drops the HTTP connection. A session that began with an upgrade continues.
     pub async fn serve_connection<T>(&self, io: T, info: ConnectionInfo)
     where
@@ -85,6 +86,7 @@ impl RpcServer {
     /// Everything else is as in [`serve_connection`](Self::serve_connection).
     ///
     /// # Cancel safety
+    ///
     /// Dropping the future drops the HTTP connection. A session that began with an upgrade continues.
     pub async fn serve_connection_with<T, H>(&self, io: T, info: ConnectionInfo, app: H)
     where

@@ -44,6 +44,7 @@ impl RpcServer {
     /// ```
     ///
     /// # Errors
+    ///
     /// Fails if the address does not resolve or cannot be bound.
     pub async fn listen(&self, address: impl ToSocketAddrs) -> io::Result<Listener> {
         self.bind(address).serve().await
@@ -173,6 +174,7 @@ impl<A, H> ListenerBuilder<A, H> {
     /// ```
     ///
     /// # Errors
+    ///
     /// Fails if a text is neither an address nor a network, or if there is none.
     pub fn proxy_protocol<N: AsRef<str>>(self, proxies: impl IntoIterator<Item = N>) -> Result<Self, BuildError> {
         let proxies = Networks::parse(proxies)?;
@@ -201,6 +203,7 @@ impl<A: ToSocketAddrs, H: HttpApp> ListenerBuilder<A, H> {
     /// Starts the listener.
     ///
     /// # Errors
+    ///
     /// Fails if the address does not resolve or cannot be bound, for example with
     /// [`AddrInUse`](io::ErrorKind::AddrInUse).
     pub async fn serve(self) -> io::Result<Listener> {

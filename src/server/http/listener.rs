@@ -161,6 +161,7 @@ impl Listener {
     /// [`RpcServer::close`] there, or spawn a task.
     ///
     /// # Cancel safety
+    ///
     /// Once polled, closing continues even if the future is dropped, and ends by the same deadline.
     pub async fn close(self, close: Close) -> CloseReport {
         self.stop.cancel();
@@ -185,6 +186,7 @@ impl Listener {
     /// Calls in flight may complete within 30 s after the signal.
     ///
     /// # Cancel safety
+    ///
     /// Dropping the future before the signal drops the listener, and sessions continue. After the signal, see
     /// [`close`](Self::close).
     pub async fn run_until(self, signal: impl Future<Output = ()>) -> CloseReport {

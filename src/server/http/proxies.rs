@@ -64,6 +64,7 @@ impl TrustedProxies {
     /// A network has the form `10.0.0.0/8`.
     ///
     /// # Errors
+    ///
     /// Fails if a text is neither an address nor a network.
     pub fn x_forwarded<N: AsRef<str>>(networks: impl IntoIterator<Item = N>) -> Result<Self, BuildError> {
         Self::new(networks, Headers::XForwarded)
@@ -72,6 +73,7 @@ impl TrustedProxies {
     /// Trusts proxies at these addresses or networks that set `Forwarded` (RFC 7239).
     ///
     /// # Errors
+    ///
     /// Fails if a text is neither an address nor a network.
     pub fn forwarded<N: AsRef<str>>(networks: impl IntoIterator<Item = N>) -> Result<Self, BuildError> {
         Self::new(networks, Headers::Forwarded)

@@ -106,6 +106,7 @@ impl ServerTls {
     /// Pass the result to [`RpcServer::serve_connection`](crate::RpcServer::serve_connection).
     ///
     /// # Errors
+    ///
     /// Fails if the client disconnects, or if the handshake fails. The text says what the client offered, if both ends
     /// have no version, cipher suite or kind of certificate in common. The error of rustls is the source. A client that
     /// speaks HTTP without TLS gets a response with status 400.
@@ -240,6 +241,7 @@ impl ServerTlsBuilder {
     /// Creates the TLS settings.
     ///
     /// # Errors
+    ///
     /// Fails if there is no certificate, or if the authorities of clients are not valid.
     pub fn build(self) -> Result<ServerTls, BuildError> {
         if self.certificates.is_empty() {
