@@ -10,44 +10,54 @@ use http::Extensions;
 use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt, task::unconstrained};
 
-/// The spellings, in lines of a message. A spelling applies as often as it occurs here.
-const LINES: &str = concat!(
-    "Authorization: x\r\n",
+/// The spellings in a response that accepts a handshake, in lines of a message.
+const UPGRADE_LINES: &str = concat!(
     "Connection: x\r\n",
+    "Date: x\r\n",
+    "Sec-WebSocket-Accept: x\r\n",
+    "Sec-WebSocket-Extensions: x\r\n",
+    "Sec-WebSocket-Protocol: x\r\n",
+    "Upgrade: x\r\n",
+);
+
+/// The other spellings. A spelling applies as often as it occurs here.
+const OTHER_LINES: &str = concat!(
+    "Authorization: x\r\n",
     "Content-Length: 0\r\n",
     "Content-Type: x\r\n",
     "Cookie: x\r\nCookie: x\r\nCookie: x\r\nCookie: x\r\n",
-    "Date: x\r\n",
     "Host: x\r\n",
     "Location: x\r\n",
     "Origin: x\r\n",
     "Proxy-Authorization: x\r\n",
     "Retry-After: x\r\n",
-    "Sec-WebSocket-Accept: x\r\n",
-    "Sec-WebSocket-Extensions: x\r\n",
     "Sec-WebSocket-Key: x\r\n",
-    "Sec-WebSocket-Protocol: x\r\n",
     "Sec-WebSocket-Version: x\r\n",
     "Server: x\r\n",
     "Set-Cookie: x\r\nSet-Cookie: x\r\nSet-Cookie: x\r\nSet-Cookie: x\r\n",
-    "Upgrade: x\r\n",
     "User-Agent: x\r\n",
     "WWW-Authenticate: x\r\nWWW-Authenticate: x\r\nWWW-Authenticate: x\r\nWWW-Authenticate: x\r\n",
-    "\r\n",
 );
 
 /// Returns the extensions that make hyper write the usual spelling of header names in HTTP/1.1.
 ///
 /// Other names stay in lower case. hyper has no constructor for the spellings, so the first call lets hyper read them
-/// from a message. The futures are unconstrained, because the budget of the calling task may be used up.
+/// from a message.
 pub(crate) fn header_case() -> Extensions {
     static HEADER_CASE: OnceLock<Extensions> = OnceLock::new();
-    HEADER_CASE.get_or_init(|| read().unwrap_or_default()).clone()
+    HEADER_CASE.get_or_init(|| read(&[UPGRADE_LINES, OTHER_LINES].concat()).unwrap_or_default()).clone()
 }
 
-/// Reads the spellings by hyper's server.
+/// Returns the same for a response that accepts a handshake and has no other headers. It is cheaper to clone.
 #[cfg(feature = "server")]
-fn read() -> Option<Extensions> {
+pub(crate) fn upgrade_header_case() -> Extensions {
+    static HEADER_CASE: OnceLock<Extensions> = OnceLock::new();
+    HEADER_CASE.get_or_init(|| read(UPGRADE_LINES).unwrap_or_default()).clone()
+}
+
+/// Reads spellings by hyper's server. The future is unconstrained, because the budget of the calling task may be used up.
+#[cfg(feature = "server")]
+fn read(lines: &str) -> Option<Extensions> {
     use std::{convert::Infallible, sync::mpsc};
 
     use futures_util::FutureExt;
@@ -57,7 +67,7 @@ fn read() -> Option<Extensions> {
 
     let (mut client, io) = tokio::io::duplex(4096);
     // HTTP/1.0 has no upgrade, which would be a second extension.
-    unconstrained(client.write_all(format!("GET / HTTP/1.0\r\n{LINES}").as_bytes())).now_or_never()?.ok()?;
+    unconstrained(client.write_all(format!("GET / HTTP/1.0\r\n{lines}\r\n").as_bytes())).now_or_never()?.ok()?;
     let (sender, extensions) = mpsc::channel();
     let service = service_fn(move |request: Request<Incoming>| {
         let _ = sender.send(request.into_parts().0.extensions);
@@ -69,9 +79,9 @@ fn read() -> Option<Extensions> {
     extensions.try_recv().ok()
 }
 
-/// Reads the spellings by hyper's client.
+/// Reads spellings by hyper's client, with unconstrained futures as well.
 #[cfg(not(feature = "server"))]
-fn read() -> Option<Extensions> {
+fn read(lines: &str) -> Option<Extensions> {
     use futures_util::FutureExt;
     use http::Request;
     use http_body_util::Empty;
@@ -85,7 +95,7 @@ fn read() -> Option<Extensions> {
     let _ = (&mut response).now_or_never();
     // hyper treats a response before the request as an error.
     let _ = (&mut connection).now_or_never();
-    unconstrained(server.write_all(format!("HTTP/1.0 200 OK\r\n{LINES}").as_bytes())).now_or_never()?.ok()?;
+    unconstrained(server.write_all(format!("HTTP/1.0 200 OK\r\n{lines}\r\n").as_bytes())).now_or_never()?.ok()?;
     let _ = (&mut connection).now_or_never();
     Some(response.now_or_never()?.ok()?.into_parts().0.extensions)
 }
@@ -104,6 +114,6 @@ mod tests {
         while tokio::task::coop::has_budget_remaining() {
             tokio::task::coop::consume_budget().await;
         }
-        assert_eq!(read().map(|extensions| extensions.len()), Some(1));
+        assert_eq!(read(UPGRADE_LINES).map(|extensions| extensions.len()), Some(1));
     }
 }

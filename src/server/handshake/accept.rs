@@ -1,6 +1,6 @@
 //! Accepts or refuses a handshake: checks, authenticator, negotiation, registration, response.
 
-use std::{borrow::Cow, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     event::refused::RefusedRequest,
-    header_case::header_case,
+    header_case::{header_case, upgrade_header_case},
     message::tolerance::Deviation,
     server::{
         handshake::{
@@ -127,7 +127,7 @@ impl ServerState {
                     .map_or_else(Instant::now, |&HandshakeStarted(started_at)| started_at);
                 // The block is needed because a closure may panic before it returns a future.
                 let accepted = AssertUnwindSafe(async { authenticator.authenticate(handshake).await }).catch_unwind();
-                let accepted = timeout_at(started_at + self.http.handshake_timeout, accepted);
+                let accepted = pin!(timeout_at(started_at + self.http.handshake_timeout, accepted));
                 match self.closing.run_until_cancelled(accepted).await {
                     None => return Err(unavailable("the server is closing")),
                     Some(Err(_)) => return Err(unavailable("authentication timed out")),
@@ -140,9 +140,9 @@ impl ServerState {
             }
         };
         let key = accept.key.clone().unwrap_or_else(|| upgrade.handshake.shared_identity());
-        // Boxed, because few servers need it.
-        let is_elsewhere = Box::pin(self.registry.is_elsewhere(&key));
-        if self.closing.run_until_cancelled(is_elsewhere).await == Some(true) {
+        if let Some(asking) = self.registry.ask_elsewhere(&key)
+            && self.closing.run_until_cancelled(asking).await == Some(true)
+        {
             return Err(already_connected());
         }
         self.open_session(upgrade, accept)
@@ -193,7 +193,7 @@ impl ServerState {
             return Err(Reject::new(StatusCode::BAD_REQUEST).body(format!("the handshake has {deviation}")));
         }
         let mut response = Response::new(B::from(Bytes::new()));
-        *response.extensions_mut() = header_case();
+        *response.extensions_mut() = if own_headers.is_empty() { upgrade_header_case() } else { header_case() };
         *response.status_mut() = upgrade.status();
         let headers = response.headers_mut();
         *headers = own_headers;

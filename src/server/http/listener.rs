@@ -1,6 +1,6 @@
 //! Accepts connections from a listening socket, and serves each in a task of its own.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::AsyncReadExt,
@@ -137,10 +137,11 @@ impl Listener {
                 let serving = async move {
                     let Accepted { socket, remote, activity, place: _place, mut share } = accepted;
                     let accepting = accept_transport(&gate, socket, remote, &activity, &transport, &mut share);
-                    let Some(Some((io, info))) = stop.run_until_cancelled(accepting).await else { return };
+                    let Some(Some((io, info))) = stop.run_until_cancelled(pin!(accepting)).await else { return };
                     connection::serve(&gate.server, io, info, &activity, app, &stop, &tasks).await;
                 };
-                abort.clone().run_until_cancelled_owned(serving)
+                // Boxed, because the future is large, and on its way into the task it is moved several times.
+                abort.clone().run_until_cancelled_owned(Box::pin(serving))
             }
         };
         tasks.spawn(accept(socket, serve, gate, stop.clone(), tasks.clone()));

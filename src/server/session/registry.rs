@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header};
 use smallvec::{SmallVec, smallvec};
 
@@ -233,16 +234,15 @@ impl Registry {
         Some(sessions)
     }
 
-    /// Returns whether a session at another node keeps newcomers of this key out. If the cluster does not answer, they may
-    /// come, and the older session takes precedence later.
-    pub(crate) async fn is_elsewhere(&self, key: &Arc<str>) -> bool {
-        match &self.cluster {
-            Some(cluster) if self.limits.duplicate_identity == DuplicateIdentity::RejectNew => {
-                let info = timeout(ELSEWHERE_TIMEOUT, cluster.info(key)).await;
-                matches!(info, Ok(Ok(Some(info))) if info.node.as_deref() != Some(cluster.name()))
-            }
-            _ => false,
-        }
+    /// Asks the cluster if a session at another node keeps newcomers of this key out. If it does not answer, they may
+    /// come, and the older session takes precedence later. `None` if no other node can keep them out.
+    pub(crate) fn ask_elsewhere<'a>(&'a self, key: &'a Arc<str>) -> Option<BoxFuture<'a, bool>> {
+        let rejects_new = self.limits.duplicate_identity == DuplicateIdentity::RejectNew;
+        let cluster = self.cluster.as_ref().filter(|_| rejects_new)?;
+        Some(Box::pin(async move {
+            let info = timeout(ELSEWHERE_TIMEOUT, cluster.info(key)).await;
+            matches!(info, Ok(Ok(Some(info))) if info.node.as_deref() != Some(cluster.name()))
+        }))
     }
 
     /// Compares the sessions of a key with one that another node announced, and closes those that must give way. Returns
