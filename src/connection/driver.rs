@@ -192,13 +192,15 @@ impl Driver {
 
     /// Ends what cannot outlive the connection.
     pub(crate) fn on_disconnect(&mut self, after: AfterDisconnect) {
+        // First, so that no request of this connection gets the token of the next.
+        let next = self.shared.next_generation();
         self.shared.disconnected(&self.run, after);
         for unflushed in self.unflushed.take() {
             if let Unflushed::Caller(sender) = unflushed {
                 complete(sender, Err(Error::Disconnected { maybe_delivered: true }));
             }
         }
-        for (sender, error) in self.exchange.disconnect(self.shared.next_generation(), after) {
+        for (sender, error) in self.exchange.disconnect(next, after) {
             complete(sender, Err(error));
         }
         self.report_events();

@@ -29,7 +29,7 @@ use crate::{
         calls_out::{CallKey, Outgoing},
         mailbox::{AfterDisconnect, Mailbox, QueueRules},
         negotiated::Negotiated,
-        request::{IncomingRequest, RequestHead},
+        request::{IncomingRequest, RequestHead, RequestKey},
     },
     error::{CallError, Error},
     event::kind::{Direction, EventKind, Origin},
@@ -324,9 +324,17 @@ impl Shared {
         self.mailbox.is_open()
     }
 
-    /// Returns a token that is cancelled when the connection is lost, or closed without waiting for pending calls.
-    pub(crate) fn disconnect_token(&self) -> CancellationToken {
-        self.mailbox.disconnect_token()
+    /// Returns a token that is cancelled when the connection of a request is lost, or closed without waiting for pending
+    /// calls.
+    pub(crate) fn disconnect_token(&self, request: RequestKey) -> CancellationToken {
+        let token = self.mailbox.disconnect_token();
+        // The token may be that of a later connection, which took its number before.
+        if request.generation + 1 != self.generations.load(Ordering::Relaxed) {
+            let ended = CancellationToken::new();
+            ended.cancel();
+            return ended;
+        }
+        token
     }
 
     /// Returns the time of the latest connect.
@@ -373,7 +381,7 @@ impl Shared {
         run
     }
 
-    /// Returns a number for a connection, which no earlier connection of this session has.
+    /// Returns a number for the next connection, which no earlier connection of this session has.
     pub(super) fn next_generation(&self) -> u32 {
         self.generations.fetch_add(1, Ordering::Relaxed)
     }

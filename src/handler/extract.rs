@@ -427,7 +427,7 @@ impl Future for Written {
 /// on nevertheless; its response is dropped.
 impl<S: Sync> FromCall<S> for CancellationToken {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
-        Ok(call.session().shared().disconnect_token())
+        Ok(call.session().shared().disconnect_token(call.request.head.key))
     }
 }
 

@@ -9,6 +9,8 @@ use ocpp_rpc::{
     close::CloseCause,
     event::EventKind,
     extract::{CancellationToken, State},
+    handler::{IncomingCall, Response},
+    middleware::{self, Next},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -154,6 +156,32 @@ async fn b52_handler_response_is_sent_after_reconnect_or_dropped() {
             assert_eq!(seen.contains(&json!([3, "1", {"late": true}])), keeps, "{seen:?}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_of_a_delayed_handler_is_that_of_its_own_connection() {
+    async fn wait(disconnected: CancellationToken) -> Result<(), Infallible> {
+        disconnected.cancelled().await;
+        Ok(())
+    }
+    async fn delay(State(gate): State<Arc<Semaphore>>, call: IncomingCall, next: Next) -> Response {
+        gate.acquire().await.expect("never closed").forget();
+        next.run(call).await
+    }
+    let gate = Arc::new(Semaphore::new(0));
+    let delay = middleware::from_fn_with_state(gate.clone(), delay);
+    let router = RpcRouter::new().on("Wait", wait).layer(delay).on("Echo", echo);
+    let (builder, mut dials) = client();
+    let (_client, mut csms) = connected(builder.router(router).reconnect(reconnect()), &mut dials).await;
+    csms.send(json!([2, "1", "Wait", {}])).await;
+    csms.send(json!([2, "2", "Echo", {}])).await;
+    assert_eq!(csms.receive().await, json!([3, "2", {}]));
+    drop(csms);
+    let mut csms = dials.accept("ocpp1.6").await;
+    csms.send(json!([2, "3", "Echo", {}])).await;
+    assert_eq!(csms.receive().await, json!([3, "3", {}]));
+    gate.add_permits(1);
+    assert_eq!(timeout(SECOND, csms.receive()).await, Ok(json!([3, "1", {}])));
 }
 
 #[tokio::test(start_paused = true)]
