@@ -201,6 +201,6 @@ fn refusal(settings: &HttpSettings, parts: &Parts) -> Option<StatusCode> {
         return Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     // A handshake is refused by the server, with a reason and an event.
-    let is_handshake = is_websocket_request(&parts.headers, &parts.extensions);
-    (!is_handshake && lacks_single_host(parts)).then_some(StatusCode::BAD_REQUEST)
+    let is_handshake = || is_websocket_request(&parts.headers, &parts.extensions);
+    (lacks_single_host(parts) && !is_handshake()).then_some(StatusCode::BAD_REQUEST)
 }
