@@ -1,6 +1,9 @@
 //! The spelling of header names on the wire, read as bytes: some stations compare them letter by letter.
 
-use axum::Router;
+use axum::{
+    Router,
+    http::{HeaderValue, header},
+};
 use ocpp_rpc::{Accept, Handshake, Options, Reject, RpcClient, RpcRouter, RpcServer, compression::Compression};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,10 +12,11 @@ use tokio::{
 
 use crate::tcp::{head, offering, soon, with};
 
-/// A server with a session of each kind, and an authenticator that refuses the identity `unknown`.
+/// A server whose authenticator refuses the identity `unknown`, and gives `with-cookie` a header.
 fn server() -> RpcServer {
     let authenticator = async |handshake: Handshake| match handshake.identity() {
         "unknown" => Err(Reject::unauthorized()),
+        "with-cookie" => Ok(Accept::new().header(header::SET_COOKIE, HeaderValue::from_static("a=1"))),
         _ => Ok(Accept::new()),
     };
     RpcServer::builder(RpcRouter::new()).protocols(["ocpp1.6"]).auth(authenticator).build().expect("valid settings")
@@ -59,12 +63,14 @@ async fn b63_responses_spell_header_names_as_the_standards_do() {
         "Sec-WebSocket-Protocol",
         "Upgrade",
     ];
+    let with_cookie: &[&str] = &["Connection", "Date", "Sec-WebSocket-Accept", "Set-Cookie", "Upgrade"];
     let refusal: &[&str] = &["Content-Length", "Content-Type", "Date", "WWW-Authenticate"];
     let version: &[&str] =
         &["Connection", "Content-Length", "Content-Type", "Date", "Sec-WebSocket-Version", "Upgrade"];
     for address in [own.local_addr(), in_axum.local_addr(), axum_serve] {
         for (request, expected) in [
             (&compressed, upgrade),
+            (&head("/with-cookie"), with_cookie),
             (&head("/unknown"), refusal),
             (&head("/CP").replace("Version: 13", "Version: 8"), version),
         ] {
