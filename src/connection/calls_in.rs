@@ -99,7 +99,8 @@ impl CallsIn {
         self.is_raw && is_busy && !(awaited && self.has_room(options.max_message_size, options))
     }
 
-    fn has_free_handler(&self, options: &Options) -> bool {
+    /// Returns whether a handler may start now.
+    pub(super) fn has_free_handler(&self, options: &Options) -> bool {
         self.running() < self.max_running(options) && self.is_queue_empty()
     }
 
@@ -133,18 +134,14 @@ impl CallsIn {
         self.pop().map(|request| (request, too_many_outlive()))
     }
 
-    /// Returns a request that a handler may start on now, or queues it.
-    pub(super) fn start_or_queue(&mut self, request: IncomingRequest, options: &Options) -> Option<IncomingRequest> {
-        if self.has_free_handler(options) {
-            return Some(request);
-        }
+    /// Queues a request until a handler is [free](Self::has_free_handler).
+    pub(super) fn queue(&mut self, request: IncomingRequest) {
         if request.head.expects_response {
             self.reserve_id(&request.head, &request.payload);
         }
         let queue = self.queue.get_or_insert_default();
         queue.bytes += request.message_len;
         queue.requests.push_back(request);
-        None
     }
 
     /// Counts a handler that did not finish at once.

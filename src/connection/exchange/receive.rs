@@ -86,11 +86,7 @@ impl<T> Exchange<T> {
                 _ => {}
             }
         }
-        let Some(mut request) = self.calls_in.start_or_queue(IncomingRequest::raw(text.clone()), &self.options) else {
-            return Received::Nothing;
-        };
-        request.head.key = self.responses.next_key();
-        Received::Request(request)
+        self.start_or_queue(IncomingRequest::raw(text.clone()))
     }
 
     /// Begins to count bad messages anew, after a message that is served. Repeated requests and responses to no call
@@ -164,14 +160,20 @@ impl<T> Exchange<T> {
         match admitted {
             Ok(valid) => {
                 request.valid = valid;
-                let Some(mut request) = self.calls_in.start_or_queue(request, &self.options) else {
-                    return Received::Nothing;
-                };
-                request.head.key = self.responses.next_key();
-                Received::Request(request)
+                self.start_or_queue(request)
             }
             Err(error) => Received::Unhandled(self.reject(request.head, &error)),
         }
+    }
+
+    /// Returns a request to start a handler on, or queues it if no handler may start now.
+    fn start_or_queue(&mut self, mut request: IncomingRequest) -> Received<T> {
+        if !self.calls_in.has_free_handler(&self.options) {
+            self.calls_in.queue(request);
+            return Received::Nothing;
+        }
+        request.head.key = self.responses.next_key();
+        Received::Request(request)
     }
 
     /// Gives a response to its call. No response is a bad message because of its id.
