@@ -99,7 +99,7 @@ impl CallsIn {
         self.is_raw && is_busy && !(awaited && self.has_room(options.max_message_size, options))
     }
 
-    /// Returns whether a handler may start now.
+    /// Returns whether a handler may start on a new request now. Queued requests come first.
     pub(super) fn has_free_handler(&self, options: &Options) -> bool {
         self.running() < self.max_running(options) && self.is_queue_empty()
     }
@@ -134,7 +134,7 @@ impl CallsIn {
         self.pop().map(|request| (request, too_many_outlive()))
     }
 
-    /// Queues a request until a handler is [free](Self::has_free_handler).
+    /// Queues a request for [`next`](Self::next).
     pub(super) fn queue(&mut self, request: IncomingRequest) {
         if request.head.expects_response {
             self.reserve_id(&request.head, &request.payload);

@@ -113,7 +113,7 @@ impl Driver {
         outliving: Arc<Outliving>,
         keep_responses: bool,
     ) -> Box<Self> {
-        let (negotiated, generation) = (run.negotiated(), shared.next_generation());
+        let (negotiated, generation) = (run.negotiated(), shared.mailbox().generation());
         let mut exchange = Exchange::new(negotiated, options, shared.call_ids(), generation, keep_responses);
         exchange.calls_in.set_raw(dispatch.is_raw());
         Box::new(Self {
@@ -192,9 +192,7 @@ impl Driver {
 
     /// Ends what cannot outlive the connection.
     pub(crate) fn on_disconnect(&mut self, after: AfterDisconnect) {
-        // First, so that no request of this connection gets the token of the next.
-        let next = self.shared.next_generation();
-        self.shared.disconnected(&self.run, after);
+        let next = self.shared.disconnected(&self.run, after);
         for unflushed in self.unflushed.take() {
             if let Unflushed::Caller(sender) = unflushed {
                 complete(sender, Err(Error::Disconnected { maybe_delivered: true }));

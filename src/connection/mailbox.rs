@@ -67,6 +67,8 @@ struct State<C> {
     phase: Phase,
     /// Counts the runs of a client, so that the end of one cannot end the next.
     run: u32,
+    /// The number of the connection that is open or comes next. No two connections of a session share one.
+    generation: u32,
     commands: Vec<C>,
     /// The first close decides, so there is only ever one.
     close: Option<Box<Close>>,
@@ -98,6 +100,7 @@ impl<C> Mailbox<C> {
             offline_calls: OfflineCalls::Queue,
             phase: Phase::Closed,
             run: 0,
+            generation: 0,
             commands: Vec::new(),
             close: None,
             waker: None,
@@ -116,6 +119,7 @@ impl<C> Mailbox<C> {
         state.offline_calls = rules.offline_calls;
         state.phase = Phase::Offline;
         state.run += 1;
+        state.generation += 1;
         (state.close, state.reconnect) = (None, false);
         self.queued.store(0, Ordering::Relaxed);
         (state.run, std::mem::take(&mut state.commands))
@@ -193,15 +197,20 @@ impl<C> Mailbox<C> {
         self.state().phase <= Phase::Open
     }
 
-    /// Returns the token that is cancelled when the connection ends.
-    pub(super) fn disconnect_token(&self) -> CancellationToken {
+    /// Returns the number of the connection that is open or comes next.
+    pub(super) fn generation(&self) -> u32 {
+        self.state().generation
+    }
+
+    /// Returns a token that is cancelled when the connection with this number ends. It already is if that has ended.
+    pub(super) fn disconnect_token(&self, generation: u32) -> CancellationToken {
         let mut state = self.state();
-        let is_over = state.phase >= Phase::Disconnected;
-        let token = state.disconnect_token.get_or_insert_default().clone();
-        drop(state);
-        if is_over {
-            token.cancel();
+        if state.generation == generation && state.phase < Phase::Disconnected {
+            return state.disconnect_token.get_or_insert_default().clone();
         }
+        // Not kept, because the next connection would get it.
+        let token = CancellationToken::new();
+        token.cancel();
         token
     }
 
@@ -250,23 +259,26 @@ impl<C> Mailbox<C> {
         }
     }
 
-    /// Marks the connection as lost and cancels the token of its handlers.
-    pub(super) fn disconnected(&self, run: u32, after: AfterDisconnect) {
+    /// Marks the connection as lost and cancels the token of its handlers. Returns the number of the next connection.
+    pub(super) fn disconnected(&self, run: u32, after: AfterDisconnect) -> u32 {
         let mut state = self.state();
         if state.run != run {
-            return;
+            // The driver of an earlier run gets no more requests, so it needs no number of its own.
+            return state.generation;
         }
+        state.generation += 1;
         match after {
             AfterDisconnect::End => state.phase = state.phase.max(Phase::Disconnected),
             AfterDisconnect::Reconnect if state.phase == Phase::Open => state.phase = Phase::Offline,
             AfterDisconnect::Reconnect => {}
         }
-        let token = state.disconnect_token.take();
+        let (token, next) = (state.disconnect_token.take(), state.generation);
         // Tasks that wait for the token may run at once and lock the mailbox.
         drop(state);
         if let Some(token) = token {
             token.cancel();
         }
+        next
     }
 
     /// Ends a run and returns the commands that it did not take.

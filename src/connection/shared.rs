@@ -110,7 +110,6 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Arc<Telemetry>,
     keys: AtomicU64,
     call_ids: CallIds,
-    generations: AtomicU32,
     /// The time of the latest connect in milliseconds since the Unix epoch; [`NEVER`] before the first.
     connected_at: AtomicU64,
     /// The same moment in milliseconds since [`ORIGIN`].
@@ -260,7 +259,6 @@ impl Shared {
             telemetry,
             keys: AtomicU64::new(0),
             call_ids: CallIds::random(),
-            generations: AtomicU32::new(0),
             connected_at: AtomicU64::new(NEVER),
             connected: AtomicU64::new(0),
             last_seen: AtomicU64::new(0),
@@ -327,14 +325,7 @@ impl Shared {
     /// Returns a token that is cancelled when the connection of a request is lost, or closed without waiting for pending
     /// calls.
     pub(crate) fn disconnect_token(&self, request: RequestKey) -> CancellationToken {
-        let token = self.mailbox.disconnect_token();
-        // The token may be that of a later connection, which took its number before.
-        if request.generation + 1 != self.generations.load(Ordering::Relaxed) {
-            let ended = CancellationToken::new();
-            ended.cancel();
-            return ended;
-        }
-        token
+        self.mailbox.disconnect_token(request.generation)
     }
 
     /// Returns the time of the latest connect.
@@ -381,11 +372,6 @@ impl Shared {
         run
     }
 
-    /// Returns a number for the next connection, which no earlier connection of this session has.
-    pub(super) fn next_generation(&self) -> u32 {
-        self.generations.fetch_add(1, Ordering::Relaxed)
-    }
-
     pub(super) fn mailbox(&self) -> &Mailbox<Command> {
         &self.mailbox
     }
@@ -413,9 +399,9 @@ impl Shared {
         self.mailbox.connected();
     }
 
-    /// Marks the connection as lost. Calls are accepted if another one follows.
-    pub(super) fn disconnected(&self, run: &Run, after: AfterDisconnect) {
-        self.mailbox.disconnected(run.number, after);
+    /// Marks the connection as lost. Calls are accepted if another one follows. Returns the number of the next one.
+    pub(super) fn disconnected(&self, run: &Run, after: AfterDisconnect) -> u32 {
+        self.mailbox.disconnected(run.number, after)
     }
 
     /// Ends a run. Calls that are still in the mailbox were never written.

@@ -423,8 +423,8 @@ impl Future for Written {
     }
 }
 
-/// A token that is cancelled when the connection is lost, or closed without waiting for pending calls. The handler goes
-/// on nevertheless; its response is dropped.
+/// A token that is cancelled when the connection of the call is lost, or closed without waiting for pending calls. The
+/// handler goes on nevertheless; its response is dropped.
 impl<S: Sync> FromCall<S> for CancellationToken {
     async fn from_call(call: &IncomingCall, _: &S) -> Result<Self, CallError> {
         Ok(call.session().shared().disconnect_token(call.request.head.key))

@@ -158,16 +158,20 @@ async fn b52_handler_response_is_sent_after_reconnect_or_dropped() {
     }
 }
 
+/// Returns when its connection has ended.
+async fn wait(disconnected: CancellationToken) -> Result<(), Infallible> {
+    disconnected.cancelled().await;
+    Ok(())
+}
+
+/// Delays each call until the gate has another permit.
+async fn delay(State(gate): State<Arc<Semaphore>>, call: IncomingCall, next: Next) -> Response {
+    gate.acquire().await.expect("never closed").forget();
+    next.run(call).await
+}
+
 #[tokio::test(start_paused = true)]
 async fn token_of_a_delayed_handler_is_that_of_its_own_connection() {
-    async fn wait(disconnected: CancellationToken) -> Result<(), Infallible> {
-        disconnected.cancelled().await;
-        Ok(())
-    }
-    async fn delay(State(gate): State<Arc<Semaphore>>, call: IncomingCall, next: Next) -> Response {
-        gate.acquire().await.expect("never closed").forget();
-        next.run(call).await
-    }
     let gate = Arc::new(Semaphore::new(0));
     let delay = middleware::from_fn_with_state(gate.clone(), delay);
     let router = RpcRouter::new().on("Wait", wait).layer(delay).on("Echo", echo);
@@ -182,6 +186,40 @@ async fn token_of_a_delayed_handler_is_that_of_its_own_connection() {
     assert_eq!(csms.receive().await, json!([3, "3", {}]));
     gate.add_permits(1);
     assert_eq!(timeout(SECOND, csms.receive()).await, Ok(json!([3, "1", {}])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_of_a_new_run_outlives_the_handlers_of_the_last_run() {
+    async fn late(_: CancellationToken, State(gate): State<Arc<Semaphore>>) -> Result<(), CallError> {
+        gate.acquire().await.map_err(CallError::internal)?.forget();
+        Ok(())
+    }
+    for takes_token_between in [true, false] {
+        let gate = Arc::new(Semaphore::new(0));
+        let router = RpcRouter::with_state(gate.clone())
+            .on("Late", late)
+            .layer(middleware::from_fn_with_state(gate.clone(), delay))
+            .on("Wait", wait)
+            .on("Echo", echo);
+        let (builder, mut dials) = client();
+        let (client, mut csms) = connected(builder.router(router), &mut dials).await;
+        csms.send(json!([2, "1", "Late", {}])).await;
+        csms.send(json!([2, "2", "Echo", {}])).await;
+        assert_eq!(csms.receive().await, json!([3, "2", {}]));
+        drop(csms);
+        client.close(Close::normal()).await;
+        if takes_token_between {
+            gate.add_permits(1);
+            tokio::time::sleep(SECOND).await;
+        }
+        let (opened, mut csms) = tokio::join!(client.connect(), dials.accept("ocpp1.6"));
+        opened.expect("connected");
+        gate.add_permits(2);
+        tokio::time::sleep(SECOND).await;
+        csms.send(json!([2, "3", "Wait", {}])).await;
+        let waited = timeout(SECOND, csms.receive()).await;
+        assert!(waited.is_err(), "the connection is open: {waited:?} with {takes_token_between}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

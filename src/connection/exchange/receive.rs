@@ -166,7 +166,7 @@ impl<T> Exchange<T> {
         }
     }
 
-    /// Returns a request to start a handler on, or queues it if no handler may start now.
+    /// Returns a request that a handler may start on now, or queues it.
     fn start_or_queue(&mut self, mut request: IncomingRequest) -> Received<T> {
         if !self.calls_in.has_free_handler(&self.options) {
             self.calls_in.queue(request);
