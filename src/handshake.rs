@@ -51,8 +51,8 @@ pub(crate) fn is_token(text: &str) -> bool {
 
 /// Returns `true` if a list header contains this token on any of its lines. Ignores case.
 pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let is_token = |element: &[u8]| element.trim_ascii().eq_ignore_ascii_case(token.as_bytes());
-    headers.get_all(name).into_iter().any(|line| line.as_bytes().split(|byte| *byte == b',').any(is_token))
+    let is_match = |element: &[u8]| element.trim_ascii().eq_ignore_ascii_case(token.as_bytes());
+    headers.get_all(name).into_iter().any(|line| line.as_bytes().split(|byte| *byte == b',').any(is_match))
 }
 
 /// Returns the value of a header that occurs exactly once.

@@ -17,10 +17,12 @@ const UPGRADE_LINES: &str = concat!(
     "Sec-WebSocket-Accept: x\r\n",
     "Sec-WebSocket-Extensions: x\r\n",
     "Sec-WebSocket-Protocol: x\r\n",
+    "Server: x\r\n",
+    "Set-Cookie: x\r\n",
     "Upgrade: x\r\n",
 );
 
-/// The other spellings. A spelling applies as often as it occurs here.
+/// The other spellings.
 const OTHER_LINES: &str = concat!(
     "Authorization: x\r\n",
     "Content-Length: 0\r\n",
@@ -33,8 +35,7 @@ const OTHER_LINES: &str = concat!(
     "Retry-After: x\r\n",
     "Sec-WebSocket-Key: x\r\n",
     "Sec-WebSocket-Version: x\r\n",
-    "Server: x\r\n",
-    "Set-Cookie: x\r\nSet-Cookie: x\r\nSet-Cookie: x\r\nSet-Cookie: x\r\n",
+    "Set-Cookie: x\r\nSet-Cookie: x\r\nSet-Cookie: x\r\n",
     "User-Agent: x\r\n",
     "WWW-Authenticate: x\r\nWWW-Authenticate: x\r\nWWW-Authenticate: x\r\nWWW-Authenticate: x\r\n",
 );
@@ -48,14 +49,17 @@ pub(crate) fn header_case() -> Extensions {
     HEADER_CASE.get_or_init(|| read(&[UPGRADE_LINES, OTHER_LINES].concat()).unwrap_or_default()).clone()
 }
 
-/// Returns the same for a response that accepts a handshake and has no other headers. It is cheaper to clone.
+/// Returns the same for a response that accepts a handshake, to which layers may add few headers. It is cheaper to
+/// clone.
 #[cfg(feature = "server")]
 pub(crate) fn upgrade_header_case() -> Extensions {
     static HEADER_CASE: OnceLock<Extensions> = OnceLock::new();
     HEADER_CASE.get_or_init(|| read(UPGRADE_LINES).unwrap_or_default()).clone()
 }
 
-/// Reads spellings by hyper's server. The future is unconstrained, because the budget of the calling task may be used up.
+/// Reads spellings by hyper's server. A spelling applies as often as it occurs in the lines.
+///
+/// The future is unconstrained, because the budget of the calling task may be used up.
 #[cfg(feature = "server")]
 fn read(lines: &str) -> Option<Extensions> {
     use std::{convert::Infallible, sync::mpsc};

@@ -89,7 +89,7 @@ use crate::{
 /// | the request is not a WebSocket request of version 13 | 426; over HTTP/2 400; 404 if a listener without an application receives a request that is no upgrade |
 /// | the path does not end with an identity, or the identity cannot be decoded or is too long | 404 |
 /// | a header of the handshake is malformed, or the handshake deviates and the options do not [tolerate](crate::Options::tolerance) it | 400 |
-/// | a WebSocket over HTTP/2, unless the builder enables them | 501 |
+/// | the handshake comes over HTTP/2, and the builder does not enable WebSockets there | 501 |
 /// | the [authenticator](crate::Authenticate) refuses the client | the authenticator's, 401 by default |
 /// | the authenticator panics, or accepts with options or headers that cannot work | 500 |
 /// | the authenticator exceeds the [`handshake_timeout`](crate::server::RpcServerBuilder::handshake_timeout) | 503 |

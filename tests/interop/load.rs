@@ -93,7 +93,7 @@ fn load_measures_a_server_that_runs_already() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn load_stations_spread_over_servers_and_move_when_one_stops() {
-    /// A server, and the number of boots that it has accepted.
+    /// Starts a server. Returns it with its listener and the number of boots that it has accepted.
     async fn listening() -> (RpcServer, Listener, Arc<AtomicUsize>) {
         let boots = Arc::<AtomicUsize>::default();
         let router = RpcRouter::new().on("BootNotification", {

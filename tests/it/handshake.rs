@@ -165,6 +165,7 @@ async fn handshake_header_variants_are_accepted() {
     for (usual, unusual) in [
         ("Connection: Upgrade", "Connection: keep-alive, uPGRADE"),
         ("Connection: Upgrade", "Connection: keep-alive\r\nConnection: Upgrade"),
+        ("Connection: Upgrade", "Connection: é, Upgrade"),
         ("Upgrade: websocket", "UPGRADE: h2c, WebSocket"),
         ("Upgrade: websocket", "Upgrade: h2c\r\nUpgrade: websocket"),
         ("GET /ocpp/CP ", "GET http://elsewhere:1/ocpp/CP?a=b/c "),

@@ -3,6 +3,7 @@
 use axum::{
     Router,
     http::{HeaderValue, header},
+    response::Response,
 };
 use ocpp_rpc::{Accept, Handshake, Options, Reject, RpcClient, RpcRouter, RpcServer, compression::Compression};
 use tokio::{
@@ -12,7 +13,7 @@ use tokio::{
 
 use crate::tcp::{head, offering, soon, with};
 
-/// A server whose authenticator refuses the identity `unknown`, and gives `with-cookie` a header.
+/// Returns a server whose authenticator refuses the identity `unknown` and sets a cookie for `with-cookie`.
 fn server() -> RpcServer {
     let authenticator = async |handshake: Handshake| match handshake.identity() {
         "unknown" => Err(Reject::unauthorized()),
@@ -53,7 +54,10 @@ async fn b63_responses_spell_header_names_as_the_standards_do() {
     let in_axum = server.bind("127.0.0.1:0").app(app.clone()).serve().await.expect("a port");
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let axum_serve = socket.local_addr().expect("a port");
-    tokio::spawn(async { axum::serve(socket, app).await });
+    tokio::spawn({
+        let app = app.clone();
+        async { axum::serve(socket, app).await }
+    });
     let compressed = with(&offering("/CP", "ocpp1.6"), "Sec-WebSocket-Extensions: permessage-deflate");
     let upgrade: &[&str] = &[
         "Connection",
@@ -78,6 +82,14 @@ async fn b63_responses_spell_header_names_as_the_standards_do() {
             assert_eq!(names(&response), expected, "{response}");
         }
     }
+    // A layer of the application adds a header.
+    let layer = axum::middleware::map_response(async |mut response: Response| {
+        response.headers_mut().insert(header::SERVER, HeaderValue::from_static("csms"));
+        response
+    });
+    let layered = server.bind("127.0.0.1:0").app(app.layer(layer)).serve().await.expect("a port");
+    let response = response_to(layered.local_addr(), &head("/CP")).await;
+    assert_eq!(names(&response), ["Connection", "Date", "Sec-WebSocket-Accept", "Server", "Upgrade"], "{response}");
     let response = response_to(own.local_addr(), "GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
     assert_eq!(names(&response), ["Content-Length", "Date"], "{response}");
 }

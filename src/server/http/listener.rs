@@ -140,7 +140,7 @@ impl Listener {
                     let Some(Some((io, info))) = stop.run_until_cancelled(pin!(accepting)).await else { return };
                     connection::serve(&gate.server, io, info, &activity, app, &stop, &tasks).await;
                 };
-                // Boxed, because the future is large, and on its way into the task it is moved several times.
+                // Boxed, because the future is large, and tokio moves it several times before its first poll.
                 abort.clone().run_until_cancelled_owned(Box::pin(serving))
             }
         };

@@ -234,11 +234,14 @@ impl Registry {
         Some(sessions)
     }
 
-    /// Asks the cluster if a session at another node keeps newcomers of this key out. If it does not answer, they may
-    /// come, and the older session takes precedence later. `None` if no other node can keep them out.
+    /// Asks the cluster if a session at another node keeps newcomers of this key out. Returns `None` if no node can.
+    ///
+    /// If the cluster does not answer, newcomers may come, and the older session takes precedence later.
     pub(crate) fn ask_elsewhere<'a>(&'a self, key: &'a Arc<str>) -> Option<BoxFuture<'a, bool>> {
-        let rejects_new = self.limits.duplicate_identity == DuplicateIdentity::RejectNew;
-        let cluster = self.cluster.as_ref().filter(|_| rejects_new)?;
+        if self.limits.duplicate_identity != DuplicateIdentity::RejectNew {
+            return None;
+        }
+        let cluster = self.cluster.as_ref()?;
         Some(Box::pin(async move {
             let info = timeout(ELSEWHERE_TIMEOUT, cluster.info(key)).await;
             matches!(info, Ok(Ok(Some(info))) if info.node.as_deref() != Some(cluster.name()))

@@ -100,7 +100,7 @@ async fn open(server: Arc<ServerState>, upgrade: RpcUpgrade, plan: NewSession) -
         Selection::NoCommon => {
             report(Some(status), NO_COMMON_PROTOCOL);
             let close = Close::new(1002).reason(NO_COMMON_PROTOCOL).with_cause(CloseCause::ProtocolError);
-            // Boxed, because it is rare and its future large.
+            // Boxed, because the future is large and rarely needed.
             Box::pin(socket.close(Disconnect::close(&close), options.close_timeout)).await;
             // The connection counts as a session until it is closed.
             drop(reservation);
