@@ -221,7 +221,7 @@ fn idle_connection_keeps_few_allocations() {
     let (blocks, bytes) = (idle.count_current as u64 / COUNT, idle.bytes_current as u64 / COUNT);
     // Task, driver, shared state, socket and its registration with tokio, identity, and an entry in the registry.
     assert_eq!(blocks, 8);
-    assert!(bytes <= 2_100, "{bytes} bytes");
+    assert!(bytes <= 2_104, "{bytes} bytes");
     drop(first);
 }
 
