@@ -49,8 +49,9 @@ pub(crate) fn header_case() -> Extensions {
     HEADER_CASE.get_or_init(|| read(&[UPGRADE_LINES, OTHER_LINES].concat()).unwrap_or_default()).clone()
 }
 
-/// Returns the same for a response that accepts a handshake, to which layers may add few headers. It is cheaper to
-/// clone.
+/// Returns the same for a response that accepts a handshake, which is cheaper to clone.
+///
+/// Of the headers that layers of the application add, `Server` and one `Set-Cookie` have their usual spelling.
 #[cfg(feature = "server")]
 pub(crate) fn upgrade_header_case() -> Extensions {
     static HEADER_CASE: OnceLock<Extensions> = OnceLock::new();
